@@ -1,0 +1,41 @@
+# syntax=docker/dockerfile:1
+# The server in a small image: one binary with the demo checkpoint inside, no shell script, no root.
+#
+#   docker build --build-arg SIGLIP_BUILD_COMMIT="$(git rev-parse --short=12 HEAD)" -t siglip-server .
+#   docker run --rm --read-only --cap-drop ALL -p 127.0.0.1:8080:8080 siglip-server
+
+# The compiler that Cargo.toml asks for, on the distribution of the final image: one libc on both sides.
+FROM docker.io/library/rust:1.95-bookworm AS build
+WORKDIR /build
+COPY . .
+# A build context has no repository to ask. Declared this late, a new commit does not spoil the layers above.
+ARG SIGLIP_BUILD_COMMIT=""
+# The caches outlive the layer: after an edit only what changed is compiled, without a made-up copy of the
+# sources for the dependencies. The binary has to leave the cache within the same step.
+RUN --mount=type=cache,id=siglip-cargo-registry,target=/usr/local/cargo/registry \
+    --mount=type=cache,id=siglip-target,target=/build/target \
+    SIGLIP_BUILD_COMMIT="$SIGLIP_BUILD_COMMIT" cargo build --release --locked --bin siglip-server \
+    && install -D target/release/siglip-server /out/siglip-server
+
+FROM docker.io/library/debian:bookworm-slim
+ARG SIGLIP_BUILD_COMMIT=""
+ARG VERSION=""
+LABEL org.opencontainers.image.title="siglip-server" \
+      org.opencontainers.image.description="An embedding inference server for SigLIP image-text models" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$SIGLIP_BUILD_COMMIT"
+COPY --from=build /out/siglip-server /usr/local/bin/siglip-server
+# A container's loopback is reachable from nowhere; who may connect is decided by the published ports.
+# gRPC stays off unless asked for: SIGLIP_GRPC_LISTEN=0.0.0.0:8081.
+ENV SIGLIP_LISTEN=0.0.0.0:8080
+EXPOSE 8080 8081
+# A number, so that Kubernetes' runAsNonRoot can check it; the server writes no file and needs no home.
+USER 10001:10001
+# Readiness, asked by the binary itself: there is no curl in the image. The start period covers a model
+# that takes long to load; the demo checkpoint is ready within a second.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["/usr/local/bin/siglip-server", "healthcheck"]
+# Begins a drain: readiness turns red, accepted work finishes.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/siglip-server"]

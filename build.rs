@@ -1,0 +1,64 @@
+//! Compiles the protocol and notes what the binary is built from.
+
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The protocol files, below `proto/`.
+const PROTOS: [&str; 1] = ["siglip/v1/embedding.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=proto");
+    println!("cargo::rerun-if-env-changed=SIGLIP_BUILD_COMMIT");
+    println!("cargo::rustc-env=SIGLIP_BUILD_TARGET={}", env::var("TARGET")?);
+    println!("cargo::rustc-env=SIGLIP_BUILD_COMMIT={}", commit());
+    compile_protos()
+}
+
+/// The commit from the environment (a container build has no repository), else from git, else `unknown`.
+fn commit() -> String {
+    if let Some(commit) = env::var("SIGLIP_BUILD_COMMIT").ok().filter(|commit| !commit.is_empty()) {
+        return commit;
+    }
+    // A source tree unpacked inside another repository must not report that one's commit: a prefix
+    // means that the repository's root is above this folder.
+    if git(&["rev-parse", "--show-prefix"]).is_none_or(|prefix| !prefix.is_empty()) {
+        return "unknown".to_owned();
+    }
+    // The reflog of HEAD grows with every commit, checkout and rebase, where `HEAD` itself only changes
+    // with the branch; git knows where both lie in a linked worktree. A path that does not exist would
+    // make cargo run this script on every build.
+    for file in ["HEAD", "logs/HEAD"] {
+        if let Some(path) = git(&["rev-parse", "--git-path", file])
+            && Path::new(&path).exists()
+        {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+    git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The trimmed output of a git command; none where git, or a repository, is missing.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = output.status.success().then_some(output.stdout)?;
+    String::from_utf8(text).ok().map(|text| text.trim().to_owned())
+}
+
+/// protox is a compiler in Rust: no system `protoc` is needed.
+fn compile_protos() -> Result<(), Box<dyn Error>> {
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
+    // The reflection service answers from these bytes.
+    let path = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
+    fs::write(path, prost::Message::encode_to_vec(&descriptors))?;
+    tonic_prost_build::configure()
+        // Pictures are slices of the received message, not copies.
+        .bytes(".siglip.v1.Image")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! The dynamic batcher: rows in, embeddings out, one forward pass for many requests.
+//!
+//! A model has one worker thread, which owns both towers, and one queue a tower. The worker takes its next
+//! batch **when it is free**, from what waits then ([`policy`]); there is no timer by default, and a batch
+//! stays open until the moment it runs. Rows whose caller left or whose deadline passed are dropped while
+//! the batch is formed, so they cost no forward pass. A row that makes the tower fail is found by halving,
+//! so its mates are still answered ([`isolate`]).
+
+mod handle;
+mod isolate;
+mod policy;
+mod queue;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use self::{handle::Handle, worker::Worker};
+use crate::{
+    config,
+    embedding::Embedding,
+    model::{TextTower, TowerError, VisionTower},
+    telemetry::Metrics,
+};
+
+/// Who goes first when both wait. Bulk is never starved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// Somebody waits for the answer.
+    #[default]
+    Interactive,
+    /// A job that fills whatever is left.
+    Bulk,
+}
+
+/// How a row is queued.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Submit {
+    /// Who goes first.
+    pub priority: Priority,
+    /// When the answer stops being of use; the row is dropped without a forward pass after it.
+    pub deadline: Option<Instant>,
+}
+
+/// A row's answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The unnormalised embedding.
+    pub embedding: Embedding,
+    /// From submission to the start of the batch.
+    pub queued: Duration,
+    /// The forward pass of the whole batch.
+    pub forward: Duration,
+    /// Rows of that batch.
+    pub batch_rows: usize,
+}
+
+/// Why a row has no embedding.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BatchError {
+    /// The queue is full.
+    #[error("the queue is full")]
+    Full {
+        /// When there should be room, from the rate at which the queue drains.
+        retry_after: Duration,
+    },
+    /// The deadline passed while the row waited.
+    #[error("the deadline passed before the row was run")]
+    Expired,
+    /// The server is draining.
+    #[error("the server is shutting down")]
+    Closed,
+    /// The worker is gone.
+    #[error("the worker that ran the model is gone")]
+    WorkerGone,
+    /// The tower failed on this very row.
+    #[error("the model failed on this input")]
+    Tower(#[source] Arc<TowerError>),
+    /// The tower gave NaN or infinity for this row.
+    #[error("the model gave a value that is not finite for this input")]
+    NotFinite,
+}
+
+/// What the worker is doing, for readiness and `siglip_worker_state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerState {
+    /// Takes batches.
+    Running,
+    /// Finishes what it accepted, takes no more.
+    Draining,
+    /// Ended after draining.
+    Stopped,
+    /// Died. Readiness is red from here on.
+    Failed,
+}
+
+impl WorkerState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Running, Self::Draining, Self::Stopped, Self::Failed];
+
+    /// The name in `siglip_worker_state`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether the worker has ended.
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Stopped | Self::Failed)
+    }
+}
+
+/// What a worker thread owns.
+pub struct Towers {
+    /// Embeds pictures.
+    pub vision: VisionTower,
+    /// Embeds texts, where the checkpoint does.
+    pub text: Option<TextTower>,
+}
+
+/// Makes a model's worker and the handle to it. The worker does nothing until [`Worker::run`] is called,
+/// which lets a test drive it a batch at a time.
+#[must_use]
+pub fn pair(
+    model: &str,
+    towers: Towers,
+    config: &config::Batch,
+    metrics: Arc<Metrics>,
+) -> (Handle, Worker) {
+    let shared = Arc::new(shared::Shared::new(model, config, metrics));
+    (Handle::new(Arc::clone(&shared)), Worker::new(shared, towers))
+}
+
+/// Starts the worker thread of one model on one device.
+///
+/// # Errors
+/// Fails if the thread cannot be started.
+pub fn spawn(
+    model: &str,
+    towers: Towers,
+    config: &config::Batch,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<Handle> {
+    let (handle, worker) = pair(model, towers, config, metrics);
+    std::thread::Builder::new().name(format!("tower-{model}")).spawn(move || worker.run())?;
+    Ok(handle)
+}

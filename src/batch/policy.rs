@@ -1,0 +1,140 @@
+//! Who goes next: pure, so that its promises can be tested on any sequence.
+//!
+//! - Towers share the device's **time**: of those that have rows of the leading priority, the one that has
+//!   had less goes next, so a short text batch waits for at most one image batch.
+//! - Interactive rows lead; bulk rows fill what room is left. A waiting bulk row that was passed over
+//!   [`PATIENCE`] times leads one batch, so it is never starved and delays interactive rows by that one.
+
+use std::time::Duration;
+
+/// Batches that may pass over waiting bulk rows before bulk leads one.
+pub(super) const PATIENCE: u32 = 8;
+
+/// One tower's queue, as the policy sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Lane {
+    /// Waiting rows of requests that somebody waits for.
+    pub(super) interactive: usize,
+    /// Waiting rows of bulk jobs.
+    pub(super) bulk: usize,
+    /// Device time had; only differences between lanes matter.
+    pub(super) served: Duration,
+    /// Batches in a row that ran while bulk rows waited here and took none of them.
+    pub(super) passed_over: u32,
+}
+
+/// How many rows of each priority a batch takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) interactive: usize,
+    pub(super) bulk: usize,
+}
+
+impl Lane {
+    fn is_empty(self) -> bool {
+        self.interactive + self.bulk == 0
+    }
+
+    /// Whether bulk leads this lane's next batch.
+    fn bulk_leads(self) -> bool {
+        self.bulk > 0 && (self.interactive == 0 || self.passed_over >= PATIENCE)
+    }
+
+    /// The rows of a batch of at most `max_rows`.
+    pub(super) fn share(self, max_rows: usize) -> Share {
+        if self.bulk_leads() {
+            let bulk = self.bulk.min(max_rows);
+            Share { bulk, interactive: self.interactive.min(max_rows - bulk) }
+        } else {
+            let interactive = self.interactive.min(max_rows);
+            Share { interactive, bulk: self.bulk.min(max_rows - interactive) }
+        }
+    }
+}
+
+/// The index of the lane that goes next; none if nothing waits.
+pub(super) fn next_lane(lanes: &[Lane]) -> Option<usize> {
+    let least_served = |candidate: fn(&Lane) -> bool| {
+        let candidates = lanes.iter().enumerate().filter(|(_, lane)| candidate(lane));
+        candidates.min_by_key(|(_, lane)| lane.served).map(|(index, _)| index)
+    };
+    least_served(|lane| lane.bulk > 0 && lane.passed_over >= PATIENCE)
+        .or_else(|| least_served(|lane| lane.interactive > 0))
+        .or_else(|| least_served(|lane| !lane.is_empty()))
+}
+
+/// A lane that was idle starts level with the other: time not used is not saved up.
+pub(super) fn level(idle: &mut Duration, other: Duration) {
+    *idle = (*idle).max(other);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lane(interactive: usize, bulk: usize, served_ms: u64, passed_over: u32) -> Lane {
+        Lane { interactive, bulk, served: Duration::from_millis(served_ms), passed_over }
+    }
+
+    #[test]
+    fn a_text_waits_for_one_image_batch_at_most() {
+        // Images have had the device; the text that arrives starts level and goes first.
+        assert_eq!(next_lane(&[lane(500, 0, 900, 0), lane(1, 0, 800, 0)]), Some(1));
+        // Once it has had its turn, images go on.
+        assert_eq!(next_lane(&[lane(500, 0, 900, 0), lane(1, 0, 901, 0)]), Some(0));
+    }
+
+    #[test]
+    fn interactive_leads_in_whichever_lane_it_waits() {
+        assert_eq!(next_lane(&[lane(0, 500, 0, 0), lane(1, 0, 999, 0)]), Some(1));
+    }
+
+    #[test]
+    fn bulk_that_was_passed_over_leads_one_batch() {
+        let waiting = lane(100, 5, 0, PATIENCE);
+        assert_eq!(next_lane(&[waiting, lane(100, 0, 0, 0)]), Some(0));
+        assert_eq!(waiting.share(16), Share { interactive: 11, bulk: 5 });
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_is_full_or_takes_all(
+            interactive in 0..50_usize, bulk in 0..50_usize, passed in 0..20_u32, max in 1..40_usize,
+        ) {
+            let share = lane(interactive, bulk, 0, passed).share(max);
+            prop_assert!(share.interactive <= interactive && share.bulk <= bulk);
+            prop_assert_eq!(share.interactive + share.bulk, max.min(interactive + bulk));
+        }
+
+        #[test]
+        fn nobody_starves(
+            arrivals in prop::collection::vec((0..3_usize, 0..2_usize, 0..3_usize, 0..2_usize), 1..80),
+        ) {
+            // Whatever arrives, a waiting bulk row is led within a bounded number of batches.
+            let mut lanes = [lane(0, 0, 0, 0), lane(0, 1, 0, 0)];
+            let mut batches_without_bulk = 0;
+            for (a, b, c, d) in arrivals {
+                lanes[0].interactive += a;
+                lanes[0].bulk += b;
+                lanes[1].interactive += c + 1;
+                lanes[1].bulk += d;
+                let Some(next) = next_lane(&lanes) else { continue };
+                let share = lanes[next].share(1);
+                lanes[next].interactive -= share.interactive;
+                lanes[next].bulk -= share.bulk;
+                lanes[next].served += Duration::from_millis(1);
+                for (index, lane) in lanes.iter_mut().enumerate() {
+                    let took = index == next && share.bulk > 0;
+                    lane.passed_over = if took || lane.bulk == 0 { 0 } else { lane.passed_over + 1 };
+                }
+                let waits = lanes[1].bulk > 0;
+                let took = next == 1 && share.bulk > 0;
+                batches_without_bulk = if took || !waits { 0 } else { batches_without_bulk + 1 };
+                // The other lane's bulk may go first once.
+                prop_assert!(batches_without_bulk <= PATIENCE + 2);
+            }
+        }
+    }
+}

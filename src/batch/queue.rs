@@ -1,0 +1,172 @@
+//! One tower's queue: bounded, first in first out within a priority.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{Answer, BatchError, Priority, policy};
+
+/// A row that waits, with everything its answer needs. The span travels with the work, so that what the
+/// worker logs belongs to the request.
+#[derive(Debug)]
+pub(super) struct Entry<I> {
+    pub(super) input: I,
+    pub(super) reply: oneshot::Sender<Result<Answer, BatchError>>,
+    pub(super) submitted: Instant,
+    pub(super) deadline: Option<Instant>,
+    pub(super) span: tracing::Span,
+}
+
+impl<I> Entry<I> {
+    /// Why the row needs no forward pass any more, if so.
+    fn obsolete(&self, now: Instant) -> Option<Obsolete> {
+        if self.reply.is_closed() {
+            Some(Obsolete::Cancelled)
+        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
+            Some(Obsolete::Expired)
+        } else {
+            None
+        }
+    }
+}
+
+/// Why a row was dropped before its forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Obsolete {
+    Cancelled,
+    Expired,
+}
+
+impl Obsolete {
+    /// The metrics' label.
+    pub(super) const fn reason(self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// Rows of one tower that wait.
+#[derive(Debug)]
+pub(super) struct Queue<I> {
+    interactive: VecDeque<Entry<I>>,
+    bulk: VecDeque<Entry<I>>,
+    /// Most rows that wait, both priorities together.
+    max_queue_rows: usize,
+    /// Most rows of a batch.
+    pub(super) max_rows: usize,
+    /// Device time had, for the policy.
+    pub(super) served: Duration,
+    /// See [`policy::Lane::passed_over`].
+    passed_over: u32,
+    /// Smoothed device time of one row, for `Retry-After`.
+    row_time: Duration,
+}
+
+impl<I> Queue<I> {
+    pub(super) fn new(max_rows: usize, max_queue_rows: usize) -> Self {
+        Self {
+            interactive: VecDeque::new(),
+            bulk: VecDeque::new(),
+            max_queue_rows,
+            max_rows,
+            served: Duration::ZERO,
+            passed_over: 0,
+            row_time: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.interactive.len() + self.bulk.len()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.len() >= self.max_queue_rows
+    }
+
+    pub(super) fn push(&mut self, entry: Entry<I>, priority: Priority) {
+        match priority {
+            Priority::Interactive => self.interactive.push_back(entry),
+            Priority::Bulk => self.bulk.push_back(entry),
+        }
+    }
+
+    /// When the row that waits longest came in.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let heads = [self.interactive.front(), self.bulk.front()];
+        heads.into_iter().flatten().map(|entry| entry.submitted).min()
+    }
+
+    pub(super) fn lane(&self) -> policy::Lane {
+        policy::Lane {
+            interactive: self.interactive.len(),
+            bulk: self.bulk.len(),
+            served: self.served,
+            passed_over: self.passed_over,
+        }
+    }
+
+    /// Takes out the rows that need no forward pass any more, wherever they stand.
+    pub(super) fn remove_obsolete(
+        &mut self,
+        now: Instant,
+        dropped: &mut Vec<(Entry<I>, Obsolete)>,
+    ) {
+        for queue in [&mut self.interactive, &mut self.bulk] {
+            // The common case, nothing to drop, moves no entry.
+            if queue.iter().all(|entry| entry.obsolete(now).is_none()) {
+                continue;
+            }
+            for entry in std::mem::take(queue) {
+                match entry.obsolete(now) {
+                    Some(why) => dropped.push((entry, why)),
+                    None => queue.push_back(entry),
+                }
+            }
+        }
+    }
+
+    /// Takes a batch, as the policy shares it between the priorities.
+    pub(super) fn take_batch(&mut self) -> Vec<Entry<I>> {
+        let share = self.lane().share(self.max_rows);
+        if share.bulk > 0 {
+            self.passed_over = 0;
+        } else {
+            self.pass_over();
+        }
+        let mut batch: Vec<_> = self.interactive.drain(..share.interactive).collect();
+        batch.extend(self.bulk.drain(..share.bulk));
+        batch
+    }
+
+    /// Notes that a batch ran without the bulk rows that wait here, if any do.
+    pub(super) fn pass_over(&mut self) {
+        self.passed_over = if self.bulk.is_empty() { 0 } else { self.passed_over + 1 };
+    }
+
+    /// Takes every row, for a worker that is gone.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Entry<I>> + use<I> {
+        std::mem::take(&mut self.interactive).into_iter().chain(std::mem::take(&mut self.bulk))
+    }
+
+    /// Accounts for a batch of `rows` that had the device for `time`.
+    pub(super) fn account(&mut self, rows: usize, time: Duration) {
+        self.served += time;
+        let row_time = time / u32::try_from(rows.max(1)).unwrap_or(u32::MAX);
+        // A fifth of the newest: a few batches forget an outlier, and follow a real change.
+        self.row_time = if self.row_time.is_zero() {
+            row_time
+        } else {
+            self.row_time.mul_f64(0.8) + row_time.mul_f64(0.2)
+        };
+    }
+
+    /// How long the waiting rows need, at the rate of late.
+    pub(super) fn drain_time(&self) -> Duration {
+        self.row_time.mul_f64(self.len() as f64)
+    }
+}

@@ -1,0 +1,240 @@
+//! What the handles and the worker share: both queues behind one lock, and the metrics of them.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
+use tokio::sync::watch;
+
+use super::{
+    Priority, WorkerState,
+    policy::{self, level},
+    queue::{Entry, Obsolete, Queue},
+};
+use crate::{config, preprocess::Pixels, telemetry::Metrics, tokenize::Tokens};
+
+/// Index of the image tower among the lanes.
+pub(super) const IMAGE: usize = 0;
+/// Index of the text tower among the lanes.
+pub(super) const TEXT: usize = 1;
+
+/// Bounds of a `Retry-After`: less is a busy loop, more is a guess.
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+
+/// The rows that wait.
+#[derive(Debug)]
+pub(super) struct Queues {
+    pub(super) image: Queue<Pixels>,
+    pub(super) text: Queue<Tokens>,
+    pub(super) closed: bool,
+}
+
+/// A batch that the worker has taken.
+#[derive(Debug)]
+pub(super) enum Job {
+    Image(Vec<Entry<Pixels>>),
+    Text(Vec<Entry<Tokens>>),
+}
+
+/// One tower's series.
+#[derive(Debug)]
+pub(super) struct LaneMetrics {
+    pub(super) batch_rows: Histogram,
+    pub(super) fill_ratio: Gauge,
+    /// Rows that a forward pass embedded.
+    pub(super) embedded: IntCounter,
+    queue_interactive: IntGauge,
+    queue_bulk: IntGauge,
+    queue_oldest: Gauge,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) queues: Mutex<Queues>,
+    /// Notified when a row or the closing arrives. One worker waits on it.
+    pub(super) wake: Condvar,
+    pub(super) state: watch::Sender<WorkerState>,
+    pub(super) lanes: [LaneMetrics; 2],
+    max_wait: Duration,
+    model: String,
+    metrics: Arc<Metrics>,
+}
+
+impl Shared {
+    pub(super) fn new(model: &str, config: &config::Batch, metrics: Arc<Metrics>) -> Self {
+        metrics.touch_model(model);
+        let lanes = [("image", metrics.images.clone()), ("text", metrics.texts.clone())];
+        let lanes = lanes.map(|(tower, embedded)| LaneMetrics {
+            batch_rows: metrics.batch_rows.with_label_values(&[model, tower]),
+            fill_ratio: metrics.batch_fill_ratio.with_label_values(&[model, tower]),
+            embedded,
+            queue_interactive: metrics.queue_rows.with_label_values(&[model, tower, "interactive"]),
+            queue_bulk: metrics.queue_rows.with_label_values(&[model, tower, "bulk"]),
+            queue_oldest: metrics.queue_oldest.with_label_values(&[model, tower]),
+        });
+        let shared = Self {
+            queues: Mutex::new(Queues {
+                image: Queue::new(config.max_image_rows, config.max_queue_rows),
+                text: Queue::new(config.max_text_rows, config.max_queue_rows),
+                closed: false,
+            }),
+            wake: Condvar::new(),
+            state: watch::Sender::new(WorkerState::Running),
+            lanes,
+            max_wait: config.max_wait,
+            model: model.to_owned(),
+            metrics,
+        };
+        shared.set_state(WorkerState::Running);
+        shared
+    }
+
+    /// Moves to a state that comes later; a worker that has ended stays ended.
+    pub(super) fn set_state(&self, state: WorkerState) {
+        self.state.send_if_modified(|current| {
+            let moves = !current.is_over() && *current != state;
+            if moves {
+                *current = state;
+            }
+            moves
+        });
+        let current = *self.state.borrow();
+        for state in WorkerState::ALL {
+            let series = self.metrics.worker_state.with_label_values(&[&self.model, state.name()]);
+            series.set(i64::from(state == current));
+        }
+    }
+
+    /// How long the rows that wait need, at the rate of late.
+    pub(super) fn drain_estimate(queues: &Queues) -> Duration {
+        (queues.image.drain_time() + queues.text.drain_time()).clamp(RETRY_AFTER.0, RETRY_AFTER.1)
+    }
+
+    /// Writes the queue gauges; called when a queue changes, and before a scrape, since ages grow alone.
+    pub(super) fn show(&self, queues: &Queues) {
+        let views = [
+            (queues.image.lane(), queues.image.oldest()),
+            (queues.text.lane(), queues.text.oldest()),
+        ];
+        for (metrics, (lane, oldest)) in self.lanes.iter().zip(views) {
+            metrics.queue_interactive.set(i64::try_from(lane.interactive).unwrap_or(i64::MAX));
+            metrics.queue_bulk.set(i64::try_from(lane.bulk).unwrap_or(i64::MAX));
+            metrics.queue_oldest.set(oldest.map_or(0.0, |oldest| oldest.elapsed().as_secs_f64()));
+        }
+    }
+
+    /// Adds a row to a queue and wakes the worker.
+    pub(super) fn enqueue<I>(
+        &self,
+        pick: impl FnOnce(&mut Queues) -> (&mut Queue<I>, Duration),
+        entry: Entry<I>,
+        priority: Priority,
+    ) -> Result<(), super::BatchError> {
+        let mut queues = self.queues.lock();
+        if self.state.borrow().is_over() {
+            return Err(super::BatchError::WorkerGone);
+        }
+        if queues.closed {
+            return Err(super::BatchError::Closed);
+        }
+        let (queue, other_served) = pick(&mut queues);
+        let mut dropped = Vec::new();
+        if queue.is_full() {
+            // Rows of callers that have left must not keep others out.
+            queue.remove_obsolete(Instant::now(), &mut dropped);
+        }
+        if queue.is_full() {
+            let retry_after = Self::drain_estimate(&queues);
+            return Err(super::BatchError::Full { retry_after });
+        }
+        if queue.len() == 0 {
+            level(&mut queue.served, other_served);
+        }
+        queue.push(entry, priority);
+        self.show(&queues);
+        drop(queues);
+        self.wake.notify_one();
+        self.answer_dropped(dropped);
+        Ok(())
+    }
+
+    /// Waits until there is a batch to run, and takes it; none once closed and drained.
+    pub(super) fn next_job(&self) -> Option<Job> {
+        let mut queues = self.queues.lock();
+        loop {
+            let now = Instant::now();
+            let (mut images, mut texts) = (Vec::new(), Vec::new());
+            queues.image.remove_obsolete(now, &mut images);
+            queues.text.remove_obsolete(now, &mut texts);
+            self.answer_dropped(images);
+            self.answer_dropped(texts);
+            let lanes = [queues.image.lane(), queues.text.lane()];
+            let Some(next) = policy::next_lane(&lanes) else {
+                self.show(&queues);
+                if queues.closed {
+                    return None;
+                }
+                self.wake.wait(&mut queues);
+                continue;
+            };
+            if let Some(until) = self.fills_until(&queues, next).filter(|&until| until > now) {
+                self.wake.wait_until(&mut queues, until);
+                continue;
+            }
+            let job = queues.take(next);
+            self.show(&queues);
+            return Some(job);
+        }
+    }
+
+    /// Until when a batch that is not full stays open, where `max_wait` asks for it.
+    fn fills_until(&self, queues: &Queues, lane: usize) -> Option<Instant> {
+        let (rows, max_rows, oldest) = if lane == IMAGE {
+            (queues.image.len(), queues.image.max_rows, queues.image.oldest())
+        } else {
+            (queues.text.len(), queues.text.max_rows, queues.text.oldest())
+        };
+        let waits = !self.max_wait.is_zero() && rows < max_rows && !queues.closed;
+        oldest.filter(|_| waits).map(|oldest| oldest + self.max_wait)
+    }
+
+    /// Answers and counts rows that were dropped before their forward pass.
+    fn answer_dropped<I>(&self, dropped: Vec<(Entry<I>, Obsolete)>) {
+        for (entry, why) in dropped {
+            self.metrics.dropped.with_label_values(&[why.reason()]).inc();
+            // Nobody listens to a cancelled row; an expired one is told why.
+            drop(entry.reply.send(Err(super::BatchError::Expired)));
+        }
+    }
+
+    /// Ends a worker that cannot go on: everything that waits is answered, readiness follows from the state.
+    pub(super) fn fail(&self) {
+        self.set_state(WorkerState::Failed);
+        let mut queues = self.queues.lock();
+        queues.closed = true;
+        for entry in queues.image.take_all() {
+            drop(entry.reply.send(Err(super::BatchError::WorkerGone)));
+        }
+        for entry in queues.text.take_all() {
+            drop(entry.reply.send(Err(super::BatchError::WorkerGone)));
+        }
+        self.show(&queues);
+    }
+}
+
+impl Queues {
+    /// Takes the next batch of a lane, and counts the bulk rows that it passes over.
+    fn take(&mut self, lane: usize) -> Job {
+        if lane == IMAGE {
+            self.text.pass_over();
+            Job::Image(self.image.take_batch())
+        } else {
+            self.image.pass_over();
+            Job::Text(self.text.take_batch())
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The thread that owns the towers.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    Answer, Towers, WorkerState,
+    isolate::{self, RowResult},
+    queue::Entry,
+    shared::{IMAGE, Job, Shared, TEXT},
+};
+use crate::{model::Tower, preprocess::Pixels, tokenize::Tokens};
+
+/// Batches that may fail on every row before any row has succeeded. Until one has, there is nothing to tell
+/// a broken tower from a bad input by.
+const UNPROVEN_FAILURES: u32 = 3;
+
+/// Takes batches and runs them, one at a time.
+pub struct Worker {
+    shared: Arc<Shared>,
+    towers: Towers,
+    images: Health<Pixels>,
+    texts: Health<Tokens>,
+}
+
+/// What tells a broken tower from a bad input: the last row that succeeded must succeed again.
+struct Health<I> {
+    good_row: Option<I>,
+    unproven_failures: u32,
+}
+
+impl<I> Default for Health<I> {
+    fn default() -> Self {
+        Self { good_row: None, unproven_failures: 0 }
+    }
+}
+
+/// The tower fails on everything.
+struct Broken;
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, towers: Towers) -> Self {
+        Self { shared, towers, images: Health::default(), texts: Health::default() }
+    }
+
+    /// Runs batches until the handles are closed and the queues are empty, or until a tower is broken.
+    pub fn run(mut self) {
+        // Whatever ends this thread, a defect of the worker itself included, nobody is left waiting.
+        let on_exit = FailUnlessStopped(Arc::clone(&self.shared));
+        while self.step() {}
+        drop(on_exit);
+    }
+
+    /// Waits for one batch and runs it; `false` once there is nothing more to do.
+    pub fn step(&mut self) -> bool {
+        let ran = match self.shared.next_job() {
+            None => {
+                self.shared.set_state(WorkerState::Stopped);
+                return false;
+            }
+            Some(Job::Image(batch)) => {
+                let tower = self.towers.vision.as_mut();
+                Batch { shared: &self.shared, lane: IMAGE }.run(tower, batch, &mut self.images)
+            }
+            Some(Job::Text(batch)) => match self.towers.text.as_deref_mut() {
+                Some(tower) => {
+                    Batch { shared: &self.shared, lane: TEXT }.run(tower, batch, &mut self.texts)
+                }
+                // The engine refuses texts for a model without a text tower; should one come, its reply is
+                // dropped, which answers it.
+                None => Ok(()),
+            },
+        };
+        if ran.is_err() {
+            tracing::error!("a tower fails on inputs that it has embedded before; its worker ends");
+            self.shared.fail();
+        }
+        ran.is_ok()
+    }
+}
+
+/// Marks the worker as failed when its thread ends in any other way than by draining.
+struct FailUnlessStopped(Arc<Shared>);
+
+impl Drop for FailUnlessStopped {
+    fn drop(&mut self) {
+        if *self.0.state.borrow() != WorkerState::Stopped {
+            self.0.fail();
+        }
+    }
+}
+
+/// Where a batch runs, for its accounts.
+struct Batch<'s> {
+    shared: &'s Shared,
+    lane: usize,
+}
+
+impl Batch<'_> {
+    fn run<I: Clone + Send + 'static>(
+        &self,
+        tower: &mut dyn Tower<Input = I>,
+        batch: Vec<Entry<I>>,
+        health: &mut Health<I>,
+    ) -> Result<(), Broken> {
+        let mut waiting = Vec::with_capacity(batch.len());
+        let mut rows = Vec::with_capacity(batch.len());
+        for entry in batch {
+            rows.push(entry.input);
+            waiting.push((entry.reply, entry.submitted, entry.span));
+        }
+        let started = Instant::now();
+        let results = isolate::forward(tower, &rows);
+        let forward = started.elapsed();
+
+        self.account(rows.len(), &results, forward);
+        let verdict = health.judge(tower, &rows, &results);
+        let batch_rows = rows.len();
+        for ((reply, submitted, span), result) in waiting.into_iter().zip(results) {
+            if let Err(error) = &result {
+                span.in_scope(|| tracing::warn!(error = error_chain(error), "a row failed"));
+            }
+            let queued = started.saturating_duration_since(submitted);
+            let answer = result.map(|embedding| Answer { embedding, queued, forward, batch_rows });
+            // A caller that left meanwhile has no use for it.
+            drop(reply.send(answer));
+        }
+        verdict
+    }
+
+    fn account(&self, rows: usize, results: &[RowResult], forward: std::time::Duration) {
+        let metrics = &self.shared.lanes[self.lane];
+        metrics.batch_rows.observe(rows as f64);
+        metrics.embedded.inc_by(results.iter().filter(|result| result.is_ok()).count() as u64);
+        let queues = &mut *self.shared.queues.lock();
+        let max_rows = if self.lane == IMAGE {
+            queues.image.account(rows, forward);
+            queues.image.max_rows
+        } else {
+            queues.text.account(rows, forward);
+            queues.text.max_rows
+        };
+        metrics.fill_ratio.set(rows as f64 / max_rows as f64);
+    }
+}
+
+impl<I: Clone + Send + 'static> Health<I> {
+    /// Remembers a good row; where every row failed, tries the tower on one that is known to be good.
+    fn judge(
+        &mut self,
+        tower: &mut dyn Tower<Input = I>,
+        rows: &[I],
+        results: &[RowResult],
+    ) -> Result<(), Broken> {
+        if let Some(good) = results.iter().position(Result::is_ok) {
+            if self.good_row.is_none() {
+                self.good_row = Some(rows[good].clone());
+            }
+            return Ok(());
+        }
+        let works = match &self.good_row {
+            Some(row) => isolate::forward(tower, std::slice::from_ref(row))[0].is_ok(),
+            None => {
+                self.unproven_failures += 1;
+                self.unproven_failures < UNPROVEN_FAILURES
+            }
+        };
+        if works { Ok(()) } else { Err(Broken) }
+    }
+}
+
+/// An error with its causes, for the log.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,104 @@
+//! The command line.
+
+mod healthcheck;
+mod offline;
+mod options;
+mod serve;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::options::Options;
+use crate::{config::load::Problems, rest};
+
+/// A command that failed.
+const FAILURE: u8 = 1;
+/// A command line or a configuration that is wrong.
+const USAGE: u8 = 2;
+
+/// The version, with the commit and the target that it was built from.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("SIGLIP_BUILD_COMMIT"),
+    ", ",
+    env!("SIGLIP_BUILD_TARGET"),
+    ")"
+);
+
+/// An embedding inference server for SigLIP image-text models
+///
+/// Without a command it serves. Every option is also an environment variable and a line of the config
+/// file; `siglip-server config` shows the values in force and where each came from.
+#[derive(Debug, Parser)]
+#[command(name = "siglip-server", version = VERSION, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the model over HTTP and gRPC (the default)
+    Serve,
+    /// Print the configuration in force, with the origin of every value
+    Config(show::Show),
+    /// Print the description of the HTTP interface (OpenAPI, YAML)
+    Openapi,
+    /// Ask the server on this machine whether it is ready; exit code 0 or 1
+    Healthcheck,
+    /// Embed texts and image files, one JSON object a line
+    Embed(offline::Embed),
+    /// Score image files against texts, one JSON object an image
+    Score(offline::Score),
+}
+
+/// Runs the command line of this process.
+///
+/// The exit code is 0 for success, 1 for a failure, 2 for a wrong command line or configuration.
+#[must_use]
+pub fn run() -> ExitCode {
+    // Prints help and version itself, and exits 2 for an unknown flag.
+    let Cli { command, options } = Cli::parse();
+    let effective = match options.load() {
+        Ok(effective) => effective,
+        Err(problems) => return refuse(&problems),
+    };
+    let done = match command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::run(effective.config),
+        Command::Config(show) => show.run(&effective),
+        Command::Openapi => rest::openapi_yaml().map_err(Into::into).and_then(|yaml| print(&yaml)),
+        Command::Healthcheck => healthcheck::run(&effective.config.listen),
+        Command::Embed(embed) => embed.run(&effective.config),
+        Command::Score(score) => score.run(&effective.config),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The whole chain on one line: `{:#}` is anyhow's notation for it.
+            eprintln!("siglip-server: {error:#}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+fn refuse(problems: &Problems) -> ExitCode {
+    for line in problems.to_string().lines() {
+        eprintln!("siglip-server: {line}");
+    }
+    ExitCode::from(USAGE)
+}
+
+/// Writes to standard output. A reader that has enough and leaves (`| head`) is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::{ErrorKind, Write as _};
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

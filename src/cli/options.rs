@@ -1,0 +1,75 @@
+//! The options of the configuration as flags: made from its table, so that none is written twice.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+
+use crate::config::{
+    Effective, Sources,
+    load::{CONFIG_ENV, Problems},
+    options::OPTIONS,
+};
+
+/// The flags given, as text: the configuration reads them like any other source, so that a bad value is
+/// named the same way wherever it stands.
+#[derive(Debug, Default)]
+pub(super) struct Options {
+    file: Option<PathBuf>,
+    flags: Vec<(String, String)>,
+}
+
+impl Options {
+    /// The configuration in force for this process.
+    pub(super) fn load(self) -> Result<Effective, Problems> {
+        let env = std::env::vars_os().collect();
+        Effective::load(&Sources { file: self.file, env, flags: self.flags })
+    }
+}
+
+impl Args for Options {
+    fn augment_args(command: Command) -> Command {
+        let file = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .global(true)
+            .help(format!("Read this config file (TOML) [variable: {CONFIG_ENV}]"));
+        OPTIONS.iter().fold(command.arg(file), |command, option| {
+            let help = format!("{} [variable: {}]", option.doc, option.env);
+            command.arg(
+                Arg::new(&*option.flag)
+                    .long(&*option.flag)
+                    .value_name(option.placeholder)
+                    .help(help)
+                    .help_heading(option.section)
+                    // The short help shows what one sets most; `--help` shows all.
+                    .hide_short_help(!option.main)
+                    .global(true),
+            )
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Options {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut options = Self::default();
+        options.update_from_arg_matches(matches)?;
+        Ok(options)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.file = matches.get_one("config").cloned();
+        self.flags = OPTIONS
+            .iter()
+            .filter_map(|option| {
+                let text = matches.get_one::<String>(&option.flag)?;
+                Some((option.flag.clone(), text.clone()))
+            })
+            .collect();
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+//! `siglip-server serve`.
+
+use std::fmt::Write as _;
+
+use crate::{
+    app::{App, AppHandle},
+    config::Config,
+    registry::Model,
+    shutdown::{Signals, drain_on_signal},
+    telemetry::logs,
+};
+
+pub(super) fn run(config: Config) -> anyhow::Result<()> {
+    logs::init(&config.log)?;
+    // The default is a thread a core, for a runtime that only moves bytes: decoding, tokenizing and the
+    // towers have threads of their own.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let served = runtime.block_on(serve(config));
+    // A load or a forward pass that was cut off cannot be cancelled; the process does not wait for it.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // Before the model loads: a signal while it does must end the process as well.
+    let signals = Signals::install()?;
+    let app = App::bind(config).await?;
+    let handle = app.handle();
+    tokio::spawn({
+        let handle = handle.clone();
+        async move {
+            let second = drain_on_signal(signals, handle).await;
+            #[expect(clippy::disallowed_methods, reason = "a second signal asks for just that")]
+            std::process::exit(second.exit_code());
+        }
+    });
+    let mut serving = std::pin::pin!(app.serve());
+    tokio::select! {
+        ended = &mut serving => return Ok(ended?),
+        () = handle.ready() => super::print(&announcement(&handle))?,
+    }
+    Ok(serving.await?)
+}
+
+/// What is served where, and a command to try it.
+fn announcement(handle: &AppHandle) -> String {
+    let mut text = String::new();
+    for model in handle.engine().registry().loaded() {
+        let Model { name, card, .. } = &**model;
+        let (revision, dimension) = (&card.revision, card.embedding_dim);
+        let (device, dtype) = (card.device, card.dtype);
+        put(&mut text, "model", &format!("{name} ({}, revision {revision})", card.family));
+        put(&mut text, "runs on", &format!("{device}, {dtype}, {dimension} dimensions"));
+    }
+    let http = handle.http_addr();
+    put(&mut text, "HTTP", &format!("http://{http}  (try it at /, the API at /docs)"));
+    if let Some(grpc) = handle.grpc_addr() {
+        put(&mut text, "gRPC", &format!("http://{grpc}"));
+    }
+    let request = r#"{"input": "a cat"}"#;
+    put(
+        &mut text,
+        "try",
+        &format!(
+            "curl -s http://{}/v1/embeddings -H 'content-type: application/json' -d '{request}'",
+            super::healthcheck::reachable(http)
+        ),
+    );
+    text
+}
+
+fn put(text: &mut String, name: &str, value: &str) {
+    // Writing to a string cannot fail.
+    writeln!(text, "{name:<8} {value}").unwrap_or_default();
+}

@@ -1,0 +1,137 @@
+//! Values that are each fine, but contradict each other.
+
+use std::time::Duration;
+
+use super::{
+    Config, Device, Effective,
+    codec::Literal,
+    load::Problem,
+    options::{OPTIONS, Spec},
+};
+
+/// A pair of options of which the first must not be more than the second, and what would follow.
+struct AtMost {
+    less: (&'static str, fn(&Config) -> usize),
+    more: (&'static str, fn(&Config) -> usize),
+    otherwise: &'static str,
+}
+
+const AT_MOST: [AtMost; 5] = [
+    AtMost {
+        less: ("limits.max_items", |config| config.limits.max_items),
+        more: ("limits.max_items_in_flight", |config| config.limits.max_items_in_flight),
+        otherwise: "no request of that size could ever be admitted",
+    },
+    AtMost {
+        less: ("limits.max_items", |config| config.limits.max_items),
+        more: ("batch.max_queue_rows", |config| config.batch.max_queue_rows),
+        otherwise: "no request of that size could ever be queued",
+    },
+    AtMost {
+        less: ("limits.max_body_bytes", |config| config.limits.max_body_bytes),
+        more: ("limits.max_bytes_in_flight", |config| config.limits.max_bytes_in_flight),
+        otherwise: "no body of that size could ever be admitted",
+    },
+    AtMost {
+        less: ("batch.max_image_rows", |config| config.batch.max_image_rows),
+        more: ("batch.max_queue_rows", |config| config.batch.max_queue_rows),
+        otherwise: "no batch could ever be full",
+    },
+    AtMost {
+        less: ("batch.max_text_rows", |config| config.batch.max_text_rows),
+        more: ("batch.max_queue_rows", |config| config.batch.max_queue_rows),
+        otherwise: "no batch could ever be full",
+    },
+];
+
+/// Everything that cannot hold together.
+pub(super) fn contradictions(effective: &Effective) -> Vec<Problem> {
+    let config = &effective.config;
+    let mut problems: Vec<_> = AT_MOST
+        .iter()
+        .filter(|pair| (pair.less.1)(config) > (pair.more.1)(config))
+        .map(|pair| {
+            let more = describe(effective, pair.more.0);
+            let message = format!("must not be more than {more}: {}", pair.otherwise);
+            Problem::new(describe(effective, pair.less.0), message)
+        })
+        .collect();
+    if config.limits.request_timeout == Duration::ZERO {
+        problems.push(Problem::new(
+            describe(effective, "limits.request_timeout"),
+            "must be more than zero: every request would be late".to_owned(),
+        ));
+    }
+    if config.listen.grpc.is_some_and(|grpc| grpc == config.listen.http && grpc.port() != 0) {
+        problems.push(Problem::new(
+            describe(effective, "listen.grpc"),
+            format!("must differ from {}", describe(effective, "listen.http")),
+        ));
+    }
+    problems.extend(
+        missing_backend(config.model.device)
+            .map(|message| Problem::new(describe(effective, "model.device"), message.to_owned())),
+    );
+    problems
+}
+
+/// Why this build cannot use a device, where it cannot.
+fn missing_backend(device: Device) -> Option<&'static str> {
+    match device {
+        Device::Cuda(_) if !cfg!(feature = "cuda") => {
+            Some("this binary was built without CUDA (cargo's feature `cuda`)")
+        }
+        Device::Metal if !cfg!(feature = "metal") => {
+            Some("this binary was built without Metal (cargo's feature `metal`)")
+        }
+        _ => None,
+    }
+}
+
+/// `section.key (value, origin)`.
+fn describe(effective: &Effective, path: &str) -> String {
+    let find = |option: &&Spec| option.path() == path;
+    let Some(option) = OPTIONS.iter().find(find) else { return path.to_owned() };
+    let value = match effective.config.get(option) {
+        Literal::Text(text) => text,
+        Literal::Integer(number) => number.to_string(),
+        Literal::Unset => "not set".to_owned(),
+    };
+    format!("{path} ({value}, {})", effective.origin(option))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    fn problem(flags: &[(&str, &str)]) -> String {
+        let flags = flags.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();
+        Effective::load(&Sources { flags, ..Sources::default() })
+            .expect_err("a contradiction")
+            .to_string()
+    }
+
+    #[test]
+    fn every_rule_is_held() {
+        for (flags, start) in [
+            (&[("limits-max-items", "8193")][..], "limits.max_items (8193"),
+            (&[("batch-max-queue-rows", "1000")], "limits.max_items (1024"),
+            (&[("limits-max-body-bytes", "1GiB")], "limits.max_body_bytes (1GiB"),
+            (&[("batch-max-image-rows", "9000")], "batch.max_image_rows (9000"),
+            (&[("batch-max-text-rows", "9000")], "batch.max_text_rows (9000"),
+            (&[("limits-request-timeout", "0s")], "limits.request_timeout (0s"),
+            (&[("grpc-listen", "127.0.0.1:8080")], "listen.grpc (127.0.0.1:8080"),
+        ] {
+            let found = problem(flags);
+            assert!(found.starts_with(start), "{found}");
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_device_that_was_not_built_in_is_refused() {
+        let found = problem(&[("device", "cuda:1")]);
+        assert!(found.starts_with("model.device (cuda:1, flag --device): this binary"), "{found}");
+    }
+}

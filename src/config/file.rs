@@ -1,0 +1,139 @@
+//! The config file: TOML, one table a section.
+
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+use super::{load::Problem, options::OPTIONS};
+
+/// A value as the file gives it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) section: String,
+    pub(super) key: String,
+    pub(super) text: String,
+    /// Counted from 1.
+    pub(super) line: usize,
+}
+
+/// Reads a file's text: the values, and whatever is wrong with the rest.
+///
+/// * `name`: the file's name, for the problems
+pub(super) fn parse(name: &str, text: &str) -> (Vec<Entry>, Vec<Problem>) {
+    let line = |span: Range<usize>| {
+        let before = text.get(..span.start).unwrap_or(text);
+        1 + before.bytes().filter(|byte| *byte == b'\n').count()
+    };
+    let document = match DeTable::parse(text) {
+        Ok(document) => document.into_inner(),
+        Err(error) => {
+            let place = error.span().map_or(String::new(), |span| format!(":{}", line(span)));
+            let problem = Problem::new(format!("{name}{place}"), error.message().to_owned());
+            return (Vec::new(), vec![problem]);
+        }
+    };
+
+    let mut entries = Vec::new();
+    let mut problems = Vec::new();
+    for (section, table) in document {
+        let line_of_section = line(section.span());
+        let section = section.into_inner().into_owned();
+        let DeValue::Table(table) = table.into_inner() else {
+            let message = format!("`{section}` stands outside of a section");
+            problems.push(Problem::new(format!("{name}:{line_of_section}"), message));
+            continue;
+        };
+        if !sections().any(|known| known == section) {
+            let known = suggest(&section, sections());
+            let message = format!("there is no section `{section}`{known}");
+            problems.push(Problem::new(format!("{name}:{line_of_section}"), message));
+            continue;
+        }
+        for (key, value) in table {
+            let line = line(key.span());
+            let key = key.into_inner().into_owned();
+            let origin = || format!("{name}:{line}: [{section}] {key}");
+            let keys = || OPTIONS.iter().filter(|option| option.section == section);
+            if !keys().any(|option| option.key == key) {
+                let known = suggest(&key, keys().map(|option| option.key));
+                problems.push(Problem::new(origin(), format!("there is no such option{known}")));
+                continue;
+            }
+            match scalar(value.get_ref()) {
+                Some(text) => entries.push(Entry { section: section.clone(), key, text, line }),
+                None => {
+                    let message = format!("must be one value, not {}", value.get_ref().type_str());
+                    problems.push(Problem::new(origin(), message));
+                }
+            }
+        }
+    }
+    // In the order of the file, so that a reader meets the problems from top to bottom.
+    entries.sort_by_key(|entry| entry.line);
+    (entries, problems)
+}
+
+fn sections() -> impl Iterator<Item = &'static str> {
+    OPTIONS.iter().map(|option| option.section)
+}
+
+/// A value as text: the options' own codecs take it from there.
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Some(number.to_string()),
+            Err(_) => Some(number.as_str().to_owned()),
+        },
+        DeValue::Float(number) => Some(number.as_str().to_owned()),
+        DeValue::Boolean(truth) => Some(truth.to_string()),
+        DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => None,
+    }
+}
+
+/// `; did you mean ...?` where one of the known names is close.
+pub(super) fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
+    known
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .min()
+        // A third of the letters wrong is still a typing error, more is another word.
+        .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(3))
+        .map_or_else(String::new, |(_, candidate)| format!("; did you mean `{candidate}`?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_with_their_line() {
+        let text = "# comment\n[listen]\nhttp = \"[::]:80\"\n\n[limits]\nmax_items = 0x10\n";
+        let (entries, problems) = parse("s.toml", text);
+        assert!(problems.is_empty(), "{problems:?}");
+        let found: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry.key.as_str(), entry.text.as_str(), entry.line))
+            .collect();
+        assert_eq!(found, [("http", "[::]:80", 3), ("max_items", "16", 6)]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_named_with_its_line() {
+        let text =
+            "listen = 3\n[limit]\nmax_items = 1\n[batch]\nmax_wiat = \"1s\"\nmax_wait = [1]\n";
+        let (_, problems) = parse("s.toml", text);
+        let mut lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        lines.sort();
+        assert_eq!(
+            lines,
+            [
+                "s.toml:1: `listen` stands outside of a section",
+                "s.toml:2: there is no section `limit`; did you mean `limits`?",
+                "s.toml:5: [batch] max_wiat: there is no such option; did you mean `max_wait`?",
+                "s.toml:6: [batch] max_wait: must be one value, not array",
+            ]
+        );
+        let (_, problems) = parse("s.toml", "[listen]\nhttp = \n");
+        assert!(problems[0].to_string().starts_with("s.toml:2: "), "{problems:?}");
+    }
+}

@@ -1,0 +1,215 @@
+//! Merging flags, environment, file and defaults, with the origin of every value.
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Config, check,
+    file::{self, suggest},
+    options::{ENV_PREFIX, OPTIONS, Spec},
+};
+
+/// The variable that names the config file where no `--config` does.
+pub const CONFIG_ENV: &str = "SIGLIP_CONFIG";
+
+/// Variables with the server's prefix that are no options: what the build script reads.
+const OTHER_ENV: [&str; 2] = [CONFIG_ENV, "SIGLIP_BUILD_COMMIT"];
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// Nobody set it.
+    #[default]
+    Default,
+    /// A line of the config file, counted from 1.
+    File(String, usize),
+    /// An environment variable.
+    Env(String),
+    /// A flag on the command line.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(name, line) => write!(f, "{name}:{line}"),
+            Self::Env(name) => write!(f, "variable {name}"),
+            Self::Flag(name) => write!(f, "flag --{name}"),
+        }
+    }
+}
+
+/// One thing that is wrong with the configuration, and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{origin}: {message}")]
+pub struct Problem {
+    origin: String,
+    message: String,
+}
+
+impl Problem {
+    pub(super) fn new(origin: String, message: String) -> Self {
+        Self { origin, message }
+    }
+}
+
+/// All that is wrong with the configuration, so that one start shows all of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Problems(Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            let line_break = if index > 0 { "\n" } else { "" };
+            write!(f, "{line_break}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What was set, by whom; the defaults apart.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The file that `--config` names.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// The flags given, by name without dashes, with their values.
+    pub flags: Vec<(String, String)>,
+}
+
+/// The configuration in force.
+#[derive(Debug, Default)]
+pub struct Effective {
+    /// The values.
+    pub config: Config,
+    /// By `section.key`; what is missing is a default.
+    origins: HashMap<String, Origin>,
+}
+
+impl Effective {
+    /// Where an option's value came from.
+    #[must_use]
+    pub fn origin(&self, option: &Spec) -> Origin {
+        self.origins.get(&option.path()).cloned().unwrap_or_default()
+    }
+
+    /// Merges the sources over the defaults.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its origin: an unknown name in the file or in the environment, a
+    /// value that is not one, values that contradict each other.
+    pub fn load(sources: &Sources) -> Result<Self, Problems> {
+        let mut merge = Merge::default();
+        let env = merge.environment(&sources.env);
+        let named = env.iter().find(|(name, _)| name == CONFIG_ENV).map(|(_, path)| path.into());
+        if let Some(path) = sources.file.clone().or(named) {
+            merge.file(&path);
+        }
+        for option in OPTIONS.iter() {
+            if let Some((name, text)) = env.iter().find(|(name, _)| *name == option.env) {
+                merge.set(option, Origin::Env(name.clone()), text);
+            }
+        }
+        for (flag, text) in &sources.flags {
+            if let Some(option) = OPTIONS.iter().find(|option| option.flag == *flag) {
+                merge.set(option, Origin::Flag(flag.clone()), text);
+            }
+        }
+        // Values that contradict each other are only worth a word once each is one.
+        if merge.problems.is_empty() {
+            merge.problems = check::contradictions(&merge.effective);
+        }
+        if merge.problems.is_empty() { Ok(merge.effective) } else { Err(Problems(merge.problems)) }
+    }
+}
+
+#[derive(Default)]
+struct Merge {
+    effective: Effective,
+    problems: Vec<Problem>,
+}
+
+impl Merge {
+    fn set(&mut self, option: &Spec, origin: Origin, text: &str) {
+        match self.effective.config.set(option, text) {
+            Ok(()) => {
+                self.effective.origins.insert(option.path(), origin);
+            }
+            Err(message) => {
+                // In a file the line alone does not say which of its keys is meant.
+                let place = match &origin {
+                    Origin::File(..) => format!("{origin}: [{}] {}", option.section, option.key),
+                    _ => origin.to_string(),
+                };
+                self.problems.push(Problem::new(place, message));
+            }
+        }
+    }
+
+    fn file(&mut self, path: &Path) {
+        let name = path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => {
+                let message = format!("the config file cannot be read: {error}");
+                return self.problems.push(Problem::new(name, message));
+            }
+        };
+        let (entries, problems) = file::parse(&name, &text);
+        self.problems.extend(problems);
+        for entry in entries {
+            let known = |option: &&Spec| option.section == entry.section && option.key == entry.key;
+            if let Some(option) = OPTIONS.iter().find(known) {
+                self.set(option, Origin::File(name.clone(), entry.line), &entry.text);
+            }
+        }
+    }
+
+    /// The server's own variables. One that is empty counts as not set: that is how compose files and
+    /// shell scripts leave a variable out.
+    fn environment(&mut self, env: &[(OsString, OsString)]) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for (name, value) in env {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else {
+                continue;
+            };
+            let known = OPTIONS.iter().any(|option| option.env == name);
+            if !known && !OTHER_ENV.contains(&name) {
+                if !is_service_link(name) {
+                    let names = OPTIONS.iter().map(|option| option.env.as_str());
+                    let message = format!("there is no such option{}", suggest(name, names));
+                    self.problems.push(Problem::new(format!("variable {name}"), message));
+                }
+                continue;
+            }
+            match value.to_str() {
+                Some("") => {}
+                Some(value) => found.push((name.to_owned(), value.to_owned())),
+                None => {
+                    let message = "the value is not UTF-8".to_owned();
+                    self.problems.push(Problem::new(format!("variable {name}"), message));
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Whether Kubernetes put the variable there: for a service called `siglip` (or `siglip-anything`) every
+/// pod of the namespace gets `SIGLIP_SERVICE_HOST`, `SIGLIP_PORT_8080_TCP_ADDR` and the like.
+fn is_service_link(name: &str) -> bool {
+    let after = |mark: &str| name.find(mark).map(|at| &name[at + mark.len()..]);
+    name.ends_with("_SERVICE_HOST")
+        || after("_SERVICE_PORT").is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        || name.ends_with("_PORT")
+        || after("_PORT_").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests;

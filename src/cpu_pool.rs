@@ -1,0 +1,107 @@
+//! A bounded pool for work that burns CPU before the tower: base64, picture decoding, resizing.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use tokio::sync::oneshot;
+
+/// Its own threads, apart from the async runtime and from the tower's.
+///
+/// Jobs start in the order in which they came. How many may wait is bounded by the engine's admission: every
+/// job belongs to an admitted item.
+#[derive(Debug)]
+pub struct CpuPool {
+    pool: ThreadPool,
+}
+
+/// The job panicked: the input that it worked on is at fault, nothing else.
+#[derive(Debug, thiserror::Error)]
+#[error("the job panicked: {message}")]
+pub struct JobPanicked {
+    /// The panic's message.
+    pub message: String,
+}
+
+impl CpuPool {
+    /// A pool of `threads`; 0 means one per core.
+    ///
+    /// # Errors
+    /// Fails if the threads cannot be started.
+    pub fn new(threads: usize) -> Result<Self, ThreadPoolBuildError> {
+        let name = |index| format!("decode-{index}");
+        let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build()?;
+        Ok(Self { pool })
+    }
+
+    /// Runs a job and waits for its result. A job whose caller has gone before it started is skipped.
+    ///
+    /// # Errors
+    /// Fails if the job panicked.
+    pub async fn run<T, F>(&self, job: F) -> Result<T, JobPanicked>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let span = tracing::Span::current();
+        self.pool.spawn_fifo(move || {
+            if reply.is_closed() {
+                return;
+            }
+            // The job owns all that it touches, so nothing half-changed is left behind by a panic.
+            let outcome = span.in_scope(|| catch_unwind(AssertUnwindSafe(job)));
+            drop(reply.send(outcome.map_err(|panic| JobPanicked { message: message(&*panic) })));
+        });
+        answer
+            .await
+            .unwrap_or_else(|_| Err(JobPanicked { message: "the pool dropped the job".to_owned() }))
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_fails_its_own_job_only() {
+        let pool = CpuPool::new(1).expect("one thread starts");
+        let error = pool.run(|| -> u32 { panic!("bad {}", "picture") }).await.expect_err("panics");
+        assert_eq!(error.message, "bad picture");
+        assert_eq!(pool.run(|| 7).await.expect("the thread lives on"), 7);
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_caller_left_is_skipped() {
+        let pool = CpuPool::new(1).expect("one thread starts");
+        let (open, gate) = mpsc::channel::<()>();
+        let blocked = pool.run(move || gate.recv());
+        let ran = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&ran);
+        let abandoned = pool.run(move || flag.store(true, Ordering::SeqCst));
+        tokio::pin!(blocked);
+        {
+            // Poll both once, so that both are queued; then the second caller leaves.
+            tokio::pin!(abandoned);
+            assert!(futures::poll!(&mut blocked).is_pending());
+            assert!(futures::poll!(&mut abandoned).is_pending());
+        }
+        open.send(()).expect("the job waits");
+        blocked.await.expect("no panic").expect("the gate opened");
+        pool.run(|| ()).await.expect("everything before it is done");
+        assert!(!ran.load(Ordering::SeqCst));
+    }
+}

@@ -1,0 +1,204 @@
+//! The use cases: embed, score pairs, classify. Transport-free; REST and gRPC are thin above it.
+//!
+//! Every limit on a request is checked here, once, whatever route it came by.
+
+mod admission;
+mod classify;
+mod embed;
+mod input;
+mod item;
+mod matrix;
+mod score;
+mod similarity;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use self::admission::{Admission, Permit};
+pub use self::{
+    classify::{Classified, ClassifyRequest, DEFAULT_TEMPLATE, LabelScore},
+    embed::{EmbedRequest, Embedded, Usage},
+    input::{ImageInput, Input},
+    matrix::Matrix,
+    score::{ScoreKind, Scored},
+    similarity::{ImageSide, SimilarityRequest, TextSide},
+};
+use crate::{
+    batch::{Priority, Submit},
+    cache::EmbeddingCache,
+    config::{self, Config},
+    cpu_pool::CpuPool,
+    error::{Code, Error},
+    preprocess::Pixels,
+    registry::{Model, Readiness, Registry},
+    telemetry::{Metrics, Timings},
+};
+
+/// What travels with a request through the engine.
+#[derive(Debug)]
+pub struct Context {
+    /// Who goes first.
+    pub priority: Priority,
+    /// When the answer stops being of use.
+    pub deadline: Instant,
+    /// How long each stage took, filled on the way.
+    pub timings: Timings,
+}
+
+impl Context {
+    /// An interactive request that must be answered within `timeout` from now.
+    #[must_use]
+    pub fn with_timeout(timeout: Duration) -> Self {
+        Self {
+            priority: Priority::Interactive,
+            deadline: Instant::now() + timeout,
+            timings: Timings::default(),
+        }
+    }
+
+    fn submit(&self) -> Submit {
+        Submit { priority: self.priority, deadline: Some(self.deadline) }
+    }
+}
+
+/// Answers requests: owns the models, the caches, the decode pool and the limits.
+pub struct Engine {
+    registry: Registry,
+    pool: CpuPool,
+    texts: EmbeddingCache,
+    images: EmbeddingCache,
+    admission: Admission,
+    limits: config::Limits,
+    metrics: Arc<Metrics>,
+}
+
+impl Engine {
+    /// An engine over a registry whose models may still be loading.
+    ///
+    /// # Errors
+    /// Fails if the decode pool's threads cannot be started.
+    pub fn new(
+        config: &Config,
+        registry: Registry,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let limits = config.limits.clone();
+        Ok(Self {
+            registry,
+            pool: CpuPool::new(config.model.cpu_pool_threads)?,
+            texts: EmbeddingCache::new("text", config.cache.text_bytes, Arc::clone(&metrics)),
+            images: EmbeddingCache::new("image", config.cache.image_bytes, Arc::clone(&metrics)),
+            admission: Admission::new(limits.max_items_in_flight, limits.max_bytes_in_flight),
+            limits,
+            metrics,
+        })
+    }
+
+    /// The served models.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// What a request may ask for.
+    #[must_use]
+    pub fn limits(&self) -> &config::Limits {
+        &self.limits
+    }
+
+    /// The process's metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Brings the gauges that change by themselves up to date, before a scrape: readiness, the age of what
+    /// waits, the bytes that the caches hold.
+    pub async fn refresh_metrics(&self) {
+        let ready = self.registry.readiness() == Readiness::Ready;
+        self.metrics.ready.set(f64::from(u8::from(ready)));
+        for model in self.registry.loaded() {
+            model.handle.refresh_metrics();
+        }
+        self.texts.refresh_metrics().await;
+        self.images.refresh_metrics().await;
+    }
+
+    /// Runs every tower of a loaded model once, then marks it ready for requests. The first pass pays
+    /// for page faults, kernel compilation and allocator growth, so that no request does.
+    ///
+    /// # Errors
+    /// [`Code::ModelNotFound`] if nothing is installed under `name`; the error of the tower that failed.
+    pub async fn warm_up(&self, name: &str) -> Result<(), Error> {
+        let model = self.registry.loaded().find(|model| model.name == name).ok_or_else(|| {
+            Error::new(Code::ModelNotFound, format!("no model is installed under `{name}`"))
+        })?;
+        let grey = vec![127_u8; model.image.height as usize * model.image.width as usize * 3];
+        let pixels =
+            Pixels { height: model.image.height, width: model.image.width, data: grey.into() };
+        model.handle.embed_image(pixels, Submit::default()).await.map_err(item::batch_error)?;
+        if let Some(tokenizer) = &model.tokenizer {
+            let tokens = tokenizer.encode("").map_err(Error::internal)?;
+            model.handle.embed_text(tokens, Submit::default()).await.map_err(item::batch_error)?;
+        }
+        self.registry.mark_warm(name);
+        Ok(())
+    }
+
+    /// Takes room for a request of this size, or says when to come back.
+    fn admit(&self, model: &Model, items: usize, bytes: usize) -> Result<Permit, Error> {
+        let admitted = self.admission.admit(items, bytes).map_err(|_| {
+            if self.admission.could_admit(items, bytes) {
+                Error::new(
+                    Code::Overloaded,
+                    "the server has as much work as it accepts; retry later",
+                )
+                .with_retry_after(model.handle.drain_estimate())
+            } else {
+                Error::new(
+                    Code::PayloadTooLarge,
+                    "the request holds more than the server takes at once; split it",
+                )
+            }
+        });
+        admitted.inspect_err(|error| self.count_rejected(error, items))
+    }
+
+    /// Counts items refused before any work.
+    fn count_rejected(&self, error: &Error, items: usize) {
+        let reason = error.code().slug();
+        self.metrics.rejected.with_label_values(&[reason]).inc_by(items.max(1) as u64);
+    }
+
+    /// Refuses more than `limit` of something, and nothing at all.
+    fn check_count(&self, field: &'static str, count: usize, limit: usize) -> Result<(), Error> {
+        let error = if count == 0 {
+            Error::invalid(field, "must not be empty")
+        } else if count > limit {
+            Error::new(
+                Code::PayloadTooLarge,
+                format!("{count} items, more than the limit of {limit}; split the request"),
+            )
+            .with_field(field)
+        } else {
+            return Ok(());
+        };
+        self.count_rejected(&error, count);
+        Err(error)
+    }
+}
+
+/// Gives up at the request's deadline. What was under way is dropped, and with it its rows in the queue.
+async fn until_deadline<T>(
+    context: &Context,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::time::timeout_at(context.deadline.into(), work).await.unwrap_or_else(|_| {
+        Err(Error::new(Code::DeadlineExceeded, "the deadline passed before the answer was ready"))
+    })
+}

@@ -1,0 +1,167 @@
+//! Zero-shot classification: multi-label, each label judged on its own.
+
+use std::sync::Arc;
+
+use super::{
+    Context, Engine, ImageSide, Input, Matrix, ScoreKind, Scored, Usage,
+    embed::Batch,
+    item,
+    similarity::{Side, stack},
+    until_deadline,
+};
+use crate::{
+    embedding::{Embedding, normalize},
+    error::Error,
+    model::PairHead,
+};
+
+/// Images and the labels to judge them by.
+#[derive(Debug, Clone)]
+pub struct ClassifyRequest {
+    /// The model's name; the default model where none is given.
+    pub model: Option<String>,
+    /// What is classified.
+    pub images: ImageSide,
+    /// The labels.
+    pub labels: Vec<String>,
+    /// Prompt templates, each with a `{label}` (or `{}`); several are averaged as normalised embeddings.
+    /// [`DEFAULT_TEMPLATE`] where none is given.
+    pub templates: Vec<String>,
+    /// Keep only the best labels of each image.
+    pub top_k: Option<usize>,
+}
+
+/// A label's score for one image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LabelScore {
+    /// Index into the request's labels.
+    pub label: usize,
+    /// `sigmoid(logit)`.
+    pub probability: f32,
+    /// `exp(logit_scale) * cosine + logit_bias`.
+    pub logit: f32,
+}
+
+/// The answer to a [`ClassifyRequest`].
+#[derive(Debug, Clone)]
+pub struct Classified {
+    /// The name of the model that answered.
+    pub model: Arc<str>,
+    /// For each image its labels, best first.
+    pub images: Vec<Vec<LabelScore>>,
+    /// What it consumed.
+    pub usage: Usage,
+}
+
+/// HF's default prompt for zero-shot image classification.
+pub const DEFAULT_TEMPLATE: &str = "This is a photo of {label}.";
+
+impl Engine {
+    /// Judges every label for every image.
+    ///
+    /// # Errors
+    /// The first failed item's error, its field named as in the request (`labels[2]`); or a limit's
+    /// error before any work.
+    pub async fn classify(
+        &self,
+        request: ClassifyRequest,
+        context: &Context,
+    ) -> Result<Classified, Error> {
+        let model = self.registry.get(request.model.as_deref())?;
+        let head = model.card.pair_head.ok_or_else(|| item::no_text_tower(model))?;
+        let images = Side::from(request.images);
+        self.check_side(model, &images)?;
+        self.check_count("labels", request.labels.len(), self.limits.max_labels)?;
+        let prompts = Prompts::new(&request.labels, &request.templates)?;
+        let permit = self.admit(
+            model,
+            images.items() + prompts.batch.inputs.len(),
+            images.held_bytes() + prompts.batch.held_bytes(),
+        )?;
+        let work = async {
+            tokio::try_join!(
+                self.embed_side(model, images, true, context),
+                self.embed_batch(model, prompts.batch, true, context),
+            )
+        };
+        let ((images, mut usage), (rows, texts_usage)) = until_deadline(context, work).await?;
+        usage += texts_usage;
+        self.metrics.pairs.inc_by((images.rows * request.labels.len()) as u64);
+        let labels = averaged(&rows, prompts.templates, model.card.embedding_dim);
+        let scored = Scored::new(model.name.as_str().into(), usage, head, (images, labels))?;
+        let images = scored.holding(permit).ranked(request.top_k).await?;
+        Ok(Classified { model: model.name.as_str().into(), images, usage })
+    }
+}
+
+impl Scored {
+    /// For each image its labels, best first, at most `top_k`.
+    async fn ranked(self, top_k: Option<usize>) -> Result<Vec<Vec<LabelScore>>, Error> {
+        let mut ranked = Vec::with_capacity(self.rows());
+        for range in self.chunks() {
+            let logits = self.chunk(ScoreKind::Logit, range).await?;
+            for row in 0..logits.rows {
+                let score = |(label, &logit): (usize, &f32)| LabelScore {
+                    label,
+                    probability: PairHead::sigmoid(logit),
+                    logit,
+                };
+                let mut labels: Vec<_> = logits.row(row).iter().enumerate().map(score).collect();
+                // By logit, not by probability: far labels all round to the same probability.
+                labels.sort_by(|a, b| b.logit.total_cmp(&a.logit));
+                labels.truncate(top_k.unwrap_or(usize::MAX));
+                ranked.push(labels);
+            }
+        }
+        Ok(ranked)
+    }
+}
+
+/// Every label in every template, label by label.
+#[derive(Debug)]
+struct Prompts {
+    batch: Batch,
+    /// Prompts of one label.
+    templates: usize,
+}
+
+impl Prompts {
+    fn new(labels: &[String], templates: &[String]) -> Result<Self, Error> {
+        let default = [DEFAULT_TEMPLATE.to_owned()];
+        let templates = if templates.is_empty() { &default[..] } else { templates };
+        let slots = templates.iter().enumerate().map(|(index, template)| {
+            // One kind of slot is filled, so that a label which holds the other stays as it is.
+            ["{label}", "{}"].into_iter().find(|slot| template.contains(slot)).ok_or_else(|| {
+                let message = "a template needs `{label}` where the label goes";
+                Error::invalid(format!("templates[{index}]"), message)
+            })
+        });
+        let slots = slots.collect::<Result<Vec<_>, _>>()?;
+        let fill = |label: &String| -> Vec<_> {
+            let prompts = templates.iter().zip(&slots);
+            prompts.map(|(template, slot)| Input::Text(template.replace(slot, label))).collect()
+        };
+        let inputs = labels.iter().flat_map(fill).collect();
+        let templates = templates.len();
+        Ok(Self { batch: Batch { field: "labels", inputs, inputs_per_name: templates }, templates })
+    }
+}
+
+/// The mean of each label's normalised prompt embeddings: `[labels, dim]`.
+fn averaged(rows: &[Embedding], templates: usize, dim: usize) -> Matrix {
+    if templates == 1 {
+        return stack(rows, dim);
+    }
+    let mut data = Vec::with_capacity(rows.len() / templates * dim);
+    for group in rows.chunks_exact(templates) {
+        let mut mean = vec![0.0_f32; dim];
+        for row in group {
+            for (sum, value) in mean.iter_mut().zip(row.normalized().as_slice()) {
+                *sum += value;
+            }
+        }
+        normalize(&mut mean);
+        data.extend(mean);
+    }
+    Matrix { rows: rows.len() / templates, dim, data }
+}

@@ -1,0 +1,160 @@
+//! Texts and pictures to embeddings.
+
+use std::{fmt, sync::Arc};
+
+use futures::{StreamExt, stream};
+
+use super::{Context, Engine, Input, until_deadline};
+use crate::{
+    embedding::Embedding,
+    error::{Code, Error},
+    registry::Model,
+};
+
+/// Items to embed, in the order of the answer.
+#[derive(Debug, Clone)]
+pub struct EmbedRequest {
+    /// The model's name; the default model where none is given.
+    pub model: Option<String>,
+    /// Texts and pictures, mixed at will.
+    pub inputs: Vec<Input>,
+    /// Keep only the first values of each embedding (then normalise).
+    pub dimensions: Option<usize>,
+    /// Whether rows are scaled to length 1.
+    pub normalize: bool,
+    /// Whether a text that is too long is cut; otherwise it is refused.
+    pub truncate: bool,
+}
+
+impl Default for EmbedRequest {
+    fn default() -> Self {
+        Self { model: None, inputs: Vec::new(), dimensions: None, normalize: true, truncate: true }
+    }
+}
+
+/// What a request consumed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Token ids of all texts, end tokens counted, padding not.
+    pub text_tokens: usize,
+    /// Pictures.
+    pub images: usize,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.text_tokens += other.text_tokens;
+        self.images += other.images;
+    }
+}
+
+/// The answer to an [`EmbedRequest`].
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    /// The name of the model that answered.
+    pub model: Arc<str>,
+    /// One row an item, in the order of the request.
+    pub embeddings: Vec<Embedding>,
+    /// What it consumed.
+    pub usage: Usage,
+}
+
+/// Items of one request, with the name of the field that they came in.
+pub(super) struct Batch {
+    pub(super) field: &'static str,
+    pub(super) inputs: Vec<Input>,
+    /// How many inputs in a row the caller knows by one index: the prompts of one label.
+    pub(super) inputs_per_name: usize,
+}
+
+impl Batch {
+    /// Inputs that the caller knows one by one.
+    pub(super) fn new(field: &'static str, inputs: Vec<Input>) -> Self {
+        Self { field, inputs, inputs_per_name: 1 }
+    }
+
+    /// Bytes held for the items.
+    pub(super) fn held_bytes(&self) -> usize {
+        let held = |input: &Input| match input {
+            Input::Text(text) => text.len(),
+            Input::Image(image) => image.held_bytes(),
+        };
+        self.inputs.iter().map(held).sum()
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {}", self.inputs.len(), self.field)
+    }
+}
+
+impl Engine {
+    /// Embeds every item of a request.
+    ///
+    /// # Errors
+    /// The first item's error with its index as the field (`input[3]`), all failed items listed in
+    /// [`Error::items`]; or a limit's error before any work.
+    pub async fn embed(&self, request: EmbedRequest, context: &Context) -> Result<Embedded, Error> {
+        let model = self.registry.get(request.model.as_deref())?;
+        self.check_count("input", request.inputs.len(), self.limits.max_items)?;
+        let dimensions = checked_dimensions(request.dimensions, model.card.embedding_dim)?;
+        let batch = Batch::new("input", request.inputs);
+        let _permit = self.admit(model, batch.inputs.len(), batch.held_bytes())?;
+        let work = self.embed_batch(model, batch, request.truncate, context);
+        let (rows, usage) = until_deadline(context, work).await?;
+        let shape = |row: &Embedding| {
+            let row = row.truncated(dimensions);
+            if request.normalize { row.normalized() } else { row }
+        };
+        Ok(Embedded {
+            model: model.name.as_str().into(),
+            embeddings: rows.iter().map(shape).collect(),
+            usage,
+        })
+    }
+
+    /// Embeds admitted items side by side, in order. The rows are not normalised.
+    pub(super) async fn embed_batch(
+        &self,
+        model: &Model,
+        batch: Batch,
+        truncate: bool,
+        context: &Context,
+    ) -> Result<(Vec<Embedding>, Usage), Error> {
+        let count = batch.inputs.len();
+        let items = batch.inputs.into_iter().enumerate().map(|(index, input)| async move {
+            let answer = self.embed_item(model, input, truncate, context).await;
+            let index = index / batch.inputs_per_name;
+            answer.map_err(|error| error.with_field(format!("{}[{index}]", batch.field)))
+        });
+        // All at once: admission has bounded how many there are, and a full batch needs them together.
+        let answers: Vec<_> = stream::iter(items).buffered(count.max(1)).collect().await;
+        let mut usage = Usage::default();
+        let mut rows = Vec::with_capacity(count);
+        let mut errors = Vec::new();
+        for answer in answers {
+            match answer {
+                Ok((row, used)) => {
+                    usage += used;
+                    rows.push(row);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        Error::of_items(errors).map_or(Ok((rows, usage)), Err)
+    }
+}
+
+/// How many values of each embedding to keep.
+fn checked_dimensions(asked: Option<usize>, dim: usize) -> Result<usize, Error> {
+    match asked {
+        None => Ok(dim),
+        Some(asked) if (1..=dim).contains(&asked) => Ok(asked),
+        Some(asked) => Err(Error::new(
+            Code::InvalidRequest,
+            format!("{asked} is out of range: the model's embeddings have {dim} values"),
+        )
+        .with_field("dimensions")),
+    }
+}

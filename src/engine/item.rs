@@ -1,0 +1,197 @@
+//! The way of one item: from what the client sent to an unnormalised embedding.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{Context, Engine, ImageInput, Input, Usage};
+use crate::{
+    batch::{Answer, BatchError},
+    cache::Key,
+    cpu_pool::JobPanicked,
+    embedding::Embedding,
+    error::{Code, Error},
+    preprocess::{self, ImageError, ImageLimits, Prepared},
+    registry::Model,
+    telemetry::Stage,
+    tokenize::{TextTokenizer, Tokens},
+};
+
+/// A text up to this length is tokenised on the spot: that takes microseconds, less than a hop to the
+/// CPU pool and back.
+const INLINE_TEXT_BYTES: usize = 2048;
+
+impl Engine {
+    /// Embeds one item. The field of its error is for the caller to name.
+    pub(super) async fn embed_item(
+        &self,
+        model: &Model,
+        input: Input,
+        truncate: bool,
+        context: &Context,
+    ) -> Result<(Embedding, Usage), Error> {
+        match input {
+            Input::Text(text) => self.embed_text(model, text, truncate, context).await,
+            Input::Image(image) => {
+                let embedding = self.embed_image(model, image, context).await?;
+                Ok((embedding, Usage { images: 1, ..Usage::default() }))
+            }
+        }
+    }
+
+    async fn embed_text(
+        &self,
+        model: &Model,
+        text: String,
+        truncate: bool,
+        context: &Context,
+    ) -> Result<(Embedding, Usage), Error> {
+        let limit = self.limits.max_text_bytes;
+        if text.len() > limit {
+            return Err(Error::new(
+                Code::PayloadTooLarge,
+                format!("the text has {} bytes, more than the limit of {limit}", text.len()),
+            ));
+        }
+        let Some(tokenizer) = model.tokenizer.clone() else {
+            return Err(no_text_tower(model));
+        };
+        let started = Instant::now();
+        let revision = model.card.revision.clone();
+        let (key, tokens) = if text.len() <= INLINE_TEXT_BYTES {
+            tokenize(&tokenizer, &revision, &text)?
+        } else {
+            let job = move || tokenize(&tokenizer, &revision, &text);
+            self.pool.run(job).await.map_err(Error::internal)??
+        };
+        self.note(context, Stage::Tokenize, started);
+        if tokens.truncated && !truncate {
+            let length = tokens.ids.len();
+            return Err(Error::new(
+                Code::TextTooLong,
+                format!("the text is longer than the {length} tokens that the model reads"),
+            ));
+        }
+        let usage = Usage { text_tokens: tokens.used, images: 0 };
+        let compute = async {
+            let answer = model.handle.embed_text(tokens, context.submit()).await;
+            self.take_answer(context, answer)
+        };
+        let (embedding, _) = self.texts.get_or_compute(key, compute).await?;
+        Ok((embedding, usage))
+    }
+
+    async fn embed_image(
+        &self,
+        model: &Model,
+        image: ImageInput,
+        context: &Context,
+    ) -> Result<Embedding, Error> {
+        let started = Instant::now();
+        let revision = model.card.revision.clone();
+        let max_bytes = self.limits.max_image_bytes;
+        // Hashing before decoding: an equal picture in flight or in the cache costs no decode.
+        let hash = move || {
+            let encoded = image.into_encoded()?;
+            check_image_bytes(&encoded, max_bytes)?;
+            Ok((Key::image(&revision, preprocess::VERSION, &encoded), encoded))
+        };
+        let (key, encoded) = self.pool.run(hash).await.map_err(decoder_panicked)??;
+        let compute = async {
+            let prepared = self.prepare(model, encoded).await?;
+            self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
+            self.note(context, Stage::Decode, started);
+            let answer = model.handle.embed_image(prepared.pixels, context.submit()).await;
+            self.take_answer(context, answer)
+        };
+        Ok(self.images.get_or_compute(key, compute).await?.0)
+    }
+
+    /// Decodes and resizes on the CPU pool. A decoder's panic fails this item only.
+    async fn prepare(&self, model: &Model, encoded: Bytes) -> Result<Prepared, Error> {
+        let limits = ImageLimits {
+            max_bytes: self.limits.max_image_bytes,
+            max_pixels: self.limits.max_image_pixels,
+            max_decode_bytes: self.limits.max_decode_bytes,
+        };
+        let spec = model.image.clone();
+        let job = move || preprocess::prepare(&encoded, &spec, &limits);
+        self.pool.run(job).await.map_err(decoder_panicked)?.map_err(image_error)
+    }
+
+    /// Notes a stage that began at `started` and ends now.
+    fn note(&self, context: &Context, stage: Stage, started: Instant) {
+        let time = started.elapsed();
+        context.timings.record(stage, time);
+        self.metrics.observe_stage(stage, time);
+    }
+
+    fn take_answer(
+        &self,
+        context: &Context,
+        answer: Result<Answer, BatchError>,
+    ) -> Result<Embedding, Error> {
+        let answer = answer.map_err(batch_error).inspect_err(|error| {
+            if error.code() == Code::Overloaded {
+                self.count_rejected(error, 1);
+            }
+        })?;
+        for (stage, time) in [(Stage::Queue, answer.queued), (Stage::Forward, answer.forward)] {
+            context.timings.record(stage, time);
+            self.metrics.observe_stage(stage, time);
+        }
+        Ok(answer.embedding)
+    }
+}
+
+/// The error for a text sent to a model that has no text tower.
+pub(super) fn no_text_tower(model: &Model) -> Error {
+    Error::new(Code::InvalidRequest, format!("the model `{}` embeds images only", model.name))
+}
+
+fn tokenize(tokenizer: &TextTokenizer, revision: &str, text: &str) -> Result<(Key, Tokens), Error> {
+    let canonical = tokenizer.canonical(text);
+    let tokens = tokenizer.encode(&canonical).map_err(|error| {
+        Error::new(Code::InvalidRequest, "the text cannot be tokenised").with_source(error)
+    })?;
+    Ok((Key::text(revision, &canonical), tokens))
+}
+
+fn check_image_bytes(encoded: &[u8], limit: usize) -> Result<(), Error> {
+    match encoded.len() {
+        0 => Err(image_error(ImageError::Empty)),
+        bytes if bytes > limit => Err(image_error(ImageError::TooManyBytes { bytes, limit })),
+        _ => Ok(()),
+    }
+}
+
+fn image_error(error: ImageError) -> Error {
+    let code = match error {
+        ImageError::TooManyBytes { .. }
+        | ImageError::TooManyPixels { .. }
+        | ImageError::TooMuchMemory { .. } => Code::ImageTooLarge,
+        ImageError::Empty | ImageError::UnknownFormat | ImageError::Damaged { .. } => {
+            Code::UndecodableImage
+        }
+    };
+    Error::new(code, error.to_string())
+}
+
+fn decoder_panicked(error: JobPanicked) -> Error {
+    Error::new(Code::UndecodableImage, "the image cannot be decoded").with_source(error)
+}
+
+/// A row's failure, as the caller sees it.
+pub(super) fn batch_error(error: BatchError) -> Error {
+    let code = match error {
+        BatchError::Full { retry_after } => {
+            return Error::new(Code::Overloaded, "the queue is full; retry later")
+                .with_retry_after(retry_after);
+        }
+        BatchError::Expired => Code::DeadlineExceeded,
+        BatchError::Closed => Code::ShuttingDown,
+        BatchError::WorkerGone | BatchError::Tower(_) => Code::DeviceFailed,
+        BatchError::NotFinite => Code::Internal,
+    };
+    Error::new(code, error.to_string()).with_source(error)
+}

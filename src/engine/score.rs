@@ -1,0 +1,176 @@
+//! Pair scores from two sets of normalised embeddings, a bounded chunk at a time.
+
+use std::{ops::Range, sync::Arc};
+
+use candle_core::{Device, Tensor};
+
+use super::{Matrix, Usage, admission::Permit};
+use crate::{
+    embedding::normalize,
+    error::{Code, Error},
+    model::PairHead,
+};
+
+/// Most scores of one chunk: 4 MB of f32, large enough that the product runs at full speed.
+const CHUNK_SCORES: usize = 1 << 20;
+
+/// One of the three matrices of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ScoreKind {
+    /// Cosine of the angle between the embeddings, in `[-1, 1]`.
+    Cosine,
+    /// `exp(logit_scale) * cosine + logit_bias`.
+    Logit,
+    /// `sigmoid(logit)`, in `[0, 1]`.
+    Probability,
+}
+
+/// Both sides embedded and normalised. Scores are computed chunk by chunk, on demand, so that a large
+/// answer never stands in memory.
+#[derive(Debug, Clone)]
+pub struct Scored {
+    /// The name of the model that answered.
+    pub model: Arc<str>,
+    /// What it consumed.
+    pub usage: Usage,
+    head: PairHead,
+    /// `[rows, dim]`
+    images: Tensor,
+    /// `[dim, columns]`, a transposed view.
+    texts: Tensor,
+    rows: usize,
+    columns: usize,
+    /// The request's share of the server stays taken while its answer is being streamed.
+    permit: Option<Arc<Permit>>,
+}
+
+impl Scored {
+    /// Normalises both sides.
+    pub(super) fn new(
+        model: Arc<str>,
+        usage: Usage,
+        head: PairHead,
+        (images, texts): (Matrix, Matrix),
+    ) -> Result<Self, Error> {
+        let (rows, columns) = (images.rows, texts.rows);
+        let images = normalized_tensor(images).map_err(Error::internal)?;
+        let texts = normalized_tensor(texts).and_then(|t| t.t()).map_err(Error::internal)?;
+        Ok(Self { model, usage, head, images, texts, rows, columns, permit: None })
+    }
+
+    /// Keeps `permit` until the last chunk is out.
+    pub(super) fn holding(mut self, permit: Permit) -> Self {
+        self.permit = Some(Arc::new(permit));
+        self
+    }
+
+    /// Rows of the answer: images.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns of the answer: texts.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The row ranges to ask [`Scored::chunk`] for, each of bounded size, in order.
+    pub fn chunks(&self) -> impl Iterator<Item = Range<usize>> + Send + use<> {
+        let step = (CHUNK_SCORES / self.columns.max(1)).max(1);
+        let rows = self.rows;
+        (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
+    }
+
+    /// Scores of a range of rows: `[range.len(), columns]`, row-major. Runs on a blocking thread.
+    ///
+    /// # Errors
+    /// Fails if the computation does, which is a defect.
+    pub async fn chunk(&self, kind: ScoreKind, rows: Range<usize>) -> Result<Matrix, Error> {
+        let scored = self.clone();
+        tokio::task::spawn_blocking(move || scored.compute(kind, rows))
+            .await
+            .map_err(Error::internal)?
+    }
+
+    /// [`Scored::chunk`] on the calling thread.
+    pub(super) fn compute(&self, kind: ScoreKind, rows: Range<usize>) -> Result<Matrix, Error> {
+        if rows.start > rows.end || rows.end > self.rows {
+            return Err(Error::new(Code::Internal, "a chunk was asked for that does not exist"));
+        }
+        let count = rows.len();
+        let product = || {
+            let images = self.images.narrow(0, rows.start, count)?;
+            images.matmul(&self.texts)?.flatten_all()?.to_vec1::<f32>()
+        };
+        let mut data = product().map_err(Error::internal)?;
+        for score in &mut data {
+            // Rounding may push the cosine of equal directions past 1.
+            let cosine = score.clamp(-1.0, 1.0);
+            *score = match kind {
+                ScoreKind::Cosine => cosine,
+                ScoreKind::Logit => self.head.logit(cosine),
+                ScoreKind::Probability => self.head.probability(cosine),
+            };
+        }
+        Ok(Matrix { rows: count, dim: self.columns, data })
+    }
+}
+
+/// `[rows, dim]` with every row of length 1. The matrix's memory is taken over, not copied.
+fn normalized_tensor(mut matrix: Matrix) -> candle_core::Result<Tensor> {
+    for row in matrix.data.chunks_exact_mut(matrix.dim.max(1)) {
+        normalize(row);
+    }
+    Tensor::from_vec(matrix.data, (matrix.rows, matrix.dim), &Device::Cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scored(rows: usize, columns: usize) -> Scored {
+        let matrix = |rows: usize, seed: f32| Matrix {
+            rows,
+            dim: 3,
+            data: (0..rows * 3).map(|i| (i as f32 * seed).sin() + 0.1).collect(),
+        };
+        let head = PairHead { logit_scale: 2.0, logit_bias: -3.0 };
+        Scored::new("m".into(), Usage::default(), head, (matrix(rows, 0.7), matrix(columns, 1.3)))
+            .expect("shapes agree")
+    }
+
+    #[test]
+    fn chunks_cover_every_row_once_and_stay_bounded() {
+        let scored = scored(2500, 1000);
+        let mut next = 0;
+        for range in scored.chunks() {
+            assert_eq!(range.start, next);
+            assert!(range.len() * scored.columns() <= CHUNK_SCORES);
+            next = range.end;
+        }
+        assert_eq!(next, 2500);
+    }
+
+    #[test]
+    fn a_pair_is_judged_on_its_own() {
+        let (all, one) = (scored(5, 4), scored(1, 1));
+        let all = all.compute(ScoreKind::Probability, 0..5).expect("in range");
+        let one = one.compute(ScoreKind::Probability, 0..1).expect("in range");
+        assert!((all.data[0] - one.data[0]).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_three_kinds_agree() {
+        let scored = scored(3, 2);
+        let get = |kind| scored.compute(kind, 0..3).expect("in range").data;
+        let (cosines, logits) = (get(ScoreKind::Cosine), get(ScoreKind::Logit));
+        for ((cosine, logit), probability) in
+            cosines.iter().zip(logits).zip(get(ScoreKind::Probability))
+        {
+            assert!((2.0_f32.exp() * cosine - 3.0 - logit).abs() < 1e-5);
+            assert!((1.0 / (1.0 + (-logit).exp()) - probability).abs() < 1e-6);
+        }
+    }
+}

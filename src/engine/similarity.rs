@@ -1,0 +1,180 @@
+//! Pair scores of images against texts, each pair judged on its own.
+
+use super::{
+    Context, Engine, ImageInput, Input, Matrix, Scored, Usage, embed::Batch, item, until_deadline,
+};
+use crate::{embedding::Embedding, error::Error, registry::Model};
+
+/// The image side of a comparison.
+#[derive(Debug, Clone)]
+pub enum ImageSide {
+    /// Pictures, embedded first.
+    Images(Vec<ImageInput>),
+    /// Stored embeddings of pictures; normalised before scoring.
+    Embeddings(Matrix),
+}
+
+/// The text side of a comparison.
+#[derive(Debug, Clone)]
+pub enum TextSide {
+    /// Texts, embedded first.
+    Texts(Vec<String>),
+    /// Stored embeddings of texts; normalised before scoring.
+    Embeddings(Matrix),
+}
+
+/// Images against texts.
+#[derive(Debug, Clone)]
+pub struct SimilarityRequest {
+    /// The model's name; the default model where none is given.
+    pub model: Option<String>,
+    /// The rows of the answer.
+    pub images: ImageSide,
+    /// The columns of the answer.
+    pub texts: TextSide,
+    /// Whether a text that is too long is cut; otherwise it is refused.
+    pub truncate: bool,
+}
+
+/// One side of a comparison: items still to embed, or rows given as numbers.
+#[derive(Debug)]
+pub(super) enum Side {
+    Items(Batch),
+    Given { field: &'static str, rows: Matrix },
+}
+
+impl From<ImageSide> for Side {
+    fn from(side: ImageSide) -> Self {
+        match side {
+            ImageSide::Images(images) => {
+                Self::Items(Batch::new("images", images.into_iter().map(Input::Image).collect()))
+            }
+            ImageSide::Embeddings(rows) => Self::Given { field: "image_embeddings", rows },
+        }
+    }
+}
+
+impl From<TextSide> for Side {
+    fn from(side: TextSide) -> Self {
+        match side {
+            TextSide::Texts(texts) => {
+                Self::Items(Batch::new("texts", texts.into_iter().map(Input::Text).collect()))
+            }
+            TextSide::Embeddings(rows) => Self::Given { field: "text_embeddings", rows },
+        }
+    }
+}
+
+impl Side {
+    /// Items to embed.
+    pub(super) fn items(&self) -> usize {
+        match self {
+            Self::Items(batch) => batch.inputs.len(),
+            Self::Given { .. } => 0,
+        }
+    }
+
+    /// Bytes held while the request is answered.
+    pub(super) fn held_bytes(&self) -> usize {
+        match self {
+            Self::Items(batch) => batch.held_bytes(),
+            Self::Given { rows, .. } => rows.data.len() * size_of::<f32>(),
+        }
+    }
+}
+
+impl Engine {
+    /// Embeds what is not embedded yet, and readies the pair scores.
+    ///
+    /// # Errors
+    /// The first failed item's error, its field named as in the request (`images[2]`); or a limit's
+    /// error before any work.
+    pub async fn similarity(
+        &self,
+        request: SimilarityRequest,
+        context: &Context,
+    ) -> Result<Scored, Error> {
+        let model = self.registry.get(request.model.as_deref())?;
+        let head = model.card.pair_head.ok_or_else(|| item::no_text_tower(model))?;
+        let (images, texts) = (Side::from(request.images), Side::from(request.texts));
+        self.check_side(model, &images)?;
+        self.check_side(model, &texts)?;
+        let permit = self.admit(
+            model,
+            images.items() + texts.items(),
+            images.held_bytes() + texts.held_bytes(),
+        )?;
+        let work = async {
+            tokio::try_join!(
+                self.embed_side(model, images, request.truncate, context),
+                self.embed_side(model, texts, request.truncate, context),
+            )
+        };
+        let ((images, images_usage), (texts, texts_usage)) = until_deadline(context, work).await?;
+        let mut usage = images_usage;
+        usage += texts_usage;
+        self.metrics.pairs.inc_by((images.rows * texts.rows) as u64);
+        let scored = Scored::new(model.name.as_str().into(), usage, head, (images, texts))?;
+        Ok(scored.holding(permit))
+    }
+
+    /// Checks a side's size, and of given rows also shape and values.
+    pub(super) fn check_side(&self, model: &Model, side: &Side) -> Result<(), Error> {
+        match side {
+            Side::Items(batch) => {
+                self.check_count(batch.field, batch.inputs.len(), self.limits.max_items)
+            }
+            Side::Given { field, rows } => {
+                self.check_count(field, rows.rows, self.limits.max_embeddings)?;
+                check_rows(field, rows, model.card.embedding_dim)
+            }
+        }
+    }
+
+    /// The rows of a side, normalised or not.
+    pub(super) async fn embed_side(
+        &self,
+        model: &Model,
+        side: Side,
+        truncate: bool,
+        context: &Context,
+    ) -> Result<(Matrix, Usage), Error> {
+        match side {
+            Side::Items(batch) => {
+                let (rows, usage) = self.embed_batch(model, batch, truncate, context).await?;
+                Ok((stack(&rows, model.card.embedding_dim), usage))
+            }
+            Side::Given { rows, .. } => Ok((rows, Usage::default())),
+        }
+    }
+}
+
+/// Rows side by side in one matrix.
+pub(super) fn stack(rows: &[Embedding], dim: usize) -> Matrix {
+    let mut data = Vec::with_capacity(rows.len() * dim);
+    for row in rows {
+        data.extend_from_slice(row.as_slice());
+    }
+    Matrix { rows: rows.len(), dim, data }
+}
+
+/// Given rows must have the model's width, and finite values that are not all zero: the direction of a
+/// row of zeros is not defined, so no score of it would mean anything.
+fn check_rows(field: &'static str, matrix: &Matrix, dim: usize) -> Result<(), Error> {
+    if matrix.dim != dim {
+        let message = format!("rows have {} values; the model's have {dim}", matrix.dim);
+        return Err(Error::invalid(field, message));
+    }
+    for index in 0..matrix.rows {
+        let row = matrix.row(index);
+        let fault = if row.iter().any(|value| !value.is_finite()) {
+            "holds a value that is not finite"
+        } else if row.iter().all(|&value| value == 0.0) {
+            "is all zeros, which has no direction"
+        } else {
+            continue;
+        };
+        return Err(Error::invalid(format!("{field}[{index}]"), fault));
+    }
+    Ok(())
+}

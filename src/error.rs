@@ -1,0 +1,362 @@
+//! One error type, and one table that every surface reads.
+//!
+//! A [`Code`] fixes the slug, the HTTP and gRPC status, whether a retry can help and the title. Problem
+//! documents, `tonic::Status`, metric labels, the OpenAPI responses and the docs are all drawn from
+//! [`Code::spec`], so they cannot disagree.
+
+use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use http::StatusCode;
+
+/// Why a request was not answered, in the vocabulary of the public API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Code {
+    /// The request contradicts the API: a wrong type, a missing field, a value out of range.
+    InvalidRequest,
+    /// No key, or not one of the configured keys.
+    Unauthorized,
+    /// No such route.
+    NotFound,
+    /// The `model` named is not served here.
+    ModelNotFound,
+    /// The route exists, but not for this method.
+    MethodNotAllowed,
+    /// The body, or the number of items in it, is over the limit.
+    PayloadTooLarge,
+    /// A picture has more bytes or pixels than allowed.
+    ImageTooLarge,
+    /// The `Content-Type` is not one that the route reads.
+    UnsupportedMediaType,
+    /// The bytes are not a picture in a supported format, or are damaged.
+    UndecodableImage,
+    /// A text is longer than the model reads, and truncation was switched off.
+    TextTooLong,
+    /// The URL may not be fetched.
+    FetchForbidden,
+    /// The queues are full.
+    Overloaded,
+    /// The URL could not be fetched.
+    FetchFailed,
+    /// The server is draining.
+    ShuttingDown,
+    /// The model is still loading, or its worker is gone.
+    NotReady,
+    /// The deadline passed before the answer was there.
+    DeadlineExceeded,
+    /// A defect of the server.
+    Internal,
+    /// The device that runs the model failed.
+    DeviceFailed,
+}
+
+/// What a [`Code`] means on each surface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spec {
+    /// Machine-readable name, stable: the problem's `code`, a metric label.
+    pub slug: &'static str,
+    /// HTTP status.
+    pub status: StatusCode,
+    /// gRPC status number (`google.rpc.Code`).
+    pub grpc: i32,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+    /// Short human-readable summary, the same for every occurrence.
+    pub title: &'static str,
+}
+
+/// gRPC status numbers, so that this layer needs no gRPC library.
+mod grpc {
+    pub(super) const INVALID_ARGUMENT: i32 = 3;
+    pub(super) const DEADLINE_EXCEEDED: i32 = 4;
+    pub(super) const NOT_FOUND: i32 = 5;
+    pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
+    pub(super) const UNIMPLEMENTED: i32 = 12;
+    pub(super) const INTERNAL: i32 = 13;
+    pub(super) const UNAVAILABLE: i32 = 14;
+    pub(super) const UNAUTHENTICATED: i32 = 16;
+}
+
+impl Code {
+    /// Every code, in the order of the documentation.
+    pub const ALL: [Self; 18] = [
+        Self::InvalidRequest,
+        Self::Unauthorized,
+        Self::NotFound,
+        Self::ModelNotFound,
+        Self::MethodNotAllowed,
+        Self::PayloadTooLarge,
+        Self::ImageTooLarge,
+        Self::UnsupportedMediaType,
+        Self::UndecodableImage,
+        Self::TextTooLong,
+        Self::FetchForbidden,
+        Self::Overloaded,
+        Self::FetchFailed,
+        Self::ShuttingDown,
+        Self::NotReady,
+        Self::DeadlineExceeded,
+        Self::Internal,
+        Self::DeviceFailed,
+    ];
+
+    /// The row of the table for this code.
+    #[must_use]
+    pub const fn spec(self) -> Spec {
+        use StatusCode as S;
+        let (slug, status, grpc, retryable, title) = match self {
+            Self::InvalidRequest => (
+                "invalid_request",
+                S::BAD_REQUEST,
+                grpc::INVALID_ARGUMENT,
+                false,
+                "Invalid request",
+            ),
+            Self::Unauthorized => {
+                ("unauthorized", S::UNAUTHORIZED, grpc::UNAUTHENTICATED, false, "Unauthorized")
+            }
+            Self::NotFound => ("not_found", S::NOT_FOUND, grpc::NOT_FOUND, false, "Not found"),
+            Self::ModelNotFound => {
+                ("model_not_found", S::NOT_FOUND, grpc::NOT_FOUND, false, "Model not found")
+            }
+            Self::MethodNotAllowed => (
+                "method_not_allowed",
+                S::METHOD_NOT_ALLOWED,
+                grpc::UNIMPLEMENTED,
+                false,
+                "Method not allowed",
+            ),
+            Self::PayloadTooLarge => (
+                "payload_too_large",
+                S::PAYLOAD_TOO_LARGE,
+                grpc::RESOURCE_EXHAUSTED,
+                false,
+                "Payload too large",
+            ),
+            Self::ImageTooLarge => (
+                "image_too_large",
+                S::PAYLOAD_TOO_LARGE,
+                grpc::RESOURCE_EXHAUSTED,
+                false,
+                "Image too large",
+            ),
+            Self::UnsupportedMediaType => (
+                "unsupported_media_type",
+                S::UNSUPPORTED_MEDIA_TYPE,
+                grpc::INVALID_ARGUMENT,
+                false,
+                "Unsupported media type",
+            ),
+            Self::UndecodableImage => (
+                "undecodable_image",
+                S::UNPROCESSABLE_ENTITY,
+                grpc::INVALID_ARGUMENT,
+                false,
+                "Undecodable image",
+            ),
+            Self::TextTooLong => (
+                "text_too_long",
+                S::UNPROCESSABLE_ENTITY,
+                grpc::INVALID_ARGUMENT,
+                false,
+                "Text too long",
+            ),
+            Self::FetchForbidden => (
+                "fetch_forbidden",
+                S::UNPROCESSABLE_ENTITY,
+                grpc::INVALID_ARGUMENT,
+                false,
+                "Fetching this URL is forbidden",
+            ),
+            Self::Overloaded => {
+                ("overloaded", S::TOO_MANY_REQUESTS, grpc::RESOURCE_EXHAUSTED, true, "Overloaded")
+            }
+            Self::FetchFailed => {
+                ("fetch_failed", S::BAD_GATEWAY, grpc::UNAVAILABLE, true, "Fetch failed")
+            }
+            Self::ShuttingDown => {
+                ("shutting_down", S::SERVICE_UNAVAILABLE, grpc::UNAVAILABLE, true, "Shutting down")
+            }
+            Self::NotReady => {
+                ("not_ready", S::SERVICE_UNAVAILABLE, grpc::UNAVAILABLE, true, "Not ready")
+            }
+            Self::DeadlineExceeded => (
+                "deadline_exceeded",
+                S::GATEWAY_TIMEOUT,
+                grpc::DEADLINE_EXCEEDED,
+                true,
+                "Deadline exceeded",
+            ),
+            Self::Internal => {
+                ("internal", S::INTERNAL_SERVER_ERROR, grpc::INTERNAL, false, "Internal error")
+            }
+            Self::DeviceFailed => {
+                ("device_failed", S::INTERNAL_SERVER_ERROR, grpc::INTERNAL, true, "Device failed")
+            }
+        };
+        Spec { slug, status, grpc, retryable, title }
+    }
+
+    /// The machine-readable name.
+    #[must_use]
+    pub const fn slug(self) -> &'static str {
+        self.spec().slug
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.slug())
+    }
+}
+
+/// A failure as the caller will see it.
+///
+/// The message is for the caller; `source` is for the log and never leaves the process. Cheap to clone,
+/// because one failed computation may answer several requests that waited for it.
+#[derive(Debug, Clone)]
+pub struct Error {
+    code: Code,
+    message: Cow<'static, str>,
+    field: Option<Cow<'static, str>>,
+    retry_after: Option<Duration>,
+    items: Option<Arc<[Error]>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error with a message in lower case, without a full stop.
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            field: None,
+            retry_after: None,
+            items: None,
+            source: None,
+        }
+    }
+
+    /// [`Code::InvalidRequest`] at a field, named as a path into the request (`input[3].image`).
+    pub fn invalid(
+        field: impl Into<Cow<'static, str>>,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::new(Code::InvalidRequest, message).with_field(field)
+    }
+
+    /// [`Code::Internal`]: the caller sees a fixed text, the log sees `source`.
+    pub fn internal(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::new(Code::Internal, "the server failed to answer; the cause is in its log")
+            .with_source(source)
+    }
+
+    /// Names the part of the request that is at fault, replacing any earlier name.
+    #[must_use]
+    pub fn with_field(mut self, field: impl Into<Cow<'static, str>>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Says when a retry is worth it.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// Keeps the cause, for the log.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// Folds the failures of several items into one error: the first gives code, message and field, all
+    /// of them are listed in [`Error::items`]. `None` for an empty list.
+    #[must_use]
+    pub fn of_items(errors: Vec<Self>) -> Option<Self> {
+        let mut first = errors.first()?.clone();
+        first.items = Some(errors.into());
+        Some(first)
+    }
+
+    /// The code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The text for the caller.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The part of the request at fault, as a path.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
+    /// When a retry is worth it.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The failures of the single items, where the request had several.
+    #[must_use]
+    pub fn items(&self) -> &[Self] {
+        self.items.as_deref().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.field {
+            Some(field) => write!(f, "{field}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|source| source.as_ref() as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_unique() {
+        let mut slugs: Vec<_> = Code::ALL.iter().map(|code| code.slug()).collect();
+        slugs.sort_unstable();
+        slugs.dedup();
+        assert_eq!(slugs.len(), Code::ALL.len());
+    }
+
+    #[test]
+    fn client_faults_are_not_retryable_and_have_a_4xx() {
+        for code in Code::ALL {
+            let spec = code.spec();
+            if !spec.retryable && code != Code::Internal {
+                assert!(spec.status.is_client_error(), "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn several_items_fold_into_the_first() {
+        let errors = vec![
+            Error::new(Code::UndecodableImage, "not a picture").with_field("input[1]"),
+            Error::new(Code::TextTooLong, "70 tokens").with_field("input[4]"),
+        ];
+        let folded = Error::of_items(errors).expect("two errors were given");
+        assert_eq!(folded.code(), Code::UndecodableImage);
+        assert_eq!(folded.items().len(), 2);
+        assert_eq!(folded.to_string(), "input[1]: not a picture");
+    }
+}

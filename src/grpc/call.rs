@@ -1,0 +1,139 @@
+//! What a call's metadata says: its deadline, its priority, its id.
+
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue};
+use uuid::Uuid;
+
+use crate::{batch::Priority, engine::Context, error::Error, telemetry::Timings};
+
+pub(super) const REQUEST_ID: &str = "x-request-id";
+const PRIORITY: &str = "x-priority";
+const TIMEOUT: &str = "grpc-timeout";
+
+/// Most bytes of a request id taken over from the client: ids go into every log line of the call.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// What the edge read of a call, handed to the method in the request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Call {
+    pub(super) received: Instant,
+    pub(super) deadline: Instant,
+    pub(super) priority: Priority,
+}
+
+impl Call {
+    /// Reads a call's metadata; `max_timeout` holds where the client sets no deadline, or a later one.
+    ///
+    /// # Errors
+    /// `invalid_request` at the metadata's key.
+    pub(super) fn read(headers: &HeaderMap, max_timeout: Duration) -> Result<Self, Error> {
+        let received = Instant::now();
+        let timeout = match headers.get(TIMEOUT) {
+            None => max_timeout,
+            Some(value) => parse_timeout(value)
+                .ok_or_else(|| {
+                    Error::invalid(TIMEOUT, "must be 1 to 8 digits and a unit: H, M, S, m, u or n")
+                })?
+                .min(max_timeout),
+        };
+        Ok(Self { received, deadline: received + timeout, priority: priority(headers)? })
+    }
+
+    /// What the engine needs to know.
+    pub(super) fn context(self) -> Context {
+        Context { priority: self.priority, deadline: self.deadline, timings: Timings::default() }
+    }
+}
+
+fn priority(headers: &HeaderMap) -> Result<Priority, Error> {
+    match headers.get(PRIORITY).map(HeaderValue::as_bytes) {
+        None | Some(b"interactive") => Ok(Priority::Interactive),
+        Some(b"bulk") => Ok(Priority::Bulk),
+        Some(_) => Err(Error::invalid(PRIORITY, "must be `interactive` or `bulk`")),
+    }
+}
+
+/// A `grpc-timeout`: at most 8 digits and a unit.
+fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
+    let (digits, unit) = value.to_str().ok()?.split_at_checked(value.len().checked_sub(1)?)?;
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount = digits.parse::<u64>().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+/// The client's request id where it is fit for a log line and a header, else a new one.
+pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let fit = |value: &&HeaderValue| {
+        (1..=MAX_REQUEST_ID_BYTES).contains(&value.len())
+            && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    headers.get(REQUEST_ID).filter(fit).cloned().unwrap_or_else(|| {
+        HeaderValue::try_from(Uuid::now_v7().to_string())
+            .unwrap_or_else(|_| HeaderValue::from_static("-"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(
+            http::HeaderName::from_static(name),
+            HeaderValue::from_str(value).expect("a header value"),
+        )])
+    }
+
+    fn timeout(value: &str) -> Result<Duration, Error> {
+        Call::read(&headers(TIMEOUT, value), MINUTE).map(|call| call.deadline - call.received)
+    }
+
+    #[test]
+    fn the_shorter_of_both_deadlines_holds() {
+        let call = Call::read(&HeaderMap::new(), MINUTE).expect("empty metadata");
+        assert_eq!(call.deadline - call.received, MINUTE);
+        for (value, expected) in [
+            ("250m", Duration::from_millis(250)),
+            ("99999999n", Duration::from_nanos(99_999_999)),
+            ("3S", Duration::from_secs(3)),
+            ("1M", MINUTE),
+            ("99999999H", MINUTE),
+            ("7u", Duration::from_micros(7)),
+        ] {
+            assert_eq!(timeout(value).expect(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_timeout_or_priority_is_refused_by_name() {
+        for value in ["", "S", "5", "5s", "123456789S", "-1S", "+1S", "1 S"] {
+            assert_eq!(timeout(value).expect_err(value).field(), Some(TIMEOUT), "{value}");
+        }
+        let error = Call::read(&headers(PRIORITY, "urgent"), MINUTE).expect_err("no such priority");
+        assert_eq!(error.field(), Some(PRIORITY));
+        let call = Call::read(&headers(PRIORITY, "bulk"), MINUTE).expect("a priority");
+        assert_eq!(call.priority, Priority::Bulk);
+    }
+
+    #[test]
+    fn an_unfit_request_id_is_replaced() {
+        assert_eq!(request_id(&headers(REQUEST_ID, "abc-1")), "abc-1");
+        for unfit in ["", "a b", &"x".repeat(129)] {
+            let id = request_id(&headers(REQUEST_ID, unfit));
+            assert_eq!(id.len(), 36, "{unfit:?} gave {id:?}");
+        }
+    }
+}

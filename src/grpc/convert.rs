@@ -1,0 +1,189 @@
+//! Messages of the protocol to requests of the engine, and answers back.
+//!
+//! Only what the wire leaves open is checked here (a `oneof` without a value, a matrix whose shape does
+//! not fit its values); what a request may ask for is the engine's to judge.
+
+use std::time::{Duration, Instant};
+
+use super::{MAX_SCORE_VALUES, proto};
+use crate::{
+    embedding::Embedding,
+    engine::{
+        EmbedRequest, ImageInput, ImageSide, Input, Matrix, ScoreKind, SimilarityRequest, TextSide,
+        Usage,
+    },
+    error::{Code, Error},
+    telemetry::{Stage, Timings},
+};
+
+/// Reads an embedding request.
+///
+/// # Errors
+/// `invalid_request` for an item without content.
+pub(super) fn embed_request(message: proto::EmbedRequest) -> Result<EmbedRequest, Error> {
+    let inputs = message.input.into_iter().enumerate().map(|(index, item)| match item.content {
+        Some(proto::input::Content::Text(text)) => Ok(Input::Text(text)),
+        Some(proto::input::Content::Image(picture)) => {
+            image(picture, || format!("input[{index}].image")).map(Input::Image)
+        }
+        None => Err(Error::invalid(format!("input[{index}]"), "set either `text` or `image`")),
+    });
+    Ok(EmbedRequest {
+        model: model(message.model),
+        inputs: inputs.collect::<Result<_, _>>()?,
+        // A value that does not fit is out of every model's range.
+        dimensions: message.dimensions.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
+        normalize: message.normalized.unwrap_or(true),
+        truncate: message.truncate.unwrap_or(true),
+    })
+}
+
+/// A similarity request, and which matrices it asks for, each once.
+pub(super) struct Comparison {
+    pub(super) request: SimilarityRequest,
+    pub(super) kinds: Vec<ScoreKind>,
+}
+
+/// Reads a similarity request.
+///
+/// # Errors
+/// `invalid_request` for a side that is missing, given twice or malformed; `payload_too_large` where the
+/// answer would have more than [`MAX_SCORE_VALUES`].
+pub(super) fn comparison(message: proto::SimilarityRequest) -> Result<Comparison, Error> {
+    let kinds = kinds(&message.scores)?;
+    let (images, rows) = match (message.images, message.image_embeddings) {
+        (images, None) if !images.is_empty() => {
+            let count = images.len();
+            let images = images.into_iter().enumerate();
+            let images = images.map(|(index, item)| image(item, || format!("images[{index}]")));
+            (ImageSide::Images(images.collect::<Result<_, _>>()?), count)
+        }
+        (images, Some(rows)) if images.is_empty() => {
+            let matrix = matrix("image_embeddings", rows)?;
+            let count = matrix.rows;
+            (ImageSide::Embeddings(matrix), count)
+        }
+        _ => return Err(Error::invalid("images", "set either `images` or `image_embeddings`")),
+    };
+    let (texts, columns) = match (message.texts, message.text_embeddings) {
+        (texts, None) if !texts.is_empty() => {
+            let count = texts.len();
+            (TextSide::Texts(texts), count)
+        }
+        (texts, Some(rows)) if texts.is_empty() => {
+            let matrix = matrix("text_embeddings", rows)?;
+            let count = matrix.rows;
+            (TextSide::Embeddings(matrix), count)
+        }
+        _ => return Err(Error::invalid("texts", "set either `texts` or `text_embeddings`")),
+    };
+    check_answer_size(rows, columns, kinds.len())?;
+    let request = SimilarityRequest {
+        model: model(message.model),
+        images,
+        texts,
+        truncate: message.truncate.unwrap_or(true),
+    };
+    Ok(Comparison { request, kinds })
+}
+
+fn check_answer_size(rows: usize, columns: usize, matrices: usize) -> Result<(), Error> {
+    let values = rows.saturating_mul(columns).saturating_mul(matrices);
+    if values <= MAX_SCORE_VALUES {
+        return Ok(());
+    }
+    let message = format!(
+        "{rows} x {columns} pairs in {matrices} matrices are {values} values, more than the limit of \
+         {MAX_SCORE_VALUES} of one message; split the request, or ask for fewer `scores`"
+    );
+    Err(Error::new(Code::PayloadTooLarge, message))
+}
+
+fn kinds(scores: &[i32]) -> Result<Vec<ScoreKind>, Error> {
+    if scores.is_empty() {
+        return Ok(vec![ScoreKind::Cosine, ScoreKind::Logit, ScoreKind::Probability]);
+    }
+    let mut kinds = Vec::new();
+    for (index, &score) in scores.iter().enumerate() {
+        let kind = match proto::Score::try_from(score) {
+            Ok(proto::Score::Cosine) => ScoreKind::Cosine,
+            Ok(proto::Score::Logit) => ScoreKind::Logit,
+            Ok(proto::Score::Probability) => ScoreKind::Probability,
+            Ok(proto::Score::Unspecified) | Err(_) => {
+                return Err(Error::invalid(format!("scores[{index}]"), "no such score"));
+            }
+        };
+        // At most three survive, however often a client repeats itself.
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    Ok(kinds)
+}
+
+fn image(picture: proto::Image, field: impl FnOnce() -> String) -> Result<ImageInput, Error> {
+    match picture.source {
+        Some(proto::image::Source::Encoded(bytes)) => Ok(ImageInput::Encoded(bytes)),
+        None => Err(Error::invalid(field(), "set `encoded` to the bytes of a picture")),
+    }
+}
+
+fn matrix(field: &'static str, given: proto::Matrix) -> Result<Matrix, Error> {
+    let (rows, dim) = (given.rows as usize, given.columns as usize);
+    if dim == 0 || rows.checked_mul(dim) != Some(given.values.len()) {
+        let message =
+            format!("{rows} rows of {dim} columns do not make {} values", given.values.len());
+        return Err(Error::invalid(field, message));
+    }
+    Ok(Matrix { rows, dim, data: given.values })
+}
+
+/// An empty name means the default model.
+fn model(name: String) -> Option<String> {
+    Some(name).filter(|name| !name.is_empty())
+}
+
+/// Rows of one length, in one message.
+pub(super) fn stacked(rows: &[Embedding]) -> proto::Matrix {
+    let columns = rows.first().map_or(0, Embedding::dim);
+    let mut values = Vec::with_capacity(rows.len() * columns);
+    for row in rows {
+        values.extend_from_slice(row.as_slice());
+    }
+    proto::Matrix { rows: wire_count(rows.len()), columns: wire_count(columns), values }
+}
+
+/// A matrix as a message; its values are taken over.
+pub(super) fn matrix_message(matrix: Matrix) -> proto::Matrix {
+    proto::Matrix {
+        rows: wire_count(matrix.rows),
+        columns: wire_count(matrix.dim),
+        values: matrix.data,
+    }
+}
+
+/// Counts on the wire have 32 bits; every count that gets here is bounded far below.
+fn wire_count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// What a call consumed.
+pub(super) fn usage(usage: Usage) -> proto::Usage {
+    proto::Usage { text_tokens: usage.text_tokens as u64, images: usage.images as u64 }
+}
+
+/// Where the time went, for a call received at `received`.
+pub(super) fn timings(timings: &Timings, received: Instant) -> proto::Timings {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    proto::Timings {
+        decode_ms: ms(timings.get(Stage::Decode)),
+        tokenize_ms: ms(timings.get(Stage::Tokenize)),
+        queue_ms: ms(timings.get(Stage::Queue)),
+        forward_ms: ms(timings.get(Stage::Forward)),
+        encode_ms: ms(timings.get(Stage::Encode)),
+        total_ms: ms(received.elapsed()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! What every call passes before its method: id, deadline, bounds, panics, metrics and one log line.
+//!
+//! One layer in place of several, because they share what they know: the line and the metrics want the
+//! code of a failure, and failures come from the method, from the deadline, from a panic and from tonic.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderValue, Request, Response};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tonic::{Code as GrpcCode, Status, body::Body};
+use tower::{Layer, Service};
+use tracing::{Instrument, info_span};
+
+use super::{
+    call::{self, Call},
+    observe::{Exchange, route},
+    receive::Received,
+    status::{CODE, status},
+};
+use crate::{
+    engine::Engine,
+    error::{Code, Error},
+    telemetry::Metrics,
+};
+
+/// Wraps the services of the listener.
+#[derive(Clone)]
+pub(super) struct EdgeLayer(Arc<Shared>);
+
+struct Shared {
+    metrics: Arc<Metrics>,
+    received: Arc<Received>,
+    request_timeout: Duration,
+    max_message_bytes: usize,
+}
+
+impl EdgeLayer {
+    pub(super) fn new(engine: &Engine) -> Self {
+        let limits = engine.limits();
+        let metrics = Arc::clone(engine.metrics());
+        for route in super::observe::ROUTES {
+            metrics.touch_route(route);
+        }
+        Self(Arc::new(Shared {
+            metrics,
+            // As much again as admission holds for requests that are complete.
+            received: Received::new(limits.max_bytes_in_flight),
+            request_timeout: limits.request_timeout,
+            max_message_bytes: limits.max_body_bytes,
+        }))
+    }
+}
+
+impl<S> Layer<S> for EdgeLayer {
+    type Service = Edge<S>;
+
+    fn layer(&self, inner: S) -> Edge<S> {
+        Edge { inner, shared: Arc::clone(&self.0) }
+    }
+}
+
+/// A service behind the [`EdgeLayer`].
+#[derive(Clone)]
+pub(super) struct Edge<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Service<Request<Body>> for Edge<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let shared = Arc::clone(&self.shared);
+        let route = route(request.uri().path());
+        let id = call::request_id(request.headers());
+        let span = info_span!("request", route, request_id = id.to_str().unwrap_or_default());
+        let exchange = Exchange::begin(Arc::clone(&shared.metrics), route, span.clone());
+        // Read here and not in the future: tonic starts a timer of its own for the same deadline right
+        // after, and its status would know nothing of our codes.
+        let call = Call::read(request.headers(), shared.request_timeout);
+        let answer = call.map(|call| {
+            request.extensions_mut().insert(call);
+            let request = request.map(|body| shared.received.bound(body));
+            (call, self.inner.call(request))
+        });
+        let work = async move {
+            let mut response = match answer {
+                Ok((call, future)) => shared.answer(call, future).await,
+                Err(error) => status(error).into_http(),
+            };
+            response.headers_mut().insert(call::REQUEST_ID, id);
+            observed(response, exchange)
+        };
+        Box::pin(work.instrument(span).map(Ok))
+    }
+}
+
+impl Shared {
+    /// Awaits a method, no longer than its deadline, and gives every failure a code.
+    async fn answer<F>(&self, call: Call, future: F) -> Response<Body>
+    where
+        F: Future<Output = Result<Response<Body>, Infallible>>,
+    {
+        let work = AssertUnwindSafe(future).catch_unwind();
+        match tokio::time::timeout_at(call.deadline.into(), work).await {
+            Ok(Ok(Ok(response))) => self.with_code(response),
+            Ok(Err(panic)) => status(Error::internal(panic_text(&*panic))).into_http(),
+            Err(_) => {
+                let error = Error::new(Code::DeadlineExceeded, "the answer was not ready in time");
+                status(error).into_http()
+            }
+        }
+    }
+
+    /// Failures that tonic makes itself get the code that the same failure has elsewhere.
+    fn with_code(&self, mut response: Response<Body>) -> Response<Body> {
+        if response.headers().contains_key(CODE) {
+            return response;
+        }
+        let Some(failure) = Status::from_header_map(response.headers()) else { return response };
+        let error = match failure.code() {
+            GrpcCode::OutOfRange => Error::new(
+                Code::PayloadTooLarge,
+                format!("the message has more than {} bytes", self.max_message_bytes),
+            ),
+            // A message that is not of the protocol is the client's fault, not the server's.
+            GrpcCode::Internal => Error::new(Code::InvalidRequest, failure.message().to_owned()),
+            GrpcCode::Unimplemented if failure.message().is_empty() => {
+                Error::new(Code::MethodNotAllowed, "no such method; see server reflection")
+            }
+            // An encoding that is not spoken keeps its headers, which name those that are.
+            GrpcCode::Unimplemented => {
+                let slug = HeaderValue::from_static(Code::UnsupportedMediaType.slug());
+                response.headers_mut().insert(CODE, slug);
+                return response;
+            }
+            _ => return response,
+        };
+        status(error).into_http()
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the method panicked: {}", text.unwrap_or("without a text"))
+}
+
+/// Ends the exchange with the response: at once if it is a failure without a body, else with its body.
+fn observed(response: Response<Body>, mut exchange: Exchange) -> Response<Body> {
+    if let Some(failure) = Status::from_header_map(response.headers()) {
+        let cause = response.extensions().get::<Status>().unwrap_or(&failure);
+        exchange.end(cause);
+        return response;
+    }
+    response.map(|body| Body::new(ObservedBody { body, exchange }))
+}
+
+/// A response body that ends the exchange with its trailers.
+struct ObservedBody {
+    body: Body,
+    exchange: Exchange,
+}
+
+impl HttpBody for ObservedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
+                    self.exchange.end(&status);
+                }
+            }
+            Some(Err(status)) => self.exchange.end(status),
+            None => self.exchange.end(&Status::ok("")),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! `grpc.health.v1`, answered from the registry at the moment of the question.
+//!
+//! A reporter that is told of changes would be wrong between a change and its report; readiness is a
+//! handful of atomic loads, so it is asked instead.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, server::NamedService};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_server::Health,
+};
+
+use super::{embedding::EmbeddingServiceServer, service::EmbeddingService, status::status};
+use crate::{
+    engine::Engine,
+    error::{Code, Error},
+    registry::Readiness,
+};
+
+/// How often a watch looks for a change; a load balancer does not act faster than this.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Health of the whole server (the empty name) and of the embedding service, which are the same.
+pub(super) struct HealthService {
+    engine: Arc<Engine>,
+    stopping: CancellationToken,
+}
+
+impl HealthService {
+    /// Watches end when `stopping` is cancelled.
+    pub(super) fn new(engine: Arc<Engine>, stopping: CancellationToken) -> Self {
+        Self { engine, stopping }
+    }
+}
+
+fn knows(service: &str) -> bool {
+    service.is_empty() || service == EmbeddingServiceServer::<EmbeddingService>::NAME
+}
+
+fn serving(engine: &Engine) -> ServingStatus {
+    match engine.registry().readiness() {
+        Readiness::Ready => ServingStatus::Serving,
+        Readiness::Starting | Readiness::ShuttingDown | Readiness::WorkerFailed(_) => {
+            ServingStatus::NotServing
+        }
+    }
+}
+
+fn response(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
+
+#[tonic::async_trait]
+impl Health for HealthService {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        if !knows(&request.get_ref().service) {
+            let error = Error::new(Code::NotFound, "no such service").with_field("service");
+            return Err(status(error));
+        }
+        Ok(Response::new(response(serving(&self.engine))))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let known = knows(&request.get_ref().service);
+        let (engine, stopping) = (Arc::clone(&self.engine), self.stopping.clone());
+        let current = move || if known { serving(&engine) } else { ServingStatus::ServiceUnknown };
+        Ok(Response::new(Box::pin(async_stream::stream! {
+            let mut last = current();
+            yield Ok(response(last));
+            while stopping.run_until_cancelled(tokio::time::sleep(WATCH_INTERVAL)).await.is_some() {
+                let now = current();
+                if now != last {
+                    last = now;
+                    yield Ok(response(now));
+                }
+            }
+            // A watcher must not keep the last good news of a server that is gone.
+            if known && last != ServingStatus::NotServing {
+                yield Ok(response(ServingStatus::NotServing));
+            }
+        })))
+    }
+}

@@ -1,0 +1,124 @@
+//! One log line and one set of metrics for every call, in the words of the REST surface.
+
+use std::{error::Error as StdError, sync::Arc, time::Instant};
+
+use tonic::{Code as GrpcCode, Status};
+use tracing::{Span, debug, error, info};
+
+use super::status::CODE;
+use crate::{
+    error::{Code, Error},
+    telemetry::Metrics,
+};
+
+/// The methods that are counted and timed, by their route label.
+pub(super) const ROUTES: [&str; 3] = [EMBED, SIMILARITY, HEALTH_CHECK];
+const EMBED: &str = "/siglip.v1.EmbeddingService/Embed";
+const SIMILARITY: &str = "/siglip.v1.EmbeddingService/Similarity";
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// Paths that no method has never become labels: a scanner would create a series for each.
+const UNMATCHED: &str = "unmatched";
+/// Streams that stay open as long as the client likes. Their duration means nothing, and would drown the
+/// latency of the methods; nor are they requests that wait for an answer.
+const STREAMS: [&str; 3] = [
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
+/// The code of a call that was answered.
+const OK: &str = "ok";
+/// The code of a call that the client broke off.
+const CLIENT_CLOSED: &str = "client_closed";
+
+/// The label of a method.
+pub(super) fn route(path: &str) -> &'static str {
+    let known = ROUTES.into_iter().chain(STREAMS);
+    known.into_iter().find(|&route| route == path).unwrap_or(UNMATCHED)
+}
+
+/// A call in progress. Dropping it before its end means that the client left.
+pub(super) struct Exchange {
+    metrics: Arc<Metrics>,
+    route: &'static str,
+    span: Span,
+    start: Instant,
+    ended: bool,
+}
+
+impl Exchange {
+    pub(super) fn begin(metrics: Arc<Metrics>, route: &'static str, span: Span) -> Self {
+        if !STREAMS.contains(&route) {
+            metrics.requests_in_flight.inc();
+        }
+        Self { metrics, route, span, start: Instant::now(), ended: false }
+    }
+
+    /// Ends the call with its status. Only the first end counts.
+    pub(super) fn end(&mut self, status: &Status) {
+        let cause = status.source().and_then(|source| source.downcast_ref::<Error>());
+        self.finish(code(status), cause);
+    }
+
+    fn finish(&mut self, code: &'static str, cause: Option<&Error>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let seconds = self.start.elapsed().as_secs_f64();
+        if !STREAMS.contains(&self.route) {
+            self.metrics.requests_in_flight.dec();
+            self.metrics.requests.with_label_values(&[self.route, code]).inc();
+            self.metrics.request_duration.with_label_values(&[self.route]).observe(seconds);
+        }
+        self.log(code, cause, (seconds * 1e5).round() / 1e2);
+    }
+
+    /// The one line about the call: no path, no messages, no keys.
+    fn log(&self, code: &'static str, cause: Option<&Error>, duration_ms: f64) {
+        let _entered = self.span.enter();
+        match cause {
+            Some(cause) if cause.code().spec().status.is_server_error() => {
+                let cause = chain(cause);
+                error!(code, duration_ms, cause, "request failed");
+            }
+            Some(cause) => info!(code, duration_ms, %cause, "request refused"),
+            // Probes come every few seconds; at `info` they would drown the rest.
+            None if [EMBED, SIMILARITY].contains(&self.route) => {
+                info!(code, duration_ms, "request answered");
+            }
+            None => debug!(code, duration_ms, "request answered"),
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.finish(CLIENT_CLOSED, None);
+    }
+}
+
+/// The metrics' label of a status: ours where it carries one, else the nearest of the table.
+fn code(status: &Status) -> &'static str {
+    let slug = status.metadata().get(CODE).and_then(|value| value.to_str().ok());
+    let known = Code::ALL.into_iter().map(Code::slug).find(|&known| Some(known) == slug);
+    known.unwrap_or_else(|| match status.code() {
+        GrpcCode::Ok => OK,
+        GrpcCode::Cancelled | GrpcCode::Unknown => CLIENT_CLOSED,
+        GrpcCode::Unimplemented => Code::UnsupportedMediaType.slug(),
+        GrpcCode::InvalidArgument => Code::InvalidRequest.slug(),
+        GrpcCode::NotFound => Code::NotFound.slug(),
+        _ => Code::Internal.slug(),
+    })
+}
+
+/// An error and its causes, for the log alone.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

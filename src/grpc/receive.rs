@@ -1,0 +1,104 @@
+//! Bounds the bytes of all request messages that are still being received.
+//!
+//! Admission counts a request once it is whole. Before that, each open stream may hold up to a message,
+//! and there may be many streams on many connections; this counts them together.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tonic::{Status, body::Body};
+
+use super::status::status;
+use crate::error::{Code, Error};
+
+/// The bytes under way, and the most that there may be.
+#[derive(Debug)]
+pub(super) struct Received {
+    bytes: AtomicUsize,
+    limit: usize,
+}
+
+impl Received {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { bytes: AtomicUsize::new(0), limit })
+    }
+
+    /// Counts a request's body while it is read, and fails it when all of them are too much.
+    pub(super) fn bound(self: &Arc<Self>, body: Body) -> Body {
+        Body::new(Bounded { body, held: 0, received: Arc::clone(self) })
+    }
+}
+
+/// A body whose bytes are counted until it is dropped, which is when its message is complete.
+struct Bounded {
+    body: Body,
+    held: usize,
+    received: Arc<Received>,
+}
+
+impl HttpBody for Bounded {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        self.held += bytes;
+        let all = self.received.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if all > self.received.limit {
+            let error = Error::new(
+                Code::Overloaded,
+                "the server is receiving as many bytes as it holds; retry later",
+            );
+            return Poll::Ready(Some(Err(status(error))));
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Bounded {
+    fn drop(&mut self) {
+        self.received.bytes.fetch_sub(self.held, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bodies_share_one_bound_and_give_back_what_they_held() {
+        let received = Received::new(10);
+        let body = |bytes: &'static [u8]| received.bound(Body::new(Full::new(Bytes::from(bytes))));
+        let mut first = body(b"1234567");
+        assert!(first.frame().await.expect("a frame").is_ok());
+        let mut second = body(b"1234");
+        let refused = second.frame().await.expect("a frame").expect_err("eleven bytes in all");
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        drop((first, second));
+        assert_eq!(received.bytes.load(Ordering::Relaxed), 0);
+        assert!(body(b"1234567890").collect().await.is_ok());
+    }
+}

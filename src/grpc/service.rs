@@ -1,0 +1,116 @@
+//! The methods of `siglip.v1.EmbeddingService`.
+
+use std::{sync::Arc, time::Instant};
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    call::Call,
+    convert::{self, Comparison},
+    embedding, proto,
+    status::status,
+};
+use crate::{
+    engine::{Context, Engine, Matrix, ScoreKind, Scored},
+    error::Error,
+    telemetry::Stage,
+};
+
+/// Answers calls from an engine.
+pub(super) struct EmbeddingService {
+    engine: Arc<Engine>,
+}
+
+impl EmbeddingService {
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+
+    async fn embedded(
+        &self,
+        message: proto::EmbedRequest,
+        call: Call,
+    ) -> Result<proto::EmbedResponse, Error> {
+        let context = call.context();
+        let request = convert::embed_request(message)?;
+        let answer = self.engine.embed(request, &context).await?;
+        let started = Instant::now();
+        let embeddings = convert::stacked(&answer.embeddings);
+        self.note_encoded(&context, started);
+        Ok(proto::EmbedResponse {
+            model: answer.model.to_string(),
+            embeddings: Some(embeddings),
+            usage: Some(convert::usage(answer.usage)),
+            timings: Some(convert::timings(&context.timings, call.received)),
+        })
+    }
+
+    async fn compared(
+        &self,
+        message: proto::SimilarityRequest,
+        call: Call,
+    ) -> Result<proto::SimilarityResponse, Error> {
+        let context = call.context();
+        let Comparison { request, kinds } = convert::comparison(message)?;
+        let scored = self.engine.similarity(request, &context).await?;
+        let started = Instant::now();
+        let mut response = proto::SimilarityResponse {
+            model: scored.model.to_string(),
+            usage: Some(convert::usage(scored.usage)),
+            ..Default::default()
+        };
+        for kind in kinds {
+            let matrix = Some(convert::matrix_message(whole(&scored, kind).await?));
+            match kind {
+                ScoreKind::Cosine => response.cosine = matrix,
+                ScoreKind::Logit => response.logit = matrix,
+                ScoreKind::Probability => response.probability = matrix,
+            }
+        }
+        self.note_encoded(&context, started);
+        response.timings = Some(convert::timings(&context.timings, call.received));
+        Ok(response)
+    }
+
+    fn note_encoded(&self, context: &Context, started: Instant) {
+        let time = started.elapsed();
+        context.timings.record(Stage::Encode, time);
+        self.engine.metrics().observe_stage(Stage::Encode, time);
+    }
+}
+
+/// Every chunk of one kind of score. The request's size was checked, so this is bounded.
+async fn whole(scored: &Scored, kind: ScoreKind) -> Result<Matrix, Error> {
+    let (rows, dim) = (scored.rows(), scored.columns());
+    let mut data = Vec::with_capacity(rows * dim);
+    for range in scored.chunks() {
+        data.extend_from_slice(&scored.chunk(kind, range).await?.data);
+    }
+    Ok(Matrix { rows, dim, data })
+}
+
+/// The message of a call, and what the edge read of its metadata.
+fn accept<T>(request: Request<T>) -> Result<(T, Call), Error> {
+    let call = request.extensions().get::<Call>().copied();
+    let call = call.ok_or_else(|| Error::internal("a method was called past the edge"))?;
+    Ok((request.into_inner(), call))
+}
+
+#[tonic::async_trait]
+impl embedding::EmbeddingService for EmbeddingService {
+    async fn embed(
+        &self,
+        request: Request<proto::EmbedRequest>,
+    ) -> Result<Response<proto::EmbedResponse>, Status> {
+        let (message, call) = accept(request).map_err(status)?;
+        self.embedded(message, call).await.map(Response::new).map_err(status)
+    }
+
+    async fn similarity(
+        &self,
+        request: Request<proto::SimilarityRequest>,
+    ) -> Result<Response<proto::SimilarityResponse>, Status> {
+        let (message, call) = accept(request).map_err(status)?;
+        self.compared(message, call).await.map(Response::new).map_err(status)
+    }
+}

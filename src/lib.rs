@@ -1,0 +1,36 @@
+//! An embedding inference server for SigLIP image-text models.
+//!
+//! Requests flow one way: edge -> engine -> preprocess -> batch -> tower, and back. Everything below
+//! [`engine`] knows no HTTP and no gRPC; the towers know no tokio. Each layer imports only what stands
+//! below it:
+//!
+//! | layer | modules |
+//! |---|---|
+//! | 7 | `main`, [`cli`] |
+//! | 6 | [`app`], [`shutdown`] |
+//! | 5 | [`rest`], [`grpc`] |
+//! | 4 | [`engine`], [`registry`] |
+//! | 3 | [`batch`], [`model`] |
+//! | 2 | [`preprocess`], [`tokenize`], [`cache`], [`cpu_pool`] |
+//! | 1 | [`telemetry`], [`embedding`] |
+//! | 0 | [`config`], [`error`], [`build_info`], `dispatch` |
+
+pub mod app;
+pub mod batch;
+pub mod build_info;
+pub mod cache;
+pub mod cli;
+pub mod config;
+pub mod cpu_pool;
+mod dispatch;
+pub mod embedding;
+pub mod engine;
+pub mod error;
+pub mod grpc;
+pub mod model;
+pub mod preprocess;
+pub mod registry;
+pub mod rest;
+pub mod shutdown;
+pub mod telemetry;
+pub mod tokenize;

@@ -1,0 +1,151 @@
+//! SigLIP's two towers, resident on a device.
+
+mod checkpoint;
+mod demo;
+mod kernels;
+mod load;
+mod runtime;
+pub mod siglip;
+mod weights;
+
+use std::sync::Arc;
+
+pub use load::{Siglip, load_siglip};
+
+use crate::{
+    config,
+    embedding::Embedding,
+    preprocess::{ImageSpec, Pixels},
+    tokenize::{TextTokenizer, Tokens},
+};
+
+/// One encoder of a two-tower model, resident on a device. Synchronous; knows no tokio.
+pub trait Tower: Send + 'static {
+    /// What one row is made of: [`Pixels`] or [`Tokens`].
+    type Input: Send + 'static;
+
+    /// The number of values of each embedding.
+    fn embedding_dim(&self) -> usize;
+
+    /// Embeds rows, in order: one unnormalised embedding each. A row's result does not depend on the
+    /// others beyond rounding.
+    ///
+    /// # Errors
+    /// Fails as a whole; the caller bisects to find a row that is at fault.
+    fn forward(&mut self, rows: &[Self::Input]) -> Result<Vec<Embedding>, TowerError>;
+}
+
+/// Why a forward pass failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TowerError {
+    /// The device has no memory left for a batch of this size.
+    #[error("out of device memory")]
+    OutOfMemory,
+    /// The device or a kernel failed.
+    #[error("the forward pass failed")]
+    Device(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A row of a shape that the tower does not take; a defect of the caller.
+    #[error("a row has the wrong shape: {0}")]
+    Shape(String),
+}
+
+/// A tower that embeds pictures.
+pub type VisionTower = Box<dyn Tower<Input = Pixels>>;
+/// A tower that embeds texts.
+pub type TextTower = Box<dyn Tower<Input = Tokens>>;
+
+/// Turns a cosine into SigLIP's calibrated score. Kept in f32 on the host, so that stored embeddings
+/// score exactly like fresh ones.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PairHead {
+    /// The checkpoint's `logit_scale`, before `exp`.
+    pub logit_scale: f32,
+    /// The checkpoint's `logit_bias`.
+    pub logit_bias: f32,
+}
+
+impl PairHead {
+    /// `exp(logit_scale) * cosine + logit_bias`.
+    #[must_use]
+    pub fn logit(&self, cosine: f32) -> f32 {
+        self.logit_scale.exp() * cosine + self.logit_bias
+    }
+
+    /// `sigmoid(logit)`, each pair on its own.
+    #[must_use]
+    pub fn probability(&self, cosine: f32) -> f32 {
+        Self::sigmoid(self.logit(cosine))
+    }
+
+    /// The probability that belongs to a logit.
+    #[must_use]
+    pub fn sigmoid(logit: f32) -> f32 {
+        1.0 / (1.0 + (-logit).exp())
+    }
+}
+
+/// What a loaded checkpoint says of itself.
+#[derive(Debug, Clone)]
+pub struct ModelCard {
+    /// `siglip`, `siglip2`, ...
+    pub family: String,
+    /// Identifies the weights: the hub commit, else a hash over the files.
+    pub revision: String,
+    /// Values of an embedding.
+    pub embedding_dim: usize,
+    /// Ids of a text, padding included; none for a checkpoint without a text tower.
+    pub text_length: Option<usize>,
+    /// Pixels of a patch's side.
+    pub patch_size: usize,
+    /// The head that scores pairs; none without a text tower.
+    pub pair_head: Option<PairHead>,
+    /// Parameters of both towers.
+    pub parameters: u64,
+    /// Bytes of the resident weights.
+    pub weight_bytes: u64,
+    /// The element type that the towers run in.
+    pub dtype: config::DType,
+    /// Where they run.
+    pub device: config::Device,
+}
+
+/// A loaded checkpoint, ready to be handed to a worker.
+pub struct Loaded {
+    /// Embeds pictures.
+    pub vision: VisionTower,
+    /// Embeds texts; none for stand-alone vision checkpoints.
+    pub text: Option<TextTower>,
+    /// Goes with `text`.
+    pub tokenizer: Option<Arc<TextTokenizer>>,
+    /// How pictures are prepared.
+    pub image: ImageSpec,
+    /// What the checkpoint says of itself.
+    pub card: ModelCard,
+}
+
+/// Why a checkpoint could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct LoadError {
+    /// Names the file, and the key or tensor at fault.
+    pub message: String,
+}
+
+impl LoadError {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into() }
+    }
+
+    /// Puts the checkpoint's name in front.
+    fn within(self, source: &str) -> Self {
+        Self { message: format!("{source}: {}", self.message) }
+    }
+}
+
+/// Loads a checkpoint as the configuration names it: the embedded demo or a folder in HF layout.
+///
+/// # Errors
+/// Names the file and the key or tensor at fault.
+pub fn load(config: &config::Model) -> Result<Loaded, LoadError> {
+    load_siglip(config).map(Loaded::from)
+}

@@ -1,0 +1,196 @@
+//! The files of a checkpoint: a folder in Hugging Face layout, or the embedded demo.
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::Deref,
+    path::{Component, Path},
+};
+
+use serde::Deserialize;
+
+use super::{LoadError, demo};
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+
+/// The bytes of one file: embedded, mapped or read.
+pub(super) enum FileBytes {
+    Embedded(&'static [u8]),
+    Mapped(memmap2::Mmap),
+    Read(Vec<u8>),
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Embedded(bytes) => bytes,
+            Self::Mapped(map) => map,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+/// A checkpoint's files, by role. Each name is what an error shows.
+pub(super) struct Checkpoint {
+    /// Small files, by name.
+    files: Vec<(&'static str, FileBytes)>,
+    /// The safetensors files, in the order of their names.
+    pub(super) weights: Vec<(String, FileBytes)>,
+}
+
+/// Everything that is read beside the weights. Only `config.json` must be there.
+const SMALL_FILES: [&str; 6] = [
+    CONFIG,
+    "preprocessor_config.json",
+    // What transformers 5 writes in place of the former.
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+];
+
+impl Checkpoint {
+    /// * `source`: `demo`, or a folder
+    ///
+    /// # Errors
+    /// Names the file that is missing or cannot be read.
+    pub(super) fn open(source: &str) -> Result<Self, LoadError> {
+        if source == demo::NAME {
+            let embedded = |(name, bytes)| (name, FileBytes::Embedded(bytes));
+            return Ok(Self {
+                files: demo::FILES.map(embedded).into(),
+                weights: vec![(WEIGHTS.to_owned(), FileBytes::Embedded(demo::WEIGHTS))],
+            });
+        }
+        let folder = Path::new(source);
+        if !folder.is_dir() {
+            return Err(LoadError::new(format!(
+                "the model `{source}` is neither `{}` nor a folder",
+                demo::NAME
+            )));
+        }
+        let mut files = Vec::new();
+        for name in SMALL_FILES {
+            let path = folder.join(name);
+            match fs::read(&path) {
+                Ok(bytes) => files.push((name, FileBytes::Read(bytes))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && name != CONFIG => {}
+                Err(error) => {
+                    return Err(LoadError::new(format!("{}: {error}", path.display())));
+                }
+            }
+        }
+        let weights = shards(folder)?
+            .into_iter()
+            .map(|name| {
+                let bytes = map(&folder.join(&name))?;
+                Ok((name, bytes))
+            })
+            .collect::<Result<_, LoadError>>()?;
+        Ok(Self { files, weights })
+    }
+
+    /// A small file's bytes, where the checkpoint has it.
+    pub(super) fn file(&self, name: &str) -> Option<&[u8]> {
+        self.files.iter().find(|(known, _)| *known == name).map(|(_, bytes)| &**bytes)
+    }
+
+    /// `config.json`, which [`Checkpoint::open`] made sure of.
+    pub(super) fn config(&self) -> &[u8] {
+        self.file(CONFIG).unwrap_or_default()
+    }
+
+    /// Identifies the checkpoint: 16 hexadecimal digits of a hash over its files.
+    ///
+    /// Small files count whole. Of the weights, the header counts (names, types, shapes), the size,
+    /// and evenly spread samples: fine-tunes of one model have equal headers, and reading gigabytes
+    /// would double the time to load.
+    pub(super) fn revision(&self) -> String {
+        const SAMPLES: usize = 256;
+        const SAMPLE_BYTES: usize = 4096;
+        let mut hasher = blake3::Hasher::new();
+        let mut part = |name: &str, bytes: &[u8]| {
+            hasher.update(name.as_bytes());
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        for (name, bytes) in &self.files {
+            part(name, bytes);
+        }
+        for (name, bytes) in &self.weights {
+            let header = bytes.first_chunk().map_or(0, |&length| u64::from_le_bytes(length));
+            let header = usize::try_from(header).unwrap_or(usize::MAX).saturating_add(8);
+            let (header, values) = bytes.split_at(header.min(bytes.len()));
+            part(name, header);
+            part("size", &(bytes.len() as u64).to_le_bytes());
+            let step = (values.len() / SAMPLES).max(SAMPLE_BYTES);
+            for sample in values.chunks(step) {
+                part("sample", &sample[..sample.len().min(SAMPLE_BYTES)]);
+            }
+        }
+        hasher.finalize().to_hex()[..16].to_owned()
+    }
+}
+
+/// The part of `model.safetensors.index.json` that is read: tensor name to file name.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: std::collections::BTreeMap<String, String>,
+}
+
+/// The safetensors files of a folder: the single one, else those that the index names.
+fn shards(folder: &Path) -> Result<Vec<String>, LoadError> {
+    if folder.join(WEIGHTS).is_file() {
+        return Ok(vec![WEIGHTS.to_owned()]);
+    }
+    let path = folder.join(WEIGHTS_INDEX);
+    let at_fault = |message: String| LoadError::new(format!("{}: {message}", path.display()));
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let pickled = folder.join("pytorch_model.bin").is_file();
+            return Err(LoadError::new(format!(
+                "{}: there is neither {WEIGHTS} nor {WEIGHTS_INDEX}{}",
+                folder.display(),
+                if pickled {
+                    "; pytorch_model.bin is not read, because a pickle can run code"
+                } else {
+                    ""
+                }
+            )));
+        }
+        Err(error) => return Err(at_fault(error.to_string())),
+    };
+    let index: Index =
+        serde_json::from_slice(&bytes).map_err(|error| at_fault(error.to_string()))?;
+    let mut names: Vec<String> = index.weight_map.into_values().collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in &names {
+        // The index is data from elsewhere; it may not lead out of the folder.
+        let mut parts = Path::new(name).components();
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+            return Err(at_fault(format!("`{name}` is not a file name")));
+        }
+    }
+    if names.is_empty() {
+        return Err(at_fault("weight_map is empty".to_owned()));
+    }
+    Ok(names)
+}
+
+fn map(path: &Path) -> Result<FileBytes, LoadError> {
+    let at_fault = |error: io::Error| LoadError::new(format!("{}: {error}", path.display()));
+    let file = File::open(path).map_err(at_fault)?;
+    // SAFETY: the map is read-only and lives until the weights are converted. Whoever truncates the
+    // file meanwhile ends the process, which has not started serving then.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(at_fault)?;
+    Ok(FileBytes::Mapped(map))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+use super::*;
+
+fn refused(folder: &Path) -> String {
+    match Checkpoint::open(&folder.to_string_lossy()) {
+        Ok(_) => panic!("an incomplete checkpoint was opened"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn what_a_folder_lacks_is_named() -> io::Result<()> {
+    let folder = tempfile::tempdir()?;
+    assert!(refused(&folder.path().join("absent")).contains("neither `demo` nor a folder"));
+    assert!(refused(folder.path()).contains("config.json"));
+    fs::write(folder.path().join(CONFIG), "{}")?;
+    assert!(refused(folder.path()).contains(WEIGHTS));
+    fs::write(folder.path().join("pytorch_model.bin"), "")?;
+    assert!(refused(folder.path()).contains("pickle"));
+    Ok(())
+}
+
+#[test]
+fn an_index_may_not_lead_out_of_its_folder() -> io::Result<()> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join(CONFIG), "{}")?;
+    for (shard, named) in [
+        ("../weights.safetensors", "not a file name"),
+        ("/etc/passwd", "not a file name"),
+        ("a/b.safetensors", "not a file name"),
+        ("absent.safetensors", "absent.safetensors"),
+    ] {
+        let index = format!(r#"{{"weight_map": {{"logit_scale": "{shard}"}}}}"#);
+        fs::write(folder.path().join(WEIGHTS_INDEX), index)?;
+        assert!(refused(folder.path()).contains(named), "{shard}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_revision_follows_the_content() -> io::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let write = |name, bytes: &[u8]| fs::write(folder.path().join(name), bytes);
+    let revision = || match Checkpoint::open(&folder.path().to_string_lossy()) {
+        Ok(checkpoint) => checkpoint.revision(),
+        Err(error) => panic!("{error}"),
+    };
+    write(CONFIG, b"{}")?;
+    let mut weights = [&2u64.to_le_bytes()[..], b"{}", &[7; 5000]].concat();
+    write(WEIGHTS, &weights)?;
+    let first = revision();
+    assert_eq!((first.len(), &first), (16, &revision()));
+    weights[4000] = 8;
+    write(WEIGHTS, &weights)?;
+    assert_ne!(revision(), first);
+    weights[4000] = 7;
+    write(WEIGHTS, &weights)?;
+    write("tokenizer.json", b"{}")?;
+    assert_ne!(revision(), first);
+    Ok(())
+}

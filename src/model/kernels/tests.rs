@@ -1,0 +1,102 @@
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::{Activation, LayerNorm, Linear, attention};
+
+/// Values without structure, the same on every run.
+fn values(shape: &[usize], seed: f64) -> Result<Tensor> {
+    let count: usize = shape.iter().product();
+    let values =
+        (0..count).map(|at| ((at as f64 * 12.9898 + seed).sin() * 43758.5453).fract() as f32);
+    Tensor::from_vec(values.collect::<Vec<_>>(), shape, &Device::Cpu)
+}
+
+fn max_abs_difference(a: &Tensor, b: &Tensor) -> Result<f64> {
+    assert_eq!(a.dims(), b.dims());
+    let difference = (a.to_dtype(DType::F64)? - b.to_dtype(DType::F64)?)?;
+    difference.abs()?.flatten_all()?.max(0)?.to_scalar()
+}
+
+#[test]
+fn linear_equals_the_product_in_f64() -> Result<()> {
+    let (weight, bias) = (values(&[19, 23], 1.0)?, values(&[19], 2.0)?);
+    let (x, residual) = (values(&[2, 5, 23], 3.0)?, values(&[2, 5, 19], 4.0)?);
+    let linear = Linear::new(weight.clone(), Some(bias.clone()));
+    let wide = |t: &Tensor| t.to_dtype(DType::F64);
+    let product = wide(&x.reshape((10, 23))?)?
+        .matmul(&wide(&weight)?.t()?)?
+        .broadcast_add(&wide(&bias)?)?
+        .reshape((2, 5, 19))?;
+    assert!(max_abs_difference(&linear.forward(&x)?, &product)? < 1e-5);
+    let with_residual = (&product + wide(&residual)?)?;
+    assert!(max_abs_difference(&linear.forward_residual(&x, &residual)?, &with_residual)? < 1e-5);
+    // A view of the input and of the weight are read in place.
+    let rows = linear.rows(4, 7)?.forward(&x.narrow(1, 4, 1)?)?;
+    assert!(max_abs_difference(&rows, &product.narrow(1, 4, 1)?.narrow(2, 4, 7)?)? < 1e-5);
+    // 16-bit weights are widened, so only their own rounding shows.
+    let half = Linear::new(weight.to_dtype(DType::BF16)?, Some(bias)).forward(&x)?;
+    let difference = max_abs_difference(&half, &product)?;
+    assert!(difference > 1e-4 && difference < 0.05, "{difference}");
+    Ok(())
+}
+
+#[test]
+fn attention_equals_the_textbook_in_f64() -> Result<()> {
+    let (batch, queries, keys, heads, dim) = (3, 5, 21, 2, 9);
+    let width = heads * dim;
+    // Views of one fused product, as a layer hands them over.
+    let fused = values(&[batch, keys, 3 * width], 5.0)?;
+    let part = |index| fused.narrow(2, index * width, width);
+    let (q, k, v) = (part(0)?.narrow(1, 0, queries)?, part(1)?, part(2)?);
+    let split = |x: &Tensor| {
+        x.to_dtype(DType::F64)?.reshape((batch, (), heads, dim))?.transpose(1, 2)?.contiguous()
+    };
+    let scores = (split(&q)?.matmul(&split(&k)?.t()?.contiguous()?)? * (dim as f64).powf(-0.5))?;
+    let textbook = candle_nn::ops::softmax(&scores, 3)?
+        .matmul(&split(&v)?)?
+        .transpose(1, 2)?
+        .reshape((batch, queries, width))?;
+    assert!(max_abs_difference(&attention(&q, &k, &v, heads)?, &textbook)? < 1e-5);
+    Ok(())
+}
+
+#[test]
+fn layer_norm_survives_a_large_mean() -> Result<()> {
+    let (weight, bias) = (values(&[37], 6.0)?, values(&[37], 7.0)?);
+    let x = (values(&[4, 37], 8.0)? + 1000.0)?;
+    let wide = x.to_dtype(DType::F64)?;
+    let centred = wide.broadcast_sub(&wide.mean_keepdim(1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(1)?;
+    let expected = centred
+        .broadcast_div(&(variance + 1e-6)?.sqrt()?)?
+        .broadcast_mul(&weight.to_dtype(DType::F64)?)?
+        .broadcast_add(&bias.to_dtype(DType::F64)?)?;
+    let y = LayerNorm::new(weight, bias, 1e-6).forward(&x)?;
+    // The inputs themselves are exact to 6e-5 at this magnitude; the one-pass formula is off by 0.1.
+    assert!(max_abs_difference(&y, &expected)? < 1e-3);
+    Ok(())
+}
+
+#[test]
+fn gelu_equals_its_definition_from_end_to_end() -> Result<()> {
+    let x: Vec<f32> = (-4000..=4000).map(|step| step as f32 * 0.01).collect();
+    let x = Tensor::from_vec(x, 8001, &Device::Cpu)?;
+    let wide = x.to_dtype(DType::F64)?;
+    for (activation, expected) in
+        [(Activation::GeluTanh, wide.gelu()?), (Activation::GeluErf, wide.gelu_erf()?)]
+    {
+        let y = activation.apply(x.copy()?)?;
+        assert!(max_abs_difference(&y, &expected)? < 2e-6, "{activation:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn not_a_number_is_not_hidden() -> Result<()> {
+    let x = Tensor::new(&[[f32::NAN, 1.0], [f32::INFINITY, 1.0]], &Device::Cpu)?;
+    let y = Activation::GeluTanh.apply(x.copy()?)?.to_vec2::<f32>()?;
+    assert!(y[0][0].is_nan() && y[1][0].is_infinite());
+    let q = x.reshape((2, 1, 2))?;
+    let mixed = attention(&q, &q, &q, 1)?.flatten_all()?.to_vec1::<f32>()?;
+    assert!(mixed.iter().take(1).all(|value| value.is_nan()), "{mixed:?}");
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! From a checkpoint's files to towers.
+
+use std::sync::Arc;
+
+use super::{
+    LoadError, Loaded, ModelCard, PairHead,
+    checkpoint::Checkpoint,
+    runtime::Runtime,
+    siglip::{self, config::SiglipConfig},
+    weights::{Scope, Weights},
+};
+use crate::{
+    config,
+    preprocess::ImageSpec,
+    tokenize::{TextTokenizer, TokenizerFiles},
+};
+
+/// A checkpoint in concrete types: [`Loaded`] before its towers are boxed. Tests tap their stages.
+pub struct Siglip {
+    /// Embeds pictures.
+    pub vision: siglip::Vision,
+    /// Embeds texts; none for stand-alone vision checkpoints.
+    pub text: Option<siglip::Text>,
+    /// Goes with `text`.
+    pub tokenizer: Option<Arc<TextTokenizer>>,
+    /// How pictures are prepared.
+    pub image: ImageSpec,
+    /// What the checkpoint says of itself.
+    pub card: ModelCard,
+}
+
+impl From<Siglip> for Loaded {
+    fn from(model: Siglip) -> Self {
+        Self {
+            vision: Box::new(model.vision),
+            text: model.text.map(|text| Box::new(text) as _),
+            tokenizer: model.tokenizer,
+            image: model.image,
+            card: model.card,
+        }
+    }
+}
+
+/// Loads a checkpoint as [`super::load`] does, in concrete types.
+///
+/// # Errors
+/// Names the file and the key or tensor at fault.
+pub fn load_siglip(config: &config::Model) -> Result<Siglip, LoadError> {
+    let mut checkpoint = Checkpoint::open(&config.source)?;
+    let revision = checkpoint.revision();
+    let within = |error: LoadError| error.within(&config.source);
+    let model = SiglipConfig::parse("config.json", checkpoint.config()).map_err(within)?;
+    let image = image_spec(&checkpoint, &model).map_err(within)?;
+    let tokenizer = match &model.text {
+        Some(text) => Some(tokenizer(&checkpoint, text.max_position_embeddings).map_err(within)?),
+        None => None,
+    };
+    let runtime = Runtime::new(config)?;
+    // The files are unmapped when `weights` goes, at the end of this function.
+    let weights = Weights::new(std::mem::take(&mut checkpoint.weights)).map_err(within)?;
+    let towers = Towers::load(&model, &image, &Scope::root(&weights, &runtime)).map_err(within)?;
+    weights.finish().map_err(within)?;
+    let card = ModelCard {
+        family: "siglip".to_owned(),
+        revision,
+        embedding_dim: model.vision.encoder.hidden_size,
+        text_length: model.text.as_ref().map(|text| text.max_position_embeddings),
+        patch_size: model.vision.patch_size,
+        pair_head: towers.pair_head,
+        parameters: weights.parameters(),
+        weight_bytes: weights.resident_bytes(),
+        dtype: config.dtype,
+        device: config.device,
+    };
+    Ok(Siglip { vision: towers.vision, text: towers.text, tokenizer, image, card })
+}
+
+struct Towers {
+    vision: siglip::Vision,
+    text: Option<siglip::Text>,
+    pair_head: Option<PairHead>,
+}
+
+impl Towers {
+    fn load(model: &SiglipConfig, image: &ImageSpec, root: &Scope<'_>) -> Result<Self, LoadError> {
+        // A stand-alone tower may be stored with the full model's prefix or without one.
+        let scope = |prefix: &str, probe: &str| {
+            if root.contains(probe) { root.clone() } else { root.at(prefix) }
+        };
+        let vision = siglip::Vision::load(
+            &model.vision,
+            image,
+            &scope("vision_model", "embeddings.patch_embedding.weight"),
+        )?;
+        let Some(config) = &model.text else {
+            return Ok(Self { vision, text: None, pair_head: None });
+        };
+        if config.projection_size != model.vision.encoder.hidden_size {
+            return Err(LoadError::new(format!(
+                "config.json: text_config.projection_size {} is not vision_config.hidden_size {}",
+                config.projection_size, model.vision.encoder.hidden_size
+            )));
+        }
+        let text = siglip::Text::load(config, &root.at("text_model"))?;
+        let pair_head = PairHead {
+            logit_scale: root.scalar("logit_scale")?,
+            logit_bias: root.scalar("logit_bias")?,
+        };
+        Ok(Self { vision, text: Some(text), pair_head: Some(pair_head) })
+    }
+}
+
+/// From `preprocessor_config.json`, else from the image processor inside `processor_config.json`, else
+/// the family's defaults.
+fn image_spec(checkpoint: &Checkpoint, model: &SiglipConfig) -> Result<ImageSpec, LoadError> {
+    let (file, json) = ["preprocessor_config.json", "processor_config.json"]
+        .into_iter()
+        .find_map(|file| Some((file, checkpoint.file(file)?)))
+        .unwrap_or(("preprocessor_config.json", b"{}"));
+    let at_fault = |message: String| LoadError::new(format!("{file}: {message}"));
+    let side = u32::try_from(model.vision.image_size)
+        .map_err(|_| LoadError::new("config.json: vision_config.image_size is too large"))?;
+    let spec = ImageSpec::parse(json, side).map_err(|error| at_fault(error.to_string()))?;
+    if (spec.height, spec.width) != (side, side) {
+        return Err(at_fault(format!(
+            "size is {} x {}, but config.json has an image_size of {side}",
+            spec.height, spec.width
+        )));
+    }
+    Ok(spec)
+}
+
+fn tokenizer(checkpoint: &Checkpoint, text_length: usize) -> Result<Arc<TextTokenizer>, LoadError> {
+    let tokenizer = checkpoint
+        .file("tokenizer.json")
+        .ok_or_else(|| LoadError::new("tokenizer.json is missing"))?;
+    let files = TokenizerFiles {
+        tokenizer,
+        config: checkpoint.file("tokenizer_config.json"),
+        special_tokens_map: checkpoint.file("special_tokens_map.json"),
+    };
+    TextTokenizer::from_files(&files, text_length)
+        .map(Arc::new)
+        .map_err(|error| LoadError::new(error.to_string()))
+}

@@ -1,0 +1,72 @@
+//! Self-attention of an encoder layer.
+
+use candle_core::{Result, Tensor};
+
+use super::super::{
+    LoadError,
+    kernels::{Linear, attention},
+    weights::Scope,
+};
+use super::{config::EncoderConfig, mlp::linear};
+
+/// Mirrors transformers' [`SiglipAttention`], with Q, K and V as one product.
+///
+/// [`SiglipAttention`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
+#[derive(Debug)]
+pub(super) struct SelfAttention {
+    /// `[3 * hidden_size, hidden_size]`: Q above K above V.
+    qkv: Linear,
+    /// Views of `qkv`, for when only the last position asks.
+    q: Linear,
+    kv: Linear,
+    out: Linear,
+    heads: usize,
+    hidden: usize,
+}
+
+impl SelfAttention {
+    pub(super) fn load(
+        config: &EncoderConfig,
+        scope: &Scope<'_>,
+    ) -> std::result::Result<Self, LoadError> {
+        let hidden = config.hidden_size;
+        let weight = scope.stacked_matrix(
+            &["q_proj.weight", "k_proj.weight", "v_proj.weight"],
+            &[hidden, hidden],
+        )?;
+        let bias =
+            scope.stacked_vector(&["q_proj.bias", "k_proj.bias", "v_proj.bias"], &[hidden])?;
+        let qkv = Linear::new(weight, Some(bias));
+        let rows = |start, len| {
+            qkv.rows(start, len).map_err(|error| LoadError::new(format!("self_attn: {error}")))
+        };
+        Ok(Self {
+            q: rows(0, hidden)?,
+            kv: rows(hidden, 2 * hidden)?,
+            qkv,
+            out: linear(&scope.at("out_proj"), hidden, hidden)?,
+            heads: config.num_attention_heads,
+            hidden,
+        })
+    }
+
+    /// `residual + attention(x)`, all of `[batch, tokens, hidden_size]`.
+    pub(super) fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let qkv = self.qkv.forward(x)?;
+        let part = |index| qkv.narrow(2, index * self.hidden, self.hidden);
+        let mixed = attention(&part(0)?, &part(1)?, &part(2)?, self.heads)?;
+        self.out.forward_residual(&mixed, residual)
+    }
+
+    /// The same for the last token only, which reads all of them.
+    ///
+    /// * `x`: `[batch, tokens, hidden_size]`, `residual`: `[batch, 1, hidden_size]`
+    /// * returns `[batch, 1, hidden_size]`
+    pub(super) fn forward_last(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let q = self.q.forward(&x.narrow(1, x.dim(1)? - 1, 1)?)?;
+        let kv = self.kv.forward(x)?;
+        let (k, v) = (kv.narrow(2, 0, self.hidden)?, kv.narrow(2, self.hidden, self.hidden)?);
+        let mixed = attention(&q, &k, &v, self.heads)?;
+        self.out.forward_residual(&mixed, residual)
+    }
+}

@@ -1,0 +1,98 @@
+//! The stack of pre-norm transformer layers that both towers share.
+
+use candle_core::{Result, Tensor};
+
+use super::super::{LoadError, kernels::LayerNorm, weights::Scope};
+use super::{attention::SelfAttention, config::EncoderConfig, mlp::Mlp};
+
+/// Mirrors transformers' [`SiglipEncoderLayer`].
+///
+/// [`SiglipEncoderLayer`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
+#[derive(Debug)]
+struct EncoderLayer {
+    layer_norm1: LayerNorm,
+    self_attn: SelfAttention,
+    layer_norm2: LayerNorm,
+    mlp: Mlp,
+}
+
+impl EncoderLayer {
+    fn load(config: &EncoderConfig, scope: &Scope<'_>) -> std::result::Result<Self, LoadError> {
+        Ok(Self {
+            layer_norm1: layer_norm(config, &scope.at("layer_norm1"))?,
+            self_attn: SelfAttention::load(config, &scope.at("self_attn"))?,
+            layer_norm2: layer_norm(config, &scope.at("layer_norm2"))?,
+            mlp: Mlp::load(config, &scope.at("mlp"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.self_attn.forward(&self.layer_norm1.forward(x)?, x)?;
+        self.mlp.forward(&self.layer_norm2.forward(&x)?, &x)
+    }
+
+    fn forward_last(&self, x: &Tensor) -> Result<Tensor> {
+        let last = x.narrow(1, x.dim(1)? - 1, 1)?;
+        let x = self.self_attn.forward_last(&self.layer_norm1.forward(x)?, &last)?;
+        self.mlp.forward(&self.layer_norm2.forward(&x)?, &x)
+    }
+}
+
+/// Mirrors transformers' [`SiglipEncoder`].
+///
+/// [`SiglipEncoder`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
+#[derive(Debug)]
+pub(super) struct Encoder {
+    layers: Vec<EncoderLayer>,
+}
+
+impl Encoder {
+    pub(super) fn load(
+        config: &EncoderConfig,
+        scope: &Scope<'_>,
+    ) -> std::result::Result<Self, LoadError> {
+        let layers = (0..config.num_hidden_layers)
+            .map(|index| EncoderLayer::load(config, &scope.at("layers").at(index)))
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(Self { layers })
+    }
+
+    /// * `x`: `[batch, tokens, hidden_size]`
+    /// * returns the last layer's output, of the same shape
+    pub(super) fn forward(&self, x: Tensor) -> Result<Tensor> {
+        self.layers.iter().try_fold(x, |x, layer| layer.forward(&x))
+    }
+
+    /// The last token of [`Encoder::forward`]: `[batch, 1, hidden_size]`. No other token of the last
+    /// layer is read by anyone, so none is computed.
+    pub(super) fn forward_last(&self, x: Tensor) -> Result<Tensor> {
+        let Some((last, before)) = self.layers.split_last() else {
+            return x.narrow(1, x.dim(1)? - 1, 1);
+        };
+        let x = before.iter().try_fold(x, |x, layer| layer.forward(&x))?;
+        last.forward_last(&x)
+    }
+
+    /// `x` and every layer's output, in order: what transformers calls `hidden_states`.
+    pub(super) fn hidden_states(&self, x: Tensor) -> Result<Vec<Tensor>> {
+        let mut states = Vec::with_capacity(self.layers.len() + 1);
+        let mut x = x;
+        for layer in &self.layers {
+            let y = layer.forward(&x)?;
+            states.push(x);
+            x = y;
+        }
+        states.push(x);
+        Ok(states)
+    }
+}
+
+/// A norm under the names that `torch.nn.LayerNorm` gives its parameters.
+pub(super) fn layer_norm(
+    config: &EncoderConfig,
+    scope: &Scope<'_>,
+) -> std::result::Result<LayerNorm, LoadError> {
+    let shape = [config.hidden_size];
+    let (weight, bias) = (scope.vector("weight", &shape)?, scope.vector("bias", &shape)?);
+    Ok(LayerNorm::new(weight, bias, config.layer_norm_eps))
+}

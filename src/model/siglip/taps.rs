@@ -1,0 +1,60 @@
+//! What comes out of a tower: embeddings, and the stages on the way to them.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use crate::embedding::Embedding;
+
+/// One stage of a forward pass, on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stage {
+    /// `[batch, tokens, width]` or `[batch, width]`.
+    pub shape: Vec<usize>,
+    /// Row-major values.
+    pub values: Vec<f32>,
+}
+
+/// Every stage of a forward pass, as transformers names them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stages {
+    /// The embeddings' output and every layer's, before the last norm: `[batch, tokens, hidden_size]`.
+    pub hidden_states: Vec<Stage>,
+    /// The last of them behind the last norm.
+    pub last_hidden_state: Stage,
+    /// The unnormalised embeddings: `[batch, embedding_dim]`.
+    pub pooled: Stage,
+}
+
+impl Stages {
+    pub(super) fn new(
+        hidden_states: &[Tensor],
+        last_hidden_state: &Tensor,
+        pooled: &Tensor,
+    ) -> Result<Self> {
+        Ok(Self {
+            hidden_states: hidden_states.iter().map(stage).collect::<Result<_>>()?,
+            last_hidden_state: stage(last_hidden_state)?,
+            pooled: stage(pooled)?,
+        })
+    }
+}
+
+fn stage(tensor: &Tensor) -> Result<Stage> {
+    let host = tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+    Ok(Stage { shape: host.dims().to_vec(), values: host.flatten_all()?.to_vec1()? })
+}
+
+/// The last of the hidden states, of which there is always one.
+pub(super) fn last(hidden_states: &[Tensor]) -> Result<&Tensor> {
+    match hidden_states.last() {
+        Some(last) => Ok(last),
+        None => bail!("an encoder without hidden states"),
+    }
+}
+
+/// * `pooled`: `[batch, embedding_dim]`
+/// * returns one row for each, in order
+pub(super) fn embeddings(pooled: &Tensor) -> Result<Vec<Embedding>> {
+    let (_, dim) = pooled.dims2()?;
+    let pooled = stage(pooled)?;
+    Ok(pooled.values.chunks_exact(dim).map(Embedding::new).collect())
+}

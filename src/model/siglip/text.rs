@@ -1,0 +1,83 @@
+//! The text tower.
+
+use super::super::{
+    LoadError, Tower, TowerError,
+    kernels::{LayerNorm, Linear},
+    runtime::Runtime,
+    weights::Scope,
+};
+use super::{
+    config::TextConfig,
+    embeddings::TokenEmbeddings,
+    encoder::{Encoder, layer_norm},
+    mlp::linear,
+    taps::{self, Stages},
+};
+use crate::{embedding::Embedding, tokenize::Tokens};
+
+/// Mirrors transformers' [`SiglipTextModel`]: bidirectional, no mask over the padding, and the last
+/// position, normally padding, is the text's vector.
+///
+/// [`SiglipTextModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
+#[derive(Debug)]
+pub struct Text {
+    embeddings: TokenEmbeddings,
+    encoder: Encoder,
+    final_layer_norm: LayerNorm,
+    head: Linear,
+    projection: usize,
+    runtime: Runtime,
+}
+
+impl Text {
+    pub(in crate::model) fn load(
+        config: &TextConfig,
+        scope: &Scope<'_>,
+    ) -> Result<Self, LoadError> {
+        let (hidden, projection) = (config.encoder.hidden_size, config.projection_size);
+        Ok(Self {
+            embeddings: TokenEmbeddings::load(config, &scope.at("embeddings"))?,
+            encoder: Encoder::load(&config.encoder, &scope.at("encoder"))?,
+            final_layer_norm: layer_norm(&config.encoder, &scope.at("final_layer_norm"))?,
+            head: linear(&scope.at("head"), projection, hidden)?,
+            projection,
+            runtime: scope.runtime().clone(),
+        })
+    }
+
+    /// Every stage on the way, for tests.
+    ///
+    /// # Errors
+    /// Fails like [`Tower::forward`].
+    pub fn stages(&self, rows: &[Tokens]) -> Result<Stages, TowerError> {
+        self.embeddings.check(rows)?;
+        self.runtime.run(|| {
+            let hidden_states = self.encoder.hidden_states(self.embeddings.forward(rows)?)?;
+            let last = taps::last(&hidden_states)?;
+            let last_hidden_state = self.final_layer_norm.forward(last)?;
+            let position = last_hidden_state.dim(1)? - 1;
+            let pooled = self.head.forward(&last_hidden_state.narrow(1, position, 1)?)?;
+            Stages::new(&hidden_states, &last_hidden_state, &pooled.squeeze(1)?)
+        })
+    }
+}
+
+impl Tower for Text {
+    type Input = Tokens;
+
+    fn embedding_dim(&self) -> usize {
+        self.projection
+    }
+
+    fn forward(&mut self, rows: &[Tokens]) -> Result<Vec<Embedding>, TowerError> {
+        self.embeddings.check(rows)?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.runtime.run(|| {
+            let last = self.encoder.forward_last(self.embeddings.forward(rows)?)?;
+            let pooled = self.head.forward(&self.final_layer_norm.forward(&last)?)?;
+            taps::embeddings(&pooled.squeeze(1)?)
+        })
+    }
+}

@@ -1,0 +1,319 @@
+//! Named tensors of a checkpoint, read in place from mapped or embedded safetensors.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeSet, HashMap},
+};
+
+use candle_core::{DType, Tensor};
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
+
+use super::{LoadError, checkpoint::FileBytes, runtime::Runtime};
+
+/// One safetensors file: its name, for errors, its bytes and the place of each tensor in them.
+struct Shard {
+    file: String,
+    bytes: FileBytes,
+    /// Where tensor data begins, behind the length and the JSON header.
+    data_start: usize,
+    tensors: HashMap<String, TensorInfo>,
+}
+
+/// Every tensor of a checkpoint, and which of them a tower has taken.
+pub(super) struct Weights {
+    shards: Vec<Shard>,
+    taken: RefCell<BTreeSet<String>>,
+    parameters: Cell<u64>,
+    resident_bytes: Cell<u64>,
+}
+
+/// Buffers that old exports carry along; transformers ignores them too.
+const IGNORED_SUFFIX: &str = "position_ids";
+
+impl Weights {
+    /// # Errors
+    /// Names the file that is not valid safetensors, or the tensor that two files hold.
+    pub(super) fn new(files: Vec<(String, FileBytes)>) -> Result<Self, LoadError> {
+        let mut shards: Vec<Shard> = Vec::with_capacity(files.len());
+        for (file, bytes) in files {
+            let (header, metadata) = SafeTensors::read_metadata(&bytes)
+                .map_err(|error| LoadError::new(format!("{file}: {error}")))?;
+            let tensors: HashMap<_, _> =
+                metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+            for name in tensors.keys() {
+                if let Some(other) = shards.iter().find(|shard| shard.tensors.contains_key(name)) {
+                    return Err(LoadError::new(format!(
+                        "{file}: tensor `{name}` is in {} too",
+                        other.file
+                    )));
+                }
+            }
+            shards.push(Shard { file, bytes, data_start: 8 + header, tensors });
+        }
+        Ok(Self {
+            shards,
+            taken: RefCell::default(),
+            parameters: Cell::new(0),
+            resident_bytes: Cell::new(0),
+        })
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.shards.iter().any(|shard| shard.tensors.contains_key(name))
+    }
+
+    /// Parameters taken so far.
+    pub(super) fn parameters(&self) -> u64 {
+        self.parameters.get()
+    }
+
+    /// Bytes of the tensors made so far.
+    pub(super) fn resident_bytes(&self) -> u64 {
+        self.resident_bytes.get()
+    }
+
+    /// # Errors
+    /// Names a tensor that no tower took, and its file: the checkpoint is of another architecture,
+    /// or its config.json does not describe it.
+    pub(super) fn finish(&self) -> Result<(), LoadError> {
+        let taken = self.taken.borrow();
+        let extra = self
+            .shards
+            .iter()
+            .flat_map(|shard| shard.tensors.keys().map(move |name| (name, &shard.file)))
+            .filter(|(name, _)| !taken.contains(*name) && !name.ends_with(IGNORED_SUFFIX));
+        match extra.min() {
+            None => Ok(()),
+            Some((name, file)) => Err(LoadError::new(format!(
+                "{file}: tensor `{name}` has no place in the model that config.json describes"
+            ))),
+        }
+    }
+
+    /// Appends a tensor's values to `values`, widened or rounded to its element type.
+    fn read<T: Element>(
+        &self,
+        name: &str,
+        shape: &[usize],
+        values: &mut Vec<T>,
+    ) -> Result<(), LoadError> {
+        let found = self.shards.iter().find_map(|shard| {
+            let info = shard.tensors.get(name)?;
+            Some((shard, info))
+        });
+        let Some((shard, info)) = found else {
+            let files: Vec<_> = self.shards.iter().map(|shard| shard.file.as_str()).collect();
+            return Err(LoadError::new(format!(
+                "tensor `{name}` is missing from {}",
+                files.join(", ")
+            )));
+        };
+        // A scalar may be stored as [] or [1].
+        let scalar = shape.iter().product::<usize>() == 1 && shape.len() <= 1;
+        if info.shape != shape && !(scalar && info.shape.iter().all(|&dim| dim == 1)) {
+            return Err(LoadError::new(format!(
+                "{}: tensor `{name}` has the shape {:?}, config.json asks for {shape:?}",
+                shard.file, info.shape
+            )));
+        }
+        let (start, end) = info.data_offsets;
+        let bytes = &shard.bytes[shard.data_start + start..shard.data_start + end];
+        match info.dtype {
+            Dtype::F32 => values.extend(
+                bytes.as_chunks().0.iter().map(|&bytes| T::from_f32(f32::from_le_bytes(bytes))),
+            ),
+            Dtype::F16 => values.extend(
+                bytes.as_chunks().0.iter().map(|&bytes| T::from_f16(f16::from_le_bytes(bytes))),
+            ),
+            Dtype::BF16 => values.extend(
+                bytes.as_chunks().0.iter().map(|&bytes| T::from_bf16(bf16::from_le_bytes(bytes))),
+            ),
+            other => {
+                return Err(LoadError::new(format!(
+                    "{}: tensor `{name}` is {other:?}; f32, f16 and bf16 are read",
+                    shard.file
+                )));
+            }
+        }
+        self.taken.borrow_mut().insert(name.to_owned());
+        self.parameters.set(self.parameters.get() + shape.iter().product::<usize>() as u64);
+        Ok(())
+    }
+
+    /// The element type that a tensor is stored in, where it exists and is a float.
+    fn stored_dtype(&self, name: &str) -> Option<DType> {
+        let info = self.shards.iter().find_map(|shard| shard.tensors.get(name))?;
+        match info.dtype {
+            Dtype::F16 => Some(DType::F16),
+            Dtype::BF16 => Some(DType::BF16),
+            Dtype::F32 => Some(DType::F32),
+            _ => None,
+        }
+    }
+}
+
+/// What tensors are made of.
+trait Element: candle_core::WithDType {
+    fn from_f32(value: f32) -> Self;
+    fn from_f16(value: f16) -> Self {
+        Self::from_f32(value.to_f32())
+    }
+    fn from_bf16(value: bf16) -> Self {
+        Self::from_f32(value.to_f32())
+    }
+}
+
+impl Element for f32 {
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+}
+
+impl Element for f16 {
+    fn from_f32(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+    fn from_f16(value: f16) -> Self {
+        value
+    }
+}
+
+impl Element for bf16 {
+    fn from_f32(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+    fn from_bf16(value: bf16) -> Self {
+        value
+    }
+}
+
+/// A place in the name tree (`vision_model.encoder.layers.3`), with the runtime that tensors are made for.
+#[derive(Clone)]
+pub(super) struct Scope<'w> {
+    weights: &'w Weights,
+    runtime: &'w Runtime,
+    prefix: String,
+}
+
+impl<'w> Scope<'w> {
+    pub(super) fn root(weights: &'w Weights, runtime: &'w Runtime) -> Self {
+        Self { weights, runtime, prefix: String::new() }
+    }
+
+    /// A child: `self.name`.
+    pub(super) fn at(&self, name: impl std::fmt::Display) -> Self {
+        Self { prefix: self.path(name), ..self.clone() }
+    }
+
+    /// Whether the checkpoint has the tensor.
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.weights.contains(&self.path(name))
+    }
+
+    pub(super) fn runtime(&self) -> &'w Runtime {
+        self.runtime
+    }
+
+    fn path(&self, name: impl std::fmt::Display) -> String {
+        match self.prefix.as_str() {
+            "" => name.to_string(),
+            prefix => format!("{prefix}.{name}"),
+        }
+    }
+
+    /// A tensor in the compute type: biases, norms and whatever else is added or scaled.
+    pub(super) fn vector(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        self.stack(&[name], shape, self.runtime.compute)
+    }
+
+    /// A tensor in the resident type: a matrix that activations are multiplied with.
+    pub(super) fn matrix(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        self.stack(&[name], shape, self.runtime.resident)
+    }
+
+    /// A table of which single rows are read. Kept as the file has it where that is narrower: the
+    /// values are the same, and a table of 250,000 tokens is most of a text tower.
+    pub(super) fn table(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let dtype = match self.weights.stored_dtype(&self.path(name)) {
+            Some(stored) if self.runtime.resident == DType::F32 => stored,
+            _ => self.runtime.resident,
+        };
+        self.stack(&[name], shape, dtype)
+    }
+
+    /// Matrices of `shape` stacked along the first dimension, in the resident type.
+    pub(super) fn stacked_matrix(
+        &self,
+        names: &[&str],
+        shape: &[usize],
+    ) -> Result<Tensor, LoadError> {
+        self.stack(names, shape, self.runtime.resident)
+    }
+
+    /// Vectors of `shape` stacked along the first dimension, in the compute type.
+    pub(super) fn stacked_vector(
+        &self,
+        names: &[&str],
+        shape: &[usize],
+    ) -> Result<Tensor, LoadError> {
+        self.stack(names, shape, self.runtime.compute)
+    }
+
+    /// A single value, for the host.
+    pub(super) fn scalar(&self, name: &str) -> Result<f32, LoadError> {
+        let mut value = Vec::with_capacity(1);
+        self.weights.read::<f32>(&self.path(name), &[1], &mut value)?;
+        value.first().copied().ok_or_else(|| LoadError::new(format!("tensor `{name}` is empty")))
+    }
+
+    /// The values of a tensor on the host, in f32, for folding constants at load.
+    pub(super) fn host(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+        let mut values = Vec::with_capacity(shape.iter().product());
+        self.weights.read(&self.path(name), shape, &mut values)?;
+        Ok(values)
+    }
+
+    /// A tensor of values computed on the host.
+    pub(super) fn tensor(
+        &self,
+        values: Vec<f32>,
+        shape: &[usize],
+        dtype: DType,
+    ) -> Result<Tensor, LoadError> {
+        let make = || Tensor::from_vec(values, shape, &self.runtime.device)?.to_dtype(dtype);
+        let tensor = make().map_err(|error| LoadError::new(format!("{}: {error}", self.prefix)))?;
+        self.count(&tensor);
+        Ok(tensor)
+    }
+
+    fn stack(&self, names: &[&str], shape: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
+        match dtype {
+            DType::F16 => self.stack_of::<f16>(names, shape),
+            DType::BF16 => self.stack_of::<bf16>(names, shape),
+            _ => self.stack_of::<f32>(names, shape),
+        }
+    }
+
+    /// Converts once, straight from the mapped bytes to the resident vector: no second copy.
+    fn stack_of<T: Element>(&self, names: &[&str], shape: &[usize]) -> Result<Tensor, LoadError> {
+        let count = shape.iter().product::<usize>() * names.len();
+        let mut values = Vec::<T>::with_capacity(count);
+        for name in names {
+            self.weights.read(&self.path(name), shape, &mut values)?;
+        }
+        let mut stacked = shape.to_vec();
+        if let Some(first) = stacked.first_mut() {
+            *first *= names.len();
+        }
+        let tensor = Tensor::from_vec(values, stacked, &self.runtime.device)
+            .map_err(|error| LoadError::new(format!("{}: {error}", self.path(names.join("+")))))?;
+        self.count(&tensor);
+        Ok(tensor)
+    }
+
+    fn count(&self, tensor: &Tensor) {
+        let bytes = tensor.elem_count() * tensor.dtype().size_in_bytes();
+        self.weights.resident_bytes.set(self.weights.resident_bytes.get() + bytes as u64);
+    }
+}

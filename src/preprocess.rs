@@ -1,0 +1,133 @@
+//! Picture bytes to the pixels that a vision tower reads.
+
+mod decode;
+mod resize;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use spec::SpecError;
+
+/// Names the arithmetic of this module. It goes into cache keys and `/info`, so that stored vectors can
+/// be told apart when the arithmetic changes; raise it with every change that may move a pixel.
+pub const VERSION: &str = "1";
+
+/// A resized picture: RGB, u8, rows from the top, channels innermost (`[height, width, 3]`).
+///
+/// Normalisation (`x * rescale`, mean, std) happens in the tower, so that a quarter of the bytes travels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pixels {
+    /// Rows.
+    pub height: u32,
+    /// Columns.
+    pub width: u32,
+    /// `height * width * 3` values.
+    pub data: Arc<[u8]>,
+}
+
+/// Which filter a resize uses; both with Pillow's antialiasing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resample {
+    /// Pillow's `BILINEAR` (2).
+    Bilinear,
+    /// Pillow's `BICUBIC` (3): a = -0.5.
+    Bicubic,
+}
+
+/// How a checkpoint wants its pictures, as its `preprocessor_config.json` says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageSpec {
+    /// Rows after the resize; the aspect ratio is not kept.
+    pub height: u32,
+    /// Columns after the resize.
+    pub width: u32,
+    /// The filter.
+    pub resample: Resample,
+    /// Factor applied to each u8 value (1/255).
+    pub rescale: f32,
+    /// Subtracted from each channel after rescaling.
+    pub mean: [f32; 3],
+    /// Divides each channel after subtracting.
+    pub std: [f32; 3],
+}
+
+/// Bounds on one picture, checked before and while decoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageLimits {
+    /// Most encoded bytes.
+    pub max_bytes: usize,
+    /// Most pixels, read from the header before decoding.
+    pub max_pixels: u64,
+    /// Most bytes that the decoder may allocate.
+    pub max_decode_bytes: u64,
+}
+
+/// Why a picture could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No bytes at all.
+    #[error("the image is empty")]
+    Empty,
+    /// More encoded bytes than allowed.
+    #[error("the image has {bytes} bytes, more than the limit of {limit}")]
+    TooManyBytes {
+        /// Bytes of this one.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// More pixels than allowed, by its header.
+    #[error("the image has {width} x {height} pixels, more than the limit of {limit}")]
+    TooManyPixels {
+        /// Columns.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// The limit on their product.
+        limit: u64,
+    },
+    /// Decoding it would allocate more than allowed.
+    #[error("decoding the image needs more than {limit} bytes of memory")]
+    TooMuchMemory {
+        /// The limit.
+        limit: u64,
+    },
+    /// Not a format that is read here.
+    #[error("the bytes are not a supported image format (PNG, JPEG, WebP, GIF, BMP, TIFF)")]
+    UnknownFormat,
+    /// A supported format, but damaged.
+    #[error("the image cannot be decoded: {reason}")]
+    Damaged {
+        /// What the decoder said.
+        reason: String,
+    },
+}
+
+/// What [`prepare`] yields.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// The resized picture.
+    pub pixels: Pixels,
+    /// Pixels of the picture before the resize.
+    pub source_pixels: u64,
+}
+
+/// Decodes a picture, turns it upright (EXIF), composites alpha on white, converts to RGB and resizes.
+///
+/// Synchronous and CPU-bound: call it on the [`crate::cpu_pool`]. Limits are checked from the header before
+/// any pixel is decoded.
+///
+/// # Errors
+/// Any [`ImageError`]; a decoder's panic is the caller's to catch.
+pub fn prepare(
+    bytes: &[u8],
+    spec: &ImageSpec,
+    limits: &ImageLimits,
+) -> Result<Prepared, ImageError> {
+    let picture = decode::decode(bytes, limits)?;
+    let source_pixels = u64::from(picture.width()) * u64::from(picture.height());
+    let pixels = resize::resize(picture, spec);
+    Ok(Prepared { pixels, source_pixels })
+}

@@ -1,0 +1,139 @@
+//! Encoded bytes to upright RGB.
+
+use std::io::Cursor;
+
+use image::{
+    DynamicImage, ImageDecoder, ImageError as DecoderError, ImageFormat, ImageReader, Limits,
+    RgbImage, error::LimitErrorKind,
+};
+
+use super::{ImageError, ImageLimits};
+
+/// The formats that are read. The content decides, never a file name or a media type.
+const FORMATS: [ImageFormat; 6] = [
+    ImageFormat::Png,
+    ImageFormat::Jpeg,
+    ImageFormat::WebP,
+    ImageFormat::Gif,
+    ImageFormat::Bmp,
+    ImageFormat::Tiff,
+];
+
+/// Decodes the first frame, upright, alpha composited on white.
+pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError> {
+    if bytes.is_empty() {
+        return Err(ImageError::Empty);
+    }
+    if bytes.len() > limits.max_bytes {
+        return Err(ImageError::TooManyBytes { bytes: bytes.len(), limit: limits.max_bytes });
+    }
+    let format = image::guess_format(bytes).map_err(|_| ImageError::UnknownFormat)?;
+    if !FORMATS.contains(&format) {
+        return Err(ImageError::UnknownFormat);
+    }
+    if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
+        return Err(ImageError::Damaged { reason: "the JPEG data ends early".to_owned() });
+    }
+    // The reader's own limits guard what decoders allocate while they read the header.
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(allocation_limits(limits));
+    let mut decoder = reader.into_decoder().map_err(|error| failure(error, limits))?;
+    check_header(&decoder, limits)?;
+    // A damaged EXIF block says nothing about the picture: read it as upright, as viewers do.
+    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
+    let mut picture =
+        DynamicImage::from_decoder(decoder).map_err(|error| failure(error, limits))?;
+    picture.apply_orientation(orientation);
+    Ok(to_rgb(picture))
+}
+
+/// Whether the end marker stands behind the scan. The decoder fills what is missing with grey and says
+/// nothing; an embedding of half a picture would be a wrong answer.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xDA;
+    const END_OF_IMAGE: [u8; 2] = [0xFF, 0xD9];
+    // Segments first: an EXIF thumbnail is a JPEG with an end marker of its own.
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    loop {
+        match rest {
+            // Fill bytes may stand before a marker.
+            [0xFF, 0xFF, ..] => rest = &rest[1..],
+            [0xFF, START_OF_SCAN, ..] => break,
+            [0xFF, _, high, low, ..] => {
+                let length = usize::from(u16::from_be_bytes([*high, *low]));
+                rest = rest.get(2 + length..).unwrap_or_default();
+            }
+            // Out of step: leave it to the decoder, which knows more.
+            _ => return bytes.windows(2).any(|pair| pair == END_OF_IMAGE),
+        }
+    }
+    // Within a scan 0xFF is followed by 0x00 or a restart marker, so the pair cannot occur by chance.
+    rest.windows(2).any(|pair| pair == END_OF_IMAGE)
+}
+
+/// Size limits, before any pixel is decoded.
+fn check_header(decoder: &impl ImageDecoder, limits: &ImageLimits) -> Result<(), ImageError> {
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(ImageError::Damaged { reason: "it has no pixels".to_owned() });
+    }
+    if u64::from(width) * u64::from(height) > limits.max_pixels {
+        return Err(ImageError::TooManyPixels { width, height, limit: limits.max_pixels });
+    }
+    if decoder.total_bytes() > limits.max_decode_bytes {
+        return Err(ImageError::TooMuchMemory { limit: limits.max_decode_bytes });
+    }
+    Ok(())
+}
+
+fn allocation_limits(limits: &ImageLimits) -> Limits {
+    let mut allocation = Limits::no_limits();
+    allocation.max_alloc = Some(limits.max_decode_bytes);
+    allocation
+}
+
+fn failure(error: DecoderError, limits: &ImageLimits) -> ImageError {
+    match error {
+        DecoderError::Limits(error) if error.kind() == LimitErrorKind::InsufficientMemory => {
+            ImageError::TooMuchMemory { limit: limits.max_decode_bytes }
+        }
+        error => ImageError::Damaged { reason: error.to_string() },
+    }
+}
+
+/// RGB, u8. 16-bit samples keep their high byte, as Pillow does when it opens a 16-bit RGB file; floats and
+/// what else there is go the library's way.
+fn to_rgb(picture: DynamicImage) -> RgbImage {
+    let high = |sample: u16| (sample >> 8) as u8;
+    match picture {
+        DynamicImage::ImageRgb8(rgb) => rgb,
+        DynamicImage::ImageRgb16(deep) => RgbImage::from_fn(deep.width(), deep.height(), |x, y| {
+            image::Rgb(deep.get_pixel(x, y).0.map(high))
+        }),
+        DynamicImage::ImageLuma16(deep) => {
+            RgbImage::from_fn(deep.width(), deep.height(), |x, y| {
+                image::Rgb([high(deep.get_pixel(x, y).0[0]); 3])
+            })
+        }
+        picture if picture.color().has_alpha() => on_white(&picture.into_rgba8()),
+        picture => picture.into_rgb8(),
+    }
+}
+
+/// Composites on white, rounded as Pillow's `alpha_composite` rounds, which transformers uses.
+fn on_white(picture: &image::RgbaImage) -> RgbImage {
+    let mut data = Vec::with_capacity(picture.len() / 4 * 3);
+    for pixel in picture.pixels() {
+        let [channels @ .., alpha] = pixel.0.map(u32::from);
+        data.extend(channels.map(|channel| blend(channel, alpha)));
+    }
+    RgbImage::from_raw(picture.width(), picture.height(), data)
+        .unwrap_or_else(|| RgbImage::new(picture.width(), picture.height()))
+}
+
+/// `channel * alpha / 255 + 255 * (255 - alpha) / 255`, with seven more bits until the rounding.
+fn blend(channel: u32, alpha: u32) -> u8 {
+    let sum = (channel * alpha + 255 * (255 - alpha)) * 128 + (128 << 7);
+    // The division by 255 as two shifts, exact in this range.
+    ((((sum >> 8) + sum) >> 8) >> 7) as u8
+}

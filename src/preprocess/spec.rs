@@ -1,0 +1,159 @@
+//! `preprocessor_config.json`.
+
+use serde::Deserialize;
+
+use super::{ImageSpec, Resample};
+
+/// Why a preprocessor configuration is not served; names the key.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// Not JSON, or a key of the wrong type.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// A value that no picture can be prepared with.
+    #[error("{0}")]
+    Value(String),
+}
+
+#[derive(Deserialize)]
+struct File {
+    /// Where transformers 5 puts it, in `processor_config.json`.
+    image_processor: Option<Raw>,
+    #[serde(flatten)]
+    flat: Raw,
+}
+
+#[derive(Default, Deserialize)]
+struct Raw {
+    size: Option<Size>,
+    resample: Option<u8>,
+    do_resize: Option<bool>,
+    do_rescale: Option<bool>,
+    do_normalize: Option<bool>,
+    rescale_factor: Option<f64>,
+    image_mean: Option<PerChannel>,
+    image_std: Option<PerChannel>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Square(u32),
+    Sides { height: u32, width: u32 },
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PerChannel {
+    Same(f32),
+    Each([f32; 3]),
+}
+
+impl PerChannel {
+    fn values(&self) -> [f32; 3] {
+        match *self {
+            Self::Same(value) => [value; 3],
+            Self::Each(values) => values,
+        }
+    }
+}
+
+impl ImageSpec {
+    /// Reads a `preprocessor_config.json`, or the `processor_config.json` that holds one. A key that is
+    /// absent or null has SigLIP's default; unknown keys are ignored.
+    ///
+    /// * `side`: the model's own image size, for files without one
+    ///
+    /// # Errors
+    /// Names the key whose value is not served.
+    pub fn parse(json: &[u8], side: u32) -> Result<Self, SpecError> {
+        let file: File = serde_json::from_slice(json)?;
+        let raw = file.image_processor.unwrap_or(file.flat);
+        let fault = |message: String| Err(SpecError::Value(message));
+        let (height, width) = match raw.size {
+            None => (side, side),
+            Some(Size::Square(side)) => (side, side),
+            Some(Size::Sides { height, width }) => (height, width),
+        };
+        if height == 0 || width == 0 {
+            return fault(format!("size is {height} x {width}"));
+        }
+        if raw.do_resize == Some(false) {
+            return fault("do_resize is false, but pictures come in any size".to_owned());
+        }
+        let resample = match raw.resample {
+            None | Some(3) => Resample::Bicubic,
+            Some(2) => Resample::Bilinear,
+            Some(other) => {
+                return fault(format!(
+                    "resample {other} is not served; 2 (bilinear) and 3 (bicubic) are"
+                ));
+            }
+        };
+        let rescale = match raw.do_rescale {
+            Some(false) => 1.0,
+            _ => raw.rescale_factor.unwrap_or(1.0 / 255.0) as f32,
+        };
+        let (mean, std) = match raw.do_normalize {
+            Some(false) => ([0.0; 3], [1.0; 3]),
+            _ => (
+                raw.image_mean.map_or([0.5; 3], |mean| mean.values()),
+                raw.image_std.map_or([0.5; 3], |std| std.values()),
+            ),
+        };
+        let finite = mean.iter().chain(&std).chain([&rescale]).all(|value| value.is_finite());
+        if !finite || std.contains(&0.0) {
+            return fault(format!(
+                "rescale_factor {rescale}, image_mean {mean:?} and image_std {std:?} give no numbers"
+            ));
+        }
+        Ok(Self { height, width, resample, rescale, mean, std })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULT: ImageSpec = ImageSpec {
+        height: 224,
+        width: 224,
+        resample: Resample::Bicubic,
+        rescale: 1.0 / 255.0,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+    };
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        assert_eq!(ImageSpec::parse(b"{}", 224).expect("defaults"), DEFAULT);
+    }
+
+    #[test]
+    fn both_forms_of_the_file_are_read() {
+        let flat = br#"{"size": {"height": 384, "width": 384}, "resample": 2, "do_convert_rgb": null,
+            "image_mean": [0.1, 0.2, 0.3], "image_std": 0.25, "rescale_factor": 0.00392156862745098}"#;
+        let nested =
+            [&b"{\"processor_class\": \"SiglipProcessor\", \"image_processor\": "[..], flat, b"}"]
+                .concat();
+        for json in [&flat[..], &nested] {
+            let spec = ImageSpec::parse(json, 224).expect("both forms");
+            assert_eq!((spec.height, spec.resample), (384, Resample::Bilinear));
+            assert_eq!((spec.mean, spec.std), ([0.1, 0.2, 0.3], [0.25; 3]));
+            assert_eq!(spec.rescale, DEFAULT.rescale);
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_is_named() {
+        for (json, key) in [
+            (r#"{"resample": 1}"#, "resample"),
+            (r#"{"do_resize": false}"#, "do_resize"),
+            (r#"{"image_std": [0.5, 0, 0.5]}"#, "image_std"),
+            (r#"{"size": {"height": 0, "width": 4}}"#, "size"),
+        ] {
+            let error = ImageSpec::parse(json.as_bytes(), 224).expect_err(json).to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+}

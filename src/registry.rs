@@ -1,0 +1,144 @@
+//! The served models by name, and whether they are ready.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use indexmap::IndexMap;
+
+use crate::{
+    batch::{self, WorkerState},
+    error::{Code, Error},
+    model::ModelCard,
+    preprocess::ImageSpec,
+    tokenize::TextTokenizer,
+};
+
+/// A loaded model: everything the engine needs to answer for it.
+pub struct Model {
+    /// The name that requests use.
+    pub name: String,
+    /// What the checkpoint says of itself.
+    pub card: ModelCard,
+    /// How pictures are prepared.
+    pub image: ImageSpec,
+    /// Text to ids; none for a checkpoint without a text tower.
+    pub tokenizer: Option<Arc<TextTokenizer>>,
+    /// Where rows are submitted.
+    pub handle: batch::Handle,
+}
+
+/// One configured name: empty while its model loads.
+#[derive(Default)]
+struct Slot {
+    model: OnceLock<Arc<Model>>,
+    warm: AtomicBool,
+}
+
+/// Why the server does not want traffic now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// Every tower ran and every worker is alive.
+    Ready,
+    /// A model is loading or warming up.
+    Starting,
+    /// Draining on a signal.
+    ShuttingDown,
+    /// The worker of the model named died.
+    WorkerFailed(String),
+}
+
+/// The served models, in the order of the configuration; the first is the default.
+pub struct Registry {
+    slots: IndexMap<String, Slot>,
+    closing: AtomicBool,
+}
+
+impl Registry {
+    /// A registry of configured names, none of them loaded.
+    pub fn new(names: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            slots: names.into_iter().map(|name| (name, Slot::default())).collect(),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    /// Puts a loaded model in its place. A name that is not configured, or is taken, is ignored.
+    pub fn install(&self, model: Arc<Model>) {
+        if let Some(slot) = self.slots.get(&model.name) {
+            // A second model under one name would be a defect of the wiring; the first one stays.
+            drop(slot.model.set(model));
+        }
+    }
+
+    /// Notes that both towers of a model ran.
+    pub fn mark_warm(&self, name: &str) {
+        if let Some(slot) = self.slots.get(name) {
+            slot.warm.store(true, Ordering::Release);
+        }
+    }
+
+    /// Readiness turns red, and new work is refused.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// The configured names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.slots.keys().map(String::as_str)
+    }
+
+    /// The loaded models, warm or not.
+    pub fn loaded(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.slots.values().filter_map(|slot| slot.model.get())
+    }
+
+    /// The model for a request: by name, or the default.
+    ///
+    /// # Errors
+    /// [`Code::ModelNotFound`], [`Code::NotReady`] while it loads, [`Code::ShuttingDown`].
+    pub fn get(&self, name: Option<&str>) -> Result<&Arc<Model>, Error> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Error::new(Code::ShuttingDown, "the server is shutting down"));
+        }
+        let slot = match name {
+            Some(name) => self.slots.get(name),
+            None => self.slots.first().map(|(_, slot)| slot),
+        };
+        let slot = slot.ok_or_else(|| self.unknown(name))?;
+        if !slot.warm.load(Ordering::Acquire) {
+            return Err(Error::new(Code::NotReady, "the model is still loading"));
+        }
+        slot.model.get().ok_or_else(|| Error::new(Code::NotReady, "the model is still loading"))
+    }
+
+    fn unknown(&self, name: Option<&str>) -> Error {
+        let known = self.names().collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "the model `{}` is not served here; it serves: {known}",
+            name.unwrap_or_default()
+        );
+        Error::new(Code::ModelNotFound, message).with_field("model")
+    }
+
+    /// Whether the server wants traffic, and if not, why.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        if self.closing.load(Ordering::Acquire) {
+            return Readiness::ShuttingDown;
+        }
+        for (name, slot) in &self.slots {
+            let Some(model) = slot.model.get() else { return Readiness::Starting };
+            match model.handle.state() {
+                WorkerState::Running => {}
+                WorkerState::Draining | WorkerState::Stopped => return Readiness::ShuttingDown,
+                WorkerState::Failed => return Readiness::WorkerFailed(name.clone()),
+            }
+            if !slot.warm.load(Ordering::Acquire) {
+                return Readiness::Starting;
+            }
+        }
+        Readiness::Ready
+    }
+}

@@ -1,0 +1,160 @@
+//! The REST surface: the router, its documentation and its middleware.
+//!
+//! [`router`] is the one function that the server and the tests share. Every API route is registered with
+//! `routes!`, which takes its path and its OpenAPI description from the same attribute, so a route cannot
+//! exist undocumented.
+
+mod body;
+mod classify;
+mod docs;
+mod embeddings;
+mod health;
+mod info;
+mod layers;
+mod metrics;
+mod models;
+mod openapi;
+mod page;
+mod problem;
+mod respond;
+mod rows;
+mod similarity;
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use axum::{Router, middleware, routing::get};
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tower::ServiceBuilder;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use self::{
+    layers::{bound_body, carry_request_id, catch_panic, observe, render_failures, set_context},
+    problem::Failure,
+};
+pub use self::{
+    openapi::{document as openapi, yaml as openapi_yaml},
+    problem::error_table,
+};
+use crate::{
+    config,
+    engine::Engine,
+    error::{Code, Error},
+    telemetry::Metrics,
+};
+
+/// What every handler shares. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState(Arc<Shared>);
+
+struct Shared {
+    engine: Arc<Engine>,
+    /// Bytes of request bodies that may be held at once, over all connections.
+    body_budget: Arc<Semaphore>,
+    /// `/openapi.json`, rendered once.
+    openapi_json: Bytes,
+    /// Seconds since 1970 at which the server started: `created` in the list of models.
+    started: u64,
+}
+
+impl AppState {
+    /// The state of a router over `engine`.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>) -> Self {
+        let budget = engine.limits().max_bytes_in_flight.min(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Shared {
+            body_budget: Arc::new(Semaphore::new(budget)),
+            openapi_json: openapi::json(),
+            started: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map(|since| since.as_secs())
+                .unwrap_or_default(),
+            engine,
+        }))
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    fn limits(&self) -> &config::Limits {
+        self.0.engine.limits()
+    }
+
+    fn metrics(&self) -> &Arc<Metrics> {
+        self.0.engine.metrics()
+    }
+}
+
+/// Every documented route.
+fn api() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::frame())
+        .routes(routes!(embeddings::embeddings))
+        .routes(routes!(similarity::similarity))
+        .routes(routes!(classify::classify))
+        .routes(routes!(models::list))
+        .routes(routes!(models::retrieve))
+        .routes(routes!(info::info))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(metrics::scrape))
+        .routes(routes!(openapi::serve))
+}
+
+/// The pages for people. They are not part of the API, so the document leaves them out.
+fn pages() -> Router<AppState> {
+    Router::new()
+        .route("/", get(page::index))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
+        .route("/docs", get(docs::redirect))
+        .route("/docs/", get(docs::index))
+        .route("/docs/{*file}", get(docs::file))
+}
+
+/// The whole HTTP service over an engine: routes, fallbacks and middleware.
+///
+/// The metrics of every route are created here, so that a scrape before the first request shows them.
+pub fn router(state: AppState) -> Router {
+    let (api, document) = api().split_for_parts();
+    let unmatched = std::iter::once(layers::UNMATCHED);
+    for route in document.paths.paths.keys().map(String::as_str).chain(unmatched) {
+        state.metrics().touch_route(route);
+    }
+    // Outermost first. Each layer says why it stands where it does.
+    let layers = ServiceBuilder::new()
+        // First, so that whatever happens below is logged and answered under the request's id.
+        .layer(middleware::from_fn(carry_request_id))
+        // Counts, times and logs what the client really got, rendered failures and panics included.
+        .layer(middleware::from_fn_with_state(state.clone(), observe))
+        // Below here a failure is a typed error without a body. Only this layer knows the route's error
+        // format and the request id, so handlers and layers need not.
+        .layer(middleware::from_fn(render_failures))
+        // Sets the deadline and the priority, and ends the wait when the deadline passes. It also writes
+        // `Server-Timing`, so it stands outside of the panic trap: such an answer has its times too.
+        .layer(middleware::from_fn_with_state(state.clone(), set_context))
+        // A panicking handler answers `internal` and takes nothing else down.
+        .layer(middleware::from_fn(catch_panic))
+        // Innermost: the body is bounded where it is read, and what it holds is released once the
+        // handler is done with it.
+        .layer(middleware::from_fn_with_state(state.clone(), bound_body));
+    api.merge(pages())
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(layers)
+        .with_state(state)
+}
+
+async fn no_route() -> Failure {
+    Failure(Error::new(Code::NotFound, "there is no such route; /docs lists them"))
+}
+
+async fn no_method() -> Failure {
+    Failure(Error::new(
+        Code::MethodNotAllowed,
+        "this route does not take this method; the `allow` header lists those it takes",
+    ))
+}

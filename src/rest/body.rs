@@ -1,0 +1,306 @@
+//! Request bodies: JSON, one raw picture, or a form with files, read into the same request type.
+
+use std::error::Error as StdError;
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, Multipart, Query, Request},
+    http::{HeaderMap, Uri, header},
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use serde::{Deserialize, de::DeserializeOwned};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, schema::Type},
+};
+
+use super::{AppState, layers::BodyError, problem::Failure};
+use crate::error::{Code, Error};
+
+/// Bodies past this are parsed on a thread of their own: a megabyte of numbers takes milliseconds, in
+/// which an async worker would serve nobody else.
+const INLINE_PARSE_BYTES: usize = 256 << 10;
+
+/// Most parts of a form. Items are bounded by the engine; this bounds what is read before it sees them.
+const MAX_FORM_PARTS: usize = 8192;
+
+/// The longest part of a parser's message that is sent back: it may quote the body.
+const MAX_QUOTED_CHARS: usize = 200;
+
+/// A request that JSON can carry, and perhaps other content types.
+pub(super) trait FromPayload: DeserializeOwned + Send + 'static {
+    /// The content types that the route reads, for the message of a 415.
+    const ACCEPTS: &'static str;
+
+    /// Reads a form.
+    ///
+    /// # Errors
+    /// Names the part at fault.
+    fn from_form(form: Form) -> Result<Self, Error>;
+
+    /// Reads a body that is one encoded picture, its options in the query.
+    ///
+    /// # Errors
+    /// [`Code::UnsupportedMediaType`] where the route has no such form; else names the option at fault.
+    fn from_image(image: Bytes, uri: &Uri) -> Result<Self, Error> {
+        let _ = (image, uri);
+        Err(unsupported::<Self>())
+    }
+}
+
+/// A request, read from whatever content type it came in.
+pub(super) struct Payload<T>(pub(super) T);
+
+impl<T: FromPayload> FromRequest<AppState> for Payload<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Failure> {
+        let media_type = media_type(request.headers());
+        let is_json = media_type == "application/json" || media_type.ends_with("+json");
+        let value = if is_json {
+            json(read(request.into_body()).await?).await?
+        } else if media_type == "multipart/form-data" {
+            T::from_form(Form::read(request, state).await?)?
+        } else if media_type.starts_with("image/") || media_type == "application/octet-stream" {
+            let uri = request.uri().clone();
+            T::from_image(read(request.into_body()).await?, &uri)?
+        } else {
+            return Err(unsupported::<T>().into());
+        };
+        Ok(Self(value))
+    }
+}
+
+/// The media type in lower case, without parameters; empty where there is none.
+fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = value.unwrap_or_default().split(';').next().unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
+}
+
+fn unsupported<T: FromPayload>() -> Error {
+    Error::new(
+        Code::UnsupportedMediaType,
+        format!("the content type must be one of: {}", T::ACCEPTS),
+    )
+    .with_field("content-type")
+}
+
+/// The whole body in one piece.
+async fn read(mut body: Body) -> Result<Bytes, Error> {
+    let mut first = None;
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| broken_off(&error))?;
+        let Ok(data) = frame.into_data() else { continue };
+        // A body of one frame, as small ones are, is not copied at all.
+        match first {
+            None if rest.is_empty() => first = Some(data),
+            _ => {
+                if let Some(first) = first.take() {
+                    rest.extend_from_slice(&first);
+                }
+                rest.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| rest.freeze()))
+}
+
+/// Why the body ended early: our own bound, which hides under the reader's errors, or the client.
+fn broken_off(error: &(dyn StdError + 'static)) -> Error {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(&own) = error.downcast_ref::<BodyError>() {
+            return own.to_error();
+        }
+        cause = error.source();
+    }
+    Error::new(Code::InvalidRequest, "the body could not be read to its end")
+}
+
+async fn json<T: DeserializeOwned + Send + 'static>(bytes: Bytes) -> Result<T, Error> {
+    if bytes.len() <= INLINE_PARSE_BYTES {
+        return parse_json(&bytes);
+    }
+    // Bounded by the budget of body bytes, so these threads are few.
+    tokio::task::spawn_blocking(move || parse_json(&bytes)).await.map_err(Error::internal)?
+}
+
+/// Parses JSON; a fault is named by its path.
+fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    // Tracking the path costs time for every value, so only a body with a fault pays for it.
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
+    let mut parser = serde_json::Deserializer::from_slice(bytes);
+    let error = match serde_path_to_error::deserialize::<_, T>(&mut parser) {
+        Ok(value) => return parser.end().map(|()| value).map_err(|error| syntax_error(&error)),
+        Err(error) => error,
+    };
+    let path = error.path().to_string();
+    let error = error.into_inner();
+    if !error.is_data() {
+        return Err(syntax_error(&error));
+    }
+    let message = quoted(&error.to_string());
+    let field = faulty_field(&path, &message);
+    let fault = Error::new(Code::InvalidRequest, message);
+    Err(if field.is_empty() { fault } else { fault.with_field(field) })
+}
+
+/// The path of the field at fault. A missing field has no place of its own, so the parser's path ends
+/// above it; its name stands in the message.
+fn faulty_field(path: &str, message: &str) -> String {
+    // The parser writes `.` for the whole body and `?` for a key that it could not read.
+    let path = path.trim_end_matches(['.', '?']);
+    let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    match missing {
+        Some(name) if path.is_empty() => name.to_owned(),
+        Some(name) => format!("{path}.{name}"),
+        None => path.to_owned(),
+    }
+}
+
+fn syntax_error(error: &serde_json::Error) -> Error {
+    Error::new(
+        Code::InvalidRequest,
+        format!("the body is not JSON: {}", quoted(&error.to_string())),
+    )
+}
+
+/// A parser's message, cut where it quotes too much of the body.
+fn quoted(message: &str) -> String {
+    match message.char_indices().nth(MAX_QUOTED_CHARS) {
+        None => message.to_owned(),
+        Some((end, _)) => format!("{}...", &message[..end]),
+    }
+}
+
+/// One part of a form.
+pub(super) struct Part {
+    /// The field's name.
+    pub(super) name: String,
+    /// What it holds.
+    pub(super) content: PartContent,
+}
+
+/// What a part of a form holds.
+pub(super) enum PartContent {
+    /// A file: it has a file name, or an image's content type.
+    File(Bytes),
+    /// A text.
+    Text(String),
+}
+
+/// A form, its parts in their order.
+pub(super) struct Form(Vec<Part>);
+
+impl Form {
+    async fn read(request: Request, state: &AppState) -> Result<Self, Error> {
+        let mut form = Multipart::from_request(request, state)
+            .await
+            .map_err(|error| Error::invalid("content-type", error.body_text()))?;
+        let mut parts = Vec::new();
+        while let Some(field) = form.next_field().await.map_err(|error| form_error(&error))? {
+            if parts.len() == MAX_FORM_PARTS {
+                let message = format!("the form has more than {MAX_FORM_PARTS} parts");
+                return Err(Error::new(Code::PayloadTooLarge, message));
+            }
+            let name = field.name().unwrap_or_default().to_owned();
+            let is_file = field.file_name().is_some()
+                || field.content_type().is_some_and(|kind| kind.starts_with("image/"));
+            let bytes = field.bytes().await.map_err(|error| form_error(&error))?;
+            let content = if is_file {
+                PartContent::File(bytes)
+            } else {
+                let text = String::from_utf8(bytes.into())
+                    .map_err(|_| Error::invalid(quoted(&name), "is not UTF-8"))?;
+                PartContent::Text(text)
+            };
+            parts.push(Part { name, content });
+        }
+        Ok(Self(parts))
+    }
+
+    /// The parts, in their order.
+    pub(super) fn into_parts(self) -> impl Iterator<Item = Part> {
+        self.0.into_iter()
+    }
+}
+
+fn form_error(error: &axum::extract::multipart::MultipartError) -> Error {
+    let cause = broken_off(error);
+    if cause.code() == Code::InvalidRequest {
+        return Error::new(
+            Code::InvalidRequest,
+            format!("the form is damaged: {}", error.body_text()),
+        );
+    }
+    cause
+}
+
+/// A part that the route does not know.
+pub(super) fn unknown_part(name: &str, known: &str) -> Error {
+    Error::invalid(quoted(name), format!("unknown form field; known are files and {known}"))
+}
+
+/// A value of a form field or a query parameter, as its type writes it.
+///
+/// # Errors
+/// [`Code::InvalidRequest`] at `name`.
+pub(super) fn option<T: DeserializeOwned>(name: &'static str, text: &str) -> Result<T, Error> {
+    // Numbers and booleans are JSON; what is neither is a word.
+    serde_json::from_str(text)
+        .or_else(|_| serde_json::from_value(serde_json::Value::from(text)))
+        .map_err(|error| Error::invalid(name, quoted(&error.to_string())))
+}
+
+/// The bytes of a file, for the document.
+pub(super) struct File;
+
+impl PartialSchema for File {
+    fn schema() -> RefOr<Schema> {
+        let bytes = ObjectBuilder::new().schema_type(Type::String);
+        bytes.format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary))).into()
+    }
+}
+
+impl ToSchema for File {}
+
+/// The options in a query.
+///
+/// # Errors
+/// [`Code::InvalidRequest`] at `query`, with the parameter in the message.
+pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Error> {
+    let parsed = Query::try_from_uri(uri);
+    parsed
+        .map(|Query(options)| options)
+        .map_err(|error| Error::invalid("query", quoted(&error.body_text())))
+}
+
+/// One string or an array of strings.
+#[derive(Debug, Default, Deserialize)]
+#[serde(from = "OneOrMany")]
+pub(super) struct Strings(pub(super) Vec<String>);
+
+/// One string, or an array of strings.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected a string or an array of strings")]
+pub(super) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<OneOrMany> for Strings {
+    fn from(given: OneOrMany) -> Self {
+        Self(match given {
+            OneOrMany::One(text) => vec![text],
+            OneOrMany::Many(texts) => texts,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+use super::*;
+
+#[derive(Debug, PartialEq, Deserialize)]
+struct Sample {
+    items: Vec<Item>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+struct Item {
+    size: u8,
+}
+
+fn fault(json: &str) -> Error {
+    parse_json::<Sample>(json.as_bytes()).expect_err(json)
+}
+
+#[test]
+fn a_fault_is_named_by_its_path() {
+    let error = fault(r#"{"items": [{"size": 1}, {"size": "large"}]}"#);
+    assert_eq!(error.field(), Some("items[1].size"));
+    assert!(error.message().contains("expected u8"), "{error}");
+    assert_eq!(fault(r#"{"items": [{}]}"#).field(), Some("items[0].size"));
+    assert_eq!(fault("{}").field(), Some("items"));
+    assert_eq!(fault("[]").field(), None);
+}
+
+#[test]
+fn what_is_not_json_is_said_so() {
+    for json in ["", "{", r#"{"items": [}"#, r#"{"items": []} x"#] {
+        let error = fault(json);
+        assert!(error.message().starts_with("the body is not JSON"), "{error}");
+        assert_eq!(error.field(), None);
+    }
+}
+
+#[test]
+fn a_long_body_is_not_quoted_back() {
+    let error = fault(&format!(r#"{{"items": "{}"}}"#, "é".repeat(100_000)));
+    assert!(error.message().len() < 500, "{}", error.message().len());
+    assert_eq!(error.field(), Some("items"));
+}
+
+#[test]
+fn options_are_words_numbers_or_booleans() {
+    assert_eq!(option::<usize>("n", "12").expect("a number"), 12);
+    assert!(option::<bool>("b", "true").expect("a boolean"));
+    assert_eq!(option::<String>("s", "float").expect("a word"), "float");
+    assert_eq!(option::<usize>("n", "twelve").expect_err("a word").field(), Some("n"));
+}

@@ -1,0 +1,178 @@
+//! `input`: one string, or an array of strings and of objects that say what they are.
+
+use std::{borrow::Cow, fmt};
+
+use bytes::Bytes;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema, schema},
+};
+
+use super::Modality;
+use crate::{
+    engine::{ImageInput, Input},
+    error::Error,
+};
+
+/// The items of a request, in order.
+#[derive(Debug)]
+pub(super) struct Inputs(pub(super) Vec<Item>);
+
+/// One item as it was sent.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// A string whose meaning the request's modality tells.
+    Plain(String),
+    /// `{"text": ...}`.
+    Text(String),
+    /// `{"image": ...}`: a data URI or base64.
+    Image(String),
+    /// A file of a form, or a raw body.
+    Encoded(Bytes),
+}
+
+impl Inputs {
+    /// What each item is. Nothing is decoded here.
+    ///
+    /// # Errors
+    /// Every item that is not what it claims to be, folded into one error.
+    pub(super) fn resolve(self, modality: Modality) -> Result<Vec<Input>, Error> {
+        let mut errors = Vec::new();
+        let mut inputs = Vec::with_capacity(self.0.len());
+        for (index, item) in self.0.into_iter().enumerate() {
+            match item.resolve(modality) {
+                Ok(input) => inputs.push(input),
+                Err(error) => errors.push(error.with_field(format!("input[{index}]"))),
+            }
+        }
+        Error::of_items(errors).map_or(Ok(inputs), Err)
+    }
+}
+
+impl Item {
+    fn resolve(self, modality: Modality) -> Result<Input, Error> {
+        Ok(match (self, modality) {
+            (Self::Text(text), _) | (Self::Plain(text), Modality::Text) => Input::Text(text),
+            (Self::Image(text), _) | (Self::Plain(text), Modality::Image) => {
+                Input::Image(ImageInput::parse(text)?)
+            }
+            (Self::Encoded(bytes), _) => Input::Image(ImageInput::Encoded(bytes)),
+        })
+    }
+}
+
+/// Why token ids are refused: the reason is worth more than `invalid type: integer`.
+const NO_TOKEN_IDS: &str = "token ids are not accepted: send texts as strings";
+
+// Written by hand, not as an untagged enum: a fault deep in an array keeps its own message and path.
+impl<'de> Deserialize<'de> for Inputs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InputsVisitor;
+
+        impl<'de> Visitor<'de> for InputsVisitor {
+            type Value = Inputs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, or an array of strings and objects")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Inputs, E> {
+                Ok(Inputs(vec![Item::Plain(text.to_owned())]))
+            }
+
+            fn visit_string<E: de::Error>(self, text: String) -> Result<Inputs, E> {
+                Ok(Inputs(vec![Item::Plain(text)]))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Inputs, A::Error> {
+                ItemVisitor.visit_map(map).map(|item| Inputs(vec![item]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Inputs, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(Inputs(items))
+            }
+        }
+
+        deserializer.deserialize_any(InputsVisitor)
+    }
+}
+
+struct ItemVisitor;
+
+impl<'de> Visitor<'de> for ItemVisitor {
+    type Value = Item;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, {\"text\": ...} or {\"image\": ...}")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Item, E> {
+        Ok(Item::Plain(text.to_owned()))
+    }
+
+    fn visit_string<E: de::Error>(self, text: String) -> Result<Item, E> {
+        Ok(Item::Plain(text))
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Item, E> {
+        Err(E::custom(NO_TOKEN_IDS))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Item, A::Error> {
+        Err(de::Error::custom(NO_TOKEN_IDS))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item, A::Error> {
+        let neither = || de::Error::custom("an item has either `text` or `image`");
+        let item = match map.next_key::<Cow<'_, str>>()?.as_deref() {
+            Some("text") => Item::Text(map.next_value()?),
+            Some("image") => Item::Image(map.next_value()?),
+            _ => return Err(neither()),
+        };
+        // A second key would make two items of one.
+        if map.next_key::<IgnoredAny>()?.is_some() { Err(neither()) } else { Ok(item) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ItemVisitor)
+    }
+}
+
+/// A schema of one item that says what it is.
+fn tagged(key: &str, description: &str) -> schema::Object {
+    let text = schema::ObjectBuilder::new()
+        .schema_type(schema::Type::String)
+        .description(Some(description));
+    schema::ObjectBuilder::new().property(key, text).required(key).build()
+}
+
+impl PartialSchema for Inputs {
+    fn schema() -> RefOr<Schema> {
+        let text = || {
+            schema::ObjectBuilder::new()
+                .schema_type(schema::Type::String)
+                .description(Some("What `modality` says: a text, or a picture."))
+        };
+        let item = schema::OneOfBuilder::new()
+            .item(text())
+            .item(tagged("text", "A text."))
+            .item(tagged("image", "A picture: a data URI or base64."));
+        schema::OneOfBuilder::new()
+            .item(text())
+            .item(schema::ArrayBuilder::new().items(item).min_items(Some(1)))
+            .description(Some("One string, or an array of items of either kind."))
+            .into()
+    }
+}
+
+impl ToSchema for Inputs {}

@@ -1,0 +1,58 @@
+//! `GET /health/live` and `GET /health/ready`: for probes.
+
+use axum::{Json, extract::State};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{AppState, openapi::NotReadyErrors, problem::Failure};
+use crate::{
+    error::{Code, Error},
+    registry::Readiness,
+};
+
+/// A probe's answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Health {
+    /// `alive` or `ready`.
+    #[schema(value_type = String, example = "ready")]
+    status: &'static str,
+}
+
+/// Says that the process answers
+///
+/// Red never means overloaded or loading: a restart would help neither.
+#[utoipa::path(
+    get,
+    path = "/health/live",
+    operation_id = "health_live",
+    tag = "operations",
+    responses((status = 200, description = "The process answers", body = Health)),
+)]
+pub(super) async fn live() -> Json<Health> {
+    Json(Health { status: "alive" })
+}
+
+/// Says whether the server wants traffic
+///
+/// Green once every tower of every model ran; red while draining, and from the death of a worker on.
+#[utoipa::path(
+    get,
+    path = "/health/ready",
+    operation_id = "health_ready",
+    tag = "operations",
+    responses(
+        (status = 200, description = "Every tower ran and every worker lives", body = Health),
+        NotReadyErrors,
+    ),
+)]
+pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Health>, Failure> {
+    let error = match state.engine().registry().readiness() {
+        Readiness::Ready => return Ok(Json(Health { status: "ready" })),
+        Readiness::Starting => Error::new(Code::NotReady, "a model is loading or warming up"),
+        Readiness::ShuttingDown => Error::new(Code::ShuttingDown, "the server is shutting down"),
+        Readiness::WorkerFailed(model) => {
+            Error::new(Code::NotReady, format!("the worker of the model `{model}` died"))
+        }
+    };
+    Err(error.into())
+}

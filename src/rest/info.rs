@@ -1,0 +1,166 @@
+//! `GET /info`: what is served, and within which limits.
+
+use axum::{Json, extract::State};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::AppState;
+use crate::{build_info, config, preprocess, preprocess::Resample, registry::Model};
+
+/// What is served, and within which limits.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Info {
+    /// The server's version.
+    version: &'static str,
+    /// The commit it was built from.
+    commit: &'static str,
+    /// The models that are loaded, the default first; empty while the first one loads.
+    models: Vec<ModelInfo>,
+    limits: LimitsInfo,
+}
+
+/// A loaded model.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ModelInfo {
+    /// The name that requests use.
+    name: String,
+    /// The architecture: `siglip`, `siglip2`.
+    family: String,
+    /// Identifies the weights. Store it beside vectors.
+    revision: String,
+    /// The element type that the towers run in: `f32`, `f16`, `bf16`.
+    dtype: String,
+    /// Where they run: `cpu`, `cuda:0`, `metal`.
+    device: String,
+    /// Values of an embedding.
+    dimension: usize,
+    /// Ids of a text, padding included; null without a text tower.
+    text_length: Option<usize>,
+    image_size: ImageSize,
+    /// Pixels of a patch's side.
+    patch_size: usize,
+    /// The resize filter: `bilinear` or `bicubic`.
+    resample: &'static str,
+    /// Names the arithmetic that prepares pictures. Store it beside vectors.
+    preprocessing_version: &'static str,
+    /// How a cosine becomes a logit; null without a text tower.
+    scoring: Option<Scoring>,
+    /// Parameters of both towers.
+    parameters: u64,
+    /// Bytes of the resident weights.
+    weight_bytes: u64,
+}
+
+/// Pixels of a picture as the tower reads it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ImageSize {
+    width: u32,
+    height: u32,
+}
+
+/// `probability = sigmoid(logit_scale_exp * cosine + logit_bias)`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Scoring {
+    /// As the checkpoint stores it: a logarithm.
+    logit_scale: f32,
+    /// `exp(logit_scale)`: the factor that multiplies the cosine.
+    logit_scale_exp: f32,
+    logit_bias: f32,
+}
+
+/// Every bound on a request, and on all of them together.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LimitsInfo {
+    max_body_bytes: usize,
+    /// Texts and images of one request.
+    max_items: usize,
+    /// Rows of a side given as embeddings.
+    max_embeddings: usize,
+    max_labels: usize,
+    max_text_bytes: usize,
+    max_image_bytes: usize,
+    max_image_pixels: u64,
+    max_decode_bytes: u64,
+    /// Items in the server at once, queued or running.
+    max_items_in_flight: usize,
+    max_bytes_in_flight: usize,
+    /// The longest wait for an answer, in milliseconds.
+    request_timeout_ms: u64,
+}
+
+impl From<&config::Limits> for LimitsInfo {
+    fn from(limits: &config::Limits) -> Self {
+        // Named one by one, so that a new limit cannot be forgotten here.
+        let &config::Limits {
+            max_body_bytes,
+            max_items,
+            max_embeddings,
+            max_labels,
+            max_text_bytes,
+            max_image_bytes,
+            max_image_pixels,
+            max_decode_bytes,
+            max_items_in_flight,
+            max_bytes_in_flight,
+            request_timeout,
+        } = limits;
+        Self {
+            max_body_bytes,
+            max_items,
+            max_embeddings,
+            max_labels,
+            max_text_bytes,
+            max_image_bytes,
+            max_image_pixels,
+            max_decode_bytes,
+            max_items_in_flight,
+            max_bytes_in_flight,
+            request_timeout_ms: u64::try_from(request_timeout.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl From<&Model> for ModelInfo {
+    fn from(model: &Model) -> Self {
+        let card = &model.card;
+        Self {
+            name: model.name.clone(),
+            family: card.family.clone(),
+            revision: card.revision.clone(),
+            dtype: card.dtype.to_string(),
+            device: card.device.to_string(),
+            dimension: card.embedding_dim,
+            text_length: card.text_length,
+            image_size: ImageSize { width: model.image.width, height: model.image.height },
+            patch_size: card.patch_size,
+            resample: match model.image.resample {
+                Resample::Bilinear => "bilinear",
+                Resample::Bicubic => "bicubic",
+            },
+            preprocessing_version: preprocess::VERSION,
+            scoring: card.pair_head.map(|head| Scoring {
+                logit_scale: head.logit_scale,
+                logit_scale_exp: head.logit_scale.exp(),
+                logit_bias: head.logit_bias,
+            }),
+            parameters: card.parameters,
+            weight_bytes: card.weight_bytes,
+        }
+    }
+}
+
+/// Says what is served, and within which limits
+#[utoipa::path(
+    get,
+    path = "/info",
+    tag = "models",
+    responses((status = 200, description = "Models, versions and limits", body = Info)),
+)]
+pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
+    Json(Info {
+        version: build_info::VERSION,
+        commit: build_info::COMMIT,
+        models: state.engine().registry().loaded().map(|model| (&**model).into()).collect(),
+        limits: state.limits().into(),
+    })
+}

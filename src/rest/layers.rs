@@ -1,0 +1,18 @@
+//! The middleware, one file a layer; [`super::middleware_stack`] says why each stands where it does.
+
+mod bound_body;
+mod catch_panic;
+mod observe;
+mod render_failures;
+mod request_id;
+mod set_context;
+
+pub(super) use self::{
+    bound_body::{BodyError, bound_body},
+    catch_panic::catch_panic,
+    observe::{UNMATCHED, observe},
+    render_failures::render_failures,
+    request_id::carry_request_id,
+    set_context::Ctx,
+    set_context::set_context,
+};

@@ -1,0 +1,141 @@
+//! Bounds on request bodies: each on its own, and the bytes of all that are held at once.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, HttpBody},
+    extract::{Request, State},
+    http::header,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    error::{Code, Error},
+    rest::{AppState, problem::Failure},
+};
+
+/// Why reading a body was broken off. Extractors find it in the source chain of whatever error the body's
+/// reader wraps it in.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+pub(in crate::rest) enum BodyError {
+    /// More bytes than one body may have.
+    #[error("the body has more than {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The server holds as many bytes of bodies as it may.
+    #[error("the server holds too many bytes of other requests")]
+    NoBudget,
+}
+
+impl BodyError {
+    /// The error that the client gets.
+    pub(in crate::rest) fn to_error(self) -> Error {
+        match self {
+            Self::TooLarge { .. } => Error::new(Code::PayloadTooLarge, self.to_string()),
+            // A body takes about a second to arrive and be decoded; no better estimate is known here.
+            Self::NoBudget => Error::new(Code::Overloaded, self.to_string())
+                .with_retry_after(Duration::from_secs(1)),
+        }
+    }
+}
+
+/// Refuses a body that announces too much at once, and breaks off one that turns out to be too long.
+pub(in crate::rest) async fn bound_body(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    // A body larger than the whole budget would be told to retry for ever, so that bounds it too.
+    let limit = state.limits().max_body_bytes.min(state.limits().max_bytes_in_flight);
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|announced| announced > limit as u64) {
+        return Failure(BodyError::TooLarge { limit }.to_error()).into_response();
+    }
+    let held = Arc::new(Held { budget: state.0.body_budget.clone(), permit: Mutex::new(None) });
+    let request = request
+        .map(|inner| Body::new(BoundedBody { inner, seen: 0, limit, held: Arc::clone(&held) }));
+    // `held` lives until the answer's head is there: until then the handler may hold the bytes.
+    let response = next.run(request).await;
+    drop(held);
+    response
+}
+
+/// The bytes that one request's body takes from the common budget.
+struct Held {
+    budget: Arc<Semaphore>,
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Held {
+    fn add(&self, bytes: usize) -> Result<(), BodyError> {
+        let permits = u32::try_from(bytes).map_err(|_| BodyError::NoBudget)?;
+        let more = Arc::clone(&self.budget)
+            .try_acquire_many_owned(permits)
+            .map_err(|_| BodyError::NoBudget)?;
+        match &mut *self.permit.lock() {
+            Some(permit) => permit.merge(more),
+            empty => *empty = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// A body that counts what arrives.
+struct BoundedBody {
+    inner: Body,
+    seen: usize,
+    limit: usize,
+    held: Arc<Held>,
+}
+
+impl BoundedBody {
+    fn count(&mut self, bytes: usize) -> Result<(), BodyError> {
+        self.seen = self.seen.saturating_add(bytes);
+        if self.seen > self.limit {
+            return Err(BodyError::TooLarge { limit: self.limit });
+        }
+        self.held.add(bytes)
+    }
+}
+
+impl HttpBody for BoundedBody {
+    type Data = Bytes;
+    type Error = axum::BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| {
+            let frame = frame?;
+            if let Some(data) = frame.data_ref() {
+                self.count(data.len())?;
+            }
+            Ok(frame)
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,190 @@
+//! One log line and one set of metrics for every exchange, from its head to its last byte.
+
+use std::{
+    error::Error as StdError,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use axum::{
+    body::{Body, HttpBody},
+    extract::{MatchedPath, Request, State},
+    http::{Method, StatusCode},
+    middleware::Next,
+    response::Response,
+};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tracing::{Instrument, Span, debug, error, info, info_span};
+
+use super::request_id::RequestId;
+use crate::{
+    error::{Code, Error},
+    rest::{AppState, problem::Failure},
+    telemetry::Metrics,
+};
+
+/// The route label of requests that no route matches. Their paths never become labels: a scanner would
+/// create a series for each.
+pub(in crate::rest) const UNMATCHED: &str = "unmatched";
+
+/// The code of an exchange that was answered.
+const OK: &str = "ok";
+/// The code of an exchange that the client broke off.
+const CLIENT_CLOSED: &str = "client_closed";
+
+/// Counts, times and logs the exchange, and opens its span.
+pub(in crate::rest) async fn observe(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| UNMATCHED.to_owned(), |path| path.as_str().to_owned());
+    let id = request.extensions().get::<RequestId>().cloned();
+    let span = info_span!(
+        "request",
+        method = %request.method(),
+        route,
+        request_id = id.as_ref().map(RequestId::as_str),
+    );
+    let mut exchange =
+        Exchange::begin(Arc::clone(state.metrics()), request.method().clone(), route, span.clone());
+    let response = next.run(request).instrument(span).await;
+    exchange.head(&response);
+    response.map(|inner| Body::new(ObservedBody { inner, exchange }))
+}
+
+/// An exchange in progress. Dropping it ends it, in whatever way it ends: the last byte is sent, the body
+/// fails, or the client leaves.
+struct Exchange {
+    metrics: Arc<Metrics>,
+    method: Method,
+    route: String,
+    span: Span,
+    start: Instant,
+    status: Option<StatusCode>,
+    code: &'static str,
+    cause: Option<Error>,
+    complete: bool,
+}
+
+impl Exchange {
+    fn begin(metrics: Arc<Metrics>, method: Method, route: String, span: Span) -> Self {
+        metrics.requests_in_flight.inc();
+        Self {
+            metrics,
+            method,
+            route,
+            span,
+            start: Instant::now(),
+            status: None,
+            code: OK,
+            cause: None,
+            complete: false,
+        }
+    }
+
+    fn head(&mut self, response: &Response) {
+        self.status = Some(response.status());
+        if let Some(Failure(error)) = response.extensions().get() {
+            self.code = error.code().slug();
+            self.cause = Some(error.clone());
+        }
+        // A body that is already at its end (an answer to HEAD, a redirect) is never polled.
+        self.complete = response.body().is_end_stream();
+    }
+
+    fn broken(&mut self, error: &axum::Error) {
+        self.complete = true;
+        self.code = Code::Internal.slug();
+        self.cause = Some(Error::internal(error.to_string()));
+    }
+
+    /// The one line about the exchange: no path, no bodies, no keys.
+    fn log(&self, duration_ms: f64) {
+        let _entered = self.span.enter();
+        let status = self.status.map(|status| status.as_u16());
+        let code = self.code;
+        match (&self.cause, self.status) {
+            (Some(cause), Some(status)) if status.is_server_error() => {
+                let cause = chain(cause);
+                let status = status.as_u16();
+                error!(status, code, duration_ms, cause, "request failed");
+            }
+            (Some(cause), _) => {
+                info!(status, code, duration_ms, %cause, "request refused");
+            }
+            // Probes and scrapes come every few seconds; at `info` they would drown the rest.
+            (None, _) if self.route.starts_with("/health/") || self.route == "/metrics" => {
+                debug!(status, code, duration_ms, "request answered");
+            }
+            (None, _) => info!(status, code, duration_ms, "request answered"),
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // An answer to HEAD has a body that the server does not send, so nobody reads it to its end.
+        if !self.complete && self.code == OK && self.method != Method::HEAD {
+            self.code = CLIENT_CLOSED;
+        }
+        let duration = self.start.elapsed();
+        self.metrics.requests_in_flight.dec();
+        self.metrics.requests.with_label_values(&[self.route.as_str(), self.code]).inc();
+        self.metrics
+            .request_duration
+            .with_label_values(&[self.route.as_str()])
+            .observe(duration.as_secs_f64());
+        self.log((duration.as_secs_f64() * 1e5).round() / 1e2);
+    }
+}
+
+/// An error and its causes, for the log alone.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// A response body that ends the exchange with itself.
+struct ObservedBody {
+    inner: Body,
+    exchange: Exchange,
+}
+
+impl HttpBody for ObservedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        match &frame {
+            Some(Err(error)) => self.exchange.broken(error),
+            // A body of known length is not polled again after its last frame.
+            Some(Ok(_)) => self.exchange.complete = self.inner.is_end_stream(),
+            None => self.exchange.complete = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,52 @@
+//! Writes the body of every failure, in the format of its route.
+
+use axum::{
+    extract::Request,
+    http::{StatusCode, header},
+    middleware::Next,
+    response::Response,
+};
+
+use super::request_id::RequestId;
+use crate::{
+    error::{Code, Error},
+    rest::problem::{Envelope, Failure, render},
+};
+
+/// Gives typed failures their body, and error statuses that came without a type (a framework's own
+/// rejection) a type.
+pub(in crate::rest) async fn render_failures(request: Request, next: Next) -> Response {
+    let envelope = Envelope::of(request.uri().path());
+    let id = request.extensions().get::<RequestId>().cloned();
+    let mut response = next.run(request).await;
+
+    let failure = match response.extensions_mut().remove::<Failure>() {
+        Some(failure) => failure,
+        None => match untyped(response.status()) {
+            Some(code) => Failure(Error::new(code, "the request was refused")),
+            None => return response,
+        },
+    };
+    let mut rendered = render(&failure.0, envelope, id.as_ref().map(RequestId::as_str));
+    // Whatever the layers below added stays: `allow` of a 405, `server-timing`.
+    for (name, value) in response.headers() {
+        if name != header::CONTENT_LENGTH && name != header::CONTENT_TYPE {
+            rendered.headers_mut().insert(name, value.clone());
+        }
+    }
+    rendered.extensions_mut().insert(failure);
+    rendered
+}
+
+/// The nearest code of an error status that carries none.
+fn untyped(status: StatusCode) -> Option<Code> {
+    match status {
+        status if !status.is_client_error() && !status.is_server_error() => None,
+        StatusCode::NOT_FOUND => Some(Code::NotFound),
+        StatusCode::METHOD_NOT_ALLOWED => Some(Code::MethodNotAllowed),
+        StatusCode::PAYLOAD_TOO_LARGE => Some(Code::PayloadTooLarge),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Some(Code::UnsupportedMediaType),
+        status if status.is_client_error() => Some(Code::InvalidRequest),
+        _ => Some(Code::Internal),
+    }
+}

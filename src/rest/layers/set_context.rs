@@ -1,0 +1,92 @@
+//! The engine's context of a request: its deadline, its priority and its timings.
+
+use std::{sync::Arc, time::Duration, time::Instant};
+
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use crate::{
+    batch::Priority,
+    engine::Context,
+    error::{Code, Error},
+    rest::{AppState, problem::Failure},
+};
+
+const TIMEOUT: &str = "x-request-timeout-ms";
+const PRIORITY: &str = "x-priority";
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Extracts the engine's context of this request.
+pub(in crate::rest) struct Ctx(pub(in crate::rest) Arc<Context>);
+
+impl FromRequestParts<AppState> for Ctx {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Failure> {
+        parts.extensions.get::<Arc<Context>>().cloned().map(Self).ok_or_else(|| {
+            Failure(Error::internal("a route that asks for a context stands outside of its layer"))
+        })
+    }
+}
+
+/// Reads deadline and priority from the headers, waits no longer than the deadline for the answer's
+/// head, and says in `Server-Timing` where the time went.
+pub(in crate::rest) async fn set_context(
+    State(state): State<AppState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let start = Instant::now();
+    let read = read(request.headers(), state.limits().request_timeout);
+    let mut timing = String::new();
+    let mut response = match read {
+        Ok(context) => {
+            let context = Arc::new(context);
+            request.extensions_mut().insert(Arc::clone(&context));
+            let response = within_deadline(context.deadline, next.run(request)).await;
+            timing = context.timings.header() + ", ";
+            response
+        }
+        Err(error) => Failure(error).into_response(),
+    };
+    timing += &format!("total;dur={:.2}", start.elapsed().as_secs_f64() * 1e3);
+    if let Ok(timing) = HeaderValue::from_str(&timing) {
+        response.headers_mut().insert(SERVER_TIMING, timing);
+    }
+    response
+}
+
+/// The answer, or 504. Dropping the handler withdraws its rows from the queues, so a late request costs no
+/// forward pass.
+async fn within_deadline(deadline: Instant, answer: impl Future<Output = Response>) -> Response {
+    let answered = tokio::time::timeout_at(deadline.into(), answer).await;
+    answered.unwrap_or_else(|_| {
+        Failure(Error::new(Code::DeadlineExceeded, "the answer was not ready in time"))
+            .into_response()
+    })
+}
+
+fn read(headers: &HeaderMap, longest: Duration) -> Result<Context, Error> {
+    let mut timeout = longest;
+    if let Some(value) = headers.get(TIMEOUT) {
+        let millis = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
+        let millis = millis.filter(|&millis| millis > 0).ok_or_else(|| {
+            Error::invalid(TIMEOUT, "must be a whole number of milliseconds, 1 or more")
+        })?;
+        // A client may shorten the server's own bound, never stretch it.
+        timeout = timeout.min(Duration::from_millis(millis));
+    }
+    let mut context = Context::with_timeout(timeout);
+    if let Some(value) = headers.get(PRIORITY) {
+        context.priority = match value.as_bytes() {
+            b"interactive" => Priority::Interactive,
+            b"bulk" => Priority::Bulk,
+            _ => return Err(Error::invalid(PRIORITY, "must be `interactive` or `bulk`")),
+        };
+    }
+    Ok(context)
+}

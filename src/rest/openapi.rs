@@ -1,0 +1,191 @@
+//! The OpenAPI document: its frame, the errors of every route, and where it is served.
+
+use std::collections::BTreeMap;
+
+use axum::{body::Body, extract::State, response::Response};
+use bytes::Bytes;
+use serde::Deserialize;
+use utoipa::{
+    IntoParams, IntoResponses, OpenApi,
+    openapi::{
+        ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, ResponseBuilder,
+        example::ExampleBuilder, response::Response as ResponseDoc, schema::Type,
+    },
+};
+
+use super::{
+    AppState,
+    problem::{self, Envelope, OpenAiError, Problem},
+    respond::json_body,
+};
+use crate::error::{Code, Error};
+
+/// What stands above the routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "siglip-server",
+        description = "Embeddings and calibrated pair probabilities of SigLIP image-text models.\n\n\
+            Every answer carries `x-request-id` and `Server-Timing`. Errors are problem documents \
+            (RFC 9457), and OpenAI's envelope on the routes that speak OpenAI's format; `code` is the \
+            same in both.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    servers((url = "/", description = "This server")),
+    tags(
+        (name = "embeddings", description = "Vectors of texts and pictures"),
+        (name = "pairs", description = "Calibrated probabilities that a picture and a text match"),
+        (name = "models", description = "What is served, and within which limits"),
+        (name = "operations", description = "Probes, metrics and this document"),
+    ),
+    components(schemas(Problem<'static>, OpenAiError<'static>)),
+)]
+struct Frame;
+
+/// The document without its routes.
+pub(super) fn frame() -> utoipa::openapi::OpenApi {
+    Frame::openapi()
+}
+
+/// The OpenAPI document of the server.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    super::api().into_openapi()
+}
+
+/// The document as YAML: the file `openapi.yaml`.
+///
+/// # Errors
+/// Fails if the document cannot be written, which no route is known to cause.
+pub fn yaml() -> Result<String, Error> {
+    document().to_yaml().map_err(Error::internal)
+}
+
+/// The document as JSON: the answer of `/openapi.json`.
+pub(super) fn json() -> Bytes {
+    document().to_json().unwrap_or_default().into()
+}
+
+/// Gives this document
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    operation_id = "openapi",
+    tag = "operations",
+    responses((status = 200, description = "The OpenAPI document", body = serde_json::Value)),
+)]
+pub(super) async fn serve(State(state): State<AppState>) -> Response {
+    json_body(Body::from(state.0.openapi_json.clone()))
+}
+
+/// Headers that every route of the engine reads.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "only describes the headers; the middleware reads them")]
+pub(super) struct RequestHeaders {
+    /// An id for logs and errors, up to 128 printable ASCII characters; made up where none is given.
+    #[serde(rename = "x-request-id")]
+    request_id: Option<String>,
+    /// The longest wait for the answer in milliseconds; it can only shorten the server's own.
+    #[serde(rename = "x-request-timeout-ms")]
+    #[param(minimum = 1)]
+    timeout_ms: Option<u64>,
+    /// `interactive` (the default) or `bulk`, which takes what the former leaves.
+    #[serde(rename = "x-priority")]
+    #[param(example = "bulk")]
+    priority: Option<String>,
+}
+
+/// What a route of the engine may answer when it fails.
+const ENGINE_CODES: [Code; 14] = [
+    Code::InvalidRequest,
+    Code::ModelNotFound,
+    Code::PayloadTooLarge,
+    Code::ImageTooLarge,
+    Code::UnsupportedMediaType,
+    Code::UndecodableImage,
+    Code::TextTooLong,
+    Code::FetchForbidden,
+    Code::Overloaded,
+    Code::ShuttingDown,
+    Code::NotReady,
+    Code::DeadlineExceeded,
+    Code::Internal,
+    Code::DeviceFailed,
+];
+
+/// The errors of a route that answers problem documents.
+pub(super) struct ProblemErrors;
+
+/// The errors of a route that speaks OpenAI's format.
+pub(super) struct OpenAiErrors;
+
+/// The errors of a route that only looks a model up.
+pub(super) struct UnknownModelErrors;
+
+/// The errors of the readiness probe.
+pub(super) struct NotReadyErrors;
+
+impl IntoResponses for ProblemErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses(&ENGINE_CODES, Envelope::Problem)
+    }
+}
+
+impl IntoResponses for OpenAiErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses(&ENGINE_CODES, Envelope::OpenAi)
+    }
+}
+
+impl IntoResponses for UnknownModelErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses(&[Code::ModelNotFound], Envelope::OpenAi)
+    }
+}
+
+impl IntoResponses for NotReadyErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses(&[Code::NotReady, Code::ShuttingDown], Envelope::Problem)
+    }
+}
+
+/// One response a status, with an example for each code that has it.
+fn responses(codes: &[Code], envelope: Envelope) -> BTreeMap<String, RefOr<ResponseDoc>> {
+    let mut by_status = BTreeMap::<u16, Vec<Code>>::new();
+    for &code in codes {
+        by_status.entry(code.spec().status.as_u16()).or_default().push(code);
+    }
+    by_status
+        .into_iter()
+        .map(|(status, codes)| (status.to_string(), RefOr::T(response(&codes, envelope))))
+        .collect()
+}
+
+fn response(codes: &[Code], envelope: Envelope) -> ResponseDoc {
+    let (content_type, schema) = match envelope {
+        Envelope::Problem => ("application/problem+json", "Problem"),
+        Envelope::OpenAi => ("application/json", "OpenAiError"),
+    };
+    let examples = codes.iter().map(|code| {
+        let error = Error::new(*code, "what is wrong with this very request");
+        let value = problem::document(&error, envelope);
+        (code.slug(), ExampleBuilder::new().value(Some(value)).build())
+    });
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name(schema)))
+        .examples_from_iter(examples)
+        .build();
+    let titles: Vec<_> =
+        codes.iter().map(|code| format!("{} (`{code}`)", code.spec().title)).collect();
+    let mut response =
+        ResponseBuilder::new().description(titles.join("; ")).content(content_type, content);
+    if codes.contains(&Code::Overloaded) {
+        let seconds = ObjectBuilder::new().schema_type(Type::Integer);
+        let header = HeaderBuilder::new()
+            .schema(Some(seconds))
+            .description(Some("Seconds after which a retry is worth it."));
+        response = response.header("Retry-After", header.build());
+    }
+    response.build()
+}

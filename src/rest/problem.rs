@@ -1,0 +1,231 @@
+//! Failures as the client sees them: RFC 9457 problem documents, or OpenAI's envelope on the routes that
+//! speak OpenAI's format. Both are drawn from the one table in [`crate::error`].
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::error::{Code, Error};
+
+/// An error on its way out of a handler or a layer.
+///
+/// As a response it has the right status and no body; [`super::layers::render_failures`] writes the body,
+/// because only there the format and the request id are known.
+#[derive(Debug, Clone)]
+pub(super) struct Failure(pub(super) Error);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = self.0.code().spec().status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// How a route words its failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Envelope {
+    /// `application/problem+json`.
+    Problem,
+    /// `{"error": {...}}`, as OpenAI's clients expect.
+    OpenAi,
+}
+
+impl Envelope {
+    /// The format of a path, matched or not.
+    pub(super) fn of(path: &str) -> Self {
+        if path == "/v1/embeddings" || path == "/v1/models" || path.starts_with("/v1/models/") {
+            Self::OpenAi
+        } else {
+            Self::Problem
+        }
+    }
+}
+
+/// An RFC 9457 problem document.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "type": "urn:siglip-server:problem:undecodable_image",
+    "title": "Undecodable image",
+    "status": 422,
+    "code": "undecodable_image",
+    "detail": "the image cannot be decoded: unexpected end of file",
+    "field": "images[1]",
+    "request_id": "0198c9a4-6f0e-7c6b-9f3a-2b1d7c1e5a44",
+    "errors": [{
+        "code": "undecodable_image",
+        "detail": "the image cannot be decoded: unexpected end of file",
+        "field": "images[1]"
+    }]
+}))]
+pub(super) struct Problem<'e> {
+    /// A URN that names the kind of problem.
+    #[serde(rename = "type")]
+    kind: String,
+    /// A short summary, the same for every occurrence.
+    title: &'static str,
+    /// The HTTP status, again.
+    status: u16,
+    /// The machine-readable name, stable.
+    code: &'static str,
+    /// What is wrong with this very request.
+    detail: &'e str,
+    /// The part of the request at fault, as a path (`input[3].image`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'e str>,
+    /// The id to look for in the server's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'e str>,
+    /// Every item that failed, where the request had several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<ItemProblem<'e>>,
+}
+
+/// One failed item of a request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ItemProblem<'e> {
+    /// The machine-readable name, stable.
+    code: &'static str,
+    /// What is wrong with the item.
+    detail: &'e str,
+    /// The item, as a path into the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'e str>,
+}
+
+/// OpenAI's error envelope.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "error": {
+        "message": "the model `clip` is not served here; it serves: demo",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found"
+    }
+}))]
+pub(super) struct OpenAiError<'e> {
+    error: OpenAiErrorBody<'e>,
+}
+
+/// The inside of OpenAI's error envelope.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct OpenAiErrorBody<'e> {
+    /// What is wrong with this very request.
+    message: &'e str,
+    /// OpenAI's class of errors.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The part of the request at fault, as a path.
+    param: Option<&'e str>,
+    /// The machine-readable name, as in problem documents.
+    code: &'static str,
+    /// Every item that failed, where the request had several. Not in OpenAI's format; its clients ignore
+    /// it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<ItemProblem<'e>>,
+}
+
+/// OpenAI's class of a code: what its clients map to exception types.
+fn openai_kind(code: Code) -> &'static str {
+    match code.spec().status {
+        StatusCode::UNAUTHORIZED => "authentication_error",
+        StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+        status if status.is_client_error() => "invalid_request_error",
+        _ => "server_error",
+    }
+}
+
+fn items(error: &Error) -> Vec<ItemProblem<'_>> {
+    error
+        .items()
+        .iter()
+        .map(|item| ItemProblem {
+            code: item.code().slug(),
+            detail: item.message(),
+            field: item.field(),
+        })
+        .collect()
+}
+
+/// The body of a failure, as JSON.
+fn body(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Vec<u8> {
+    let spec = error.code().spec();
+    let written = match envelope {
+        Envelope::Problem => serde_json::to_vec(&Problem {
+            kind: format!("urn:siglip-server:problem:{}", spec.slug),
+            title: spec.title,
+            status: spec.status.as_u16(),
+            code: spec.slug,
+            detail: error.message(),
+            field: error.field(),
+            request_id,
+            errors: items(error),
+        }),
+        Envelope::OpenAi => serde_json::to_vec(&OpenAiError {
+            error: OpenAiErrorBody {
+                message: error.message(),
+                kind: openai_kind(error.code()),
+                param: error.field(),
+                code: spec.slug,
+                errors: items(error),
+            },
+        }),
+    };
+    // Only strings and numbers are written, to memory, which cannot fail.
+    written.unwrap_or_default()
+}
+
+/// The body of a failure without a request id, as an example for the OpenAPI document.
+pub(super) fn document(error: &Error, envelope: Envelope) -> serde_json::Value {
+    serde_json::from_slice(&body(error, envelope, None)).unwrap_or_default()
+}
+
+/// The response of a failure: status, headers and body.
+pub(super) fn render(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Response {
+    let content_type = match envelope {
+        Envelope::Problem => "application/problem+json",
+        Envelope::OpenAi => "application/json",
+    };
+    let mut response = (
+        error.code().spec().status,
+        [(header::CONTENT_TYPE, content_type)],
+        body(error, envelope, request_id),
+    )
+        .into_response();
+    if let Some(after) = error.retry_after() {
+        // Whole seconds, rounded up: a client that comes back too early is refused again.
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    }
+    response
+}
+
+/// The table of errors for `docs/api.md`, in Markdown.
+#[must_use]
+pub fn error_table() -> String {
+    let mut table = String::from(
+        "| code | HTTP | gRPC | retry | title | OpenAI type |\n|---|---|---|---|---|---|\n",
+    );
+    for code in Code::ALL {
+        let spec = code.spec();
+        let retry = if spec.retryable { "yes" } else { "no" };
+        table += &format!(
+            "| `{}` | {} | {:?} | {retry} | {} | `{}` |\n",
+            spec.slug,
+            spec.status.as_u16(),
+            tonic::Code::from_i32(spec.grpc),
+            spec.title,
+            openai_kind(code),
+        );
+    }
+    table
+}

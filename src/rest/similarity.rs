@@ -1,0 +1,244 @@
+//! `POST /v1/similarity`: every image against every text, each pair judged on its own.
+
+mod write;
+
+use axum::{extract::State, response::Response};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{
+    AppState,
+    body::{File, Form, FromPayload, PartContent, Payload, option, unknown_part},
+    layers::Ctx,
+    openapi::ProblemErrors,
+    problem::Failure,
+    respond::Usage,
+    rows::Rows,
+};
+use crate::{
+    engine::{self, ImageInput, ImageSide, ScoreKind, TextSide},
+    error::Error,
+};
+
+/// Images and texts to compare, each side as items or as stored embeddings.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(examples(
+    json!({"images": ["data:image/png;base64,iVBORw0..."], "texts": ["a cat", "a dog"]}),
+    json!({"image_embeddings": [[0.1, -0.2]], "texts": ["a cat"], "scores": ["probability"]})
+))]
+pub(super) struct SimilarityRequest {
+    /// The model's name; the default model where none is given.
+    model: Option<String>,
+    /// Pictures: data URIs or base64. Or give `image_embeddings`.
+    images: Option<Vec<String>>,
+    /// Stored embeddings of pictures, normalised or not.
+    #[schema(inline)]
+    image_embeddings: Option<Rows>,
+    /// Texts. Or give `text_embeddings`.
+    texts: Option<Vec<String>>,
+    /// Stored embeddings of texts, normalised or not.
+    #[schema(inline)]
+    text_embeddings: Option<Rows>,
+    /// Which matrices to answer with; all three by default.
+    scores: Option<Vec<Score>>,
+    /// Whether a text that is too long is cut (the default); otherwise it is refused.
+    #[schema(default = true)]
+    truncate: Option<bool>,
+    /// Files of a form.
+    #[serde(skip)]
+    files: Vec<ImageInput>,
+}
+
+/// A kind of score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Score {
+    /// Cosine of the angle between the embeddings, in `[-1, 1]`.
+    Cosine,
+    /// `exp(logit_scale) * cosine + logit_bias`.
+    Logit,
+    /// `sigmoid(logit)`: the calibrated probability that the pair matches.
+    Probability,
+}
+
+impl Score {
+    const ALL: [Self; 3] = [Self::Cosine, Self::Logit, Self::Probability];
+
+    /// The name of the matrix in the answer.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cosine => "cosine",
+            Self::Logit => "logit",
+            Self::Probability => "probability",
+        }
+    }
+
+    fn kind(self) -> ScoreKind {
+        match self {
+            Self::Cosine => ScoreKind::Cosine,
+            Self::Logit => ScoreKind::Logit,
+            Self::Probability => ScoreKind::Probability,
+        }
+    }
+}
+
+/// Reads pictures that came as strings; every one that is not a picture is named.
+///
+/// # Errors
+/// The faults, folded into one error.
+pub(super) fn parse_images(images: Vec<String>) -> Result<Vec<ImageInput>, Error> {
+    let mut errors = Vec::new();
+    let mut parsed = Vec::with_capacity(images.len());
+    for (index, image) in images.into_iter().enumerate() {
+        match ImageInput::parse(image) {
+            Ok(image) => parsed.push(image),
+            Err(error) => errors.push(error.with_field(format!("images[{index}]"))),
+        }
+    }
+    Error::of_items(errors).map_or(Ok(parsed), Err)
+}
+
+/// The image side of a request: exactly one of the two forms.
+///
+/// # Errors
+/// Names the fields where both or none are given.
+pub(super) fn image_side(
+    images: Option<Vec<String>>,
+    files: Vec<ImageInput>,
+    embeddings: Option<Rows>,
+) -> Result<ImageSide, Error> {
+    match (images, files.is_empty(), embeddings) {
+        (Some(images), true, None) => Ok(ImageSide::Images(parse_images(images)?)),
+        (None, false, None) => Ok(ImageSide::Images(files)),
+        (None, true, Some(Rows(rows))) => Ok(ImageSide::Embeddings(rows)),
+        _ => Err(Error::invalid("images", "give either `images` or `image_embeddings`")),
+    }
+}
+
+impl SimilarityRequest {
+    /// The engine's request, and which matrices to answer with.
+    fn split(self) -> Result<(engine::SimilarityRequest, Vec<Score>), Error> {
+        let texts = match (self.texts, self.text_embeddings) {
+            (Some(texts), None) => TextSide::Texts(texts),
+            (None, Some(Rows(rows))) => TextSide::Embeddings(rows),
+            _ => {
+                let message = "give either `texts` or `text_embeddings`";
+                return Err(Error::invalid("texts", message));
+            }
+        };
+        let mut scores = self.scores.unwrap_or_else(|| Score::ALL.to_vec());
+        if scores.is_empty() {
+            return Err(Error::invalid("scores", "must not be empty"));
+        }
+        // Each matrix is one key of the answer, so each is written once, in a fixed order.
+        scores.sort_by_key(|&score| score as u8);
+        scores.dedup();
+        let request = engine::SimilarityRequest {
+            model: self.model,
+            images: image_side(self.images, self.files, self.image_embeddings)?,
+            texts,
+            truncate: self.truncate.unwrap_or(true),
+        };
+        Ok((request, scores))
+    }
+}
+
+impl FromPayload for SimilarityRequest {
+    const ACCEPTS: &'static str = "application/json, multipart/form-data";
+
+    fn from_form(form: Form) -> Result<Self, Error> {
+        let mut request = Self::default();
+        for part in form.into_parts() {
+            match (part.name.as_str(), part.content) {
+                (_, PartContent::File(bytes)) => request.files.push(ImageInput::Encoded(bytes)),
+                ("text" | "texts", PartContent::Text(text)) => {
+                    request.texts.get_or_insert_default().push(text);
+                }
+                ("model", PartContent::Text(text)) => request.model = Some(text),
+                ("scores", PartContent::Text(text)) => {
+                    request.scores.get_or_insert_default().push(option("scores", &text)?);
+                }
+                ("truncate", PartContent::Text(text)) => {
+                    request.truncate = Some(option("truncate", &text)?);
+                }
+                (name, PartContent::Text(_)) => {
+                    return Err(unknown_part(name, "text, model, scores, truncate"));
+                }
+            }
+        }
+        Ok(request)
+    }
+}
+
+/// A form: every file is an image, every `text` a text.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only describes the form; `from_form` reads it")]
+pub(super) struct SimilarityForm {
+    /// Pictures. Any field with a file name counts as one, whatever it is called.
+    image: Vec<File>,
+    /// Texts.
+    text: Vec<String>,
+    /// As in the JSON body.
+    model: Option<String>,
+    /// As in the JSON body, one field for each.
+    scores: Option<Vec<Score>>,
+    /// As in the JSON body.
+    truncate: Option<bool>,
+}
+
+/// The scores of every pair. Large answers are computed and sent piece by piece, matrices in this order.
+#[derive(ToSchema)]
+#[schema(example = json!({
+    "model": "demo",
+    "shape": [1, 2],
+    "cosine": [[0.31, 0.02]],
+    "logit": [[2.1, -11.8]],
+    "probability": [[0.89, 0.0000075]],
+    "usage": {"prompt_tokens": 8, "total_tokens": 8, "images": 1}
+}))]
+#[expect(dead_code, reason = "only describes the answer; `write` streams it")]
+pub(super) struct SimilarityResponse {
+    /// The model that answered.
+    model: String,
+    /// `[images, texts]`: rows and columns of each matrix.
+    shape: [usize; 2],
+    /// Cosines, in `[-1, 1]`.
+    #[schema(required = false)]
+    cosine: Vec<Vec<f32>>,
+    /// `exp(logit_scale) * cosine + logit_bias`.
+    #[schema(required = false)]
+    logit: Vec<Vec<f32>>,
+    /// `sigmoid(logit)`.
+    #[schema(required = false)]
+    probability: Vec<Vec<f32>>,
+    usage: Usage,
+}
+
+/// Scores every image against every text
+///
+/// A row an image, a column a text. Each probability is a sigmoid of its own pair: it does not depend on
+/// what else is in the request, and rows do not sum to 1. Large answers are streamed; one that breaks off
+/// without its closing brace failed on the way.
+#[utoipa::path(
+    post,
+    path = "/v1/similarity",
+    tag = "pairs",
+    params(super::openapi::RequestHeaders),
+    request_body(
+        content(
+            (SimilarityRequest = "application/json"),
+            (SimilarityForm = "multipart/form-data"),
+        ),
+    ),
+    responses((status = 200, description = "The scores", body = SimilarityResponse), ProblemErrors),
+)]
+pub(super) async fn similarity(
+    State(state): State<AppState>,
+    Ctx(context): Ctx,
+    Payload(request): Payload<SimilarityRequest>,
+) -> Result<Response, Failure> {
+    let (request, scores) = request.split()?;
+    let scored = state.engine().similarity(request, &context).await?;
+    write::respond(&state, &context, scored, scores).await
+}

@@ -1,0 +1,298 @@
+//! The Prometheus metrics, on a registry of their own.
+//!
+//! Every family stands here with its help text, and every series whose labels are known is created at
+//! start, so that a scrape before the first request already shows the whole set, at zero.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+};
+
+use super::timings::Stage;
+use crate::{build_info, error::Code};
+
+/// From a cache hit (tens of microseconds) to a minute's timeout.
+const SECONDS: [f64; 16] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+    15.0, 60.0,
+];
+
+/// Powers of two: a batch that is not full is formed of what waited.
+const ROWS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
+/// The towers, as a label.
+pub const TOWERS: [&str; 2] = ["image", "text"];
+/// The priorities, as a label.
+pub const PRIORITIES: [&str; 2] = ["interactive", "bulk"];
+/// Why a row was dropped before its forward pass, as a label.
+pub const DROP_REASONS: [&str; 2] = ["cancelled", "expired"];
+/// The caches, as a label.
+pub const CACHES: [&str; 2] = ["text", "image"];
+
+/// Every metric of the process. Cheap to share behind an `Arc`; all updates are atomic.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests answered, by route and code (`ok` or the error's slug).
+    pub requests: IntCounterVec,
+    /// Seconds from the request's head to the last byte of its answer, by route.
+    pub request_duration: HistogramVec,
+    /// Requests being answered.
+    pub requests_in_flight: IntGauge,
+    /// Seconds of one item in one stage.
+    pub stage_duration: HistogramVec,
+    /// Rows of each forward pass, by model and tower.
+    pub batch_rows: HistogramVec,
+    /// Rows of the last batch over the most it may have, by model and tower.
+    pub batch_fill_ratio: GaugeVec,
+    /// Rows that wait, by model, tower and priority.
+    pub queue_rows: IntGaugeVec,
+    /// Age of the oldest waiting row in seconds, by model and tower.
+    pub queue_oldest: GaugeVec,
+    /// Items refused at the door, by reason (an error slug).
+    pub rejected: IntCounterVec,
+    /// Rows dropped before their forward pass, by reason.
+    pub dropped: IntCounterVec,
+    /// Images embedded by the tower.
+    pub images: IntCounter,
+    /// Texts embedded by the tower.
+    pub texts: IntCounter,
+    /// Image-text pairs scored.
+    pub pairs: IntCounter,
+    /// Pixels decoded, before resizing.
+    pub pixels_decoded: IntCounter,
+    /// Inputs answered from the cache or from an equal input in flight, by cache.
+    pub cache_hits: IntCounterVec,
+    /// Inputs that had to be computed, by cache.
+    pub cache_misses: IntCounterVec,
+    /// Bytes held, by cache.
+    pub cache_bytes: IntGaugeVec,
+    /// 1 for the state that a model's worker is in, by model and state.
+    pub worker_state: IntGaugeVec,
+    /// Bytes of resident weights on the device, by model.
+    pub device_memory: IntGaugeVec,
+    /// Always 1; the labels describe the model.
+    pub model_info: IntGaugeVec,
+    /// 1 while the server is ready for traffic.
+    pub ready: Gauge,
+}
+
+/// Registers a freshly made collector, and keeps a handle to it.
+#[expect(clippy::expect_used, reason = "names and labels are constants")]
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: Result<C, prometheus::Error>,
+) -> C {
+    let collector = collector.expect("metric names and labels are valid constants");
+    register(registry, collector.clone());
+    collector
+}
+
+#[expect(clippy::expect_used, reason = "names are constants, and a test registers them all")]
+fn register(registry: &Registry, collector: impl Collector + 'static) {
+    registry.register(Box::new(collector)).expect("every metric name is used once");
+}
+
+impl Metrics {
+    /// A registry with every family, all series with known labels at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let r = &Registry::new();
+        let counter = |name: &str, help: &str| registered(r, IntCounter::new(name, help));
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            registered(r, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            registered(r, IntGaugeVec::new(Opts::new(name, help), labels))
+        };
+        let ratios = |name: &str, help: &str, labels: &[&str]| {
+            registered(r, GaugeVec::new(Opts::new(name, help), labels))
+        };
+        let histograms = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
+            let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            registered(r, HistogramVec::new(opts, labels))
+        };
+
+        let metrics = Self {
+            requests: counters(
+                "siglip_requests_total",
+                "Requests answered, by route and code (ok or the error's code).",
+                &["route", "code"],
+            ),
+            request_duration: histograms(
+                "siglip_request_duration_seconds",
+                "Time from a request's head to the last byte of its answer.",
+                &["route"],
+                &SECONDS,
+            ),
+            requests_in_flight: registered(
+                r,
+                IntGauge::new("siglip_requests_in_flight", "Requests being answered."),
+            ),
+            stage_duration: histograms(
+                "siglip_stage_duration_seconds",
+                "Time of one item in one stage.",
+                &["stage"],
+                &SECONDS,
+            ),
+            batch_rows: histograms(
+                "siglip_batch_rows",
+                "Rows of each forward pass.",
+                &["model", "tower"],
+                &ROWS,
+            ),
+            batch_fill_ratio: ratios(
+                "siglip_batch_fill_ratio",
+                "Rows of the last batch over the most that a batch may have.",
+                &["model", "tower"],
+            ),
+            queue_rows: gauges(
+                "siglip_queue_rows",
+                "Rows that wait for a batch.",
+                &["model", "tower", "priority"],
+            ),
+            queue_oldest: ratios(
+                "siglip_queue_oldest_seconds",
+                "Age of the oldest row that waits.",
+                &["model", "tower"],
+            ),
+            rejected: counters(
+                "siglip_rejected_total",
+                "Items refused at the door, by the code they were refused with.",
+                &["reason"],
+            ),
+            dropped: counters(
+                "siglip_dropped_total",
+                "Rows dropped before their forward pass: their caller left, or their deadline passed.",
+                &["reason"],
+            ),
+            images: counter("siglip_images_total", "Images embedded by the tower."),
+            texts: counter("siglip_texts_total", "Texts embedded by the tower."),
+            pairs: counter("siglip_pairs_total", "Image-text pairs scored."),
+            pixels_decoded: counter(
+                "siglip_pixels_decoded_total",
+                "Pixels decoded, before resizing.",
+            ),
+            cache_hits: counters(
+                "siglip_cache_hits_total",
+                "Inputs answered from the cache or joined to an equal input in flight.",
+                &["cache"],
+            ),
+            cache_misses: counters(
+                "siglip_cache_misses_total",
+                "Inputs that had to be computed.",
+                &["cache"],
+            ),
+            cache_bytes: gauges("siglip_cache_bytes", "Bytes held by the cache.", &["cache"]),
+            worker_state: gauges(
+                "siglip_worker_state",
+                "1 for the state that the model's worker is in, 0 for the others.",
+                &["model", "state"],
+            ),
+            device_memory: gauges(
+                "siglip_device_memory_bytes",
+                "Bytes of resident weights on the device.",
+                &["model"],
+            ),
+            model_info: gauges(
+                "siglip_model_info",
+                "Always 1; the labels describe the model.",
+                &["model", "revision", "dtype", "device"],
+            ),
+            ready: registered(
+                r,
+                Gauge::new("siglip_ready", "1 while the server is ready for traffic."),
+            ),
+            registry: r.clone(),
+        };
+        metrics.touch_known_series();
+        metrics.describe_build();
+        #[cfg(target_os = "linux")]
+        register(r, prometheus::process_collector::ProcessCollector::for_self());
+        metrics
+    }
+
+    /// Creates every series whose labels do not depend on routes or models.
+    fn touch_known_series(&self) {
+        for stage in Stage::ALL {
+            self.stage_duration.with_label_values(&[stage.name()]);
+        }
+        for code in Code::ALL {
+            self.rejected.with_label_values(&[code.slug()]);
+        }
+        for reason in DROP_REASONS {
+            self.dropped.with_label_values(&[reason]);
+        }
+        for cache in CACHES {
+            self.cache_hits.with_label_values(&[cache]);
+            self.cache_misses.with_label_values(&[cache]);
+            self.cache_bytes.with_label_values(&[cache]);
+        }
+    }
+
+    fn describe_build(&self) {
+        let info = registered(
+            &self.registry,
+            IntGaugeVec::new(
+                Opts::new("siglip_build_info", "Always 1; the labels describe the build."),
+                &["version", "commit", "target"],
+            ),
+        );
+        info.with_label_values(&[build_info::VERSION, build_info::COMMIT, build_info::TARGET])
+            .set(1);
+    }
+
+    /// Creates every series of a route, so that it shows before its first request.
+    pub fn touch_route(&self, route: &str) {
+        self.requests.with_label_values(&[route, "ok"]);
+        self.request_duration.with_label_values(&[route]);
+    }
+
+    /// Creates every series of a model, so that it shows before its first row.
+    pub fn touch_model(&self, model: &str) {
+        for tower in TOWERS {
+            self.batch_rows.with_label_values(&[model, tower]);
+            self.batch_fill_ratio.with_label_values(&[model, tower]);
+            self.queue_oldest.with_label_values(&[model, tower]);
+            for priority in PRIORITIES {
+                self.queue_rows.with_label_values(&[model, tower, priority]);
+            }
+        }
+    }
+
+    /// Notes the time of one item in one stage.
+    pub fn observe_stage(&self, stage: Stage, time: Duration) {
+        self.stage_duration.with_label_values(&[stage.name()]).observe(time.as_secs_f64());
+    }
+
+    /// The whole registry in Prometheus' text format, version 0.0.4.
+    ///
+    /// # Errors
+    /// Fails if a family cannot be written, which a buffer in memory never causes.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_set_shows_before_the_first_request() {
+        let text = String::from_utf8(Metrics::new().render().expect("renders")).expect("utf-8");
+        assert!(text.contains("siglip_rejected_total{reason=\"overloaded\"} 0"), "{text}");
+        assert!(text.contains("siglip_stage_duration_seconds_count{stage=\"forward\"} 0"));
+        assert!(text.contains("siglip_build_info{"));
+    }
+}

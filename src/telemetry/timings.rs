@@ -1,0 +1,82 @@
+//! How long the stages of one request took, for `Server-Timing` and the stage histogram.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// A stage of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Base64, picture decoding and resizing.
+    Decode,
+    /// Text to token ids.
+    Tokenize,
+    /// From submission to the start of the batch that carried the row.
+    Queue,
+    /// The forward pass of that batch.
+    Forward,
+    /// Writing the answer.
+    Encode,
+}
+
+impl Stage {
+    /// Every stage, in the order in which a request meets them.
+    pub const ALL: [Self; 5] =
+        [Self::Decode, Self::Tokenize, Self::Queue, Self::Forward, Self::Encode];
+
+    /// The name in `Server-Timing` and in the metric's label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Tokenize => "tokenize",
+            Self::Queue => "queue",
+            Self::Forward => "forward",
+            Self::Encode => "encode",
+        }
+    }
+}
+
+/// The stages of one request. Items run side by side, so each stage keeps its **longest** item: the
+/// figures say what the answer waited for, not what was spent.
+#[derive(Debug, Default)]
+pub struct Timings([AtomicU64; 5]);
+
+impl Timings {
+    /// Notes that an item spent `time` in `stage`.
+    pub fn record(&self, stage: Stage, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0[stage as usize].fetch_max(nanos, Ordering::Relaxed);
+    }
+
+    /// The longest time noted for `stage`; zero where no item passed through it.
+    #[must_use]
+    pub fn get(&self, stage: Stage) -> Duration {
+        Duration::from_nanos(self.0[stage as usize].load(Ordering::Relaxed))
+    }
+
+    /// The value of a `Server-Timing` header: every stage, milliseconds with two decimals.
+    #[must_use]
+    pub fn header(&self) -> String {
+        Stage::ALL
+            .map(|stage| format!("{};dur={:.2}", stage.name(), self.get(stage).as_secs_f64() * 1e3))
+            .join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_item_counts() {
+        let timings = Timings::default();
+        timings.record(Stage::Queue, Duration::from_micros(1500));
+        timings.record(Stage::Queue, Duration::from_micros(300));
+        assert_eq!(
+            timings.header(),
+            "decode;dur=0.00, tokenize;dur=0.00, queue;dur=1.50, forward;dur=0.00, encode;dur=0.00"
+        );
+    }
+}

@@ -1,0 +1,98 @@
+use super::*;
+
+/// A unigram tokenizer whose vocabulary holds its control tokens' texts as pieces, as SentencePiece's do.
+const TOKENIZER: &str = r#"{
+    "version": "1.0", "truncation": {"direction": "Left", "max_length": 3, "strategy": "LongestFirst",
+    "stride": 0}, "padding": null,
+    "added_tokens": [
+        {"id": 0, "content": "<pad>", "single_word": false, "lstrip": false, "rstrip": false,
+         "normalized": false, "special": true},
+        {"id": 1, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+         "normalized": false, "special": true}],
+    "normalizer": null,
+    "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always",
+                      "split": true},
+    "post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "</s>", "type_id": 0}}], "pair": [],
+        "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}},
+    "decoder": null,
+    "model": {"type": "Unigram", "unk_id": 2, "byte_fallback": false, "vocab": [
+        ["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["▁", -5.0], ["a", -3.0], ["▁a", -2.0],
+        ["▁cat", -2.5], ["s", -3.0], ["c", -4.0], ["t", -4.0]]}
+}"#;
+
+fn tokenizer(config: &str, length: usize) -> TextTokenizer {
+    load(TOKENIZER, config, length).expect("a valid tokenizer")
+}
+
+fn load(tokenizer: &str, config: &str, length: usize) -> Result<TextTokenizer, TokenizerLoadError> {
+    let files = TokenizerFiles {
+        tokenizer: tokenizer.as_bytes(),
+        config: Some(config.as_bytes()),
+        special_tokens_map: Some(br#"{"eos_token": {"content": "</s>"}, "unk_token": "<unk>"}"#),
+    };
+    TextTokenizer::from_files(&files, length)
+}
+
+const PLAIN: &str = r#"{"pad_token": "<pad>", "tokenizer_class": "PreTrainedTokenizerFast"}"#;
+
+fn ids(tokenizer: &TextTokenizer, text: &str) -> Vec<u32> {
+    tokenizer.encode(&tokenizer.canonical(text)).expect("any text").ids.to_vec()
+}
+
+#[test]
+fn padded_to_the_length_with_the_tokenizers_own_pad() {
+    let plain = tokenizer(PLAIN, 6);
+    assert_eq!(ids(&plain, "a cat"), [5, 6, 1, 0, 0, 0]);
+    assert_eq!(plain.encode("a cat").expect("any text").used, 3);
+    assert_eq!(ids(&plain, ""), [1, 0, 0, 0, 0, 0]);
+    let as_siglip_1 = tokenizer(r#"{"pad_token": {"content": "</s>", "special": true}}"#, 6);
+    assert_eq!(ids(&as_siglip_1, "a cat"), [5, 6, 1, 1, 1, 1]);
+}
+
+#[test]
+fn what_is_too_long_keeps_its_end_token() {
+    let plain = tokenizer(PLAIN, 4);
+    let tokens = plain.encode("a a a a a").expect("any text");
+    assert_eq!(*tokens.ids, [5, 5, 5, 1]);
+    assert!(tokens.truncated && tokens.used == 4);
+    let exact = plain.encode("a a a").expect("any text");
+    assert_eq!(*exact.ids, [5, 5, 5, 1]);
+    assert!(!exact.truncated);
+}
+
+#[test]
+fn a_control_token_in_a_text_is_text() {
+    let plain = tokenizer(PLAIN, 8);
+    for text in ["a </s> cat", "<pad>", "</s>", "a</s></s>"] {
+        let tokens = plain.encode(text).expect("any text");
+        let content = &tokens.ids[..tokens.used - 1];
+        assert!(content.iter().all(|id| !matches!(id, 0 | 1)), "{text}: {content:?}");
+    }
+}
+
+#[test]
+fn the_first_siglip_is_canonicalised_and_always_ends() {
+    let mut without_template: serde_json::Value =
+        serde_json::from_str(TOKENIZER).expect("valid JSON");
+    without_template["post_processor"] = serde_json::Value::Null;
+    let config = r#"{"pad_token": "</s>", "tokenizer_class": "SiglipTokenizer"}"#;
+    let siglip = load(&without_template.to_string(), config, 5).expect("a valid tokenizer");
+    assert_eq!(siglip.canonical(" A, Cat! "), "a cat");
+    assert_eq!(ids(&siglip, " A, Cat! "), [5, 6, 1, 1, 1]);
+    assert_eq!(ids(&siglip, "</s>"), ids(&siglip, "s"));
+}
+
+#[test]
+fn a_file_at_fault_is_named() {
+    for (json, config, length, named) in [
+        ("{", PLAIN, 4, "tokenizer.json"),
+        (TOKENIZER, "[", 4, "tokenizer_config.json"),
+        (TOKENIZER, "{}", 4, "pad_token"),
+        (TOKENIZER, r#"{"pad_token": "<none>"}"#, 4, "<none>"),
+        (TOKENIZER, PLAIN, 0, "text length of 0"),
+    ] {
+        let message = load(json, config, length).expect_err(named).to_string();
+        assert!(message.contains(named), "{message}");
+    }
+}

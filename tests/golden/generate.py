@@ -1,0 +1,351 @@
+"""Writes the reference outputs that tests/it/golden.rs compares the towers with.
+
+    pip install -r tests/golden/requirements.txt
+    python tests/golden/generate.py            # small random checkpoints, resize and decode vectors
+    python tests/golden/generate.py --demo     # models/demo and the sample images, after a retraining
+    python tests/golden/generate.py --full-size FOLDER   # a random siglip-base of 800 MB, with outputs
+
+Everything is seeded: a second run writes the same values.
+"""
+
+import argparse
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from safetensors.numpy import save_file as save_numpy
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    AutoTokenizer,
+    SiglipConfig,
+    SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+from transformers.image_transforms import convert_to_rgb
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+TEXTS = ["a cat", "A CAT", "two dogs and a red car", "", "고양이", "a " * 40 + "cat"]
+
+
+def tokenizer(folder, length):
+    """A unigram tokenizer of forty pieces, lower-casing, with pad 0 and the end token 1."""
+    pieces = "▁ ▁a ▁cat ▁dog ▁red ▁car ▁two ▁and s a b c d e g n o r t u w 고 양 이".split()
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    vocab += [(piece, -1.0 - 0.25 * rank) for rank, piece in enumerate(pieces)]
+    tok = Tokenizer(models.Unigram(vocab, unk_id=2))
+    tok.normalizer = normalizers.Lowercase()
+    tok.pre_tokenizer = pre_tokenizers.Metaspace()
+    tok.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    tok.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    tok.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": length,
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return len(vocab)
+
+
+def randomise(model, seed):
+    """Overwrites every parameter: initialisers leave biases, norms and the scores' scale at 0 or 1, and
+    what is 0 or 1 can be dropped without a trace."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name == "logit_scale":
+                parameter.fill_(2.1)
+            elif name == "logit_bias":
+                parameter.fill_(-3.7)
+            elif parameter.ndim == 1 and "norm" in name and name.endswith("weight"):
+                parameter.copy_(1 + 0.3 * noise)
+            elif parameter.ndim == 1:
+                parameter.copy_(0.3 * noise)
+            elif "embedding" in name and "patch" not in name or name.endswith("probe"):
+                parameter.copy_(0.7 * noise)
+            else:
+                parameter.copy_(noise * 1.5 / parameter[0].numel() ** 0.5)
+
+
+def pictures(side, count=3):
+    """Noise on gradients: smooth enough to look like a picture, rough enough to show a swapped axis."""
+    rng = np.random.default_rng(5)
+    rows, columns = np.mgrid[0:side, 0:side] / max(side - 1, 1)
+    ramps = np.stack([rows, columns, rows * columns], axis=-1) * 160
+    noise = rng.integers(0, 96, (count, side, side, 3))
+    return np.clip(ramps[None] * np.arange(1, count + 1)[:, None, None, None] / count + noise, 0, 255).astype(np.uint8)
+
+
+def normalised(pixels):
+    values = (torch.from_numpy(pixels).double() / 255 - 0.5) / 0.5
+    return values.permute(0, 3, 1, 2).float().contiguous()
+
+
+def stages(prefix, output):
+    tensors = {f"{prefix}.hidden_state.{index}": state for index, state in enumerate(output.hidden_states)}
+    tensors[f"{prefix}.last_hidden_state"] = output.last_hidden_state
+    if output.pooler_output is not None:
+        tensors[f"{prefix}.pooled"] = output.pooler_output
+    return tensors
+
+
+@torch.no_grad()
+def reference(model, pixels, ids):
+    """Every stage of both towers, and of the scores between them."""
+    expected = {"pixels": torch.from_numpy(pixels)}
+    vision_model = model.vision_model if isinstance(model, SiglipModel) else model
+    vision = vision_model(pixel_values=normalised(pixels), output_hidden_states=True)
+    expected |= stages("vision", vision)
+    if vision.pooler_output is None:
+        # What transformers' image classifier makes of a tower without a head.
+        expected["vision.pooled"] = vision.last_hidden_state.mean(1)
+    if ids is not None:
+        text = model.text_model(input_ids=ids, output_hidden_states=True)
+        count = min(len(pixels), len(ids))
+        square = model(input_ids=ids[:count], pixel_values=normalised(pixels[:count]), return_loss=True)
+        whole = model(input_ids=ids, pixel_values=normalised(pixels))
+        expected |= stages("text", text)
+        expected |= {
+            "ids": ids,
+            "logits": whole.logits_per_image,
+            "probabilities": torch.sigmoid(whole.logits_per_image),
+            "loss": square.loss.reshape(1),
+        }
+    return expected
+
+
+def save(folder, expected, texts):
+    tensors = {name: tensor.contiguous().clone() for name, tensor in expected.items()}
+    metadata = {"texts": json.dumps(texts, ensure_ascii=False)}
+    save_file(tensors, folder / "expected.safetensors", metadata=metadata)
+
+
+def encoder(hidden, inner, heads, layers=2, **more):
+    return dict(
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        num_hidden_layers=layers,
+        **more,
+    )
+
+
+def variants():
+    """name -> (vision config, text config or None, options)."""
+    small = encoder(24, 28, 2)
+    picture = dict(image_size=16, patch_size=8)
+    text = dict(max_position_embeddings=12)
+    yield "tiny", small | picture, small | text, {}
+    yield "odd-shapes", encoder(72, 37, 1, 1, image_size=30, patch_size=14), encoder(30, 29, 3, 1) | text | dict(projection_size=72), {"dtype": torch.float16}
+    yield "text-length-16", small | picture, small | dict(max_position_embeddings=16), {"dtype": torch.bfloat16}
+    yield "giant-like", encoder(36, 20, 2) | picture, small | text | dict(projection_size=36), {"shards": True}
+    yield "erf-gelu", small | picture | dict(hidden_act="gelu"), small | text | dict(hidden_act="gelu"), {}
+    yield "identity-text-head", small | picture, small | text, {"identity_head": True}
+    yield "vision-only", small | picture, None, {}
+    yield "vision-headless", small | picture | dict(vision_use_head=False), None, {"prefixed": True}
+
+
+def checkpoint(name, vision, text, options):
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    if text is None:
+        model = SiglipVisionModel(SiglipVisionConfig(**vision, attn_implementation="eager"))
+    else:
+        text["vocab_size"] = tokenizer(folder, text["max_position_embeddings"])
+        # The declared ids are as wrong as in the published files: nothing may read them.
+        text |= dict(pad_token_id=1, bos_token_id=5, eos_token_id=6)
+        config = SiglipConfig(text_config=text, vision_config=vision, attn_implementation="eager")
+        model = SiglipModel(config)
+    model.eval()
+    randomise(model, seed=sum(map(ord, name)))
+    if options.get("identity_head"):
+        with torch.no_grad():
+            model.text_model.head.weight.copy_(torch.eye(text["hidden_size"]))
+            model.text_model.head.bias.zero_()
+    dtype = options.get("dtype", torch.float32)
+    stored = {key: value.to(dtype).clone() for key, value in model.state_dict().items()}
+    # The reference computes in f32 with the very values that the file holds.
+    model.load_state_dict({key: value.float() for key, value in stored.items()})
+    if options.get("prefixed"):
+        stored = {f"vision_model.{key}": value for key, value in stored.items()}
+    if options.get("shards"):
+        names = sorted(stored)
+        halves = [names[: len(names) // 2], names[len(names) // 2 :]]
+        weight_map = {}
+        for index, part in enumerate(halves, 1):
+            file = f"model-{index:05}-of-00002.safetensors"
+            save_file({key: stored[key] for key in part}, folder / file, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(part, file)
+        index = {"metadata": {}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+    else:
+        save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    model.config.architectures = [type(model).__name__]
+    model.config.to_json_file(folder / "config.json", use_diff=True)
+    side = vision["image_size"]
+    SiglipImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
+    texts, ids = [], None
+    if text is not None:
+        texts = TEXTS
+        tok = AutoTokenizer.from_pretrained(folder)
+        length = text["max_position_embeddings"]
+        ids = tok(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    save(folder, reference(model, pictures(side), ids), texts)
+
+
+def resized(picture, size, resample):
+    """Upright RGB on white, resized: what the image processor does before it normalises."""
+    rgb = Image.fromarray(convert_to_rgb(ImageOps.exif_transpose(picture), return_numpy=True))
+    return np.asarray(rgb.resize(size, resample))
+
+
+def resize_vectors():
+    """Pillow's own pixels: up, down and extreme shapes, both filters."""
+    rng = np.random.default_rng(9)
+    tensors = {}
+    for width, height in [(97, 61), (5, 7), (200, 3), (2, 190), (1, 1), (64, 40)]:
+        soft = pictures(max(width, height), 1)[0][:height, :width]
+        hard = rng.choice(np.array([0, 255], np.uint8), (height, width, 3))
+        for kind, source in {"soft": soft, "hard": hard}.items():
+            tensors[f"{kind}.{width}x{height}"] = source
+            for side in (24, 48):
+                for label, resample in [("bicubic", Image.BICUBIC), ("bilinear", Image.BILINEAR)]:
+                    out = resized(Image.fromarray(source), (side, side), resample)
+                    tensors[f"{kind}.{width}x{height}.{side}.{label}"] = out
+    save_numpy({k: np.ascontiguousarray(v) for k, v in tensors.items()}, HERE / "resize.safetensors")
+
+
+def decode_vectors():
+    """One small file of every kind, and the pixels that Pillow and transformers make of it."""
+    folder = HERE / "decode"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    base = pictures(28, 1)[0][:20]
+    rgb = Image.fromarray(base)
+    alpha = Image.fromarray(np.dstack([base, base[:, ::-1, 1]]))
+    other = rgb.rotate(180)
+    exif = Image.Exif()
+    files = {
+        "rgb.png": (rgb, {}),
+        "rgba.png": (alpha, {}),
+        "grey-alpha.png": (alpha.convert("LA"), {}),
+        "palette.png": (rgb.quantize(16), {}),
+        "palette-transparent.png": (rgb.quantize(16), {"transparency": 3}),
+        "one-bit.png": (rgb.convert("1"), {}),
+        "grey-transparent.png": (rgb.convert("L"), {"transparency": 90}),
+        "rgb.bmp": (rgb, {}),
+        "palette.bmp": (rgb.quantize(16), {}),
+        "lzw.tiff": (rgb, {"compression": "tiff_lzw"}),
+        "grey.tiff": (rgb.convert("L"), {}),
+        "lossless.webp": (alpha, {"lossless": True, "exact": True}),
+        "still.gif": (rgb, {}),
+        "animated.gif": (rgb.quantize(32), {"save_all": True, "append_images": [other.quantize(32)]}),
+        "animated.png": (rgb, {"save_all": True, "append_images": [other]}),
+        "animated.webp": (rgb, {"save_all": True, "append_images": [other], "lossless": True}),
+        "rgb.jpg": (rgb, {"quality": 90}),
+        "progressive.jpg": (rgb, {"quality": 90, "progressive": True, "subsampling": 0}),
+        "grey.jpg": (rgb.convert("L"), {"quality": 90}),
+        "cmyk.jpg": (rgb.convert("CMYK"), {"quality": 90, "subsampling": 0}),
+    }
+    deep = base.astype(np.uint16) * 257
+    files["grey-16.png"] = (Image.fromarray(deep[:, :, 0]), {})
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        files[f"orientation-{orientation}.png"] = (rgb, {"exif": exif.tobytes()})
+    tensors = {}
+    for name, (picture, options) in files.items():
+        picture.save(folder / name, **options)
+        with Image.open(folder / name) as opened:
+            if opened.mode == "I;16":
+                # Pillow clips deep grey to white; the high byte is what it does to deep colour.
+                opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
+            tensors[name] = resized(opened, (12, 16), Image.BICUBIC)
+    save_numpy({k: np.ascontiguousarray(v) for k, v in tensors.items()}, HERE / "decode.safetensors")
+
+
+@torch.no_grad()
+def demo():
+    """The demo checkpoint on the sample images: all stages of the first items, the results of all."""
+    folder = ROOT / "models/demo"
+    model = SiglipModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    tok = AutoTokenizer.from_pretrained(folder)
+    side = model.config.vision_config.image_size
+    length = model.config.text_config.max_position_embeddings
+    suffixes = {".png", ".jpg", ".webp", ".gif"}
+    names = sorted(p.name for p in (ROOT / "tests/fixtures/images").iterdir() if p.suffix in suffixes)
+    processor = SiglipImageProcessorPil.from_pretrained(folder)
+    pixels = []
+    for name in names:
+        with Image.open(ROOT / "tests/fixtures/images" / name) as picture:
+            pixels.append(resized(picture, (side, side), Image.BICUBIC))
+            values = processor(ImageOps.exif_transpose(picture), return_tensors="pt").pixel_values
+            assert torch.allclose(values, normalised(pixels[-1][None]), atol=1e-6), name
+    texts = ["a cat", "A CAT", "a photo of a dog", "pizza", "a red car on the street", "", "고양이", "빨간 자동차", "기타와 해바라기 🌻", "one two three " * 20]
+    ids = tok(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    expected = reference(model, np.stack(pixels), ids)
+    for key in list(expected):
+        if "hidden_state" in key:
+            # The whole of every row would be megabytes; row 0 stands for the others, whose results
+            # are all compared.
+            expected[key] = expected[key][: 1 if key.startswith("vision") else 2]
+    out = HERE / "demo"
+    out.mkdir(exist_ok=True)
+    expected = {name: tensor.contiguous().clone() for name, tensor in expected.items()}
+    metadata = {"texts": json.dumps(texts, ensure_ascii=False), "images": json.dumps(names)}
+    save_file(expected, out / "expected.safetensors", metadata=metadata)
+
+
+@torch.no_grad()
+def full_size(folder):
+    """google/siglip-base-patch16-224 in shape, random in content; for the test that is run by hand."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = SiglipModel(SiglipConfig(attn_implementation="eager")).eval()
+    randomise(model, seed=1)
+    model.save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ROOT / "models/demo" / file, folder / file)
+    SiglipImageProcessorPil(size={"height": 224, "width": 224}).save_pretrained(folder)
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 32000, (4, 64)))
+    pixels = pictures(224, 4)
+    expected = {"pixels": torch.from_numpy(pixels), "ids": ids}
+    expected["vision.pooled"] = model.get_image_features(pixel_values=normalised(pixels)).pooler_output
+    expected["text.pooled"] = model.get_text_features(input_ids=ids).pooler_output
+    save(folder, expected, [])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", action="store_true", help="only the outputs of models/demo")
+    parser.add_argument("--full-size", type=Path, metavar="FOLDER", help="only a full-size checkpoint")
+    arguments = parser.parse_args()
+    if arguments.full_size:
+        full_size(arguments.full_size)
+        return
+    # One thread, so that sums have one order and a second run writes the same bytes.
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)
+    if arguments.demo:
+        demo()
+        return
+    for name, vision, text, options in variants():
+        checkpoint(name, vision, text, options)
+    resize_vectors()
+    decode_vectors()
+
+
+if __name__ == "__main__":
+    main()

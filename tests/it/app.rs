@@ -1,0 +1,152 @@
+//! A running server for a test: a free port, real HTTP, and a model whose answers are known.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use reqwest::{RequestBuilder, Response, StatusCode, header::HeaderMap};
+use serde_json::Value;
+use siglip_server::{
+    batch,
+    config::Config,
+    engine::Engine,
+    registry::{Model, Registry},
+    rest,
+    telemetry::Metrics,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::fake::{self, Gate};
+
+/// The name of the model.
+pub(crate) const MODEL: &str = "colours";
+
+/// A running server. Dropping it stops it.
+pub(crate) struct TestApp {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// The engine under it, for other surfaces.
+    pub(crate) engine: Arc<Engine>,
+    /// Holds forward passes back.
+    pub(crate) gate: Gate,
+    client: reqwest::Client,
+    server: JoinHandle<()>,
+}
+
+impl TestApp {
+    /// A ready server with the default configuration.
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// A ready server whose configuration a test changes.
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let app = Self::loading(change).await;
+        app.load().await;
+        app
+    }
+
+    /// A server whose model is not loaded yet.
+    pub(crate) async fn loading(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.model.cpu_pool_threads = 1;
+        change(&mut config);
+        let metrics = Arc::new(Metrics::new());
+        let registry = Registry::new([MODEL.to_owned()]);
+        let engine = Engine::new(&config, registry, metrics).expect("the engine starts");
+        let engine = Arc::new(engine);
+        let router = rest::router(rest::AppState::new(Arc::clone(&engine)));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let server = tokio::spawn(async move {
+            axum::serve(listener, router).await.expect("the server serves");
+        });
+        let gate = Gate::open_one();
+        Self { address, engine, gate, client: reqwest::Client::new(), server }
+    }
+
+    /// Loads and warms the model of a [`TestApp::loading`] server.
+    pub(crate) async fn load(&self) {
+        let config = siglip_server::config::Batch::default();
+        let metrics = Arc::clone(self.engine.metrics());
+        let handle = batch::spawn(MODEL, fake::towers(&self.gate), &config, metrics)
+            .expect("the worker starts");
+        self.engine.registry().install(Arc::new(Model {
+            name: MODEL.to_owned(),
+            card: fake::card(),
+            image: fake::image_spec(),
+            tokenizer: Some(Arc::new(fake::tokenizer())),
+            handle,
+        }));
+        self.engine.warm_up(MODEL).await.expect("the towers run");
+    }
+
+    /// A request to a path.
+    pub(crate) fn request(&self, method: &str, path: &str) -> RequestBuilder {
+        let method = method.parse().expect("a method");
+        self.client.request(method, format!("http://{}{path}", self.address))
+    }
+
+    /// The answer to a GET.
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request("GET", path)).await
+    }
+
+    /// The answer to a POST of JSON.
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        Answer::of(self.request("POST", path).json(&body)).await
+    }
+
+    /// The value of a series in `/metrics`; 0 where it is missing.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let text = self.get("/metrics").await.text;
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        // An open gate lets the worker thread end.
+        self.gate.set_open(true);
+        for model in self.engine.registry().loaded() {
+            model.handle.close();
+        }
+        self.server.abort();
+    }
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    /// Sends a request and reads the answer.
+    pub(crate) async fn of(request: RequestBuilder) -> Self {
+        Self::read(request.send().await.expect("the server answers")).await
+    }
+
+    /// Reads an answer.
+    pub(crate) async fn read(response: Response) -> Self {
+        let (status, headers) = (response.status(), response.headers().clone());
+        Self { status, headers, text: response.text().await.expect("the body arrives") }
+    }
+
+    /// The body, which must be JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// The body of an answer that must have succeeded.
+    pub(crate) fn ok(&self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text);
+        self.json()
+    }
+
+    /// A header's value; empty where it is missing.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("printable"))
+    }
+}

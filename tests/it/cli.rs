@@ -1,0 +1,100 @@
+//! The command line, on the binary.
+
+use std::{io::Write as _, net::TcpListener};
+
+use crate::process::{command, run, stderr, stdout};
+
+#[test]
+fn the_help_shows_every_option() {
+    insta::assert_snapshot!("help", stdout(&run(&["--help"])));
+    insta::assert_snapshot!("short_help", stdout(&run(&["-h"])));
+}
+
+#[test]
+fn the_version_names_the_commit() {
+    let version = stdout(&run(&["--version"]));
+    let expected = format!("siglip-server {} (", env!("CARGO_PKG_VERSION"));
+    assert!(version.starts_with(&expected), "{version}");
+}
+
+#[test]
+fn a_bad_value_is_named_with_its_origin() {
+    let flag = run(&["--listen", "8080"]);
+    assert_eq!(flag.status.code(), Some(2));
+    assert!(stderr(&flag).contains("flag --listen: `8080` is not an address"), "{}", stderr(&flag));
+
+    let variable = command(&["config"]).env("SIGLIP_LISTEN", "8080").output().expect("runs");
+    assert_eq!(variable.status.code(), Some(2));
+    assert!(stderr(&variable).contains("variable SIGLIP_LISTEN: `8080`"), "{}", stderr(&variable));
+
+    let misspelt = command(&["config"]).env("SIGLIP_LISTN", "x").output().expect("runs");
+    assert_eq!(misspelt.status.code(), Some(2));
+    assert!(stderr(&misspelt).contains("did you mean `SIGLIP_LISTEN`"), "{}", stderr(&misspelt));
+
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    writeln!(file, "[limits]\nmax_items = 0").expect("writes");
+    let path = file.path().to_str().expect("utf-8");
+    let in_file = run(&["--config", path]);
+    assert_eq!(in_file.status.code(), Some(2));
+    let expected = format!("{path}:2: [limits] max_items: must be at least 1");
+    assert!(stderr(&in_file).contains(&expected), "{}", stderr(&in_file));
+}
+
+#[test]
+fn an_unknown_flag_is_a_usage_error() {
+    assert_eq!(run(&["--lissten", "127.0.0.1:1"]).status.code(), Some(2));
+    assert_eq!(run(&["serv"]).status.code(), Some(2));
+}
+
+#[test]
+fn options_stand_before_or_behind_the_command() {
+    for args in [["--device", "cpu", "config"], ["config", "--device", "cpu"]] {
+        let text = stdout(&run(&args));
+        assert!(text.contains("device = \"cpu\""), "{text}");
+        assert!(text.contains("# from flag --device"), "{text}");
+    }
+}
+
+#[test]
+fn the_configuration_is_printed_for_programs() {
+    let output = command(&["config", "--format", "json"])
+        .env("SIGLIP_LIMITS_MAX_ITEMS", "7")
+        .output()
+        .expect("runs");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(json["limits"]["max_items"]["value"], 7);
+    assert_eq!(json["limits"]["max_items"]["origin"], "variable SIGLIP_LIMITS_MAX_ITEMS");
+}
+
+#[test]
+fn the_interface_is_printed() {
+    assert!(stdout(&run(&["openapi"])).starts_with("openapi: 3."));
+}
+
+#[test]
+fn a_model_that_is_not_there_is_named() {
+    let output = run(&["--listen", "127.0.0.1:0", "--model", "/nowhere/at/all"]);
+    assert_eq!(output.status.code(), Some(1));
+    let log = stderr(&output);
+    assert!(log.contains("cannot load the model `/nowhere/at/all`"), "{log}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = taken.local_addr().expect("an address").to_string();
+    let output = run(&["--listen", &addr]);
+    assert_eq!(output.status.code(), Some(1));
+    let log = stderr(&output);
+    assert!(log.contains(&format!("cannot listen on {addr}")), "{log}");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_not_healthy() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = free.local_addr().expect("an address").to_string();
+    drop(free);
+    let output = run(&["healthcheck", "--listen", &addr]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&format!("cannot ask {addr}")), "{}", stderr(&output));
+}

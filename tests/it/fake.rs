@@ -1,0 +1,146 @@
+//! A model small enough to reason about: it sees and reads three colours.
+//!
+//! Red, green and blue pictures and words have the same embeddings, so every score is known beforehand.
+
+use std::sync::{Arc, Condvar, Mutex};
+
+use siglip_server::{
+    batch::Towers,
+    config::{DType, Device},
+    embedding::Embedding,
+    model::{ModelCard, PairHead, Tower, TowerError},
+    preprocess::{ImageSpec, Pixels, Resample},
+    tokenize::{TextTokenizer, TokenizerFiles, Tokens},
+};
+
+/// Values of an embedding.
+pub(crate) const DIM: usize = 8;
+/// Ids of a text.
+pub(crate) const TEXT_LENGTH: usize = 12;
+/// Pixels of a picture's side.
+pub(crate) const SIDE: u32 = 4;
+
+/// `exp(3) * cosine - 15`: about +5 for a match (probability 0.99), -8 for another colour (0.0002).
+pub(crate) const HEAD: PairHead = PairHead { logit_scale: 3.0, logit_bias: -15.0 };
+
+const TOKENIZER: &[u8] = br#"{
+    "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+    "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
+    "decoder": null,
+    "model": {
+        "type": "WordLevel",
+        "vocab": {"<pad>": 0, "</s>": 1, "<unk>": 2, "red": 3, "green": 4, "blue": 5},
+        "unk_token": "<unk>"
+    }
+}"#;
+
+const TOKENIZER_CONFIG: &[u8] = br#"{
+    "tokenizer_class": "SiglipTokenizer",
+    "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"
+}"#;
+
+/// Holds the towers' forward passes back while it is closed.
+#[derive(Clone)]
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    /// A gate that lets everything through.
+    pub(crate) fn open_one() -> Self {
+        Self(Arc::new((Mutex::new(true), Condvar::new())))
+    }
+
+    /// Holds back, or lets go.
+    pub(crate) fn set_open(&self, open: bool) {
+        *self.0.0.lock().expect("no test panics while it holds the gate") = open;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let open = self.0.0.lock().expect("no test panics while it holds the gate");
+        drop(self.0.1.wait_while(open, |open| !*open));
+    }
+}
+
+struct Vision(Gate);
+
+struct Text(Gate);
+
+/// A colour and what it is not, so that two colours differ; never all zeros.
+fn embed([red, green, blue]: [f32; 3]) -> Embedding {
+    Embedding::new(vec![red, green, blue, 1.0 - red, 1.0 - green, 1.0 - blue, 0.05, 0.1])
+}
+
+impl Tower for Vision {
+    type Input = Pixels;
+
+    fn embedding_dim(&self) -> usize {
+        DIM
+    }
+
+    fn forward(&mut self, rows: &[Pixels]) -> Result<Vec<Embedding>, TowerError> {
+        self.0.pass();
+        let mean = |row: &Pixels, channel: usize| {
+            let values = row.data.iter().skip(channel).step_by(3);
+            values.map(|&value| f32::from(value)).sum::<f32>()
+                / (row.data.len() as f32 / 3.0 * 255.0)
+        };
+        Ok(rows.iter().map(|row| embed([mean(row, 0), mean(row, 1), mean(row, 2)])).collect())
+    }
+}
+
+impl Tower for Text {
+    type Input = Tokens;
+
+    fn embedding_dim(&self) -> usize {
+        DIM
+    }
+
+    fn forward(&mut self, rows: &[Tokens]) -> Result<Vec<Embedding>, TowerError> {
+        self.0.pass();
+        let has = |row: &Tokens, id: u32| f32::from(u8::from(row.ids.contains(&id)));
+        Ok(rows.iter().map(|row| embed([has(row, 3), has(row, 4), has(row, 5)])).collect())
+    }
+}
+
+/// Both towers, behind one gate.
+pub(crate) fn towers(gate: &Gate) -> Towers {
+    Towers { vision: Box::new(Vision(gate.clone())), text: Some(Box::new(Text(gate.clone()))) }
+}
+
+/// The tokenizer that goes with them.
+pub(crate) fn tokenizer() -> TextTokenizer {
+    let files = TokenizerFiles {
+        tokenizer: TOKENIZER,
+        config: Some(TOKENIZER_CONFIG),
+        special_tokens_map: None,
+    };
+    TextTokenizer::from_files(&files, TEXT_LENGTH).expect("the tokenizer above is valid")
+}
+
+/// How pictures are prepared for them.
+pub(crate) fn image_spec() -> ImageSpec {
+    ImageSpec {
+        height: SIDE,
+        width: SIDE,
+        resample: Resample::Bicubic,
+        rescale: 1.0 / 255.0,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+    }
+}
+
+/// What they say of themselves.
+pub(crate) fn card() -> ModelCard {
+    ModelCard {
+        family: "siglip".to_owned(),
+        revision: "test-revision".to_owned(),
+        embedding_dim: DIM,
+        text_length: Some(TEXT_LENGTH),
+        patch_size: 2,
+        pair_head: Some(HEAD),
+        parameters: 0,
+        weight_bytes: 0,
+        dtype: DType::F32,
+        device: Device::Cpu,
+    }
+}

@@ -1,0 +1,9 @@
+//! Both towers, the tokenizer and the preprocessing against stored outputs of transformers and Pillow.
+//!
+//! `tests/golden/generate.py` writes the outputs; `docs/numerics.md` says what the tolerances mean.
+
+mod demo;
+mod full_size;
+mod pictures;
+mod reference;
+mod variants;

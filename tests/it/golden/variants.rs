@@ -1,0 +1,236 @@
+//! Small random checkpoints of every kind, with every parameter overwritten by noise.
+
+use std::fs;
+
+use siglip_server::{
+    config,
+    embedding::Embedding,
+    model::{self, PairHead, Siglip, Tower, TowerError},
+    preprocess::Pixels,
+};
+
+use super::reference::{self, Reference, assert_close, cosines, difference, load, tokens};
+
+fn open(name: &str) -> (Siglip, Reference) {
+    (load(name), Reference::open(&format!("{name}/expected.safetensors")))
+}
+
+/// Compares every stage of one variant.
+fn check(name: &str) {
+    let (mut model, expected) = open(name);
+    let pixels = expected.pixels();
+    expected.check_stages("vision", &model.vision.stages(&pixels).expect("valid pictures"));
+    let images = model.vision.forward(&pixels).expect("valid pictures");
+    assert_close("image embeddings", &flat(&images), &expected.floats("vision.pooled").1);
+    assert_eq!(images[0].dim(), model.card.embedding_dim);
+    let Some(mut text) = model.text else {
+        assert!(!expected.has("text.pooled") && model.tokenizer.is_none());
+        assert!(model.card.pair_head.is_none() && model.card.text_length.is_none());
+        return;
+    };
+    let tokenizer = model.tokenizer.expect("goes with the tower");
+    let rows: Vec<_> = expected
+        .list("texts")
+        .iter()
+        .map(|text| tokenizer.encode(&tokenizer.canonical(text)).expect("any text"))
+        .collect();
+    let ids: Vec<_> = rows.iter().map(|row| row.ids.to_vec()).collect();
+    assert_eq!(ids, expected.ids());
+    expected.check_stages("text", &text.stages(&rows).expect("valid texts"));
+    let texts = text.forward(&rows).expect("valid texts");
+    assert_close("text embeddings", &flat(&texts), &expected.floats("text.pooled").1);
+    check_scores(&expected, model.card.pair_head.expect("goes with the tower"), (&images, &texts));
+}
+
+fn check_scores(
+    expected: &Reference,
+    head: PairHead,
+    (images, texts): (&[Embedding], &[Embedding]),
+) {
+    let cosines = cosines(images, texts);
+    let logits: Vec<f32> = cosines.iter().map(|&cosine| head.logit(cosine)).collect();
+    assert_close("logits", &logits, &expected.floats("logits").1);
+    let probabilities: Vec<f32> = cosines.iter().map(|&cosine| head.probability(cosine)).collect();
+    assert_close("probabilities", &probabilities, &expected.floats("probabilities").1);
+    // The loss of the paper over the square of the first pairs, as `SiglipModel.forward` gives it.
+    let count = images.len().min(texts.len());
+    let mut sum = 0.0;
+    for row in 0..count {
+        for column in 0..count {
+            let sign = if row == column { 1.0 } else { -1.0 };
+            sum += (-sign * f64::from(logits[row * texts.len() + column])).exp().ln_1p();
+        }
+    }
+    assert_close("loss", &[(sum / count as f64) as f32], &expected.floats("loss").1);
+}
+
+fn flat(rows: &[Embedding]) -> Vec<f32> {
+    rows.iter().flat_map(|row| row.as_slice().iter().copied()).collect()
+}
+
+macro_rules! variants {
+    ($($test:ident: $name:literal,)*) => {
+        $(#[test] fn $test() { check($name); })*
+    };
+}
+
+variants! {
+    tiny: "tiny",
+    head_dim_72_odd_mlp_truncating_patches_f16: "odd-shapes",
+    text_length_16_bf16: "text-length-16",
+    giant_like_with_projection_in_two_shards: "giant-like",
+    erf_gelu: "erf-gelu",
+    identity_text_head: "identity-text-head",
+    vision_alone_without_prefix: "vision-only",
+    vision_alone_headless_with_prefix: "vision-headless",
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_batch_mates() {
+    let (mut model, expected) = open("tiny");
+    let pixels = expected.pixels();
+    let together = model.vision.forward(&pixels).expect("valid pictures");
+    for (row, pixels) in together.iter().zip(&pixels) {
+        let alone = model.vision.forward(std::slice::from_ref(pixels)).expect("a valid picture");
+        assert!(difference(alone[0].as_slice(), row.as_slice()) <= 1e-6);
+    }
+    let mut text = model.text.expect("both towers");
+    let tokens = expected.tokens();
+    let together = text.forward(&tokens).expect("valid texts");
+    for (row, tokens) in together.iter().zip(&tokens) {
+        let alone = text.forward(std::slice::from_ref(tokens)).expect("a valid text");
+        assert!(difference(alone[0].as_slice(), row.as_slice()) <= 1e-6);
+    }
+    assert!(text.forward(&[]).expect("nothing to do").is_empty());
+}
+
+#[test]
+fn threads_do_not_change_a_row() {
+    let (mut one, expected) = open("tiny");
+    let source = reference::folder().join("tiny").to_string_lossy().into_owned();
+    let config = config::Model { source, threads: 3, ..config::Model::default() };
+    let mut three = model::load_siglip(&config).expect("the same checkpoint");
+    let pixels = expected.pixels();
+    let (a, b) = (one.vision.forward(&pixels), three.vision.forward(&pixels));
+    assert!(difference(&flat(&a.expect("valid")), &flat(&b.expect("valid"))) <= 1e-6);
+}
+
+#[test]
+fn sixteen_bit_weights_stay_close() {
+    let (_, expected) = open("tiny");
+    for (dtype, least) in [(config::DType::F16, 0.9999), (config::DType::Bf16, 0.999)] {
+        let source = reference::folder().join("tiny").to_string_lossy().into_owned();
+        let config = config::Model { source, dtype, threads: 1, ..config::Model::default() };
+        let mut model = model::load_siglip(&config).expect("any type");
+        let (shape, reference) = expected.floats("vision.pooled");
+        let reference: Vec<_> = reference.chunks_exact(shape[1]).map(Embedding::new).collect();
+        let rows = model.vision.forward(&expected.pixels()).expect("valid pictures");
+        for (row, reference) in rows.iter().zip(reference) {
+            let cosine = cosines(std::slice::from_ref(row), &[reference])[0];
+            assert!(cosine >= least, "{dtype}: {cosine}");
+        }
+    }
+}
+
+/// What servers get wrong: each of these must change the vector, or a test of it would prove nothing.
+#[test]
+fn padding_is_part_of_the_model() {
+    let (model, expected) = open("tiny");
+    let mut text = model.text.expect("both towers");
+    let ids = expected.ids().swap_remove(0);
+    let embed = |text: &mut siglip_server::model::siglip::Text, ids: &[u32]| {
+        text.forward(&[tokens(ids)]).expect("valid ids").swap_remove(0)
+    };
+    let right = embed(&mut text, &ids);
+    // The model config's own pad id, which is wrong here as in the published files.
+    let padded_with_one: Vec<u32> = ids.iter().map(|&id| if id == 0 { 1 } else { id }).collect();
+    assert!(difference(embed(&mut text, &padded_with_one).as_slice(), right.as_slice()) > 0.01);
+    // Not padded to the length: refused, rather than embedded as something else.
+    let used = ids.iter().take_while(|&&id| id != 0).count();
+    let unpadded = text.forward(&[tokens(&ids[..used])]).expect_err("too short");
+    assert!(matches!(unpadded, TowerError::Shape(_)), "{unpadded}");
+}
+
+#[test]
+fn rows_of_a_wrong_shape_are_refused() {
+    let (mut model, expected) = open("tiny");
+    let mut pixels = expected.pixels().swap_remove(0);
+    pixels.height += 1;
+    let missized = model.vision.forward(std::slice::from_ref(&pixels));
+    assert!(matches!(missized, Err(TowerError::Shape(_))));
+    let short = Pixels { height: pixels.width, data: [0u8; 5].as_slice().into(), ..pixels };
+    assert!(matches!(model.vision.forward(&[short]), Err(TowerError::Shape(_))));
+    let mut text = model.text.expect("both towers");
+    let mut ids = expected.ids().swap_remove(0);
+    ids[2] = 27;
+    let unknown = text.forward(&[tokens(&ids)]);
+    assert!(matches!(unknown, Err(TowerError::Shape(_))), "an id behind the vocabulary");
+}
+
+#[test]
+fn case_does_not_matter_and_cut_texts_end() {
+    let (model, _) = open("tiny");
+    let tokenizer = model.tokenizer.expect("goes with the text tower");
+    let ids =
+        |text: &str| tokenizer.encode(&tokenizer.canonical(text)).expect("any text").ids.to_vec();
+    assert_eq!(ids("A CAT"), ids("a cat"));
+    let long = ids(&"cat ".repeat(50));
+    assert_eq!((long.len(), long.last()), (12, Some(&1)));
+}
+
+/// Copies a variant, edits one of its files, and gives the message with which it is refused.
+fn refused(edit: impl FnOnce(&std::path::Path)) -> String {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for entry in fs::read_dir(reference::folder().join("tiny")).expect("the variant") {
+        let entry = entry.expect("the variant");
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("room for a copy");
+    }
+    edit(folder.path());
+    let source = folder.path().to_string_lossy().into_owned();
+    match model::load(&config::Model { source, ..config::Model::default() }) {
+        Ok(_) => panic!("a broken checkpoint was loaded"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_checkpoint_at_fault_names_file_and_tensor() {
+    let replace = |file: &'static str, from: &'static str, to: &'static str| {
+        refused(move |folder| {
+            let path = folder.join(file);
+            let bytes = fs::read(&path).expect("the variant");
+            let text: Vec<u8> = if bytes.starts_with(b"{") {
+                String::from_utf8(bytes).expect("JSON").replace(from, to).into_bytes()
+            } else {
+                // Names of equal length leave the offsets of a safetensors header alone.
+                assert_eq!(from.len(), to.len());
+                let at = bytes.windows(from.len()).position(|window| window == from.as_bytes());
+                let at = at.expect("the tensor");
+                [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat()
+            };
+            fs::write(path, text).expect("room");
+        })
+    };
+    let missing = replace("model.safetensors", "logit_bias", "logit_bios");
+    assert!(missing.contains("`logit_bias` is missing from model.safetensors"), "{missing}");
+    let misshapen =
+        replace("config.json", "\"intermediate_size\": 28", "\"intermediate_size\": 27");
+    assert!(misshapen.contains("model.safetensors: tensor"), "{misshapen}");
+    assert!(misshapen.contains("mlp.fc1.weight` has the shape [28, 24]"), "{misshapen}");
+    let extra = replace("config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
+    assert!(extra.contains("layers.1.") && extra.contains("no place"), "{extra}");
+    let other = replace("config.json", "\"model_type\": \"siglip\"", "\"model_type\": \"blip\"");
+    assert!(other.contains("config.json: model_type `blip`"), "{other}");
+    let size = replace("preprocessor_config.json", "\"height\": 16", "\"height\": 32");
+    assert!(size.contains("preprocessor_config.json: size is 32 x 16"), "{size}");
+    let untokenized = refused(|folder| {
+        fs::remove_file(folder.join("tokenizer.json")).expect("it was there");
+    });
+    assert!(untokenized.contains("tokenizer.json is missing"), "{untokenized}");
+    let cut = refused(|folder| {
+        let path = folder.join("model.safetensors");
+        let bytes = fs::read(&path).expect("the variant");
+        fs::write(path, &bytes[..bytes.len() - 5]).expect("room");
+    });
+    assert!(cut.contains("model.safetensors"), "{cut}");
+}

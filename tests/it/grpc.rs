@@ -1,0 +1,139 @@
+//! The gRPC surface over a real connection.
+
+mod health;
+mod methods;
+mod parity;
+mod reflection;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use siglip_server::{
+    batch,
+    config::{Config, DType, Device},
+    embedding::Embedding,
+    engine::Engine,
+    grpc,
+    model::{ModelCard, PairHead, Tower, TowerError},
+    preprocess::{ImageSpec, Pixels, Resample},
+    registry::{Model, Registry},
+    telemetry::Metrics,
+};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tonic::transport::Channel;
+
+/// Values of an embedding of the fake model.
+const DIM: usize = 4;
+const HEAD: PairHead = PairHead { logit_scale: 2.0, logit_bias: -3.0 };
+
+/// A server on a free port, over an engine whose model loads when the test says so.
+struct Served {
+    engine: Arc<Engine>,
+    channel: Channel,
+    stop: Option<oneshot::Sender<()>>,
+    server: JoinHandle<Result<(), grpc::ServeError>>,
+}
+
+impl Served {
+    async fn start(adjust: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        adjust(&mut config);
+        let registry = Registry::new(["fake".to_owned()]);
+        let metrics = Arc::new(Metrics::new());
+        let engine = Arc::new(Engine::new(&config, registry, metrics).expect("an engine"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move {
+            let _ = stopped.await;
+        };
+        let server = tokio::spawn(grpc::serve(listener, Arc::clone(&engine), shutdown));
+        let channel = Channel::from_shared(format!("http://{address}")).expect("a URI");
+        let channel = channel.connect().await.expect("connects");
+        Self { engine, channel, stop: Some(stop), server }
+    }
+
+    /// A server whose model is there and warm.
+    async fn ready(adjust: impl FnOnce(&mut Config)) -> Self {
+        let served = Self::start(adjust).await;
+        served.load();
+        served
+    }
+
+    fn load(&self) {
+        let towers = batch::Towers { vision: Box::new(Grey), text: None };
+        let metrics = Arc::clone(self.engine.metrics());
+        let handle = batch::spawn("fake", towers, &Config::default().batch, metrics);
+        let model = Model {
+            name: "fake".to_owned(),
+            card: card(),
+            image: image_spec(),
+            tokenizer: None,
+            handle: handle.expect("a worker"),
+        };
+        self.engine.registry().install(Arc::new(model));
+        self.engine.registry().mark_warm("fake");
+    }
+
+    fn shut_down(&mut self) {
+        let stop = self.stop.take().expect("shut down once");
+        stop.send(()).expect("the server waits for it");
+    }
+
+    /// Waits until the server has ended.
+    async fn ended(self) -> Duration {
+        let Self { channel, server, .. } = self;
+        // The server waits for its connections, and this is one.
+        drop(channel);
+        let start = Instant::now();
+        server.await.expect("does not panic").expect("ends well");
+        start.elapsed()
+    }
+
+    fn counted(&self, route: &str, code: &str) -> u64 {
+        self.engine.metrics().requests.with_label_values(&[route, code]).get()
+    }
+}
+
+/// Embeds every picture the same.
+struct Grey;
+
+impl Tower for Grey {
+    type Input = Pixels;
+
+    fn embedding_dim(&self) -> usize {
+        DIM
+    }
+
+    fn forward(&mut self, rows: &[Pixels]) -> Result<Vec<Embedding>, TowerError> {
+        Ok(rows.iter().map(|_| Embedding::new(vec![1.0, 2.0, 2.0, 0.0])).collect())
+    }
+}
+
+fn card() -> ModelCard {
+    ModelCard {
+        family: "siglip".to_owned(),
+        revision: "test".to_owned(),
+        embedding_dim: DIM,
+        text_length: None,
+        patch_size: 16,
+        pair_head: Some(HEAD),
+        parameters: 0,
+        weight_bytes: 0,
+        dtype: DType::F32,
+        device: Device::Cpu,
+    }
+}
+
+fn image_spec() -> ImageSpec {
+    ImageSpec {
+        height: 32,
+        width: 32,
+        resample: Resample::Bicubic,
+        rescale: 1.0 / 255.0,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+    }
+}

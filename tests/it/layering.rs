@@ -1,0 +1,187 @@
+//! The rules of the source tree that no compiler checks: layers, file lengths, module names.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Past this a file is split. Tests do not count.
+const MAX_LINES: usize = 400;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A source file without its tests.
+struct Source {
+    /// Relative to `src`.
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// The top-level module that the file belongs to.
+    fn module(&self) -> String {
+        let first = self.path.iter().next().and_then(|part| part.to_str()).expect("utf-8");
+        first.trim_end_matches(".rs").to_owned()
+    }
+
+    fn is_tests(&self) -> bool {
+        self.path.iter().any(|part| part == "tests.rs" || part == "tests")
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let src = root().join("src");
+    let mut folders = vec![src.clone()];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("utf-8");
+                // Unit tests stand at the end of their file.
+                let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default().to_owned();
+                let path = path.strip_prefix(&src).expect("below src").to_owned();
+                found.push(Source { path, text });
+            }
+        }
+    }
+    found.retain(|source| !source.is_tests());
+    assert!(found.len() > 30, "the sources are found");
+    found
+}
+
+/// The table in `src/lib.rs`: module -> layer.
+fn layers() -> BTreeMap<String, u32> {
+    let text = fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs is there");
+    let mut layers = BTreeMap::new();
+    for row in text.lines().filter_map(|line| line.strip_prefix("//! | ")) {
+        let mut cells = row.split('|').map(str::trim);
+        let Some(Ok(layer)) = cells.next().map(str::parse) else { continue };
+        for module in cells.next().unwrap_or_default().split(',') {
+            let name = module.trim().trim_matches(['[', ']', '`']).to_owned();
+            layers.insert(name, layer);
+        }
+    }
+    layers
+}
+
+/// The top-level modules that a text names behind `crate::`, comments apart.
+fn imports(text: &str) -> BTreeSet<String> {
+    let code: String = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("\n");
+    let mut found = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        match rest.strip_prefix('{') {
+            Some(group) => found.extend(group_heads(group)),
+            None => found.extend(head(rest)),
+        }
+    }
+    found
+}
+
+fn head(text: &str) -> Option<String> {
+    let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// The first names of `{a::{b, c}, d}`, without what is nested.
+fn group_heads(group: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut heads = vec![String::new()];
+    for c in group.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => heads.push(String::new()),
+            _ if depth == 0 => heads.last_mut().expect("never empty").push(c),
+            _ => {}
+        }
+    }
+    heads.iter().filter_map(|item| head(item.trim())).collect()
+}
+
+#[test]
+fn imports_are_read() {
+    let text = "use crate::{a::{b, c}, d, e::f as g};\nlet x = crate::h::i(); // crate::j\n";
+    assert_eq!(imports(text).into_iter().collect::<Vec<_>>(), ["a", "d", "e", "h"]);
+}
+
+#[test]
+fn every_module_has_a_layer() {
+    let layers = layers();
+    let unknown: BTreeSet<_> = sources()
+        .iter()
+        .map(Source::module)
+        .filter(|module| module != "lib" && !layers.contains_key(module))
+        .collect();
+    assert!(unknown.is_empty(), "not in the table of src/lib.rs: {unknown:?}");
+}
+
+#[test]
+fn a_module_imports_only_from_below_or_beside() {
+    let layers = layers();
+    let mut wrong = Vec::new();
+    let mut edges = BTreeSet::new();
+    for source in sources() {
+        let module = source.module();
+        for import in imports(&source.text) {
+            let (Some(own), Some(other)) = (layers.get(&module), layers.get(&import)) else {
+                continue;
+            };
+            let surfaces = ["rest", "grpc"];
+            let crosses = module != import
+                && surfaces.contains(&module.as_str())
+                && surfaces.contains(&import.as_str());
+            if other > own || crosses {
+                wrong.push(format!("src/{} imports {import}", source.path.display()));
+            }
+            if module != import {
+                edges.insert((module.clone(), import));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Beside each other, but not in a ring.
+    let rings: Vec<_> =
+        edges.iter().filter(|(a, b)| a < b && edges.contains(&(b.clone(), a.clone()))).collect();
+    assert!(rings.is_empty(), "modules that import each other: {rings:?}");
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let long: Vec<_> = sources()
+        .into_iter()
+        .filter(|source| source.text.lines().count() > MAX_LINES)
+        .map(|source| format!("src/{}: {}", source.path.display(), source.text.lines().count()))
+        .collect();
+    assert!(long.is_empty(), "more than {MAX_LINES} lines: {}", long.join(", "));
+}
+
+#[test]
+fn no_module_is_named_like_a_dependency() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("a manifest");
+    let manifest: toml::Table = manifest.parse().expect("TOML");
+    let dependencies: BTreeSet<_> = ["dependencies", "dev-dependencies", "build-dependencies"]
+        .iter()
+        .filter_map(|table| manifest.get(*table)?.as_table())
+        .flat_map(|table| table.keys().map(|name| name.replace('-', "_")))
+        .collect();
+    let taken: Vec<_> = sources()
+        .iter()
+        .filter(|source| {
+            let module = Path::new(&source.path).file_stem().and_then(|stem| stem.to_str());
+            module.is_some_and(|module| dependencies.contains(module))
+        })
+        .map(|source| source.path.display().to_string())
+        .collect();
+    assert!(taken.is_empty(), "{taken:?}");
+}

@@ -1,0 +1,88 @@
+//! The binary as a process of its own.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
+};
+
+/// The binary with these arguments and none of the environment of the tests.
+pub(crate) fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_siglip-server"));
+    // No terminal, so that the width of the help does not depend on where the tests run.
+    command.args(args).env_clear().stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary to its end.
+pub(crate) fn run(args: &[&str]) -> Output {
+    command(args).output().expect("the binary runs")
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("utf-8")
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("utf-8")
+}
+
+/// A server that runs until it is told to stop, at the latest when the test ends.
+pub(crate) struct Server {
+    child: Child,
+    /// Held open: a server that cannot write would fail.
+    _stdout: BufReader<ChildStdout>,
+    /// `http://127.0.0.1:PORT`.
+    pub(crate) url: String,
+    /// What it says once it is ready.
+    pub(crate) announcement: String,
+}
+
+impl Server {
+    /// Starts it on a free port and waits until it is ready: that is when it says where it listens.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let mut child = command(&["--listen", "127.0.0.1:0"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+        let mut announcement = String::new();
+        // The example is the last line.
+        while !announcement.lines().any(|line| line.starts_with("try")) {
+            if lines.read_line(&mut announcement).expect("utf-8") == 0 {
+                let mut log = String::new();
+                let mut stderr = child.stderr.take().expect("piped");
+                stderr.read_to_string(&mut log).expect("utf-8");
+                panic!("the server ended before it was ready:\n{announcement}\n{log}");
+            }
+        }
+        let url = announcement.lines().find_map(|line| line.strip_prefix("HTTP"));
+        let url =
+            url.and_then(|rest| rest.split_whitespace().next()).expect("an address").to_owned();
+        Self { child, _stdout: lines, url, announcement }
+    }
+
+    /// Sends a signal: `TERM` or `INT`.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status().expect("a shell");
+        assert!(sent.success());
+    }
+
+    /// Waits for the process's end: its status and its log.
+    pub(crate) fn wait(mut self) -> (ExitStatus, String) {
+        let mut log = String::new();
+        let mut stderr = self.child.stderr.take().expect("piped");
+        stderr.read_to_string(&mut log).expect("utf-8");
+        (self.child.wait().expect("the process ends"), log)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

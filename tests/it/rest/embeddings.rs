@@ -1,0 +1,129 @@
+//! `POST /v1/embeddings`.
+
+use reqwest::multipart::{Form, Part};
+use serde_json::{Value, json};
+
+use super::{BLUE, GREEN, RED, assert_close, base64, data_uri, encoded, floats, png};
+use crate::{
+    app::{Answer, MODEL, TestApp},
+    fake::DIM,
+};
+
+const PATH: &str = "/v1/embeddings";
+
+/// The rows of an answer, by their index.
+fn vectors(answer: &Value) -> Vec<Vec<f32>> {
+    let data = answer["data"].as_array().expect("data");
+    for (index, object) in data.iter().enumerate() {
+        assert_eq!(object["index"], index);
+    }
+    data.iter().map(|object| floats(&object["embedding"])).collect()
+}
+
+#[tokio::test]
+async fn texts_come_back_in_the_shape_of_openai() {
+    let app = TestApp::start().await;
+    let body = json!({"model": MODEL, "input": ["red", "a green tree"], "user": "someone"});
+    let mut answer = app.post(PATH, body).await.ok();
+    for object in answer["data"].as_array_mut().expect("data") {
+        let row = floats(&object["embedding"]);
+        assert_eq!(row.len(), DIM);
+        assert!((row.iter().map(|value| value * value).sum::<f32>() - 1.0).abs() < 1e-5);
+        object["embedding"] = json!("[numbers]");
+    }
+    insta::assert_json_snapshot!(answer);
+}
+
+#[tokio::test]
+async fn one_string_is_one_item() {
+    let app = TestApp::start().await;
+    let one = vectors(&app.post(PATH, json!({"input": "red"})).await.ok());
+    let many = vectors(&app.post(PATH, json!({"input": ["red"]})).await.ok());
+    assert_eq!(one, many);
+    assert_eq!(one.len(), 1);
+}
+
+#[tokio::test]
+async fn mixed_items_keep_their_order() {
+    let app = TestApp::start().await;
+    let bare = base64(&png(BLUE));
+    let items = json!([
+        {"image": data_uri(RED)}, "green", {"text": "blue"}, {"image": data_uri(GREEN)}, {"image": bare}
+    ]);
+    let answer = app.post(PATH, json!({"input": items})).await.ok();
+    let mixed = vectors(&answer);
+    assert_eq!(answer["usage"]["images"], 3);
+    for (index, colour) in ["red", "green", "blue", "green", "blue"].iter().enumerate() {
+        let alone = vectors(&app.post(PATH, json!({"input": colour})).await.ok());
+        assert_close(&mixed[index], &alone[0]);
+    }
+}
+
+#[tokio::test]
+async fn base64_holds_the_same_numbers() {
+    let app = TestApp::start().await;
+    let input = json!(["red", "blue"]);
+    let numbers = vectors(&app.post(PATH, json!({"input": input})).await.ok());
+    let text = app.post(PATH, json!({"input": input, "encoding_format": "base64"})).await.ok();
+    for (index, row) in numbers.iter().enumerate() {
+        assert_eq!(text["data"][index]["embedding"], encoded(row));
+    }
+}
+
+#[tokio::test]
+async fn fewer_dimensions_are_normalised_again() {
+    let app = TestApp::start().await;
+    let raw = app.post(PATH, json!({"input": "red", "normalized": false})).await.ok();
+    let raw = vectors(&raw).remove(0);
+    assert_close(&raw, &[1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.05, 0.1]);
+    let cut = app.post(PATH, json!({"input": "red", "dimensions": 5})).await.ok();
+    let norm = 2.0_f32.sqrt();
+    assert_close(&vectors(&cut)[0], &[1.0 / norm, 0.0, 0.0, 0.0, 1.0 / norm]);
+}
+
+#[tokio::test]
+async fn every_way_to_send_a_picture_gives_the_same_vector() {
+    let app = TestApp::start().await;
+    let tagged = app.post(PATH, json!({"input": {"image": data_uri(RED)}})).await.ok();
+    let modality = json!({"input": [data_uri(RED)], "modality": "image"});
+    let modality = app.post(PATH, modality).await.ok();
+    let raw = app
+        .request("POST", &format!("{PATH}?model={MODEL}&encoding_format=float&normalized=true"))
+        .header("content-type", "image/png")
+        .body(png(RED));
+    let raw = Answer::of(raw).await.ok();
+    let file = Part::bytes(png(RED)).file_name("red.png");
+    let form = Form::new().text("model", MODEL).part("image", file);
+    let form = Answer::of(app.request("POST", PATH).multipart(form)).await.ok();
+    for answer in [&modality, &raw, &form] {
+        assert_eq!(answer, &tagged);
+    }
+}
+
+#[tokio::test]
+async fn a_form_carries_many_files_and_texts_in_order() {
+    let app = TestApp::start().await;
+    let file = |colour| Part::bytes(png(colour)).file_name("picture");
+    let form = Form::new()
+        .part("a", file(GREEN))
+        .text("text", "red")
+        .part("b", file(BLUE))
+        .text("dimensions", "6")
+        .text("normalized", "false");
+    let answer = Answer::of(app.request("POST", PATH).multipart(form)).await.ok();
+    let rows = vectors(&answer);
+    assert_close(&rows[0], &[0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
+    assert_close(&rows[1], &[1.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
+    assert_close(&rows[2], &[0.0, 0.0, 1.0, 1.0, 1.0, 0.0]);
+}
+
+#[tokio::test]
+async fn a_large_answer_is_whole() {
+    let app = TestApp::with(|config| config.limits.max_items = 4096).await;
+    let input: Vec<_> =
+        (0..3000).map(|index| if index % 2 == 0 { "red" } else { "blue" }).collect();
+    let rows = vectors(&app.post(PATH, json!({"input": input})).await.ok());
+    assert_eq!(rows.len(), 3000);
+    assert_ne!(rows[2998], rows[2999]);
+    assert_eq!(rows[0], rows[2998]);
+}
