@@ -59,6 +59,7 @@ fn compile_protos() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // Pictures are slices of the received message, not copies.
         .bytes(".siglip.v1.Image")
+        .bytes(".siglip.v1.FeatureMap")
         .compile_fds(descriptors)?;
     Ok(())
 }

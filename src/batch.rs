@@ -24,7 +24,7 @@ pub use self::{handle::Handle, worker::Worker};
 use crate::{
     config,
     embedding::Embedding,
-    model::{TextTower, TowerError, VisionTower},
+    model::{Tap, TextTower, TowerError, VisionTower},
     telemetry::Metrics,
 };
 
@@ -45,12 +45,14 @@ pub struct Submit {
     pub priority: Priority,
     /// When the answer stops being of use; the row is dropped without a forward pass after it.
     pub deadline: Option<Instant>,
+    /// Which output of the tower the row asks for.
+    pub tap: Tap,
 }
 
 /// A row's answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The unnormalised embedding.
+    /// The unnormalised embedding, or whatever else the row's tap names.
     pub embedding: Embedding,
     /// From submission to the start of the batch.
     pub queued: Duration,

@@ -113,6 +113,8 @@ section! {
         max_items_in_flight: usize = 8192, Count "N";
         /// Most request bytes held for items in flight.
         max_bytes_in_flight: usize = 512 << 20, Size "SIZE";
+        /// Most bytes of features in one answer, counted as 32-bit floats.
+        max_feature_bytes: usize = 256 << 20, Size "SIZE";
         /// A request that has no answer after this is answered 504.
         request_timeout: Duration = Duration::from_secs(60), Time "DURATION";
     }

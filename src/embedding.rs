@@ -1,6 +1,10 @@
 //! One row of a tower's output.
 
+mod quantize;
+
 use std::sync::Arc;
+
+pub use self::quantize::{Element, Encoding};
 
 /// An embedding: `[dim]`, f32, as the tower gave it (not normalised) unless said otherwise.
 ///

@@ -5,6 +5,7 @@
 mod admission;
 mod classify;
 mod embed;
+mod features;
 mod input;
 mod item;
 mod matrix;
@@ -23,6 +24,7 @@ use self::admission::{Admission, Permit};
 pub use self::{
     classify::{Classified, ClassifyRequest, DEFAULT_TEMPLATE, LabelScore},
     embed::{EmbedRequest, Embedded, Usage},
+    features::{FeatureMap, FeatureOutput, Features, FeaturesRequest},
     input::{ImageInput, Input},
     matrix::Matrix,
     score::{ScoreKind, Scored},
@@ -62,7 +64,7 @@ impl Context {
     }
 
     fn submit(&self) -> Submit {
-        Submit { priority: self.priority, deadline: Some(self.deadline) }
+        Submit { priority: self.priority, deadline: Some(self.deadline), ..Submit::default() }
     }
 }
 

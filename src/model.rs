@@ -6,11 +6,13 @@ mod kernels;
 mod load;
 mod runtime;
 pub mod siglip;
+mod tap;
 mod weights;
 
 use std::sync::Arc;
 
 pub use load::{Siglip, load_siglip};
+pub use tap::Tap;
 
 use crate::{
     config,
@@ -33,6 +35,20 @@ pub trait Tower: Send + 'static {
     /// # Errors
     /// Fails as a whole; the caller bisects to find a row that is at fault.
     fn forward(&mut self, rows: &[Self::Input]) -> Result<Vec<Embedding>, TowerError>;
+
+    /// Gives each row the output that its tap names, all from one pass: rows as [`Tower::forward`] does,
+    /// maps of tokens flat and row-major. No layer above the highest one that is asked for runs.
+    ///
+    /// * `taps`: one a row
+    ///
+    /// # Errors
+    /// Fails as a whole, like [`Tower::forward`]; so does a tap that the tower does not have.
+    fn tapped(&mut self, rows: &[Self::Input], taps: &[Tap]) -> Result<Vec<Embedding>, TowerError> {
+        match taps.iter().find(|&&tap| tap != Tap::Pooled) {
+            None => self.forward(rows),
+            Some(tap) => Err(TowerError::Shape(format!("this tower gives no {tap:?}"))),
+        }
+    }
 }
 
 /// Why a forward pass failed.
@@ -97,6 +113,10 @@ pub struct ModelCard {
     pub text_length: Option<usize>,
     /// Pixels of a patch's side.
     pub patch_size: usize,
+    /// Layers of the vision tower.
+    pub vision_layers: usize,
+    /// Values of one token of the vision tower.
+    pub vision_width: usize,
     /// The head that scores pairs; none without a text tower.
     pub pair_head: Option<PairHead>,
     /// Parameters of both towers.

@@ -4,15 +4,18 @@
 //! `routes!`, which takes its path and its OpenAPI description from the same attribute, so a route cannot
 //! exist undocumented.
 
+mod arrays;
 mod body;
 mod classify;
 mod docs;
 mod embeddings;
+mod features;
 mod health;
 mod info;
 mod layers;
 mod metrics;
 mod models;
+mod negotiate;
 mod openapi;
 mod page;
 mod problem;
@@ -93,6 +96,7 @@ impl AppState {
 fn api() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::frame())
         .routes(routes!(embeddings::embeddings))
+        .routes(routes!(features::features))
         .routes(routes!(similarity::similarity))
         .routes(routes!(classify::classify))
         .routes(routes!(models::list))

@@ -50,6 +50,7 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let entry = Entry {
             input,
+            tap: how.tap,
             reply,
             submitted: Instant::now(),
             deadline: how.deadline,

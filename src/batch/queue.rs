@@ -8,12 +8,14 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{Answer, BatchError, Priority, policy};
+use crate::model::Tap;
 
 /// A row that waits, with everything its answer needs. The span travels with the work, so that what the
 /// worker logs belongs to the request.
 #[derive(Debug)]
 pub(super) struct Entry<I> {
     pub(super) input: I,
+    pub(super) tap: Tap,
     pub(super) reply: oneshot::Sender<Result<Answer, BatchError>>,
     pub(super) submitted: Instant,
     pub(super) deadline: Option<Instant>,

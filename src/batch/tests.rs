@@ -98,7 +98,7 @@ fn config(max_rows: usize) -> config::Batch {
 }
 
 fn bulk() -> Submit {
-    Submit { priority: Priority::Bulk, deadline: None }
+    Submit { priority: Priority::Bulk, ..Submit::default() }
 }
 
 /// A worker that the test drives, with its handle.

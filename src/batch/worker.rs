@@ -4,11 +4,15 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     Answer, Towers, WorkerState,
-    isolate::{self, RowResult},
+    isolate::{self, RowResult, Rows},
     queue::Entry,
     shared::{IMAGE, Job, Shared, TEXT},
 };
-use crate::{model::Tower, preprocess::Pixels, tokenize::Tokens};
+use crate::{
+    model::{Tap, Tower},
+    preprocess::Pixels,
+    tokenize::Tokens,
+};
 
 /// Batches that may fail on every row before any row has succeeded. Until one has, there is nothing to tell
 /// a broken tower from a bad input by.
@@ -24,7 +28,7 @@ pub struct Worker {
 
 /// What tells a broken tower from a bad input: the last row that succeeded must succeed again.
 struct Health<I> {
-    good_row: Option<I>,
+    good_row: Option<(I, Tap)>,
     unproven_failures: u32,
 }
 
@@ -103,18 +107,21 @@ impl Batch<'_> {
         health: &mut Health<I>,
     ) -> Result<(), Broken> {
         let mut waiting = Vec::with_capacity(batch.len());
-        let mut rows = Vec::with_capacity(batch.len());
+        let mut inputs = Vec::with_capacity(batch.len());
+        let mut taps = Vec::with_capacity(batch.len());
         for entry in batch {
-            rows.push(entry.input);
+            inputs.push(entry.input);
+            taps.push(entry.tap);
             waiting.push((entry.reply, entry.submitted, entry.span));
         }
+        let rows = Rows { inputs: &inputs, taps: &taps };
         let started = Instant::now();
-        let results = isolate::forward(tower, &rows);
+        let results = isolate::forward(tower, rows);
         let forward = started.elapsed();
 
-        self.account(rows.len(), &results, forward);
-        let verdict = health.judge(tower, &rows, &results);
-        let batch_rows = rows.len();
+        let batch_rows = inputs.len();
+        self.account(batch_rows, &results, forward);
+        let verdict = health.judge(tower, rows, &results);
         for ((reply, submitted, span), result) in waiting.into_iter().zip(results) {
             if let Err(error) = &result {
                 span.in_scope(|| tracing::warn!(error = error_chain(error), "a row failed"));
@@ -148,17 +155,20 @@ impl<I: Clone + Send + 'static> Health<I> {
     fn judge(
         &mut self,
         tower: &mut dyn Tower<Input = I>,
-        rows: &[I],
+        rows: Rows<'_, I>,
         results: &[RowResult],
     ) -> Result<(), Broken> {
         if let Some(good) = results.iter().position(Result::is_ok) {
             if self.good_row.is_none() {
-                self.good_row = Some(rows[good].clone());
+                self.good_row = Some((rows.inputs[good].clone(), rows.taps[good]));
             }
             return Ok(());
         }
         let works = match &self.good_row {
-            Some(row) => isolate::forward(tower, std::slice::from_ref(row))[0].is_ok(),
+            Some((input, tap)) => {
+                let row = Rows { inputs: std::slice::from_ref(input), taps: &[*tap] };
+                isolate::forward(tower, row)[0].is_ok()
+            }
             None => {
                 self.unproven_failures += 1;
                 self.unproven_failures < UNPROVEN_FAILURES

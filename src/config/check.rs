@@ -16,7 +16,7 @@ struct AtMost {
     otherwise: &'static str,
 }
 
-const AT_MOST: [AtMost; 5] = [
+const AT_MOST: [AtMost; 6] = [
     AtMost {
         less: ("limits.max_items", |config| config.limits.max_items),
         more: ("limits.max_items_in_flight", |config| config.limits.max_items_in_flight),
@@ -31,6 +31,11 @@ const AT_MOST: [AtMost; 5] = [
         less: ("limits.max_body_bytes", |config| config.limits.max_body_bytes),
         more: ("limits.max_bytes_in_flight", |config| config.limits.max_bytes_in_flight),
         otherwise: "no body of that size could ever be admitted",
+    },
+    AtMost {
+        less: ("limits.max_feature_bytes", |config| config.limits.max_feature_bytes),
+        more: ("limits.max_bytes_in_flight", |config| config.limits.max_bytes_in_flight),
+        otherwise: "no answer of that size could ever be admitted",
     },
     AtMost {
         less: ("batch.max_image_rows", |config| config.batch.max_image_rows),
@@ -118,6 +123,7 @@ mod tests {
             (&[("limits-max-items", "8193")][..], "limits.max_items (8193"),
             (&[("batch-max-queue-rows", "1000")], "limits.max_items (1024"),
             (&[("limits-max-body-bytes", "1GiB")], "limits.max_body_bytes (1GiB"),
+            (&[("limits-max-feature-bytes", "1GiB")], "limits.max_feature_bytes (1GiB"),
             (&[("batch-max-image-rows", "9000")], "batch.max_image_rows (9000"),
             (&[("batch-max-text-rows", "9000")], "batch.max_text_rows (9000"),
             (&[("limits-request-timeout", "0s")], "limits.request_timeout (0s"),

@@ -81,6 +81,16 @@ impl Engine {
         Ok((embedding, usage))
     }
 
+    /// The encoded picture of an item, base64 removed, its size checked.
+    pub(super) async fn encoded(&self, image: ImageInput) -> Result<Bytes, Error> {
+        let max_bytes = self.limits.max_image_bytes;
+        let job = move || {
+            let encoded = image.into_encoded()?;
+            check_image_bytes(&encoded, max_bytes).map(|()| encoded)
+        };
+        self.pool.run(job).await.map_err(decoder_panicked)?
+    }
+
     async fn embed_image(
         &self,
         model: &Model,
@@ -108,7 +118,7 @@ impl Engine {
     }
 
     /// Decodes and resizes on the CPU pool. A decoder's panic fails this item only.
-    async fn prepare(&self, model: &Model, encoded: Bytes) -> Result<Prepared, Error> {
+    pub(super) async fn prepare(&self, model: &Model, encoded: Bytes) -> Result<Prepared, Error> {
         let limits = ImageLimits {
             max_bytes: self.limits.max_image_bytes,
             max_pixels: self.limits.max_image_pixels,
@@ -120,13 +130,13 @@ impl Engine {
     }
 
     /// Notes a stage that began at `started` and ends now.
-    fn note(&self, context: &Context, stage: Stage, started: Instant) {
+    pub(super) fn note(&self, context: &Context, stage: Stage, started: Instant) {
         let time = started.elapsed();
         context.timings.record(stage, time);
         self.metrics.observe_stage(stage, time);
     }
 
-    fn take_answer(
+    pub(super) fn take_answer(
         &self,
         context: &Context,
         answer: Result<Answer, BatchError>,

@@ -3,7 +3,11 @@
 //! Only what the wire leaves open is checked here (a `oneof` without a value, a matrix whose shape does
 //! not fit its values); what a request may ask for is the engine's to judge.
 
+mod features;
+
 use std::time::{Duration, Instant};
+
+pub(super) use self::features::{features_message, features_request};
 
 use super::{MAX_SCORE_VALUES, proto};
 use crate::{

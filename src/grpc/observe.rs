@@ -12,9 +12,10 @@ use crate::{
 };
 
 /// The methods that are counted and timed, by their route label.
-pub(super) const ROUTES: [&str; 3] = [EMBED, SIMILARITY, HEALTH_CHECK];
+pub(super) const ROUTES: [&str; 4] = [EMBED, SIMILARITY, FEATURES, HEALTH_CHECK];
 const EMBED: &str = "/siglip.v1.EmbeddingService/Embed";
 const SIMILARITY: &str = "/siglip.v1.EmbeddingService/Similarity";
+const FEATURES: &str = "/siglip.v1.EmbeddingService/Features";
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// Paths that no method has never become labels: a scanner would create a series for each.
@@ -84,7 +85,7 @@ impl Exchange {
             }
             Some(cause) => info!(code, duration_ms, %cause, "request refused"),
             // Probes come every few seconds; at `info` they would drown the rest.
-            None if [EMBED, SIMILARITY].contains(&self.route) => {
+            None if self.route != HEALTH_CHECK && ROUTES.contains(&self.route) => {
                 info!(code, duration_ms, "request answered");
             }
             None => debug!(code, duration_ms, "request answered"),

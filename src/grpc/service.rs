@@ -72,6 +72,23 @@ impl EmbeddingService {
         Ok(response)
     }
 
+    async fn seen(
+        &self,
+        message: proto::FeaturesRequest,
+        call: Call,
+    ) -> Result<proto::FeaturesResponse, Error> {
+        let context = call.context();
+        let (request, encoding) = convert::features_request(message)?;
+        let features = self.engine.features(request, &context).await?;
+        let started = Instant::now();
+        // Megabytes of values: not on an async thread.
+        let write = move || convert::features_message(&features, encoding);
+        let response = tokio::task::spawn_blocking(write).await.map_err(Error::internal)?;
+        self.note_encoded(&context, started);
+        let timings = Some(convert::timings(&context.timings, call.received));
+        Ok(proto::FeaturesResponse { timings, ..response })
+    }
+
     fn note_encoded(&self, context: &Context, started: Instant) {
         let time = started.elapsed();
         context.timings.record(Stage::Encode, time);
@@ -112,5 +129,13 @@ impl embedding::EmbeddingService for EmbeddingService {
     ) -> Result<Response<proto::SimilarityResponse>, Status> {
         let (message, call) = accept(request).map_err(status)?;
         self.compared(message, call).await.map(Response::new).map_err(status)
+    }
+
+    async fn features(
+        &self,
+        request: Request<proto::FeaturesRequest>,
+    ) -> Result<Response<proto::FeaturesResponse>, Status> {
+        let (message, call) = accept(request).map_err(status)?;
+        self.seen(message, call).await.map(Response::new).map_err(status)
     }
 }

@@ -66,6 +66,8 @@ pub fn load_siglip(config: &config::Model) -> Result<Siglip, LoadError> {
         embedding_dim: model.vision.encoder.hidden_size,
         text_length: model.text.as_ref().map(|text| text.max_position_embeddings),
         patch_size: model.vision.patch_size,
+        vision_layers: model.vision.encoder.num_hidden_layers,
+        vision_width: model.vision.encoder.hidden_size,
         pair_head: towers.pair_head,
         parameters: weights.parameters(),
         weight_bytes: weights.resident_bytes(),

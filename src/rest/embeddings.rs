@@ -1,6 +1,6 @@
 //! `POST /v1/embeddings`: texts and pictures to vectors, in OpenAI's shape.
 
-mod input;
+pub(super) mod input;
 
 use axum::{extract::State, http::Uri, response::Response};
 use bytes::Bytes;

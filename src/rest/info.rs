@@ -84,6 +84,8 @@ pub(super) struct LimitsInfo {
     /// Items in the server at once, queued or running.
     max_items_in_flight: usize,
     max_bytes_in_flight: usize,
+    /// Bytes of features in one answer, counted as 32-bit floats.
+    max_feature_bytes: usize,
     /// The longest wait for an answer, in milliseconds.
     request_timeout_ms: u64,
 }
@@ -102,6 +104,7 @@ impl From<&config::Limits> for LimitsInfo {
             max_decode_bytes,
             max_items_in_flight,
             max_bytes_in_flight,
+            max_feature_bytes,
             request_timeout,
         } = limits;
         Self {
@@ -115,6 +118,7 @@ impl From<&config::Limits> for LimitsInfo {
             max_decode_bytes,
             max_items_in_flight,
             max_bytes_in_flight,
+            max_feature_bytes,
             request_timeout_ms: u64::try_from(request_timeout.as_millis()).unwrap_or(u64::MAX),
         }
     }

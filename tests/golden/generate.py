@@ -155,6 +155,9 @@ def variants():
     yield "erf-gelu", small | picture | dict(hidden_act="gelu"), small | text | dict(hidden_act="gelu"), {}
     yield "identity-text-head", small | picture, small | text, {"identity_head": True}
     yield "vision-only", small | picture, None, {}
+    # The tower that LLaVA-OneVision reads through, in small: 27 layers, of which it takes 26, and no head.
+    tall = encoder(8, 8, 2, 27, image_size=30, patch_size=14, vision_use_head=False)
+    yield "headless-27", tall, None, {"prefixed": True}
     yield "vision-headless", small | picture | dict(vision_use_head=False), None, {"prefixed": True}
 
 

@@ -137,6 +137,8 @@ pub(crate) fn card() -> ModelCard {
         embedding_dim: DIM,
         text_length: Some(TEXT_LENGTH),
         patch_size: 2,
+        vision_layers: 2,
+        vision_width: DIM,
         pair_head: Some(HEAD),
         parameters: 0,
         weight_bytes: 0,

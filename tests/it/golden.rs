@@ -3,6 +3,7 @@
 //! `tests/golden/generate.py` writes the outputs; `docs/numerics.md` says what the tolerances mean.
 
 mod demo;
+mod features;
 mod full_size;
 mod pictures;
 mod reference;

@@ -119,6 +119,8 @@ fn card() -> ModelCard {
         embedding_dim: DIM,
         text_length: None,
         patch_size: 16,
+        vision_layers: 2,
+        vision_width: DIM,
         pair_head: Some(HEAD),
         parameters: 0,
         weight_bytes: 0,

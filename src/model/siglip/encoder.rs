@@ -76,14 +76,35 @@ impl Encoder {
     /// `x` and every layer's output, in order: what transformers calls `hidden_states`.
     pub(super) fn hidden_states(&self, x: Tensor) -> Result<Vec<Tensor>> {
         let mut states = Vec::with_capacity(self.layers.len() + 1);
-        let mut x = x;
-        for layer in &self.layers {
-            let y = layer.forward(&x)?;
-            states.push(x);
-            x = y;
-        }
-        states.push(x);
+        self.visit(x, self.layers.len(), |_, state| {
+            states.push(state.clone());
+            Ok(())
+        })?;
         Ok(states)
+    }
+
+    /// Runs the first `depth` layers and shows `see` every hidden state on the way with its number; `x`
+    /// is number 0.
+    ///
+    /// * returns the last state shown
+    pub(super) fn visit(
+        &self,
+        x: Tensor,
+        depth: usize,
+        mut see: impl FnMut(usize, &Tensor) -> Result<()>,
+    ) -> Result<Tensor> {
+        see(0, &x)?;
+        let mut x = x;
+        for (index, layer) in self.layers.iter().take(depth).enumerate() {
+            x = layer.forward(&x)?;
+            see(index + 1, &x)?;
+        }
+        Ok(x)
+    }
+
+    /// The number of layers.
+    pub(super) fn depth(&self) -> usize {
+        self.layers.len()
     }
 }
 

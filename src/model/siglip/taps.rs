@@ -43,6 +43,13 @@ fn stage(tensor: &Tensor) -> Result<Stage> {
     Ok(Stage { shape: host.dims().to_vec(), values: host.flatten_all()?.to_vec1()? })
 }
 
+/// One row of a batch of token maps, flat and row-major.
+///
+/// * `states`: `[batch, tokens, hidden_size]`, or `[batch, embedding_dim]`
+pub(super) fn row(states: &Tensor, index: usize) -> Result<Embedding> {
+    Ok(Embedding::new(stage(&states.narrow(0, index, 1)?)?.values))
+}
+
 /// The last of the hidden states, of which there is always one.
 pub(super) fn last(hidden_states: &[Tensor]) -> Result<&Tensor> {
     match hidden_states.last() {

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::super::{
-    LoadError, Tower, TowerError, kernels::LayerNorm, runtime::Runtime, weights::Scope,
+    LoadError, Tap, Tower, TowerError, kernels::LayerNorm, runtime::Runtime, weights::Scope,
 };
 use super::{
     config::VisionConfig,
@@ -65,6 +65,32 @@ impl Vision {
         })
     }
 
+    /// One pass for rows that ask for different outputs.
+    fn outputs(&self, rows: &[Pixels], taps: &[Tap]) -> Result<Vec<Embedding>> {
+        let layers = self.encoder.depth();
+        let depth = taps.iter().map(|tap| tap.depth(layers)).max().unwrap_or_default();
+        let mut outputs = vec![None; rows.len()];
+        let mut fill = |tap: Tap, states: &Tensor| -> Result<()> {
+            // Taken to the host at once, so that no state outlives its layer on the device.
+            for (index, output) in outputs.iter_mut().enumerate() {
+                if taps[index] == tap {
+                    *output = Some(taps::row(states, index)?);
+                }
+            }
+            Ok(())
+        };
+        let see = |layer: usize, states: &Tensor| fill(Tap::HiddenState(layer), states);
+        let last = self.encoder.visit(self.embeddings.forward(rows)?, depth, see)?;
+        if taps.iter().any(|tap| !matches!(tap, Tap::HiddenState(_))) {
+            let last_hidden_state = self.post_layernorm.forward(&last)?;
+            fill(Tap::LastHiddenState, &last_hidden_state)?;
+            if taps.contains(&Tap::Pooled) {
+                fill(Tap::Pooled, &self.pool(&last_hidden_state)?)?;
+            }
+        }
+        Ok(outputs.into_iter().flatten().collect())
+    }
+
     fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
         match &self.head {
             Some(head) => head.forward(last_hidden_state),
@@ -92,5 +118,21 @@ impl Tower for Vision {
             let x = self.encoder.forward(self.embeddings.forward(rows)?)?;
             taps::embeddings(&self.pool(&self.post_layernorm.forward(&x)?)?)
         })
+    }
+
+    fn tapped(
+        &mut self,
+        rows: &[Pixels],
+        taps: &[Tap],
+    ) -> std::result::Result<Vec<Embedding>, TowerError> {
+        if taps.iter().all(|&tap| tap == Tap::Pooled) {
+            return self.forward(rows);
+        }
+        self.embeddings.check(rows)?;
+        let layers = self.encoder.depth();
+        if taps.len() != rows.len() || taps.iter().any(|tap| tap.depth(layers) > layers) {
+            return Err(TowerError::Shape(format!("{taps:?} of a tower of {layers} layers")));
+        }
+        self.runtime.run(|| self.outputs(rows, taps))
     }
 }

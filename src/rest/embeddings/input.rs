@@ -20,11 +20,11 @@ use crate::{
 
 /// The items of a request, in order.
 #[derive(Debug)]
-pub(super) struct Inputs(pub(super) Vec<Item>);
+pub(in crate::rest) struct Inputs(pub(in crate::rest) Vec<Item>);
 
 /// One item as it was sent.
 #[derive(Debug)]
-pub(super) enum Item {
+pub(in crate::rest) enum Item {
     /// A string whose meaning the request's modality tells.
     Plain(String),
     /// `{"text": ...}`.
@@ -40,7 +40,7 @@ impl Inputs {
     ///
     /// # Errors
     /// Every item that is not what it claims to be, folded into one error.
-    pub(super) fn resolve(self, modality: Modality) -> Result<Vec<Input>, Error> {
+    pub(in crate::rest) fn resolve(self, modality: Modality) -> Result<Vec<Input>, Error> {
         let mut errors = Vec::new();
         let mut inputs = Vec::with_capacity(self.0.len());
         for (index, item) in self.0.into_iter().enumerate() {

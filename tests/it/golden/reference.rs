@@ -114,7 +114,8 @@ impl Reference {
         self.check(&format!("{tower}.pooled"), &stages.pooled.shape, &stages.pooled.values);
     }
 
-    fn check(&self, name: &str, shape: &[usize], values: &[f32]) {
+    /// Compares a stage with the stored one, whose rows may be fewer.
+    pub(super) fn check(&self, name: &str, shape: &[usize], values: &[f32]) {
         let (expected_shape, expected) = self.floats(name);
         assert_eq!(shape[1..], expected_shape[1..], "{name}");
         assert_close(name, &values[..expected.len()], &expected);

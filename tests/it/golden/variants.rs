@@ -83,6 +83,7 @@ variants! {
     identity_text_head: "identity-text-head",
     vision_alone_without_prefix: "vision-only",
     vision_alone_headless_with_prefix: "vision-headless",
+    headless_tap_26_of_27: "headless-27",
 }
 
 #[test]
