@@ -60,6 +60,7 @@ fn compile_protos() -> Result<(), Box<dyn Error>> {
         // Pictures are slices of the received message, not copies.
         .bytes(".siglip.v1.Image")
         .bytes(".siglip.v1.FeatureMap")
+        .bytes(".siglip.v1.EmbedStreamResponse")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -115,6 +115,14 @@ section! {
         max_bytes_in_flight: usize = 512 << 20, Size "SIZE";
         /// Most bytes of features in one answer, counted as 32-bit floats.
         max_feature_bytes: usize = 256 << 20, Size "SIZE";
+        /// Most bulk streams at once.
+        max_bulk_streams: usize = 16, Count "N";
+        /// Most rows of all bulk streams in the server at once, beside the items in flight.
+        max_bulk_rows: usize = 512, Count "N";
+        /// Most bytes held for them.
+        max_bulk_bytes: usize = 128 << 20, Size "SIZE";
+        /// A bulk stream that moves no row for this long is ended.
+        bulk_idle_timeout: Duration = Duration::from_secs(60), Time "DURATION";
         /// A request that has no answer after this is answered 504.
         request_timeout: Duration = Duration::from_secs(60), Time "DURATION";
     }

@@ -3,6 +3,7 @@
 //! Every limit on a request is checked here, once, whatever route it came by.
 
 mod admission;
+mod bulk;
 mod classify;
 mod embed;
 mod features;
@@ -20,10 +21,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::admission::{Admission, Permit};
+use self::{
+    admission::{Admission, Permit},
+    bulk::BulkRoom,
+};
 pub use self::{
+    bulk::{Bulk, BulkEnd, BulkEvent, BulkOptions, BulkRow},
     classify::{Classified, ClassifyRequest, DEFAULT_TEMPLATE, LabelScore},
-    embed::{EmbedRequest, Embedded, Usage},
+    embed::{EmbedRequest, Embedded, EmbeddedItems, Usage},
     features::{FeatureMap, FeatureOutput, Features, FeaturesRequest},
     input::{ImageInput, Input},
     matrix::Matrix,
@@ -75,6 +80,7 @@ pub struct Engine {
     texts: EmbeddingCache,
     images: EmbeddingCache,
     admission: Admission,
+    bulk_room: BulkRoom,
     limits: config::Limits,
     metrics: Arc<Metrics>,
 }
@@ -96,6 +102,7 @@ impl Engine {
             texts: EmbeddingCache::new("text", config.cache.text_bytes, Arc::clone(&metrics)),
             images: EmbeddingCache::new("image", config.cache.image_bytes, Arc::clone(&metrics)),
             admission: Admission::new(limits.max_items_in_flight, limits.max_bytes_in_flight),
+            bulk_room: BulkRoom::new(&limits),
             limits,
             metrics,
         })

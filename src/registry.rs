@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use indexmap::IndexMap;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     batch::{self, WorkerState},
@@ -52,7 +53,7 @@ pub enum Readiness {
 /// The served models, in the order of the configuration; the first is the default.
 pub struct Registry {
     slots: IndexMap<String, Slot>,
-    closing: AtomicBool,
+    closing: CancellationToken,
 }
 
 impl Registry {
@@ -60,7 +61,7 @@ impl Registry {
     pub fn new(names: impl IntoIterator<Item = String>) -> Self {
         Self {
             slots: names.into_iter().map(|name| (name, Slot::default())).collect(),
-            closing: AtomicBool::new(false),
+            closing: CancellationToken::new(),
         }
     }
 
@@ -81,7 +82,12 @@ impl Registry {
 
     /// Readiness turns red, and new work is refused.
     pub fn close(&self) {
-        self.closing.store(true, Ordering::Release);
+        self.closing.cancel();
+    }
+
+    /// Resolves once [`Registry::close`] was called: streams that have no end of their own end then.
+    pub async fn closed(&self) {
+        self.closing.cancelled().await;
     }
 
     /// The configured names.
@@ -99,7 +105,7 @@ impl Registry {
     /// # Errors
     /// [`Code::ModelNotFound`], [`Code::NotReady`] while it loads, [`Code::ShuttingDown`].
     pub fn get(&self, name: Option<&str>) -> Result<&Arc<Model>, Error> {
-        if self.closing.load(Ordering::Acquire) {
+        if self.closing.is_cancelled() {
             return Err(Error::new(Code::ShuttingDown, "the server is shutting down"));
         }
         let slot = match name {
@@ -125,7 +131,7 @@ impl Registry {
     /// Whether the server wants traffic, and if not, why.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        if self.closing.load(Ordering::Acquire) {
+        if self.closing.is_cancelled() {
             return Readiness::ShuttingDown;
         }
         for (name, slot) in &self.slots {

@@ -6,6 +6,7 @@
 
 mod arrays;
 mod body;
+mod bulk;
 mod classify;
 mod docs;
 mod embeddings;
@@ -83,6 +84,11 @@ impl AppState {
         &self.0.engine
     }
 
+    /// For answers that outlive their handler.
+    fn shared_engine(&self) -> Arc<Engine> {
+        Arc::clone(&self.0.engine)
+    }
+
     fn limits(&self) -> &config::Limits {
         self.0.engine.limits()
     }
@@ -94,7 +100,17 @@ impl AppState {
 
 /// Every documented route.
 fn api() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(openapi::frame())
+    OpenApiRouter::with_openapi(openapi::frame()).merge(bounded()).merge(streams())
+}
+
+/// Routes whose body is read without an end: their rows are bounded one by one, where they are read.
+fn streams() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(bulk::embeddings))
+}
+
+/// Routes whose body is held whole.
+fn bounded() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
         .routes(routes!(embeddings::embeddings))
         .routes(routes!(features::features))
         .routes(routes!(similarity::similarity))
@@ -123,7 +139,7 @@ fn pages() -> Router<AppState> {
 ///
 /// The metrics of every route are created here, so that a scrape before the first request shows them.
 pub fn router(state: AppState) -> Router {
-    let (api, document) = api().split_for_parts();
+    let document = api().into_openapi();
     let unmatched = std::iter::once(layers::UNMATCHED);
     for route in document.paths.paths.keys().map(String::as_str).chain(unmatched) {
         state.metrics().touch_route(route);
@@ -141,11 +157,14 @@ pub fn router(state: AppState) -> Router {
         // `Server-Timing`, so it stands outside of the panic trap: such an answer has its times too.
         .layer(middleware::from_fn_with_state(state.clone(), set_context))
         // A panicking handler answers `internal` and takes nothing else down.
-        .layer(middleware::from_fn(catch_panic))
-        // Innermost: the body is bounded where it is read, and what it holds is released once the
-        // handler is done with it.
-        .layer(middleware::from_fn_with_state(state.clone(), bound_body));
-    api.merge(pages())
+        .layer(middleware::from_fn(catch_panic));
+    // Innermost: the body is bounded where it is read, and what it holds is released once the handler is
+    // done with it.
+    let bound = middleware::from_fn_with_state(state.clone(), bound_body);
+    Router::from(bounded())
+        .merge(pages())
+        .layer(bound)
+        .merge(Router::from(streams()))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(layers)

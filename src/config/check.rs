@@ -16,7 +16,7 @@ struct AtMost {
     otherwise: &'static str,
 }
 
-const AT_MOST: [AtMost; 6] = [
+const AT_MOST: [AtMost; 7] = [
     AtMost {
         less: ("limits.max_items", |config| config.limits.max_items),
         more: ("limits.max_items_in_flight", |config| config.limits.max_items_in_flight),
@@ -36,6 +36,11 @@ const AT_MOST: [AtMost; 6] = [
         less: ("limits.max_feature_bytes", |config| config.limits.max_feature_bytes),
         more: ("limits.max_bytes_in_flight", |config| config.limits.max_bytes_in_flight),
         otherwise: "no answer of that size could ever be admitted",
+    },
+    AtMost {
+        less: ("limits.max_bulk_rows", |config| config.limits.max_bulk_rows),
+        more: ("batch.max_queue_rows", |config| config.batch.max_queue_rows),
+        otherwise: "bulk rows alone could fill the queue",
     },
     AtMost {
         less: ("batch.max_image_rows", |config| config.batch.max_image_rows),
@@ -124,6 +129,7 @@ mod tests {
             (&[("batch-max-queue-rows", "1000")], "limits.max_items (1024"),
             (&[("limits-max-body-bytes", "1GiB")], "limits.max_body_bytes (1GiB"),
             (&[("limits-max-feature-bytes", "1GiB")], "limits.max_feature_bytes (1GiB"),
+            (&[("limits-max-bulk-rows", "9000")], "limits.max_bulk_rows (9000"),
             (&[("batch-max-image-rows", "9000")], "batch.max_image_rows (9000"),
             (&[("batch-max-text-rows", "9000")], "batch.max_text_rows (9000"),
             (&[("limits-request-timeout", "0s")], "limits.request_timeout (0s"),

@@ -59,6 +59,24 @@ pub struct Embedded {
     pub usage: Usage,
 }
 
+/// The answer to an [`EmbedRequest`] whose items fail one by one.
+#[derive(Debug, Clone)]
+pub struct EmbeddedItems {
+    /// The name of the model that answered.
+    pub model: Arc<str>,
+    /// One row or error an item, in the order of the request.
+    pub items: Vec<Result<Embedding, Error>>,
+    /// What the items that succeeded consumed.
+    pub usage: Usage,
+}
+
+impl From<Embedded> for EmbeddedItems {
+    fn from(embedded: Embedded) -> Self {
+        let Embedded { model, embeddings, usage } = embedded;
+        Self { model, items: embeddings.into_iter().map(Ok).collect(), usage }
+    }
+}
+
 /// Items of one request, with the name of the field that they came in.
 pub(super) struct Batch {
     pub(super) field: &'static str,
@@ -78,6 +96,7 @@ impl Batch {
         let held = |input: &Input| match input {
             Input::Text(text) => text.len(),
             Input::Image(image) => image.held_bytes(),
+            Input::Unreadable(_) => 0,
         };
         self.inputs.iter().map(held).sum()
     }
@@ -96,22 +115,39 @@ impl Engine {
     /// The first item's error with its index as the field (`input[3]`), all failed items listed in
     /// [`Error::items`]; or a limit's error before any work.
     pub async fn embed(&self, request: EmbedRequest, context: &Context) -> Result<Embedded, Error> {
+        let EmbeddedItems { model, items, usage } = self.embed_items(request, context).await?;
+        let embeddings = all_or_errors(items)?;
+        Ok(Embedded { model, embeddings, usage })
+    }
+
+    /// Embeds every item of a request that can be embedded; each of the others has its own error.
+    ///
+    /// # Errors
+    /// A limit's error before any work; the deadline's; and where no item got an answer because the server
+    /// could give none (it is full, draining, or its device failed), that error: then a retry of the whole
+    /// is what helps.
+    pub async fn embed_items(
+        &self,
+        request: EmbedRequest,
+        context: &Context,
+    ) -> Result<EmbeddedItems, Error> {
         let model = self.registry.get(request.model.as_deref())?;
         self.check_count("input", request.inputs.len(), self.limits.max_items)?;
         let dimensions = checked_dimensions(request.dimensions, model.card.embedding_dim)?;
         let batch = Batch::new("input", request.inputs);
         let _permit = self.admit(model, batch.inputs.len(), batch.held_bytes())?;
-        let work = self.embed_batch(model, batch, request.truncate, context);
-        let (rows, usage) = until_deadline(context, work).await?;
-        let shape = |row: &Embedding| {
-            let row = row.truncated(dimensions);
-            if request.normalize { row.normalized() } else { row }
+        let work = self.answers(model, batch, request.truncate, context);
+        let answers = until_deadline(context, async { Ok(work.await) }).await?;
+        let mut usage = Usage::default();
+        let mut shape = |(row, used): (Embedding, Usage)| {
+            usage += used;
+            shaped(&row, dimensions, request.normalize)
         };
-        Ok(Embedded {
-            model: model.name.as_str().into(),
-            embeddings: rows.iter().map(shape).collect(),
-            usage,
-        })
+        let items: Vec<_> = answers.into_iter().map(|answer| answer.map(&mut shape)).collect();
+        if let Some(error) = unavailable(&items) {
+            return Err(error);
+        }
+        Ok(EmbeddedItems { model: model.name.as_str().into(), items, usage })
     }
 
     /// Embeds admitted items side by side, in order. The rows are not normalised.
@@ -122,6 +158,26 @@ impl Engine {
         truncate: bool,
         context: &Context,
     ) -> Result<(Vec<Embedding>, Usage), Error> {
+        let answers = self.answers(model, batch, truncate, context).await;
+        let mut usage = Usage::default();
+        let rows = answers.into_iter().map(|answer| {
+            answer.map(|(row, used)| {
+                usage += used;
+                row
+            })
+        });
+        let rows = all_or_errors(rows.collect())?;
+        Ok((rows, usage))
+    }
+
+    /// Embeds admitted items side by side, in order, each with its own outcome.
+    async fn answers(
+        &self,
+        model: &Model,
+        batch: Batch,
+        truncate: bool,
+        context: &Context,
+    ) -> Vec<Result<(Embedding, Usage), Error>> {
         let count = batch.inputs.len();
         let items = batch.inputs.into_iter().enumerate().map(|(index, input)| async move {
             let answer = self.embed_item(model, input, truncate, context).await;
@@ -129,25 +185,43 @@ impl Engine {
             answer.map_err(|error| error.with_field(format!("{}[{index}]", batch.field)))
         });
         // All at once: admission has bounded how many there are, and a full batch needs them together.
-        let answers: Vec<_> = stream::iter(items).buffered(count.max(1)).collect().await;
-        let mut usage = Usage::default();
-        let mut rows = Vec::with_capacity(count);
-        let mut errors = Vec::new();
-        for answer in answers {
-            match answer {
-                Ok((row, used)) => {
-                    usage += used;
-                    rows.push(row);
-                }
-                Err(error) => errors.push(error),
-            }
-        }
-        Error::of_items(errors).map_or(Ok((rows, usage)), Err)
+        stream::iter(items).buffered(count.max(1)).collect().await
     }
 }
 
+/// A row as it was asked for: cut first, then scaled.
+pub(super) fn shaped(row: &Embedding, dimensions: usize, normalize: bool) -> Embedding {
+    let row = row.truncated(dimensions);
+    if normalize { row.normalized() } else { row }
+}
+
+/// Every row, or else every error folded into one.
+fn all_or_errors(items: Vec<Result<Embedding, Error>>) -> Result<Vec<Embedding>, Error> {
+    let mut rows = Vec::with_capacity(items.len());
+    let mut errors = Vec::new();
+    for item in items {
+        match item {
+            Ok(row) => rows.push(row),
+            Err(error) => errors.push(error),
+        }
+    }
+    Error::of_items(errors).map_or(Ok(rows), Err)
+}
+
+/// The error of the whole, where every item failed and none because of itself.
+fn unavailable(items: &[Result<Embedding, Error>]) -> Option<Error> {
+    let mut errors = Vec::with_capacity(items.len());
+    for item in items {
+        match item {
+            Err(error) if error.code().spec().retryable => errors.push(error.clone()),
+            _ => return None,
+        }
+    }
+    Error::of_items(errors)
+}
+
 /// How many values of each embedding to keep.
-fn checked_dimensions(asked: Option<usize>, dim: usize) -> Result<usize, Error> {
+pub(super) fn checked_dimensions(asked: Option<usize>, dim: usize) -> Result<usize, Error> {
     match asked {
         None => Ok(dim),
         Some(asked) if (1..=dim).contains(&asked) => Ok(asked),

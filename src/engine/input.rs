@@ -11,6 +11,20 @@ pub enum Input {
     Text(String),
     /// A picture.
     Image(ImageInput),
+    /// An item that its surface could not read. It takes its place among the others, and fails there.
+    Unreadable(Error),
+}
+
+impl Input {
+    /// Bytes held for it.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Image(image) => image.held_bytes(),
+            Self::Unreadable(_) => 0,
+        }
+    }
 }
 
 /// A picture as it came in. Nothing is decoded yet: that is work for the CPU pool.

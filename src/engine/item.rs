@@ -36,6 +36,7 @@ impl Engine {
                 let embedding = self.embed_image(model, image, context).await?;
                 Ok((embedding, Usage { images: 1, ..Usage::default() }))
             }
+            Input::Unreadable(error) => Err(error),
         }
     }
 

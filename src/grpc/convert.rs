@@ -3,11 +3,17 @@
 //! Only what the wire leaves open is checked here (a `oneof` without a value, a matrix whose shape does
 //! not fit its values); what a request may ask for is the engine's to judge.
 
+mod classify;
 mod features;
+mod stream;
 
 use std::time::{Duration, Instant};
 
-pub(super) use self::features::{features_message, features_request};
+pub(super) use self::{
+    classify::{classify_message, classify_request},
+    features::{features_message, features_request},
+    stream::{stream_answer, stream_options, stream_row},
+};
 
 use super::{MAX_SCORE_VALUES, proto};
 use crate::{
@@ -20,26 +26,42 @@ use crate::{
     telemetry::{Stage, Timings},
 };
 
-/// Reads an embedding request.
+/// Reads an embedding request, and whether its items fail one by one.
 ///
 /// # Errors
-/// `invalid_request` for an item without content.
-pub(super) fn embed_request(message: proto::EmbedRequest) -> Result<EmbedRequest, Error> {
-    let inputs = message.input.into_iter().enumerate().map(|(index, item)| match item.content {
-        Some(proto::input::Content::Text(text)) => Ok(Input::Text(text)),
-        Some(proto::input::Content::Image(picture)) => {
-            image(picture, || format!("input[{index}].image")).map(Input::Image)
-        }
-        None => Err(Error::invalid(format!("input[{index}]"), "set either `text` or `image`")),
+/// `invalid_request` for a value of an enum that is unknown; and for an item without content, unless items
+/// fail one by one.
+pub(super) fn embed_request(message: proto::EmbedRequest) -> Result<(EmbedRequest, bool), Error> {
+    let by_item = match proto::OnError::try_from(message.on_error) {
+        Ok(proto::OnError::Unspecified | proto::OnError::Fail) => false,
+        Ok(proto::OnError::Item) => true,
+        Err(_) => return Err(Error::invalid("on_error", "no such value")),
+    };
+    let items = message.input.into_iter().enumerate();
+    let inputs = items.map(|(index, item)| match input(item, || format!("input[{index}]")) {
+        Err(error) if by_item => Ok(Input::Unreadable(error)),
+        read => read,
     });
-    Ok(EmbedRequest {
+    let request = EmbedRequest {
         model: model(message.model),
         inputs: inputs.collect::<Result<_, _>>()?,
         // A value that does not fit is out of every model's range.
         dimensions: message.dimensions.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
         normalize: message.normalized.unwrap_or(true),
         truncate: message.truncate.unwrap_or(true),
-    })
+    };
+    Ok((request, by_item))
+}
+
+/// Reads one item.
+pub(super) fn input(item: proto::Input, field: impl FnOnce() -> String) -> Result<Input, Error> {
+    match item.content {
+        Some(proto::input::Content::Text(text)) => Ok(Input::Text(text)),
+        Some(proto::input::Content::Image(picture)) => {
+            image(picture, || format!("{}.image", field())).map(Input::Image)
+        }
+        None => Err(Error::invalid(field(), "set either `text` or `image`")),
+    }
 }
 
 /// A similarity request, and which matrices it asks for, each once.
@@ -147,14 +169,36 @@ fn model(name: String) -> Option<String> {
     Some(name).filter(|name| !name.is_empty())
 }
 
-/// Rows of one length, in one message.
-pub(super) fn stacked(rows: &[Embedding]) -> proto::Matrix {
-    let columns = rows.first().map_or(0, Embedding::dim);
-    let mut values = Vec::with_capacity(rows.len() * columns);
-    for row in rows {
-        values.extend_from_slice(row.as_slice());
+/// Rows of one length, in one message, and the items that have none: their rows are NaN, which no reader can
+/// take for an embedding.
+pub(super) fn stacked(
+    items: &[Result<Embedding, Error>],
+) -> (proto::Matrix, Vec<proto::ItemError>) {
+    let columns = items.iter().flatten().next().map_or(0, Embedding::dim);
+    let mut values = Vec::with_capacity(items.len() * columns);
+    let mut errors = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        match item {
+            Ok(row) => values.extend_from_slice(row.as_slice()),
+            Err(error) => {
+                values.extend(std::iter::repeat_n(f32::NAN, columns));
+                errors.push(item_error(index as u64, error));
+            }
+        }
     }
-    proto::Matrix { rows: wire_count(rows.len()), columns: wire_count(columns), values }
+    let matrix =
+        proto::Matrix { rows: wire_count(items.len()), columns: wire_count(columns), values };
+    (matrix, errors)
+}
+
+/// Why one item has no answer.
+pub(super) fn item_error(index: u64, error: &Error) -> proto::ItemError {
+    proto::ItemError {
+        index,
+        code: error.code().slug().to_owned(),
+        message: error.message().to_owned(),
+        field: error.field().unwrap_or_default().to_owned(),
+    }
 }
 
 /// A matrix as a message; its values are taken over.

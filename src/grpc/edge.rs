@@ -23,7 +23,7 @@ use tracing::{Instrument, info_span};
 
 use super::{
     call::{self, Call},
-    observe::{Exchange, route},
+    observe::{EMBED_STREAM, Exchange, route},
     receive::Received,
     status::{CODE, status},
 };
@@ -100,7 +100,12 @@ where
         let call = Call::read(request.headers(), shared.request_timeout);
         let answer = call.map(|call| {
             request.extensions_mut().insert(call);
-            let request = request.map(|body| shared.received.bound(body));
+            // A stream has no whole that could be held; its rows have room of their own.
+            let request = if route == EMBED_STREAM {
+                request
+            } else {
+                request.map(|body| shared.received.bound(body))
+            };
             (call, self.inner.call(request))
         });
         let work = async move {

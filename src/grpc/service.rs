@@ -1,8 +1,10 @@
 //! The methods of `siglip.v1.EmbeddingService`.
 
-use std::{sync::Arc, time::Instant};
+use std::{pin::Pin, sync::Arc, time::Instant};
 
-use tonic::{Request, Response, Status};
+use futures::{Stream, StreamExt, stream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     call::Call,
@@ -15,6 +17,9 @@ use crate::{
     error::Error,
     telemetry::Stage,
 };
+
+/// The answers of a stream of rows.
+type AnswerStream = Pin<Box<dyn Stream<Item = Result<proto::EmbedStreamResponse, Status>> + Send>>;
 
 /// Answers calls from an engine.
 pub(super) struct EmbeddingService {
@@ -32,12 +37,17 @@ impl EmbeddingService {
         call: Call,
     ) -> Result<proto::EmbedResponse, Error> {
         let context = call.context();
-        let request = convert::embed_request(message)?;
-        let answer = self.engine.embed(request, &context).await?;
+        let (request, by_item) = convert::embed_request(message)?;
+        let answer = if by_item {
+            self.engine.embed_items(request, &context).await?
+        } else {
+            self.engine.embed(request, &context).await?.into()
+        };
         let started = Instant::now();
-        let embeddings = convert::stacked(&answer.embeddings);
+        let (embeddings, errors) = convert::stacked(&answer.items);
         self.note_encoded(&context, started);
         Ok(proto::EmbedResponse {
+            errors,
             model: answer.model.to_string(),
             embeddings: Some(embeddings),
             usage: Some(convert::usage(answer.usage)),
@@ -70,6 +80,46 @@ impl EmbeddingService {
         self.note_encoded(&context, started);
         response.timings = Some(convert::timings(&context.timings, call.received));
         Ok(response)
+    }
+
+    async fn judged(
+        &self,
+        message: proto::ClassifyRequest,
+        call: Call,
+    ) -> Result<proto::ClassifyResponse, Error> {
+        let context = call.context();
+        let request = convert::classify_request(message)?;
+        let classified = self.engine.classify(request, &context).await?;
+        let started = Instant::now();
+        let response = convert::classify_message(classified);
+        self.note_encoded(&context, started);
+        let timings = Some(convert::timings(&context.timings, call.received));
+        Ok(proto::ClassifyResponse { timings, ..response })
+    }
+
+    /// Answers rows as they come; the options are in the first message, if anywhere.
+    async fn streamed(
+        &self,
+        mut messages: Streaming<proto::EmbedStreamRequest>,
+    ) -> Result<AnswerStream, Status> {
+        use proto::embed_stream_request::Message;
+        let first = messages.message().await?;
+        let (options, first) = match first.map(|first| first.message) {
+            Some(Some(Message::Options(options))) => (options, None),
+            Some(message) => {
+                let row = proto::EmbedStreamRequest { message };
+                (proto::EmbedStreamOptions::default(), Some(Ok(row)))
+            }
+            None => (proto::EmbedStreamOptions::default(), None),
+        };
+        let (options, encoding) = convert::stream_options(options).map_err(status)?;
+        let bulk = self.engine.bulk(options).map_err(status)?;
+        let rows = stream::iter(first).chain(messages).map(convert::stream_row);
+        let chunks = bulk.spawn(rows, move |events| {
+            let answers = events.into_iter();
+            answers.filter_map(|event| convert::stream_answer(event, encoding)).collect::<Vec<_>>()
+        });
+        Ok(Box::pin(ReceiverStream::new(chunks).map(stream::iter).flatten()))
     }
 
     async fn seen(
@@ -129,6 +179,23 @@ impl embedding::EmbeddingService for EmbeddingService {
     ) -> Result<Response<proto::SimilarityResponse>, Status> {
         let (message, call) = accept(request).map_err(status)?;
         self.compared(message, call).await.map(Response::new).map_err(status)
+    }
+
+    async fn classify(
+        &self,
+        request: Request<proto::ClassifyRequest>,
+    ) -> Result<Response<proto::ClassifyResponse>, Status> {
+        let (message, call) = accept(request).map_err(status)?;
+        self.judged(message, call).await.map(Response::new).map_err(status)
+    }
+
+    type EmbedStreamStream = AnswerStream;
+
+    async fn embed_stream(
+        &self,
+        request: Request<Streaming<proto::EmbedStreamRequest>>,
+    ) -> Result<Response<AnswerStream>, Status> {
+        self.streamed(request.into_inner()).await.map(Response::new)
     }
 
     async fn features(

@@ -73,7 +73,7 @@ impl<T: FromPayload> FromRequest<AppState> for Payload<T> {
 }
 
 /// The media type in lower case, without parameters; empty where there is none.
-fn media_type(headers: &HeaderMap) -> String {
+pub(super) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = value.unwrap_or_default().split(';').next().unwrap_or_default();
     essence.trim().to_ascii_lowercase()
@@ -171,7 +171,7 @@ fn syntax_error(error: &serde_json::Error) -> Error {
 }
 
 /// A parser's message, cut where it quotes too much of the body.
-fn quoted(message: &str) -> String {
+pub(super) fn quoted(message: &str) -> String {
     match message.char_indices().nth(MAX_QUOTED_CHARS) {
         None => message.to_owned(),
         Some((end, _)) => format!("{}...", &message[..end]),

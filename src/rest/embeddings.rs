@@ -1,26 +1,30 @@
 //! `POST /v1/embeddings`: texts and pictures to vectors, in OpenAI's shape.
 
+pub(super) mod answer;
 pub(super) mod input;
 
-use axum::{extract::State, http::Uri, response::Response};
+use axum::{
+    extract::State,
+    http::{HeaderMap, Uri},
+    response::Response,
+};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use self::input::{Inputs, Item};
+use self::{
+    answer::{EmbeddingsResponse, Layout},
+    input::{Inputs, Item},
+};
 use super::{
     AppState,
     body::{File, Form, FromPayload, PartContent, Payload, option, query, unknown_part},
     layers::Ctx,
+    negotiate::Container,
     openapi::OpenAiErrors,
     problem::Failure,
-    respond::{self, Usage},
 };
-use crate::{
-    embedding::Embedding,
-    engine::{EmbedRequest, Embedded},
-    error::Error,
-};
+use crate::{embedding::Encoding, engine::EmbedRequest, error::Error};
 
 /// What to embed, and how the answer is written.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -53,6 +57,9 @@ pub(super) struct EmbeddingsRequest {
     #[serde(default = "yes")]
     #[schema(default = true)]
     truncate: bool,
+    /// What an item that fails does to the others.
+    #[serde(default)]
+    on_error: OnError,
     /// Accepted for OpenAI's clients, and not used.
     #[serde(default)]
     #[expect(dead_code, reason = "part of OpenAI's request; the server keeps no users")]
@@ -74,15 +81,55 @@ pub(super) enum Modality {
     Image,
 }
 
-/// How an embedding is written.
+/// How an embedding is written. In a binary answer (`Accept`) it is the type of the values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub(super) enum EncodingFormat {
     /// An array of numbers.
     #[default]
     Float,
     /// Base64 over little-endian 32-bit floats.
     Base64,
+    /// Base64 over little-endian 16-bit floats.
+    Base64F16,
+    /// An array of integers: `round(127 * value)`, in `[-127, 127]`.
+    Int8,
+    /// The same plus 128, in `[1, 255]`.
+    Uint8,
+    /// `ubinary` minus 128, in `[-128, 127]`.
+    Binary,
+    /// One bit a value, set where it is more than 0, eight to an integer in `[0, 255]`, the first value in
+    /// the highest bit.
+    Ubinary,
+}
+
+impl EncodingFormat {
+    pub(super) const fn encoding(self) -> Encoding {
+        match self {
+            Self::Float | Self::Base64 => Encoding::F32,
+            Self::Base64F16 => Encoding::F16,
+            Self::Int8 => Encoding::Int8,
+            Self::Uint8 => Encoding::Uint8,
+            Self::Binary => Encoding::Binary,
+            Self::Ubinary => Encoding::Ubinary,
+        }
+    }
+
+    /// Whether it is base64 where JSON holds it.
+    pub(super) const fn is_base64(self) -> bool {
+        matches!(self, Self::Base64 | Self::Base64F16)
+    }
+}
+
+/// What an item that fails does to the others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnError {
+    /// The request fails; its error lists every item that failed.
+    #[default]
+    Fail,
+    /// An error object stands in the item's place, and the others are answered.
+    Item,
 }
 
 /// The options of a request whose body is one raw picture.
@@ -102,6 +149,9 @@ pub(super) struct RawImageOptions {
     /// As in the JSON body.
     #[serde(default)]
     normalized: Option<bool>,
+    /// As in the JSON body.
+    #[serde(default)]
+    on_error: OnError,
 }
 
 /// A form: every file is a picture, every `text` a text, in the order of the parts.
@@ -122,6 +172,8 @@ pub(super) struct EmbeddingsForm {
     normalized: Option<bool>,
     /// As in the JSON body.
     truncate: Option<bool>,
+    /// As in the JSON body.
+    on_error: Option<OnError>,
 }
 
 impl EmbeddingsRequest {
@@ -134,20 +186,40 @@ impl EmbeddingsRequest {
             dimensions: None,
             normalized: true,
             truncate: true,
+            on_error: OnError::Fail,
             user: None,
         }
     }
 
-    /// The engine's request, and how the answer is to be written.
-    fn split(self) -> Result<(EmbedRequest, EncodingFormat), Error> {
+    /// How the answer is to be written.
+    fn layout(&self, headers: &HeaderMap) -> Result<Layout, Error> {
+        let format = self.encoding_format;
+        if format.encoding().needs_normalized() && !self.normalized {
+            let message = "8-bit integers hold embeddings of length 1: leave `normalized` on";
+            return Err(Error::invalid("encoding_format", message));
+        }
+        let container = Container::accepted(headers);
+        if container.is_binary() && self.on_error == OnError::Item {
+            let message = "a binary answer has no place for errors: ask for JSON";
+            return Err(Error::invalid("on_error", message));
+        }
+        Ok(Layout { container, format })
+    }
+
+    /// The engine's request, and what an item that fails does to the others.
+    fn split(self) -> Result<(EmbedRequest, OnError), Error> {
+        let inputs = match self.on_error {
+            OnError::Fail => self.input.resolve(self.modality)?,
+            OnError::Item => self.input.resolve_each(self.modality),
+        };
         let request = EmbedRequest {
             model: self.model,
-            inputs: self.input.resolve(self.modality)?,
+            inputs,
             dimensions: self.dimensions,
             normalize: self.normalized,
             truncate: self.truncate,
         };
-        Ok((request, self.encoding_format))
+        Ok((request, self.on_error))
     }
 }
 
@@ -176,9 +248,13 @@ impl FromPayload for EmbeddingsRequest {
                 ("truncate", PartContent::Text(text)) => {
                     request.truncate = option("truncate", &text)?;
                 }
+                ("on_error", PartContent::Text(text)) => {
+                    request.on_error = option("on_error", &text)?;
+                }
                 ("user", PartContent::Text(_)) => {}
                 (name, PartContent::Text(_)) => {
-                    let known = "text, model, encoding_format, dimensions, normalized, truncate";
+                    let known = "text, model, encoding_format, dimensions, normalized, truncate, \
+                                 on_error";
                     return Err(unknown_part(name, known));
                 }
             }
@@ -193,94 +269,9 @@ impl FromPayload for EmbeddingsRequest {
             encoding_format: options.encoding_format,
             dimensions: options.dimensions,
             normalized: options.normalized.unwrap_or(true),
+            on_error: options.on_error,
             ..Self::of(vec![Item::Encoded(image)])
         })
-    }
-}
-
-/// One embedding for each item, in the order of the request.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct EmbeddingsResponse {
-    /// Always `list`.
-    #[schema(inline, value_type = String, example = "list")]
-    object: &'static str,
-    data: Vec<EmbeddingObject>,
-    /// The model that answered.
-    #[schema(example = "demo")]
-    model: String,
-    usage: Usage,
-}
-
-/// One embedding.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct EmbeddingObject {
-    /// Always `embedding`.
-    #[schema(value_type = String, example = "embedding")]
-    object: &'static str,
-    /// The item's place in the request.
-    index: usize,
-    #[schema(value_type = VectorSchema)]
-    embedding: Vector,
-}
-
-/// An embedding in the format that was asked for.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub(super) enum Vector {
-    /// Numbers.
-    Float(Row),
-    /// Base64 over little-endian 32-bit floats.
-    Base64(String),
-}
-
-/// An embedding in the format that was asked for.
-#[derive(ToSchema)]
-#[schema(as = Vector, examples(json!([0.0182, -0.0411, 0.0077]), json!("Gw2VPG1WKL3vOPw7")))]
-#[serde(untagged)]
-#[expect(dead_code, reason = "only describes `Vector`, whose rows are not copied into a `Vec`")]
-pub(super) enum VectorSchema {
-    /// Numbers.
-    Float(Vec<f32>),
-    /// Base64 over little-endian 32-bit floats.
-    Base64(String),
-}
-
-/// A row of numbers, written from where it lies.
-#[derive(Debug)]
-pub(super) struct Row(Embedding);
-
-impl Serialize for Row {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.as_slice().serialize(serializer)
-    }
-}
-
-impl Vector {
-    fn new(embedding: Embedding, format: EncodingFormat) -> Self {
-        match format {
-            EncodingFormat::Float => Self::Float(Row(embedding)),
-            EncodingFormat::Base64 => {
-                let bytes: Vec<u8> =
-                    embedding.as_slice().iter().flat_map(|value| value.to_le_bytes()).collect();
-                Self::Base64(base64_simd::STANDARD.encode_to_string(bytes))
-            }
-        }
-    }
-}
-
-impl EmbeddingsResponse {
-    fn new(embedded: Embedded, format: EncodingFormat) -> Self {
-        let object = |(index, embedding)| EmbeddingObject {
-            object: "embedding",
-            index,
-            embedding: Vector::new(embedding, format),
-        };
-        Self {
-            object: "list",
-            data: embedded.embeddings.into_iter().enumerate().map(object).collect(),
-            model: embedded.model.to_string(),
-            usage: embedded.usage.into(),
-        }
     }
 }
 
@@ -288,7 +279,8 @@ impl EmbeddingsResponse {
 ///
 /// Takes OpenAI's request; items may also be `{"text": ...}` and `{"image": ...}`, mixed. A raw picture
 /// (`Content-Type: image/*`) and a form with many files are taken too. One failed item fails the request,
-/// and the error lists every item that failed.
+/// and the error lists every item that failed; with `on_error: item` an error object stands in its place.
+/// `Accept` may ask for one array in numpy's format, or for safetensors with the tensor `embeddings`.
 #[utoipa::path(
     post,
     path = "/v1/embeddings",
@@ -301,15 +293,30 @@ impl EmbeddingsResponse {
             (File = "image/*"),
         ),
     ),
-    responses((status = 200, description = "The embeddings", body = EmbeddingsResponse), OpenAiErrors),
+    responses(
+        (
+            status = 200,
+            description = "The embeddings",
+            content(
+                (EmbeddingsResponse = "application/json"),
+                (File = "application/x-npy"),
+                (File = "application/vnd.safetensors"),
+            ),
+        ),
+        OpenAiErrors,
+    ),
 )]
 pub(super) async fn embeddings(
     State(state): State<AppState>,
     Ctx(context): Ctx,
+    headers: HeaderMap,
     Payload(request): Payload<EmbeddingsRequest>,
 ) -> Result<Response, Failure> {
-    let (request, format) = request.split()?;
-    let embedded = state.engine().embed(request, &context).await?;
-    let values = embedded.embeddings.iter().map(Embedding::dim).sum();
-    respond::json(&state, &context, values, move || EmbeddingsResponse::new(embedded, format)).await
+    let layout = request.layout(&headers)?;
+    let (request, on_error) = request.split()?;
+    let embedded = match on_error {
+        OnError::Item => state.engine().embed_items(request, &context).await?,
+        OnError::Fail => state.engine().embed(request, &context).await?.into(),
+    };
+    answer::respond(&state, &context, embedded, layout).await
 }

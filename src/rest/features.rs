@@ -163,6 +163,7 @@ impl FeaturesRequest {
                     let message = "is a text; features are of pictures";
                     errors.push(Error::invalid(format!("input[{index}]"), message));
                 }
+                Input::Unreadable(error) => errors.push(error),
             }
         }
         let request = engine::FeaturesRequest { model: self.model, images, output };

@@ -1,5 +1,7 @@
 //! `GET /info`: what is served, and within which limits.
 
+use std::time::Duration;
+
 use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -86,6 +88,12 @@ pub(super) struct LimitsInfo {
     max_bytes_in_flight: usize,
     /// Bytes of features in one answer, counted as 32-bit floats.
     max_feature_bytes: usize,
+    max_bulk_streams: usize,
+    /// Rows of all bulk streams at once.
+    max_bulk_rows: usize,
+    max_bulk_bytes: usize,
+    /// How long a bulk stream may move no row, in milliseconds.
+    bulk_idle_timeout_ms: u64,
     /// The longest wait for an answer, in milliseconds.
     request_timeout_ms: u64,
 }
@@ -105,8 +113,13 @@ impl From<&config::Limits> for LimitsInfo {
             max_items_in_flight,
             max_bytes_in_flight,
             max_feature_bytes,
+            max_bulk_streams,
+            max_bulk_rows,
+            max_bulk_bytes,
+            bulk_idle_timeout,
             request_timeout,
         } = limits;
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             max_body_bytes,
             max_items,
@@ -119,7 +132,11 @@ impl From<&config::Limits> for LimitsInfo {
             max_items_in_flight,
             max_bytes_in_flight,
             max_feature_bytes,
-            request_timeout_ms: u64::try_from(request_timeout.as_millis()).unwrap_or(u64::MAX),
+            max_bulk_streams,
+            max_bulk_rows,
+            max_bulk_bytes,
+            bulk_idle_timeout_ms: millis(bulk_idle_timeout),
+            request_timeout_ms: millis(request_timeout),
         }
     }
 }

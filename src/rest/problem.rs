@@ -134,6 +134,18 @@ pub(super) struct OpenAiErrorBody<'e> {
     errors: Vec<ItemProblem<'e>>,
 }
 
+impl<'e> From<&'e Error> for OpenAiErrorBody<'e> {
+    fn from(error: &'e Error) -> Self {
+        Self {
+            message: error.message(),
+            kind: openai_kind(error.code()),
+            param: error.field(),
+            code: error.code().slug(),
+            errors: items(error),
+        }
+    }
+}
+
 /// OpenAI's class of a code: what its clients map to exception types.
 fn openai_kind(code: Code) -> &'static str {
     match code.spec().status {
@@ -170,15 +182,7 @@ fn body(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Vec<u8> 
             request_id,
             errors: items(error),
         }),
-        Envelope::OpenAi => serde_json::to_vec(&OpenAiError {
-            error: OpenAiErrorBody {
-                message: error.message(),
-                kind: openai_kind(error.code()),
-                param: error.field(),
-                code: spec.slug,
-                errors: items(error),
-            },
-        }),
+        Envelope::OpenAi => serde_json::to_vec(&OpenAiError { error: error.into() }),
     };
     // Only strings and numbers are written, to memory, which cannot fail.
     written.unwrap_or_default()

@@ -4,6 +4,7 @@ mod health;
 mod methods;
 mod parity;
 mod reflection;
+mod stream;
 
 use std::{
     sync::Arc,

@@ -1,9 +1,11 @@
 //! The REST surface, over real HTTP.
 
+mod bulk;
 mod classify;
 mod embeddings;
 mod errors;
 mod operations;
+mod outputs;
 mod overload;
 mod similarity;
 

@@ -31,7 +31,8 @@ fn refused(message: proto::SimilarityRequest) -> Error {
 #[test]
 fn unset_options_take_their_documented_defaults() {
     let message = proto::EmbedRequest { input: vec![text("a cat")], ..Default::default() };
-    let request = embed_request(message).expect("valid");
+    let (request, by_item) = embed_request(message).expect("valid");
+    assert!(!by_item);
     assert_eq!((request.model, request.dimensions), (None, None));
     assert!(request.normalize && request.truncate);
 }
@@ -45,8 +46,10 @@ fn mixed_items_keep_their_order() {
         dimensions: Some(8),
         normalized: Some(false),
         truncate: Some(false),
+        on_error: proto::OnError::Fail.into(),
     };
-    let request = embed_request(message).expect("valid");
+    let (request, by_item) = embed_request(message).expect("valid");
+    assert!(!by_item);
     let [Input::Text(a), Input::Image(ImageInput::Encoded(image)), Input::Text(b)] =
         &request.inputs[..]
     else {
@@ -111,9 +114,13 @@ fn an_answer_that_is_too_large_is_refused_before_any_work() {
 }
 
 #[test]
-fn rows_are_stacked_row_major() {
-    let rows = [Embedding::new(vec![1.0, 2.0]), Embedding::new(vec![3.0, 4.0])];
-    let message = stacked(&rows);
-    assert_eq!((message.rows, message.columns), (2, 2));
-    assert_eq!(message.values, [1.0, 2.0, 3.0, 4.0]);
+fn rows_are_stacked_row_major_and_failed_ones_are_nan() {
+    let error = Error::new(Code::UndecodableImage, "no picture").with_field("input[1]");
+    let rows = [vec![1.0, 2.0], vec![3.0, 4.0]].map(|row| Ok(Embedding::new(row)));
+    let [first, last] = rows;
+    let (message, errors) = stacked(&[first, Err(error), last]);
+    assert_eq!((message.rows, message.columns), (3, 2));
+    assert_eq!((&message.values[..2], &message.values[4..]), (&[1.0, 2.0][..], &[3.0, 4.0][..]));
+    assert!(message.values[2..4].iter().all(|value| value.is_nan()));
+    assert_eq!((errors[0].index, errors[0].code.as_str()), (1, "undecodable_image"));
 }

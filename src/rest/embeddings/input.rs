@@ -51,6 +51,14 @@ impl Inputs {
         }
         Error::of_items(errors).map_or(Ok(inputs), Err)
     }
+
+    /// The same, each item that is not what it claims to be in its place.
+    pub(in crate::rest) fn resolve_each(self, modality: Modality) -> Vec<Input> {
+        self.0
+            .into_iter()
+            .map(|item| item.resolve(modality).unwrap_or_else(Input::Unreadable))
+            .collect()
+    }
 }
 
 impl Item {

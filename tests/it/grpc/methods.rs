@@ -90,6 +90,38 @@ async fn a_comparison_at_the_cap_is_answered_and_one_above_it_is_refused() {
 }
 
 #[tokio::test]
+async fn a_bad_item_fails_alone_where_that_is_asked_for() {
+    let served = Served::ready(|_| ()).await;
+    let mut client = client(&served);
+    let image = |bytes: &[u8]| {
+        let source = Some(proto::image::Source::Encoded(bytes.to_vec().into()));
+        proto::Input { content: Some(proto::input::Content::Image(proto::Image { source })) }
+    };
+    let png = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images/cat.png"));
+    let png = png.expect("a sample image");
+    let request = proto::EmbedRequest {
+        input: vec![image(b"no picture"), image(&png), proto::Input { content: None }],
+        on_error: proto::OnError::Item.into(),
+        ..Default::default()
+    };
+    let answer = client.embed(request.clone()).await.expect("answers").into_inner();
+    let matrix = answer.embeddings.expect("embeddings");
+    assert_eq!((matrix.rows, matrix.columns), (3, 4));
+    let rows: Vec<_> = matrix.values.chunks_exact(4).collect();
+    assert!(rows[0].iter().chain(rows[2]).all(|value| value.is_nan()));
+    assert!((rows[1].iter().map(|value| value * value).sum::<f32>() - 1.0).abs() < 1e-5);
+    let failed: Vec<_> = answer
+        .errors
+        .iter()
+        .map(|error| (error.index, error.code.as_str(), error.field.as_str()))
+        .collect();
+    assert_eq!(failed, [(0, "undecodable_image", "input[0]"), (2, "invalid_request", "input[2]")]);
+
+    let whole = proto::EmbedRequest { on_error: proto::OnError::Fail.into(), ..request };
+    client.embed(whole).await.expect_err("fails as a whole");
+}
+
+#[tokio::test]
 async fn failures_carry_status_code_and_field() {
     let served = Served::ready(|_| ()).await;
     let mut client = client(&served);

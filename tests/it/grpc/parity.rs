@@ -113,6 +113,29 @@ async fn embeddings_and_scores_equal_those_of_the_rest_surface() {
             assert_close(row, &floats(&rest[name][item]));
         }
     }
+
+    let request = proto::ClassifyRequest {
+        images: vec![image(&cat), image(&car)],
+        labels: TEXTS.map(str::to_owned).to_vec(),
+        templates: vec!["a photo of {label}".to_owned(), "{label}".to_owned()],
+        top_k: Some(2),
+        ..Default::default()
+    };
+    let answer = client.classify(request).await.expect("labels").into_inner();
+    let body = json!({
+        "images": [base64(&cat), base64(&car)], "labels": TEXTS, "top_k": 2,
+        "templates": ["a photo of {label}", "{label}"],
+    });
+    let rest = server.post("/v1/classify", &body).await;
+    for (ours, item) in answer.images.iter().zip(0..) {
+        let theirs = rest["results"][item].as_array().expect("labels");
+        assert_eq!((ours.scores.len(), theirs.len()), (2, 2));
+        for (ours, theirs) in ours.scores.iter().zip(theirs) {
+            assert_eq!(json!(ours.label), theirs["index"]);
+            let probability = theirs["probability"].as_f64().expect("a number") as f32;
+            assert_close(&[ours.probability], &[probability]);
+        }
+    }
     drop(client);
     server.stop().await;
 }

@@ -1,0 +1,92 @@
+//! Messages of the method `EmbedStream`.
+
+use tonic::Status;
+
+use super::{input, item_error, model};
+use crate::{
+    embedding::Encoding,
+    engine::{BulkEvent, BulkOptions, BulkRow, Input},
+    error::{Code, Error},
+    grpc::{proto, status::status},
+};
+
+/// Most bytes of an id.
+const MAX_ID_BYTES: usize = 256;
+
+/// Reads what holds for every row.
+///
+/// # Errors
+/// `invalid_request` for an encoding that is unknown, or does not go with rows that are not normalised.
+pub(in crate::grpc) fn stream_options(
+    message: proto::EmbedStreamOptions,
+) -> Result<(BulkOptions, Encoding), Error> {
+    let normalize = message.normalized.unwrap_or(true);
+    let encoding = match proto::Encoding::try_from(message.encoding) {
+        Ok(proto::Encoding::Unspecified | proto::Encoding::F32) => Encoding::F32,
+        Ok(proto::Encoding::F16) => Encoding::F16,
+        Ok(proto::Encoding::Int8) => Encoding::Int8,
+        Ok(proto::Encoding::Uint8) => Encoding::Uint8,
+        Ok(proto::Encoding::Binary) => Encoding::Binary,
+        Ok(proto::Encoding::Ubinary) => Encoding::Ubinary,
+        Err(_) => return Err(Error::invalid("options.encoding", "no such encoding")),
+    };
+    if encoding.needs_normalized() && !normalize {
+        let message = "8-bit integers hold embeddings of length 1: leave `normalized` on";
+        return Err(Error::invalid("options.encoding", message));
+    }
+    let options = BulkOptions {
+        model: model(message.model),
+        // A value that does not fit is out of every model's range.
+        dimensions: message.dimensions.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
+        normalize,
+        truncate: message.truncate.unwrap_or(true),
+    };
+    Ok((options, encoding))
+}
+
+/// Reads a row; a message that is no row is a row that fails.
+///
+/// # Errors
+/// The stream broke off.
+pub(in crate::grpc) fn stream_row(
+    message: Result<proto::EmbedStreamRequest, Status>,
+) -> Result<BulkRow<String>, Error> {
+    use proto::embed_stream_request::Message;
+    let message = message.map_err(|status| {
+        Error::new(Code::InvalidRequest, format!("the stream broke off: {}", status.message()))
+    })?;
+    let (id, row) = match message.message {
+        Some(Message::Row(row)) => {
+            let read = row.input.ok_or_else(|| Error::invalid("row.input", "must be set"));
+            (row.id, read.and_then(|item| input(item, || "row.input".to_owned())))
+        }
+        Some(Message::Options(_)) => {
+            let error = Error::invalid("options", "belong into the first message");
+            (String::new(), Err(error))
+        }
+        None => (String::new(), Err(Error::invalid("row", "must be set"))),
+    };
+    if id.len() > MAX_ID_BYTES {
+        let error = Error::invalid("row.id", format!("has more than {MAX_ID_BYTES} bytes"));
+        return Ok(BulkRow { id: String::new(), input: Input::Unreadable(error) });
+    }
+    Ok(BulkRow { id, input: row.unwrap_or_else(Input::Unreadable) })
+}
+
+/// A row's answer; at the end nothing, or why the stream was cut.
+pub(in crate::grpc) fn stream_answer(
+    event: BulkEvent<String>,
+    encoding: Encoding,
+) -> Option<Result<proto::EmbedStreamResponse, Status>> {
+    use proto::embed_stream_response::Outcome;
+    match event {
+        BulkEvent::Row { id, index, outcome } => {
+            let outcome = match outcome {
+                Ok(row) => Outcome::Embedding(row.encoded(encoding).into()),
+                Err(error) => Outcome::Error(item_error(index, &error)),
+            };
+            Some(Ok(proto::EmbedStreamResponse { id, index, outcome: Some(outcome) }))
+        }
+        BulkEvent::End(end) => end.cut.map(|error| Err(status(error))),
+    }
+}

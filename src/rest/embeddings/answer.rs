@@ -1,0 +1,217 @@
+//! The answer of `/v1/embeddings`: JSON in OpenAI's shape, or one array.
+
+use std::collections::HashMap;
+
+use axum::{
+    http::{HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
+
+use super::EncodingFormat;
+use crate::{
+    embedding::{Element, Embedding},
+    engine::{Context, EmbeddedItems},
+    error::Error,
+    rest::{
+        AppState,
+        arrays::{npy_head, safetensors_head},
+        negotiate::Container,
+        problem::{Failure, OpenAiErrorBody},
+        respond::{self, Usage},
+    },
+};
+
+/// The model that gave a binary answer.
+const MODEL: HeaderName = HeaderName::from_static("x-siglip-model");
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    pub(super) container: Container,
+    pub(super) format: EncodingFormat,
+}
+
+/// One embedding for each item, in the order of the request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EmbeddingsResponse {
+    /// Always `list`.
+    #[schema(inline, value_type = String, example = "list")]
+    object: &'static str,
+    data: Vec<DataObject>,
+    /// The model that answered.
+    #[schema(example = "demo")]
+    model: String,
+    usage: Usage,
+}
+
+/// What became of one item.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum DataObject {
+    /// Its embedding.
+    Embedding(EmbeddingObject),
+    /// With `on_error: item`: why it has none.
+    Error(ErrorObject),
+}
+
+/// One embedding.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EmbeddingObject {
+    /// Always `embedding`.
+    #[schema(value_type = String, example = "embedding")]
+    object: &'static str,
+    /// The item's place in the request.
+    index: usize,
+    #[schema(value_type = VectorSchema)]
+    embedding: Vector,
+}
+
+/// An item that failed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ErrorObject {
+    /// Always `error`.
+    #[schema(value_type = String, example = "error")]
+    object: &'static str,
+    /// The item's place in the request.
+    index: usize,
+    #[serde(serialize_with = "openai_error")]
+    #[schema(value_type = OpenAiErrorBody<'static>)]
+    error: Error,
+}
+
+fn openai_error<S: Serializer>(error: &Error, serializer: S) -> Result<S::Ok, S::Error> {
+    OpenAiErrorBody::from(error).serialize(serializer)
+}
+
+/// An embedding in the format that was asked for.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(in crate::rest) enum Vector {
+    /// Numbers.
+    Float(Row),
+    /// Signed integers.
+    Signed(Vec<i8>),
+    /// Unsigned integers.
+    Unsigned(Integers),
+    /// Base64 over little-endian floats.
+    Base64(String),
+}
+
+/// An embedding in the format that was asked for.
+#[derive(ToSchema)]
+#[schema(as = Vector, examples(json!([0.0182, -0.0411, 0.0077]), json!("Gw2VPG1WKL3vOPw7")))]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only describes `Vector`, whose rows are not copied into a `Vec`")]
+pub(super) enum VectorSchema {
+    /// Numbers: floats, or integers of the 8-bit formats.
+    Float(Vec<f32>),
+    /// Base64 over little-endian floats of 32 or 16 bits.
+    Base64(String),
+}
+
+/// A row of numbers, written from where it lies.
+#[derive(Debug)]
+pub(in crate::rest) struct Row(Embedding);
+
+impl Serialize for Row {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_slice().serialize(serializer)
+    }
+}
+
+/// Bytes that are written as numbers.
+#[derive(Debug)]
+pub(in crate::rest) struct Integers(Vec<u8>);
+
+impl Serialize for Integers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(&self.0)
+    }
+}
+
+impl Vector {
+    pub(in crate::rest) fn new(embedding: Embedding, format: EncodingFormat) -> Self {
+        let encoding = format.encoding();
+        if format.is_base64() {
+            return Self::Base64(
+                base64_simd::STANDARD.encode_to_string(embedding.encoded(encoding)),
+            );
+        }
+        match encoding.element() {
+            Element::F32 | Element::F16 => Self::Float(Row(embedding)),
+            Element::I8 => Self::Signed(embedding.to_i8(encoding)),
+            Element::U8 => Self::Unsigned(Integers(embedding.encoded(encoding))),
+        }
+    }
+}
+
+impl EmbeddingsResponse {
+    fn new(embedded: EmbeddedItems, format: EncodingFormat) -> Self {
+        let object = |(index, item)| match item {
+            Ok(embedding) => DataObject::Embedding(EmbeddingObject {
+                object: "embedding",
+                index,
+                embedding: Vector::new(embedding, format),
+            }),
+            Err(error) => DataObject::Error(ErrorObject { object: "error", index, error }),
+        };
+        Self {
+            object: "list",
+            data: embedded.items.into_iter().enumerate().map(object).collect(),
+            model: embedded.model.to_string(),
+            usage: embedded.usage.into(),
+        }
+    }
+}
+
+/// Writes the answer.
+///
+/// # Errors
+/// In a binary container, the errors of items that failed.
+pub(super) async fn respond(
+    state: &AppState,
+    context: &Context,
+    embedded: EmbeddedItems,
+    layout: Layout,
+) -> Result<Response, Failure> {
+    let values = embedded.items.iter().flatten().map(Embedding::dim).sum();
+    let Layout { container, format } = layout;
+    if container == Container::Json {
+        let body = move || EmbeddingsResponse::new(embedded, format);
+        return respond::json(state, context, values, body).await;
+    }
+    let model = HeaderValue::from_str(&embedded.model).ok().map(|model| [(MODEL, model)]);
+    let bytes = respond::timed(state, context, values, move || array(embedded, layout)).await??;
+    let content_type = [(header::CONTENT_TYPE, container.content_type())];
+    Ok((model, content_type, bytes).into_response())
+}
+
+/// All rows as one array, `[items, stored values]`.
+fn array(embedded: EmbeddedItems, layout: Layout) -> Result<Vec<u8>, Error> {
+    let encoding = layout.format.encoding();
+    let rows = embedded.items.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let dim = rows.first().map_or(0, Embedding::dim);
+    let shape = vec![rows.len(), encoding.stored_len(dim)];
+    let head = match layout.container {
+        Container::Npy | Container::Json => npy_head(encoding.element(), &shape),
+        Container::Safetensors => {
+            let about = [
+                ("model", embedded.model.to_string()),
+                ("dimensions", dim.to_string()),
+                ("text_tokens", embedded.usage.text_tokens.to_string()),
+                ("images", embedded.usage.images.to_string()),
+            ];
+            let about: HashMap<_, _> =
+                about.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+            let tensors = vec![("embeddings".to_owned(), shape)];
+            safetensors_head(encoding.element(), tensors, about)?
+        }
+    };
+    let mut bytes = head.to_vec();
+    for row in &rows {
+        encoding.write(row.as_slice(), &mut bytes);
+    }
+    Ok(bytes)
+}
