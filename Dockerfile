@@ -30,7 +30,9 @@ COPY --from=build /out/siglip-server /usr/local/bin/siglip-server
 # gRPC stays off unless asked for: SIGLIP_GRPC_LISTEN=0.0.0.0:8081.
 ENV SIGLIP_LISTEN=0.0.0.0:8080
 EXPOSE 8080 8081
-# A number, so that Kubernetes' runAsNonRoot can check it; the server writes no file and needs no home.
+# Where a volume with downloads goes (`HF_HOME=/models`): a new volume takes its owner from here.
+RUN install -d -o 10001 -g 10001 /models
+# A number, so that Kubernetes' runAsNonRoot can check it; the server writes nothing but downloads.
 USER 10001:10001
 # Readiness, asked by the binary itself: there is no curl in the image. The start period covers a model
 # that takes long to load; the demo checkpoint is ready within a second.

@@ -9,6 +9,7 @@ mod install;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -19,10 +20,11 @@ use tracing::{error, info};
 
 use crate::{
     batch::WorkerState,
-    config::Config,
+    config::{Config, Served},
     engine::Engine,
     error::Error,
     grpc,
+    hub::HubError,
     model::LoadError,
     registry::{Model, Registry},
     rest,
@@ -46,6 +48,17 @@ pub enum AppError {
     /// The model's worker thread could not be started.
     #[error("cannot start the model's worker")]
     Worker(#[source] io::Error),
+    /// The list of models contradicts itself.
+    #[error("{0}: {1}")]
+    Models(&'static str, String),
+    /// The checkpoint could not be had.
+    #[error("cannot get the model `{model}`")]
+    Hub {
+        /// The source asked for.
+        model: String,
+        /// What the hub or the cache said.
+        source: Box<HubError>,
+    },
     /// The checkpoint could not be loaded.
     #[error("cannot load the model `{model}`")]
     Load {
@@ -187,9 +200,12 @@ impl App {
         info!(http = %handle.http, grpc = handle.grpc.map(tracing::field::display), "listening");
 
         let outcome = run(&config, &handle, &ready, &mut listeners).await;
-        if let Err(failure @ (AppError::Load { .. } | AppError::WarmUp { .. })) = outcome {
+        if outcome.is_err()
+            && !*ready.borrow()
+            && handle.engine.registry().loaded().next().is_none()
+        {
             // Nothing was ever accepted, so there is nothing to drain.
-            return Err(failure);
+            return outcome;
         }
         handle.stop();
         outcome.and(drain(&handle, listeners, config.listen.grace_period).await)
@@ -199,18 +215,30 @@ impl App {
 /// An engine with every configured name, none of them loaded.
 fn empty_engine(config: &Config) -> Result<Arc<Engine>, AppError> {
     let metrics = Arc::new(Metrics::new());
-    let name = install::model_name(&config.model);
-    metrics.touch_model(&name);
-    Ok(Arc::new(Engine::new(config, Registry::new([name]), metrics)?))
+    let (mut names, mut aliases) = (Vec::new(), Vec::new());
+    for served in served(config)? {
+        metrics.touch_model(&served.name);
+        aliases.extend(served.aliases.into_iter().map(|alias| (alias, served.name.clone())));
+        names.push(served.name);
+    }
+    let registry = Registry::new(names).with_aliases(aliases);
+    Ok(Arc::new(Engine::new(config, registry, metrics)?))
 }
 
-/// A warm engine without a listener, for commands that answer by themselves.
+fn served(config: &Config) -> Result<Vec<Served>, AppError> {
+    config.served().map_err(|(path, message)| AppError::Models(path, message))
+}
+
+/// A warm engine without a listener, for commands that answer by themselves. It has the default model,
+/// which they use; the others stay unloaded.
 ///
 /// # Errors
-/// [`AppError::Pool`], [`AppError::Load`] or [`AppError::WarmUp`].
+/// [`AppError::Pool`], or those of a model that cannot be had, loaded or run.
 pub async fn engine_alone(config: &Config) -> Result<Arc<Engine>, AppError> {
     let engine = empty_engine(config)?;
-    install::load_and_warm(config, &engine).await?;
+    for default in served(config)?.into_iter().take(1) {
+        install::load_and_warm(default, config, &engine).await?;
+    }
     Ok(engine)
 }
 
@@ -225,7 +253,7 @@ async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError>
 
 type Listeners = JoinSet<Result<&'static str, AppError>>;
 
-/// Loads the model and waits for the stop. A listener that ends before it is a failure.
+/// Loads the models and waits for the stop. A listener that ends before it is a failure.
 async fn run(
     config: &Config,
     handle: &AppHandle,
@@ -233,10 +261,19 @@ async fn run(
     listeners: &mut Listeners,
 ) -> Result<(), AppError> {
     let load_and_wait = async {
-        let model = install::load_and_warm(config, &handle.engine).await?;
+        let mut workers = FuturesUnordered::new();
+        // One after the other: each load keeps every core busy, and holds file and weights in memory.
+        for served in served(config)? {
+            let model = install::load_and_warm(served, config, &handle.engine).await?;
+            workers.push(async move {
+                model.handle.stopped().await;
+                model
+            });
+        }
         ready.send_replace(true);
-        model.handle.stopped().await;
-        report_worker(&model);
+        while let Some(model) = workers.next().await {
+            report_worker(&model);
+        }
         // Readiness is red for good, but probes and scrapes are still answered: who watches the
         // server decides when it goes.
         std::future::pending::<Result<(), AppError>>().await
@@ -272,8 +309,9 @@ async fn drain(
         while let Some(ended) = listeners.join_next().await {
             ended??;
         }
-        for model in handle.engine.registry().loaded() {
-            model.handle.close();
+        let models = || handle.engine.registry().loaded();
+        models().for_each(|model| model.handle.close());
+        for model in models() {
             model.handle.stopped().await;
         }
         Ok(())

@@ -17,8 +17,8 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// What identifies an input: a hash over the canonical input, the model's revision and, for pictures,
-/// the preprocessing version.
+/// What identifies an input: a hash over the canonical input, the model's identity (its name and revision:
+/// one checkpoint may be served twice, in two types) and, for pictures, the preprocessing version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
 
@@ -28,14 +28,14 @@ const ENTRY_OVERHEAD_BYTES: usize = 256;
 impl Key {
     /// A text's key, over its canonical form.
     #[must_use]
-    pub fn text(revision: &str, canonical: &str) -> Self {
-        Self::of(b"text", &[revision.as_bytes(), canonical.as_bytes()])
+    pub fn text(identity: &str, canonical: &str) -> Self {
+        Self::of(b"text", &[identity.as_bytes(), canonical.as_bytes()])
     }
 
     /// A picture's key, over its encoded bytes.
     #[must_use]
-    pub fn image(revision: &str, preprocessing: &str, bytes: &[u8]) -> Self {
-        Self::of(b"image", &[revision.as_bytes(), preprocessing.as_bytes(), bytes])
+    pub fn image(identity: &str, preprocessing: &str, bytes: &[u8]) -> Self {
+        Self::of(b"image", &[identity.as_bytes(), preprocessing.as_bytes(), bytes])
     }
 
     /// Every part goes in with its length, so that no two lists of parts run into the same bytes.

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod download;
 mod healthcheck;
 mod offline;
 mod options;
@@ -43,17 +44,19 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the model over HTTP and gRPC (the default)
+    /// Serve the models over HTTP and gRPC (the default)
     Serve,
+    /// Download a model from the hub into the cache, and print its folder
+    Download(download::Download),
     /// Print the configuration in force, with the origin of every value
     Config(show::Show),
     /// Print the description of the HTTP interface (OpenAPI, YAML)
     Openapi,
     /// Ask the server on this machine whether it is ready; exit code 0 or 1
     Healthcheck,
-    /// Embed texts and image files, one JSON object a line
+    /// Embed texts and image files with the (first) model, one JSON object a line
     Embed(offline::Embed),
-    /// Score image files against texts, one JSON object an image
+    /// Score image files against texts with the (first) model, one JSON object an image
     Score(offline::Score),
 }
 
@@ -63,13 +66,17 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     // Prints help and version itself, and exits 2 for an unknown flag.
-    let Cli { command, options } = Cli::parse();
+    let Cli { command, mut options } = Cli::parse();
+    if let Some(Command::Download(download)) = &command {
+        options.set_model(download.source());
+    }
     let effective = match options.load() {
         Ok(effective) => effective,
         Err(problems) => return refuse(&problems),
     };
     let done = match command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(effective.config),
+        Command::Download(download) => download.run(&effective.config),
         Command::Config(show) => show.run(&effective),
         Command::Openapi => rest::openapi_yaml().map_err(Into::into).and_then(|yaml| print(&yaml)),
         Command::Healthcheck => healthcheck::run(&effective.config.listen),

@@ -11,15 +11,19 @@ pub mod document;
 mod file;
 pub mod load;
 pub mod options;
+mod served;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 pub use self::{
     choices::{DType, Device, LogFormat},
     load::{Effective, Origin, Sources},
+    served::{Served, is_hub_id},
 };
 use self::{
-    codec::{Address, Choice, Count, CountOrZero, Filter, Size, SizeOrZero, Text, Time},
+    codec::{
+        Address, Aliases, Choice, Count, CountOrZero, Filter, Models, Size, SizeOrZero, Text, Time,
+    },
     options::section,
 };
 
@@ -55,19 +59,25 @@ section! {
 }
 
 section! {
-    /// The served model.
+    /// The served models.
     Model {
-        /// `demo` for the embedded checkpoint, a folder in Hugging Face layout, or a hub id.
-        source: String = "demo".to_owned(), Text "DIR|HUB_ID", flag "model";
-        /// The name that requests use; by default the source's last path component.
+        /// `demo` for the embedded checkpoint, a folder in Hugging Face layout, or a hub id such as
+        /// `google/siglip-base-patch16-224`. May be repeated: the first model answers requests that name
+        /// none. In full `NAME=SOURCE@REVISION,SETTING=VALUE`, all but the source optional, with the
+        /// settings `device`, `dtype` and `threads`.
+        source: String = "demo".to_owned(), Models "DIR|HUB_ID", flag "model";
+        /// The name that requests use, of a single model; by default the source's last path component.
         name: Option<String> = None, Text "NAME";
-        /// The hub revision; a commit hash pins it.
-        revision: Option<String> = None, Text "REVISION";
+        /// One more name of a model. May be repeated. A model from the hub has its id as one.
+        alias: Option<String> = None, Aliases "ALIAS=NAME";
+        /// The hub revision of a single model: a branch, a tag or a commit, which pins it.
+        revision: Option<String> = None, Text "REVISION", flag "revision";
         /// Where the towers run.
         device: Device = Device::default(), Choice "cpu|cuda[:N]|metal", flag "device";
         /// The type of weights and activations; norms, softmax and scores stay f32.
         dtype: DType = DType::default(), Choice "f32|f16|bf16", flag "dtype";
-        /// Threads of one forward pass on the CPU; 0 means one per core.
+        /// Threads of forward passes on the CPU; 0 means one per core. Models with equal numbers share
+        /// their threads.
         threads: usize = 0, CountOrZero "N", flag "threads";
         /// Threads that decode and resize pictures; 0 means one per core.
         cpu_pool_threads: usize = 0, CountOrZero "N", flag "cpu-pool-threads";
@@ -146,14 +156,5 @@ section! {
         filter: String = "info".to_owned(), Filter "FILTER";
         /// How a line is written: for people, or one JSON object a line.
         format: LogFormat = LogFormat::default(), Choice "human|json";
-    }
-}
-
-impl Config {
-    /// The folder of the model, where the source names one that exists.
-    #[must_use]
-    pub fn model_dir(&self) -> Option<PathBuf> {
-        let path = PathBuf::from(&self.model.source);
-        path.is_dir().then_some(path)
     }
 }

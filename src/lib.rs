@@ -11,8 +11,8 @@
 //! | 5 | [`rest`], [`grpc`] |
 //! | 4 | [`engine`], [`registry`] |
 //! | 3 | [`batch`], [`model`] |
-//! | 2 | [`preprocess`], [`tokenize`], [`cache`], [`cpu_pool`] |
-//! | 1 | [`telemetry`], [`embedding`] |
+//! | 2 | [`preprocess`], [`tokenize`], [`hub`], [`cache`], [`cpu_pool`] |
+//! | 1 | [`telemetry`], [`embedding`], [`tls`] |
 //! | 0 | [`config`], [`error`], [`build_info`], `dispatch` |
 
 pub mod app;
@@ -27,10 +27,12 @@ pub mod embedding;
 pub mod engine;
 pub mod error;
 pub mod grpc;
+pub mod hub;
 pub mod model;
 pub mod preprocess;
 pub mod registry;
 pub mod rest;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 pub mod tokenize;

@@ -162,7 +162,8 @@ impl LoadError {
     }
 }
 
-/// Loads a checkpoint as the configuration names it: the embedded demo or a folder in HF layout.
+/// Loads a checkpoint as the configuration names it: the embedded demo or a folder in HF layout. A model
+/// from the hub is in a folder by now, and `revision` is its commit.
 ///
 /// # Errors
 /// Names the file and the key or tensor at fault.

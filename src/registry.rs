@@ -30,6 +30,14 @@ pub struct Model {
     pub handle: batch::Handle,
 }
 
+impl Model {
+    /// Tells its embeddings from those of every other model in the process.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        format!("{}@{}", self.name, self.card.revision)
+    }
+}
+
 /// One configured name: empty while its model loads.
 #[derive(Default)]
 struct Slot {
@@ -53,6 +61,8 @@ pub enum Readiness {
 /// The served models, in the order of the configuration; the first is the default.
 pub struct Registry {
     slots: IndexMap<String, Slot>,
+    /// Further names, each with the one that it stands for.
+    aliases: IndexMap<String, String>,
     closing: CancellationToken,
 }
 
@@ -61,8 +71,16 @@ impl Registry {
     pub fn new(names: impl IntoIterator<Item = String>) -> Self {
         Self {
             slots: names.into_iter().map(|name| (name, Slot::default())).collect(),
+            aliases: IndexMap::new(),
             closing: CancellationToken::new(),
         }
+    }
+
+    /// Adds further names: pairs of an alias and the name that it stands for.
+    #[must_use]
+    pub fn with_aliases(mut self, aliases: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.aliases.extend(aliases);
+        self
     }
 
     /// Puts a loaded model in its place. A name that is not configured, or is taken, is ignored.
@@ -95,12 +113,24 @@ impl Registry {
         self.slots.keys().map(String::as_str)
     }
 
+    /// The further names, each with the one that it stands for.
+    pub fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.aliases.iter().map(|(alias, name)| (alias.as_str(), name.as_str()))
+    }
+
+    /// The configured name that a request means: the one that it gives, or what that stands for.
+    #[must_use]
+    pub fn resolve<'r>(&'r self, name: &'r str) -> Option<&'r str> {
+        let name = self.aliases.get(name).map_or(name, String::as_str);
+        self.slots.get_key_value(name).map(|(name, _)| name.as_str())
+    }
+
     /// The loaded models, warm or not.
     pub fn loaded(&self) -> impl Iterator<Item = &Arc<Model>> {
         self.slots.values().filter_map(|slot| slot.model.get())
     }
 
-    /// The model for a request: by name, or the default.
+    /// The model for a request: by name or alias, or the default.
     ///
     /// # Errors
     /// [`Code::ModelNotFound`], [`Code::NotReady`] while it loads, [`Code::ShuttingDown`].
@@ -109,7 +139,7 @@ impl Registry {
             return Err(Error::new(Code::ShuttingDown, "the server is shutting down"));
         }
         let slot = match name {
-            Some(name) => self.slots.get(name),
+            Some(name) => self.resolve(name).and_then(|name| self.slots.get(name)),
             None => self.slots.first().map(|(_, slot)| slot),
         };
         let slot = slot.ok_or_else(|| self.unknown(name))?;
@@ -120,7 +150,8 @@ impl Registry {
     }
 
     fn unknown(&self, name: Option<&str>) -> Error {
-        let known = self.names().collect::<Vec<_>>().join(", ");
+        let known = self.names().chain(self.aliases().map(|(alias, _)| alias));
+        let known = known.collect::<Vec<_>>().join(", ");
         let message = format!(
             "the model `{}` is not served here; it serves: {known}",
             name.unwrap_or_default()

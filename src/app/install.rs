@@ -2,37 +2,36 @@
 
 use std::{path::Path, sync::Arc, time::Instant};
 
+use parking_lot::Mutex;
 use tracing::info;
 
 use super::AppError;
 use crate::{
     batch::{self, Towers},
-    config::{self, Config},
+    config::{self, Config, Served},
     engine::Engine,
+    hub::{Hub, HubError, Progress, RepoId, Snapshot, Unreachable},
     model::{self, Loaded, ModelCard},
     registry::Model,
     telemetry::Metrics,
 };
 
-/// The name that requests use: the configured one, else the source's last path component.
-pub(super) fn model_name(config: &config::Model) -> String {
-    let last = || Path::new(&config.source).file_name().and_then(|name| name.to_str());
-    config.name.as_deref().or_else(last).unwrap_or(&config.source).to_owned()
-}
-
-/// Loads the configured checkpoint, hands its towers to a worker and runs both once.
+/// Gets a checkpoint, loads it, hands its towers to a worker and runs both once.
+///
+/// * `config`: what holds for all models
 pub(super) async fn load_and_warm(
+    served: Served,
     config: &Config,
     engine: &Arc<Engine>,
 ) -> Result<Arc<Model>, AppError> {
     let begun = Instant::now();
-    let source = config.model.clone();
+    let Served { name, model: options, .. } = served;
+    let (source, options) = locate(options).await?;
     // Reads files and converts weights: seconds for a large checkpoint, so not on an async thread.
-    let loaded = tokio::task::spawn_blocking(move || model::load(&source))
+    let loaded = tokio::task::spawn_blocking(move || model::load(&options))
         .await?
-        .map_err(|source| AppError::Load { model: config.model.source.clone(), source })?;
+        .map_err(|error| AppError::Load { model: source, source: error })?;
 
-    let name = model_name(&config.model);
     let Loaded { vision, text, tokenizer, image, card } = loaded;
     let towers = Towers { vision, text };
     let handle = batch::spawn(&name, towers, &config.batch, Arc::clone(engine.metrics()))
@@ -61,20 +60,47 @@ fn describe(metrics: &Metrics, name: &str, card: &ModelCard) {
     metrics.device_memory.with_label_values(&[name]).set(bytes);
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A model from the hub becomes a folder; what is in the binary or on the disk stays what it is. The source
+/// as it was asked for comes along, for messages.
+async fn locate(mut options: config::Model) -> Result<(String, config::Model), AppError> {
+    let source = options.source.clone();
+    // A folder that exists is meant, even if a model on the hub has the same name.
+    let id = RepoId::parse(&source).filter(|_| !Path::new(&source).is_dir());
+    let Some(id) = id else {
+        options.revision = None;
+        return Ok((source, options));
+    };
+    let revision = options.revision.take();
+    let snapshot = download(&id, revision.as_deref()).await;
+    let snapshot = snapshot.map_err(|error| failed(&source, error))?;
+    options.source = snapshot.folder.to_string_lossy().into_owned();
+    options.revision = Some(snapshot.commit);
+    Ok((source, options))
+}
 
-    #[test]
-    fn a_model_is_called_by_its_last_path_component() {
-        let name = |source: &str, name: Option<&str>| {
-            let name = name.map(str::to_owned);
-            model_name(&config::Model { source: source.to_owned(), name, ..Default::default() })
-        };
-        assert_eq!(name("demo", None), "demo");
-        assert_eq!(name("google/siglip-base-patch16-224", None), "siglip-base-patch16-224");
-        assert_eq!(name("/models/mine/", None), "mine");
-        assert_eq!(name("/models/mine", Some("yours")), "yours");
-        assert_eq!(name("..", None), "..");
+async fn download(id: &RepoId, revision: Option<&str>) -> Result<Snapshot, HubError> {
+    let progress = Reported::default();
+    Hub::from_env()?.snapshot(id, revision, Unreachable::UseCache, &progress).await
+}
+
+fn failed(model: &str, error: HubError) -> AppError {
+    AppError::Hub { model: model.to_owned(), source: Box::new(error) }
+}
+
+/// Tells the log of a download, a line for each tenth of a large file.
+#[derive(Default)]
+struct Reported(Mutex<(String, u64)>);
+
+impl Progress for Reported {
+    fn at(&self, file: &str, done: u64, total: u64) {
+        let tenth = (done * 10).checked_div(total).unwrap_or(10);
+        let last = &mut *self.0.lock();
+        if (last.0.as_str(), last.1) == (file, tenth) {
+            return;
+        }
+        *last = (file.to_owned(), tenth);
+        if total >= 10 << 20 || tenth == 10 {
+            info!(file, percent = tenth * 10, bytes = total, "downloading");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 
 use crate::config::{
     Effective, Sources,
@@ -19,6 +19,14 @@ pub(super) struct Options {
 }
 
 impl Options {
+    /// Puts a source in the place of every `--model`, where one is given.
+    pub(super) fn set_model(&mut self, source: Option<&str>) {
+        if let Some(source) = source {
+            self.flags.retain(|(flag, _)| flag != "model");
+            self.flags.push(("model".to_owned(), source.to_owned()));
+        }
+    }
+
     /// The configuration in force for this process.
     pub(super) fn load(self) -> Result<Effective, Problems> {
         let env = std::env::vars_os().collect();
@@ -36,8 +44,11 @@ impl Args for Options {
             .help(format!("Read this config file (TOML) [variable: {CONFIG_ENV}]"));
         OPTIONS.iter().fold(command.arg(file), |command, option| {
             let help = format!("{} [variable: {}]", option.doc, option.env);
+            // A list's flag may be repeated; of any other, the second is a mistake.
+            let action = if option.list { ArgAction::Append } else { ArgAction::Set };
             command.arg(
                 Arg::new(&*option.flag)
+                    .action(action)
                     .long(&*option.flag)
                     .value_name(option.placeholder)
                     .help(help)
@@ -65,9 +76,9 @@ impl FromArgMatches for Options {
         self.file = matches.get_one("config").cloned();
         self.flags = OPTIONS
             .iter()
-            .filter_map(|option| {
-                let text = matches.get_one::<String>(&option.flag)?;
-                Some((option.flag.clone(), text.clone()))
+            .flat_map(|option| {
+                let texts = matches.get_many::<String>(&option.flag).unwrap_or_default();
+                texts.map(|text| (option.flag.clone(), text.clone()))
             })
             .collect();
         Ok(())

@@ -78,10 +78,20 @@ pub(super) fn contradictions(effective: &Effective) -> Vec<Problem> {
             format!("must differ from {}", describe(effective, "listen.http")),
         ));
     }
-    problems.extend(
-        missing_backend(config.model.device)
-            .map(|message| Problem::new(describe(effective, "model.device"), message.to_owned())),
-    );
+    let served = match config.served() {
+        Ok(served) => served,
+        Err((path, message)) => {
+            problems.push(Problem::new(describe(effective, path), message));
+            return problems;
+        }
+    };
+    for device in served.iter().map(|served| served.model.device) {
+        let path = if device == config.model.device { "model.device" } else { "model.source" };
+        if let Some(message) = missing_backend(device) {
+            problems.push(Problem::new(describe(effective, path), message.to_owned()));
+        }
+    }
+    problems.dedup();
     problems
 }
 
@@ -134,6 +144,10 @@ mod tests {
             (&[("batch-max-text-rows", "9000")], "batch.max_text_rows (9000"),
             (&[("limits-request-timeout", "0s")], "limits.request_timeout (0s"),
             (&[("grpc-listen", "127.0.0.1:8080")], "listen.grpc (127.0.0.1:8080"),
+            (&[("model", "demo;/x/demo")], "model.source (demo;/x/demo"),
+            (&[("model", "demo;/x"), ("model-name", "y")], "model.name (y"),
+            (&[("revision", "main")], "model.revision (main"),
+            (&[("model-alias", "a=b")], "model.alias (a=b"),
         ] {
             let found = problem(flags);
             assert!(found.starts_with(start), "{found}");

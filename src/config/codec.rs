@@ -3,6 +3,8 @@
 
 use std::{fmt::Display, net::SocketAddr, str::FromStr, time::Duration};
 
+use super::served;
+
 /// A value as the config file writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Literal {
@@ -16,6 +18,9 @@ pub enum Literal {
 
 /// Reads and writes values of type `T`.
 pub(super) trait Codec<T> {
+    /// Whether a value is a list, and its text the items with a separator between them.
+    const LIST: bool = false;
+
     /// # Errors
     /// What is wrong with the text, for a sentence that names its origin.
     fn parse(text: &str) -> Result<T, String>;
@@ -24,6 +29,8 @@ pub(super) trait Codec<T> {
 
 /// An optional value has the codec of its content.
 impl<C: Codec<T>, T> Codec<Option<T>> for C {
+    const LIST: bool = C::LIST;
+
     fn parse(text: &str) -> Result<Option<T>, String> {
         C::parse(text).map(Some)
     }
@@ -39,6 +46,36 @@ pub(super) struct Text;
 impl Codec<String> for Text {
     fn parse(text: &str) -> Result<String, String> {
         if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+    }
+
+    fn print(value: &String) -> Literal {
+        Literal::Text(value.clone())
+    }
+}
+
+/// The models to serve.
+pub(super) struct Models;
+
+impl Codec<String> for Models {
+    const LIST: bool = true;
+
+    fn parse(text: &str) -> Result<String, String> {
+        served::entries(text).map(|_| text.to_owned())
+    }
+
+    fn print(value: &String) -> Literal {
+        Literal::Text(value.clone())
+    }
+}
+
+/// Further names of models.
+pub(super) struct Aliases;
+
+impl Codec<String> for Aliases {
+    const LIST: bool = true;
+
+    fn parse(text: &str) -> Result<String, String> {
+        served::aliases(text).map(|_| text.to_owned())
     }
 
     fn print(value: &String) -> Literal {

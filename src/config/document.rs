@@ -137,6 +137,7 @@ with dashes for underscores; the options that one sets most have a shorter flag.
 
 - A *SIZE* is a number of bytes, plain or with a unit: `64MiB`, `512KiB`, `20MB`.
 - A *DURATION* has a unit: `500ms`, `30s`, `1m 30s`.
+- An option that may be repeated is an array in the file, and one text with `;` between the values elsewhere.
 - *ADDR:PORT* is numeric, such as `0.0.0.0:8080` or `[::]:8080`; `localhost:8080` is read as `127.0.0.1:8080`.
 
 A name that does not exist, in the file or among the variables that begin with `SIGLIP_`, is an error, and so is a

@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{load::Problem, options::OPTIONS};
+use super::{
+    load::Problem,
+    options::{LIST_SEPARATOR, OPTIONS},
+};
 
 /// A value as the file gives it.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,15 +57,18 @@ pub(super) fn parse(name: &str, text: &str) -> (Vec<Entry>, Vec<Problem>) {
             let key = key.into_inner().into_owned();
             let origin = || format!("{name}:{line}: [{section}] {key}");
             let keys = || OPTIONS.iter().filter(|option| option.section == section);
-            if !keys().any(|option| option.key == key) {
+            let Some(option) = keys().find(|option| option.key == key) else {
                 let known = suggest(&key, keys().map(|option| option.key));
                 problems.push(Problem::new(origin(), format!("there is no such option{known}")));
                 continue;
-            }
-            match scalar(value.get_ref()) {
+            };
+            let value = value.get_ref();
+            let text = if option.list { list(value) } else { scalar(value) };
+            match text {
                 Some(text) => entries.push(Entry { section: section.clone(), key, text, line }),
                 None => {
-                    let message = format!("must be one value, not {}", value.get_ref().type_str());
+                    let wanted = if option.list { "texts" } else { "one value" };
+                    let message = format!("must be {wanted}, not {}", value.type_str());
                     problems.push(Problem::new(origin(), message));
                 }
             }
@@ -91,6 +97,16 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
+/// An array of texts as one text; a single one needs no array.
+fn list(value: &DeValue<'_>) -> Option<String> {
+    let DeValue::Array(items) = value else { return scalar(value) };
+    let texts = items.iter().map(|item| match item.get_ref() {
+        DeValue::String(text) => Some(&**text),
+        _ => None,
+    });
+    Some(texts.collect::<Option<Vec<_>>>()?.join(LIST_SEPARATOR))
+}
+
 /// `; did you mean ...?` where one of the known names is close.
 pub(super) fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
     known
@@ -115,6 +131,17 @@ mod tests {
             .map(|entry| (entry.key.as_str(), entry.text.as_str(), entry.line))
             .collect();
         assert_eq!(found, [("http", "[::]:80", 3), ("max_items", "16", 6)]);
+    }
+
+    #[test]
+    fn a_list_is_an_array_or_one_text() {
+        for text in ["[\"demo\", \"b=/x\"]", "\"demo;b=/x\""] {
+            let (entries, problems) = parse("s.toml", &format!("[model]\nsource = {text}\n"));
+            assert!(problems.is_empty(), "{problems:?}");
+            assert_eq!(entries[0].text, "demo;b=/x");
+        }
+        let (_, problems) = parse("s.toml", "[model]\nsource = [1]\n");
+        assert_eq!(problems[0].to_string(), "s.toml:2: [model] source: must be texts, not array");
     }
 
     #[test]

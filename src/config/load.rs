@@ -10,7 +10,7 @@ use std::{
 use super::{
     Config, check,
     file::{self, suggest},
-    options::{ENV_PREFIX, OPTIONS, Spec},
+    options::{ENV_PREFIX, LIST_SEPARATOR, OPTIONS, Spec},
 };
 
 /// The variable that names the config file where no `--config` does.
@@ -116,9 +116,13 @@ impl Effective {
                 merge.set(option, Origin::Env(name.clone()), text);
             }
         }
-        for (flag, text) in &sources.flags {
-            if let Some(option) = OPTIONS.iter().find(|option| option.flag == *flag) {
-                merge.set(option, Origin::Flag(flag.clone()), text);
+        for option in OPTIONS.iter() {
+            // A list is given by repeating its flag.
+            let given = sources.flags.iter().filter(|(flag, _)| option.flag == *flag);
+            let texts: Vec<_> = given.map(|(_, text)| text.as_str()).collect();
+            if !texts.is_empty() {
+                let text = texts.join(LIST_SEPARATOR);
+                merge.set(option, Origin::Flag(option.flag.clone()), &text);
             }
         }
         // Values that contradict each other are only worth a word once each is one.

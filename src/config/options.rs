@@ -7,6 +7,9 @@ use super::{Config, codec::Literal};
 /// What precedes every environment variable of the server.
 pub const ENV_PREFIX: &str = "SIGLIP_";
 
+/// What stands between the values of a list where it is one text.
+pub const LIST_SEPARATOR: &str = ";";
+
 /// One option, under all of its names.
 #[derive(Debug)]
 pub struct Spec {
@@ -24,6 +27,9 @@ pub struct Spec {
     pub doc: String,
     /// Whether the option has a name of its own, and so a place in the short help.
     pub main: bool,
+    /// Whether it holds several values: the flag may be repeated, the file may have an array, and text
+    /// separates them by [`LIST_SEPARATOR`].
+    pub list: bool,
 }
 
 impl Spec {
@@ -55,6 +61,7 @@ fn spec(section: &'static str, field: &Field) -> Spec {
         placeholder: field.placeholder,
         doc: field.doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "),
         main: field.flag.is_some(),
+        list: field.list,
     }
 }
 
@@ -65,6 +72,7 @@ pub(super) struct Field {
     pub(super) flag: Option<&'static str>,
     pub(super) placeholder: &'static str,
     pub(super) doc: &'static [&'static str],
+    pub(super) list: bool,
 }
 
 /// A struct of options, by the names of its fields.
@@ -106,6 +114,7 @@ macro_rules! section {
                     flag: [$(Some($flag),)? None][0],
                     placeholder: $placeholder,
                     doc: &[$($doc),*],
+                    list: <$codec as $crate::config::codec::Codec<$type>>::LIST,
                 }),*]
             }
 

@@ -58,11 +58,11 @@ impl Engine {
             return Err(no_text_tower(model));
         };
         let started = Instant::now();
-        let revision = model.card.revision.clone();
+        let identity = model.identity();
         let (key, tokens) = if text.len() <= INLINE_TEXT_BYTES {
-            tokenize(&tokenizer, &revision, &text)?
+            tokenize(&tokenizer, &identity, &text)?
         } else {
-            let job = move || tokenize(&tokenizer, &revision, &text);
+            let job = move || tokenize(&tokenizer, &identity, &text);
             self.pool.run(job).await.map_err(Error::internal)??
         };
         self.note(context, Stage::Tokenize, started);
@@ -99,13 +99,13 @@ impl Engine {
         context: &Context,
     ) -> Result<Embedding, Error> {
         let started = Instant::now();
-        let revision = model.card.revision.clone();
+        let identity = model.identity();
         let max_bytes = self.limits.max_image_bytes;
         // Hashing before decoding: an equal picture in flight or in the cache costs no decode.
         let hash = move || {
             let encoded = image.into_encoded()?;
             check_image_bytes(&encoded, max_bytes)?;
-            Ok((Key::image(&revision, preprocess::VERSION, &encoded), encoded))
+            Ok((Key::image(&identity, preprocess::VERSION, &encoded), encoded))
         };
         let (key, encoded) = self.pool.run(hash).await.map_err(decoder_panicked)??;
         let compute = async {
@@ -160,12 +160,12 @@ pub(super) fn no_text_tower(model: &Model) -> Error {
     Error::new(Code::InvalidRequest, format!("the model `{}` embeds images only", model.name))
 }
 
-fn tokenize(tokenizer: &TextTokenizer, revision: &str, text: &str) -> Result<(Key, Tokens), Error> {
+fn tokenize(tokenizer: &TextTokenizer, identity: &str, text: &str) -> Result<(Key, Tokens), Error> {
     let canonical = tokenizer.canonical(text);
     let tokens = tokenizer.encode(&canonical).map_err(|error| {
         Error::new(Code::InvalidRequest, "the text cannot be tokenised").with_source(error)
     })?;
-    Ok((Key::text(revision, &canonical), tokens))
+    Ok((Key::text(identity, &canonical), tokens))
 }
 
 fn check_image_bytes(encoded: &[u8], limit: usize) -> Result<(), Error> {

@@ -69,7 +69,7 @@ impl Checkpoint {
         let folder = Path::new(source);
         if !folder.is_dir() {
             return Err(LoadError::new(format!(
-                "the model `{source}` is neither `{}` nor a folder",
+                "the model `{source}` is neither `{}`, nor a folder, nor a hub id (ORG/NAME)",
                 demo::NAME
             )));
         }

@@ -47,7 +47,8 @@ impl From<Siglip> for Loaded {
 /// Names the file and the key or tensor at fault.
 pub fn load_siglip(config: &config::Model) -> Result<Siglip, LoadError> {
     let mut checkpoint = Checkpoint::open(&config.source)?;
-    let revision = checkpoint.revision();
+    // A commit identifies the files; without one, they do.
+    let revision = config.revision.clone().unwrap_or_else(|| checkpoint.revision());
     let within = |error: LoadError| error.within(&config.source);
     let model = SiglipConfig::parse("config.json", checkpoint.config()).map_err(within)?;
     let image = image_spec(&checkpoint, &model).map_err(within)?;

@@ -1,8 +1,10 @@
 //! Where a tower computes, in which types and on how many threads.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use candle_core::{DType, Device};
+use parking_lot::Mutex;
+use rayon::ThreadPool;
 
 use super::{LoadError, TowerError};
 use crate::config;
@@ -17,7 +19,7 @@ pub(super) struct Runtime {
     /// weights, for the memory, and computes in f32.
     pub(super) resident: DType,
     /// The processor's threads; none for a device that brings its own parallelism.
-    pool: Option<Arc<rayon::ThreadPool>>,
+    pool: Option<Arc<ThreadPool>>,
 }
 
 impl Runtime {
@@ -35,14 +37,9 @@ impl Runtime {
         if !matches!(device, Device::Cpu) {
             return Ok(Self { device, compute: resident, resident, pool: None });
         }
-        // A pool of its own, not rayon's global one: `threads` is obeyed, and the pictures being
-        // decoded elsewhere do not queue behind a product. Its threads sleep when idle.
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(config.threads)
-            .thread_name(|index| format!("tower-{index}"))
-            .build()
+        let pool = shared_pool(config.threads)
             .map_err(|error| LoadError::new(format!("tower threads cannot start: {error}")))?;
-        Ok(Self { device, compute: DType::F32, resident, pool: Some(Arc::new(pool)) })
+        Ok(Self { device, compute: DType::F32, resident, pool: Some(pool) })
     }
 
     /// Runs a forward pass on this runtime's threads.
@@ -56,6 +53,28 @@ impl Runtime {
         }
         .map_err(tower_error)
     }
+}
+
+/// The pools of this process, by what `threads` says.
+static POOLS: Mutex<Vec<(usize, Weak<ThreadPool>)>> = Mutex::new(Vec::new());
+
+/// The threads that every model with an equal `threads` shares: two models that are busy at once take
+/// turns on the cores, where a pool each would put twice as many threads on them.
+///
+/// Not rayon's global pool: `threads` is obeyed, and the pictures being decoded elsewhere do not queue
+/// behind a product. Its threads sleep when idle, and end with the last model.
+fn shared_pool(threads: usize) -> Result<Arc<ThreadPool>, rayon::ThreadPoolBuildError> {
+    let mut pools = POOLS.lock();
+    pools.retain(|(_, pool)| pool.strong_count() > 0);
+    let known = pools.iter().find(|(known, _)| *known == threads);
+    if let Some(pool) = known.and_then(|(_, pool)| pool.upgrade()) {
+        return Ok(pool);
+    }
+    let name = |index| format!("tower-{index}");
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build()?;
+    let pool = Arc::new(pool);
+    pools.push((threads, Arc::downgrade(&pool)));
+    Ok(pool)
 }
 
 fn open(device: config::Device) -> candle_core::Result<Device> {

@@ -1,13 +1,17 @@
 //! `GET /info`: what is served, and within which limits.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
-use crate::{build_info, config, preprocess, preprocess::Resample, registry::Model};
+use crate::{
+    build_info, config, preprocess,
+    preprocess::Resample,
+    registry::{Model, Registry},
+};
 
 /// What is served, and within which limits.
 #[derive(Debug, Serialize, ToSchema)]
@@ -26,6 +30,8 @@ pub(super) struct Info {
 pub(super) struct ModelInfo {
     /// The name that requests use.
     name: String,
+    /// Further names that requests may use.
+    aliases: Vec<String>,
     /// The architecture: `siglip`, `siglip2`.
     family: String,
     /// Identifies the weights. Store it beside vectors.
@@ -141,11 +147,21 @@ impl From<&config::Limits> for LimitsInfo {
     }
 }
 
-impl From<&Model> for ModelInfo {
-    fn from(model: &Model) -> Self {
+impl ModelInfo {
+    /// What each loaded model says of itself, the default first.
+    fn all(registry: &Registry) -> Vec<Self> {
+        let with_aliases = |model: &Arc<Model>| {
+            let aliases = registry.aliases().filter(|(_, name)| *name == model.name);
+            Self::of(model, aliases.map(|(alias, _)| alias.to_owned()).collect())
+        };
+        registry.loaded().map(with_aliases).collect()
+    }
+
+    fn of(model: &Model, aliases: Vec<String>) -> Self {
         let card = &model.card;
         Self {
             name: model.name.clone(),
+            aliases,
             family: card.family.clone(),
             revision: card.revision.clone(),
             dtype: card.dtype.to_string(),
@@ -181,7 +197,7 @@ pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
     Json(Info {
         version: build_info::VERSION,
         commit: build_info::COMMIT,
-        models: state.engine().registry().loaded().map(|model| (&**model).into()).collect(),
+        models: ModelInfo::all(state.engine().registry()),
         limits: state.limits().into(),
     })
 }

@@ -22,7 +22,7 @@ pub(super) struct ModelList {
 /// One served model.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ModelObject {
-    /// The name that requests use.
+    /// The name, or an alias, that requests use.
     #[schema(example = "demo")]
     id: String,
     /// Always `model`.
@@ -50,10 +50,12 @@ fn object(state: &AppState, name: &str) -> ModelObject {
     path = "/v1/models",
     operation_id = "list_models",
     tag = "models",
-    responses((status = 200, description = "The models, the default first", body = ModelList)),
+    responses((status = 200, description = "The models, the default first, then their aliases", body = ModelList)),
 )]
 pub(super) async fn list(State(state): State<AppState>) -> Json<ModelList> {
-    let data = state.engine().registry().names().map(|name| object(&state, name)).collect();
+    let registry = state.engine().registry();
+    let names = registry.names().chain(registry.aliases().map(|(alias, _)| alias));
+    let data = names.map(|name| object(&state, name)).collect();
     Json(ModelList { object: "list", data })
 }
 
@@ -63,14 +65,14 @@ pub(super) async fn list(State(state): State<AppState>) -> Json<ModelList> {
     path = "/v1/models/{model}",
     operation_id = "get_model",
     tag = "models",
-    params(("model" = String, Path, description = "The model's name", example = "demo")),
+    params(("model" = String, Path, description = "The model's name, or an alias", example = "demo")),
     responses((status = 200, description = "The model", body = ModelObject), UnknownModelErrors),
 )]
 pub(super) async fn retrieve(
     State(state): State<AppState>,
     Path(name): Path<String>,
 ) -> Result<Json<ModelObject>, Failure> {
-    let served = state.engine().registry().names().any(|served| served == name);
+    let served = state.engine().registry().resolve(&name).is_some();
     let unknown = || Error::new(Code::ModelNotFound, "no model of this name is served here");
     served
         .then(|| Json(object(&state, &name)))

@@ -19,6 +19,12 @@ use crate::fake::{self, Gate};
 /// The name of the model.
 pub(crate) const MODEL: &str = "colours";
 
+/// A client. Its TLS needs the provider that the server installs where it needs one.
+pub(crate) fn client() -> reqwest::Client {
+    siglip_server::tls::install_provider();
+    reqwest::Client::new()
+}
+
 /// A running server. Dropping it stops it.
 pub(crate) struct TestApp {
     /// Where it listens.
@@ -60,7 +66,7 @@ impl TestApp {
             axum::serve(listener, router).await.expect("the server serves");
         });
         let gate = Gate::open_one();
-        Self { address, engine, gate, client: reqwest::Client::new(), server }
+        Self { address, engine, gate, client: client(), server }
     }
 
     /// Loads and warms the model of a [`TestApp::loading`] server.

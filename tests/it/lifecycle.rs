@@ -6,6 +6,7 @@ use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use crate::app::client;
 use crate::process::{Server, run, stderr, stdout};
 
 /// A request that keeps the worker busy for a while, whatever the machine: a thousand forward passes of
@@ -38,7 +39,7 @@ async fn ended(server: Server) -> (ExitStatus, String) {
 
 #[tokio::test]
 async fn what_was_accepted_is_answered_after_a_sigterm() {
-    let (client, server) = (Client::new(), Server::start(&SLOW));
+    let (client, server) = (client(), Server::start(&SLOW));
     let slow = embed(&client, &server);
     until_queued(&client, &server).await;
     server.signal("TERM");
@@ -74,7 +75,7 @@ async fn what_was_accepted_is_answered_after_a_sigterm() {
 #[tokio::test]
 async fn a_grace_period_that_is_over_is_a_failure() {
     let (client, server) =
-        (Client::new(), Server::start(&[&SLOW[..], &["--grace-period", "1ms"]].concat()));
+        (client(), Server::start(&[&SLOW[..], &["--grace-period", "1ms"]].concat()));
     let slow = embed(&client, &server);
     until_queued(&client, &server).await;
     server.signal("TERM");
@@ -86,7 +87,7 @@ async fn a_grace_period_that_is_over_is_a_failure() {
 
 #[tokio::test]
 async fn a_second_signal_ends_the_process_at_once() {
-    let (client, server) = (Client::new(), Server::start(&SLOW));
+    let (client, server) = (client(), Server::start(&SLOW));
     let _slow = embed(&client, &server);
     until_queued(&client, &server).await;
     server.signal("TERM");
@@ -100,7 +101,7 @@ async fn a_second_signal_ends_the_process_at_once() {
 async fn an_idle_server_goes_at_once() {
     let server = Server::start(&["--log-format", "json", "--grpc-listen", "127.0.0.1:0"]);
     // An idle connection must not hold the drain.
-    let client = Client::new();
+    let client = client();
     let live = client.get(format!("{}/health/live", server.url)).send().await.expect("answers");
     assert_eq!(live.status(), StatusCode::OK);
     server.signal("INT");
@@ -126,7 +127,7 @@ async fn a_running_server_is_healthy_and_its_own_example_works() {
     let (header, body) = rest.split_once("' -d '").expect("a header and a body");
     let (name, value) = header.split_once(": ").expect("a header");
     let body = body.trim_end_matches('\'').to_owned();
-    let answer = Client::new().post(url).header(name, value).body(body).send().await;
+    let answer = client().post(url).header(name, value).body(body).send().await;
     let answer: Value = answer.expect("answers").json().await.expect("JSON");
     assert!(answer["data"][0]["embedding"].is_array(), "{answer}");
 }

@@ -10,7 +10,7 @@ fn refused(folder: &Path) -> String {
 #[test]
 fn what_a_folder_lacks_is_named() -> io::Result<()> {
     let folder = tempfile::tempdir()?;
-    assert!(refused(&folder.path().join("absent")).contains("neither `demo` nor a folder"));
+    assert!(refused(&folder.path().join("absent")).contains("neither `demo`, nor a folder"));
     assert!(refused(folder.path()).contains("config.json"));
     fs::write(folder.path().join(CONFIG), "{}")?;
     assert!(refused(folder.path()).contains(WEIGHTS));

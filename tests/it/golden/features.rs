@@ -63,7 +63,7 @@ impl Server {
 
     fn post_to(&self, query: &str) -> RequestBuilder {
         let address = self.handle.http_addr();
-        reqwest::Client::new().post(format!("http://{address}/v1/features{query}"))
+        crate::app::client().post(format!("http://{address}/v1/features{query}"))
     }
 
     /// All pictures with these options.

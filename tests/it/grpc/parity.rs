@@ -39,7 +39,7 @@ impl Server {
 
     async fn post(&self, path: &str, body: &Value) -> Value {
         let url = format!("http://{}{path}", self.handle.http_addr());
-        let answer = reqwest::Client::new().post(url).json(body).send().await.expect("answers");
+        let answer = crate::app::client().post(url).json(body).send().await.expect("answers");
         answer.error_for_status().expect("succeeds").json().await.expect("JSON")
     }
 

@@ -1,0 +1,190 @@
+//! Checkpoints from the Hugging Face hub, through the cache folder that Python's `huggingface_hub` keeps.
+//!
+//! The layout is that library's (`models--ORG--NAME/{blobs,refs,snapshots}`), and so are the lock files and
+//! the names of unfinished downloads: whichever of the two filled the cache, the other one reads it.
+//! Only what the loader reads is downloaded (`select`); every file is checked against the hash that the
+//! hub lists for it, before it appears under its name (`transfer`).
+
+mod cache;
+mod client;
+mod error;
+mod select;
+mod settings;
+mod transfer;
+
+use std::path::PathBuf;
+
+use tracing::{info, warn};
+
+use self::{
+    cache::Repo,
+    client::{Client, RemoteFile},
+    select::Weights,
+    transfer::Transfer,
+};
+pub use self::{error::HubError, select::SMALL_FILES, settings::Settings};
+use crate::config::is_hub_id;
+
+/// The branch that is meant where no revision is given.
+const DEFAULT_REVISION: &str = "main";
+
+/// A model on the hub: `ORG/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepoId(String);
+
+impl RepoId {
+    /// None for a text that cannot be the id of a model.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        is_hub_id(text).then(|| Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Display for RepoId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A checkpoint in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The folder with its files.
+    pub folder: PathBuf,
+    /// The commit that they belong to: 40 hexadecimal digits.
+    pub commit: String,
+}
+
+/// Is told how far a download has come.
+pub trait Progress: Send + Sync {
+    /// `done` of `total` bytes of a file are there. Called at its begin, at its end and in between.
+    fn at(&self, file: &str, done: u64, total: u64);
+}
+
+/// What to do when the hub cannot be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreachable {
+    /// Take what the cache has, with a warning.
+    UseCache,
+    /// Fail.
+    Fail,
+}
+
+/// The hub and the cache before it.
+pub struct Hub {
+    settings: Settings,
+}
+
+impl Hub {
+    /// The hub that the settings name. Connects to nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// The hub that the environment names; [`Settings::from_env`] lists the variables.
+    ///
+    /// # Errors
+    /// A variable has a value that is none.
+    pub fn from_env() -> Result<Self, HubError> {
+        Settings::from_env().map(Self::new)
+    }
+
+    /// A checkpoint's folder, downloaded as far as the cache lacks it.
+    ///
+    /// A revision that is a commit and is cached whole needs no network. Otherwise the hub is asked which
+    /// commit the revision stands for, unless `HF_HUB_OFFLINE` forbids it.
+    ///
+    /// # Errors
+    /// See [`HubError`].
+    pub async fn snapshot(
+        &self,
+        id: &RepoId,
+        revision: Option<&str>,
+        unreachable: Unreachable,
+        progress: &dyn Progress,
+    ) -> Result<Snapshot, HubError> {
+        let revision = revision.unwrap_or(DEFAULT_REVISION);
+        if !cache::is_revision(revision) {
+            return Err(HubError::Revision(revision.to_owned()));
+        }
+        let repo = Repo::new(&self.settings.cache, id);
+        let cached = repo.commit_of(revision).filter(|commit| repo.is_usable(commit));
+        if let Some(commit) = &cached
+            && (self.settings.offline || commit == revision && repo.is_whole(commit))
+        {
+            return Ok(repo.snapshot(commit));
+        }
+        if self.settings.offline {
+            let (id, cache) = (id.to_string(), self.settings.cache.clone());
+            return Err(HubError::Offline { id, revision: revision.to_owned(), cache });
+        }
+        match self.pull(id, revision, progress).await {
+            Err(error) if unreachable == Unreachable::UseCache && error.is_unreachable() => {
+                let Some(commit) = cached else { return Err(error) };
+                let cause = error::chain(&error);
+                warn!(model = %id, revision, commit, cause, "the hub cannot be asked; the cache is used");
+                Ok(repo.snapshot(&commit))
+            }
+            pulled => pulled,
+        }
+    }
+
+    /// Asks the hub what the revision is, and downloads what the cache lacks of it.
+    async fn pull(
+        &self,
+        id: &RepoId,
+        revision: &str,
+        progress: &dyn Progress,
+    ) -> Result<Snapshot, HubError> {
+        let client = Client::new(&self.settings)?;
+        let listing = client.listing(id, revision).await?;
+        let commit = listing.commit.as_str();
+        let repo = Repo::new(&self.settings.cache, id);
+        if repo.is_whole(commit) {
+            // Everything is there: a cache that may only be read is no reason to fail.
+            if let Err(error) = repo.write_ref(revision, commit) {
+                warn!(%error, revision, "the cache cannot note what the revision stands for");
+            }
+            return Ok(repo.snapshot(commit));
+        }
+        info!(model = %id, revision, commit, "downloading");
+        let plan = select::plan(id, &listing.files)?;
+        let transfer = Transfer {
+            client: &client,
+            repo: &repo,
+            id,
+            commit,
+            progress,
+            pause: self.settings.retry_pause,
+        };
+        for file in plan.small {
+            transfer.get(file, select::MAX_SMALL_BYTES).await?;
+        }
+        for name in plan.absent {
+            repo.mark_absent(commit, name)?;
+        }
+        // Last, so that a snapshot that has its weights has all the rest.
+        for file in weights(&transfer, &listing.files, plan.weights).await? {
+            transfer.get(file, select::MAX_WEIGHT_BYTES).await?;
+        }
+        repo.write_ref(revision, commit)?;
+        Ok(repo.snapshot(commit))
+    }
+}
+
+/// The files of weights: the single one, or those that the index names.
+async fn weights<'f>(
+    transfer: &Transfer<'_>,
+    files: &'f [RemoteFile],
+    weights: Weights<'f>,
+) -> Result<Vec<&'f RemoteFile>, HubError> {
+    match weights {
+        Weights::Single(file) => Ok(vec![file]),
+        Weights::Index(index) => {
+            let path = transfer.get(index, select::MAX_SMALL_BYTES).await?;
+            let json = std::fs::read(&path).map_err(|source| HubError::io(&path, source))?;
+            select::shards(transfer.id, files, &json)
+        }
+    }
+}

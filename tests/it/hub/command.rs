@@ -1,0 +1,116 @@
+//! The command line on a model from the hub.
+
+use std::{fs, process::Output};
+
+use reqwest::StatusCode;
+use serde_json::Value;
+
+use super::{
+    Setup,
+    stand_in::{COMMITS, File},
+};
+use crate::{
+    app::client,
+    process::{Server, command, stderr, stdout},
+};
+
+const SECRET: &str = "hf_ThisMustNotBeShown";
+
+/// The stand-in with the demo checkpoint.
+async fn with_demo() -> Setup {
+    let setup = Setup::new().await;
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
+    setup.hub.files(|files| {
+        files.clear();
+        for entry in fs::read_dir(demo).expect("the demo") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            let bytes = fs::read(&path).expect("readable");
+            files.push(if name.ends_with("safetensors") {
+                File::large(&name, bytes)
+            } else {
+                File::small(&name, bytes)
+            });
+        }
+    });
+    setup
+}
+
+/// Runs the binary with variables.
+async fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = command(args);
+    command.envs(env.iter().copied());
+    let ran = tokio::task::spawn_blocking(move || command.output()).await;
+    ran.expect("runs").expect("runs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_is_served_without_the_hub() {
+    let setup = with_demo().await;
+    let cache = setup.cache.path().to_str().expect("utf-8");
+    setup.hub.rules(|rules| rules.token = Some(SECRET));
+    let env = [("HF_ENDPOINT", &*setup.hub.url), ("HF_HUB_CACHE", cache), ("HF_TOKEN", SECRET)];
+    let loud = ["--log-filter", "trace"];
+    let output = run(&[&["download", "org/name"][..], &loud].concat(), &env).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let folder = stdout(&output);
+    assert!(folder.trim_end().ends_with(&format!("snapshots/{}", COMMITS[0])), "{folder}");
+    let log = stderr(&output);
+    assert!(!log.contains(SECRET) && !log.contains("signature=secret"), "{log}");
+
+    setup.hub.stop();
+    // A pinned commit needs no variable to stay away from the network; a branch does not insist on it.
+    for model in [format!("org/name@{}", COMMITS[0]), "mine=org/name".to_owned()] {
+        let model_args = ["--model", &model];
+        let server = tokio::task::block_in_place(|| Server::start_with(&model_args, &env[..2]));
+        let name = if model.starts_with("mine") { "mine" } else { "name" };
+        let announced = format!("{name} (siglip, revision {})", COMMITS[0]);
+        assert!(server.announcement.contains(&announced), "{}", server.announcement);
+        let body = serde_json::json!({"model": "org/name", "input": "a cat"});
+        let request = client().post(format!("{}/v1/embeddings", server.url)).json(&body);
+        let answer = request.send().await.expect("answers");
+        assert_eq!(answer.status(), StatusCode::OK);
+        let answer: Value = answer.json().await.expect("JSON");
+        assert_eq!(answer["model"], name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_names_the_model_and_the_reason() {
+    let setup = with_demo().await;
+    let cache = setup.cache.path().to_str().expect("utf-8");
+    let env = [("HF_ENDPOINT", &*setup.hub.url), ("HF_HUB_CACHE", cache)];
+    let output = run(&["--model", "org/other", "--listen", "127.0.0.1:0"], &env).await;
+    assert_eq!(output.status.code(), Some(1));
+    let log = stderr(&output);
+    assert!(log.contains("cannot get the model `org/other`: the hub has no model"), "{log}");
+
+    let offline = [("HF_HUB_CACHE", cache), ("HF_HUB_OFFLINE", "1")];
+    let output = run(&["download", "org/name", "--revision", "v1"], &offline).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("`org/name` at `v1` is not in the cache"));
+
+    let output = run(&["download", "demo"], &env).await;
+    assert!(stderr(&output).contains("`demo` is no model on the hub"), "{}", stderr(&output));
+    let output = run(&["download", "org/name"], &[]).await;
+    assert!(stderr(&output).contains("HF_HOME or HF_HUB_CACHE"), "{}", stderr(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxies_are_used_and_passed_by_as_the_environment_says() {
+    let setup = with_demo().await;
+    let cache = setup.cache.path().to_str().expect("utf-8");
+    let proxied = "http://hub.invalid";
+    // The stand-in reads a proxy's request like its own: only through it can that name be reached. Its
+    // storage is on the loopback, which goes without.
+    let env = [
+        ("HF_ENDPOINT", proxied),
+        ("HF_HUB_CACHE", cache),
+        ("HTTP_PROXY", &*setup.hub.url),
+        ("NO_PROXY", "127.0.0.1"),
+    ];
+    let output = run(&["download", "org/name"], &env).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let names: Vec<_> = setup.hub.take_seen().into_iter().map(|seen| seen.path).collect();
+    assert!(names.contains(&"listing main".to_owned()), "{names:?}");
+}
