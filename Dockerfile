@@ -26,6 +26,8 @@ LABEL org.opencontainers.image.title="siglip-server" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$SIGLIP_BUILD_COMMIT"
 COPY --from=build /out/siglip-server /usr/local/bin/siglip-server
+# Whom to trust when pictures are fetched over https, which is off unless asked for.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # A container's loopback is reachable from nowhere; who may connect is decided by the published ports.
 # gRPC stays off unless asked for: SIGLIP_GRPC_LISTEN=0.0.0.0:8081.
 ENV SIGLIP_LISTEN=0.0.0.0:8080

@@ -5,100 +5,39 @@
 //! server runs is in its [`AppHandle`].
 
 mod connections;
+#[cfg(debug_assertions)]
+mod failpoint;
+mod failure;
 mod install;
+mod listen;
+mod security;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use tokio::{
-    net::TcpListener,
-    sync::watch,
-    task::{JoinError, JoinSet},
-};
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+pub use self::failure::AppError;
+use self::{connections::Door, listen::Port, security::Security};
 use crate::{
-    batch::WorkerState,
     config::{Config, Served},
     engine::Engine,
-    error::Error,
+    fetch::Fetcher,
     grpc,
-    hub::HubError,
-    model::LoadError,
     registry::{Model, Registry},
     rest,
     telemetry::Metrics,
 };
 
-/// Why the server could not start, or could not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// A port could not be taken.
-    #[error("cannot listen on {addr}")]
-    Bind {
-        /// The address asked for.
-        addr: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The decode pool's threads could not be started.
-    #[error("cannot start the threads of the decode pool")]
-    Pool(#[from] rayon::ThreadPoolBuildError),
-    /// The model's worker thread could not be started.
-    #[error("cannot start the model's worker")]
-    Worker(#[source] io::Error),
-    /// The list of models contradicts itself.
-    #[error("{0}: {1}")]
-    Models(&'static str, String),
-    /// The checkpoint could not be had.
-    #[error("cannot get the model `{model}`")]
-    Hub {
-        /// The source asked for.
-        model: String,
-        /// What the hub or the cache said.
-        source: Box<HubError>,
-    },
-    /// The checkpoint could not be loaded.
-    #[error("cannot load the model `{model}`")]
-    Load {
-        /// The source asked for.
-        model: String,
-        /// Names the file, and the key or tensor at fault.
-        source: LoadError,
-    },
-    /// The model was loaded, but a tower fails.
-    #[error("the model `{model}` failed its warm-up")]
-    WarmUp {
-        /// The model's name.
-        model: String,
-        /// What the tower said.
-        source: Box<Error>,
-    },
-    /// The gRPC listener failed.
-    #[error("the gRPC listener failed")]
-    Grpc(#[from] grpc::ServeError),
-    /// A task that runs as long as the server does came to an end.
-    #[error("the {0} listener ended by itself")]
-    Ended(&'static str),
-    /// A task that runs as long as the server does panicked.
-    #[error("a background task panicked")]
-    Panicked(#[from] JoinError),
-    /// Requests were still running when the grace period was over.
-    #[error("the grace period of {grace:?} is over with {requests} requests unanswered")]
-    GraceExceeded {
-        /// What was granted.
-        grace: Duration,
-        /// What was cut off.
-        requests: i64,
-    },
-}
-
 /// A server that holds its ports, but answers nothing yet.
 pub struct App {
     config: Config,
-    http: TcpListener,
-    grpc: Option<TcpListener>,
+    http: Port,
+    grpc: Option<Port>,
+    admin: Option<Port>,
+    security: Security,
     ready: watch::Sender<bool>,
     handle: AppHandle,
 }
@@ -109,6 +48,10 @@ pub struct AppHandle {
     engine: Arc<Engine>,
     http: SocketAddr,
     grpc: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
+    encrypted: bool,
+    drain_delay: Duration,
+    leave: CancellationToken,
     stop: CancellationToken,
     ready: watch::Receiver<bool>,
 }
@@ -132,6 +75,18 @@ impl AppHandle {
         self.grpc
     }
 
+    /// Where metrics and probes are served apart, if they are.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Whether HTTP and gRPC are spoken over TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
     /// Resolves once every model is loaded and warm. Never resolves if that fails: then
     /// [`App::serve`] returns.
     pub async fn ready(&self) {
@@ -141,8 +96,22 @@ impl AppHandle {
         }
     }
 
-    /// Begins to drain: readiness turns red, new work is refused, accepted work is finished.
+    /// How long after [`AppHandle::leave`] to [`AppHandle::stop`].
+    #[must_use]
+    pub fn drain_delay(&self) -> Duration {
+        self.drain_delay
+    }
+
+    /// Begins to send traffic elsewhere: readiness turns red, and connections are not kept. What comes is
+    /// still answered.
+    pub fn leave(&self) {
+        self.engine.registry().leave();
+        self.leave.cancel();
+    }
+
+    /// Begins to drain: readiness is red, new work is refused, accepted work is finished.
     pub fn stop(&self) {
+        self.leave();
         self.engine.registry().close();
         self.stop.cancel();
     }
@@ -155,20 +124,25 @@ impl App {
     /// [`AppError::Bind`] or [`AppError::Pool`].
     pub async fn bind(config: Config) -> Result<Self, AppError> {
         let engine = empty_engine(&config)?;
-        let (http, http_addr) = listen(config.listen.http).await?;
-        let (grpc, grpc_addr) = match config.listen.grpc {
-            Some(addr) => listen(addr).await.map(|(socket, addr)| (Some(socket), Some(addr)))?,
-            None => (None, None),
-        };
+        let security = Security::load(&config, &engine)?;
+        let shared = config.listen.reuse_port;
+        let (http, http_addr) = Port::take(config.listen.http, shared)?;
+        let (grpc, grpc_addr) = Port::take_if(config.listen.grpc, shared)?;
+        // Each process has its own metrics, so this port is not shared.
+        let (admin, admin_addr) = Port::take_if(config.listen.admin, false)?;
         let (sender, ready) = watch::channel(false);
         let handle = AppHandle {
             engine,
             http: http_addr,
             grpc: grpc_addr,
+            admin: admin_addr,
+            encrypted: security.is_encrypted(),
+            drain_delay: config.listen.drain_delay,
+            leave: CancellationToken::new(),
             stop: CancellationToken::new(),
             ready,
         };
-        Ok(Self { config, http, grpc, ready: sender, handle })
+        Ok(Self { config, http, grpc, admin, security, ready: sender, handle })
     }
 
     /// What the outside needs while the server runs.
@@ -182,22 +156,48 @@ impl App {
     /// # Errors
     /// The model cannot be loaded, a listener failed, or the grace period was too short.
     pub async fn serve(self) -> Result<(), AppError> {
-        let Self { config, http, grpc, ready, handle } = self;
+        let Self { config, http, grpc, admin, security, ready, handle } = self;
         let mut listeners = JoinSet::new();
-        let router = rest::router(rest::AppState::new(Arc::clone(&handle.engine)));
-        let stop = handle.stop.clone();
+        // What follows files and answers probes goes on until the end of the drain.
+        let mut aside = security.follow_files();
+        if let Some(Port::Open(socket)) = admin {
+            let door = Door::new(rest::admin_router(Arc::clone(&handle.engine)), &config.listen);
+            aside.spawn(connections::serve(socket, door));
+        }
+        let access = security.rest(&config.listen);
+        let router = rest::router(rest::AppState::with_access(Arc::clone(&handle.engine), access));
+        let door = Door {
+            tls: security.acceptor(&["h2", "http/1.1"])?,
+            leave: handle.leave.clone(),
+            stop: handle.stop.clone(),
+            ..Door::new(router, &config.listen)
+        };
+        let asked = handle.clone();
         listeners.spawn(async move {
-            connections::serve(http, router, stop).await;
+            if let Some(socket) = http.open(&asked).await.map_err(AppError::Listen)? {
+                connections::serve(socket, door).await;
+            }
             Ok("HTTP")
         });
-        if let Some(socket) = grpc {
-            let (engine, stop) = (Arc::clone(&handle.engine), handle.stop.clone());
+        if let Some(port) = grpc {
+            let engine = Arc::clone(&handle.engine);
+            // Where another process listens too, its clients are sent there at once.
+            let shared = config.listen.reuse_port;
+            let stop = if shared { handle.leave.clone() } else { handle.stop.clone() };
+            let (access, asked) = (security.grpc()?, handle.clone());
             listeners.spawn(async move {
-                grpc::serve(socket, engine, stop.cancelled_owned()).await?;
+                if let Some(socket) = port.open(&asked).await.map_err(AppError::Listen)? {
+                    grpc::serve(socket, engine, access, stop.cancelled_owned()).await?;
+                }
                 Ok("gRPC")
             });
         }
-        info!(http = %handle.http, grpc = handle.grpc.map(tracing::field::display), "listening");
+        info!(
+            http = %handle.http,
+            grpc = handle.grpc.map(tracing::field::display),
+            admin = handle.admin.map(tracing::field::display),
+            "listening"
+        );
 
         let outcome = run(&config, &handle, &ready, &mut listeners).await;
         if outcome.is_err()
@@ -222,7 +222,12 @@ fn empty_engine(config: &Config) -> Result<Arc<Engine>, AppError> {
         names.push(served.name);
     }
     let registry = Registry::new(names).with_aliases(aliases);
-    Ok(Arc::new(Engine::new(config, registry, metrics)?))
+    let engine = Engine::new(config, registry, metrics)?;
+    if !config.fetch.enabled {
+        return Ok(Arc::new(engine));
+    }
+    let fetcher = Fetcher::new(&config.fetch, config.limits.max_image_bytes)?;
+    Ok(Arc::new(engine.with_fetcher(fetcher)))
 }
 
 fn served(config: &Config) -> Result<Vec<Served>, AppError> {
@@ -240,15 +245,6 @@ pub async fn engine_alone(config: &Config) -> Result<Arc<Engine>, AppError> {
         install::load_and_warm(default, config, &engine).await?;
     }
     Ok(engine)
-}
-
-async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError> {
-    let bind = async {
-        let socket = TcpListener::bind(addr).await?;
-        let addr = socket.local_addr()?;
-        Ok((socket, addr))
-    };
-    bind.await.map_err(|source| AppError::Bind { addr, source })
 }
 
 type Listeners = JoinSet<Result<&'static str, AppError>>;
@@ -271,30 +267,41 @@ async fn run(
             });
         }
         ready.send_replace(true);
-        while let Some(model) = workers.next().await {
-            report_worker(&model);
+        match workers.next().await {
+            Some(model) => Err(worker_ended(&model)),
+            // There is always a model.
+            None => std::future::pending().await,
         }
-        // Readiness is red for good, but probes and scrapes are still answered: who watches the
-        // server decides when it goes.
-        std::future::pending::<Result<(), AppError>>().await
     };
     tokio::select! {
         // First: an idle listener ends at once after a stop, which is no failure then.
         biased;
         () = handle.stop.cancelled() => Ok(()),
         failure = load_and_wait => failure,
-        Some(ended) = listeners.join_next() => Err(AppError::Ended(ended??)),
+        ended = early_end(listeners, &handle.leave) => Err(ended),
     }
 }
 
-/// A worker that ended although nobody stopped it.
-fn report_worker(model: &Model) {
-    let state = model.handle.state();
-    if state == WorkerState::Failed {
-        error!(model = model.name, "the model's worker died; the server is not ready any more");
-    } else {
-        error!(model = model.name, ?state, "the model's worker ended by itself");
+/// Resolves if a listener ends although nobody told it to.
+async fn early_end(listeners: &mut Listeners, leave: &CancellationToken) -> AppError {
+    while let Some(ended) = listeners.join_next().await {
+        match ended {
+            Err(panic) => return panic.into(),
+            Ok(Err(failure)) => return failure,
+            Ok(Ok(name)) if !leave.is_cancelled() => return AppError::Ended(name),
+            // It has left its port to other processes.
+            Ok(Ok(_)) => {}
+        }
     }
+    std::future::pending().await
+}
+
+/// A worker that ended although nobody stopped it. It was replaced as often as it may be, so this process
+/// is of no more use: what is in flight is answered, and whoever watches the server starts it anew.
+fn worker_ended(model: &Model) -> AppError {
+    let state = model.handle.state();
+    error!(model = model.name, ?state, "the model's worker is gone; the server drains and exits");
+    AppError::WorkerGone { model: model.name.clone() }
 }
 
 /// Waits for what was accepted: the connections first, then the rows in the queues.

@@ -11,6 +11,7 @@ mod isolate;
 mod policy;
 mod queue;
 mod shared;
+mod supervise;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -20,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::{handle::Handle, worker::Worker};
+pub use self::{handle::Handle, supervise::Reload, worker::Worker};
 use crate::{
     config,
     embedding::Embedding,
@@ -93,23 +94,27 @@ pub enum BatchError {
 pub enum WorkerState {
     /// Takes batches.
     Running,
+    /// Broke, and is being replaced. What waits goes on waiting.
+    Restarting,
     /// Finishes what it accepted, takes no more.
     Draining,
     /// Ended after draining.
     Stopped,
-    /// Died. Readiness is red from here on.
+    /// Broke once too often. Readiness is red from here on.
     Failed,
 }
 
 impl WorkerState {
     /// Every state.
-    pub const ALL: [Self; 4] = [Self::Running, Self::Draining, Self::Stopped, Self::Failed];
+    pub const ALL: [Self; 5] =
+        [Self::Running, Self::Restarting, Self::Draining, Self::Stopped, Self::Failed];
 
     /// The name in `siglip_worker_state`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Restarting => "restarting",
             Self::Draining => "draining",
             Self::Stopped => "stopped",
             Self::Failed => "failed",
@@ -156,5 +161,24 @@ pub fn spawn(
 ) -> std::io::Result<Handle> {
     let (handle, worker) = pair(model, towers, config, metrics);
     std::thread::Builder::new().name(format!("tower-{model}")).spawn(move || worker.run())?;
+    Ok(handle)
+}
+
+/// The same, with a worker that is replaced when it breaks, at most `config.max_restarts` times an hour.
+///
+/// # Errors
+/// Fails if the thread cannot be started.
+pub fn spawn_supervised(
+    model: &str,
+    towers: Towers,
+    reload: Reload,
+    config: &config::Batch,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<Handle> {
+    let shared = Arc::new(shared::Shared::new(model, config, metrics));
+    let handle = Handle::new(Arc::clone(&shared));
+    let supervisor = supervise::Supervisor { shared, reload, max_restarts: config.max_restarts };
+    let thread = std::thread::Builder::new().name(format!("tower-{model}"));
+    thread.spawn(move || supervisor.run(towers))?;
     Ok(handle)
 }

@@ -79,7 +79,7 @@ pub fn run() -> ExitCode {
         Command::Download(download) => download.run(&effective.config),
         Command::Config(show) => show.run(&effective),
         Command::Openapi => rest::openapi_yaml().map_err(Into::into).and_then(|yaml| print(&yaml)),
-        Command::Healthcheck => healthcheck::run(&effective.config.listen),
+        Command::Healthcheck => healthcheck::run(&effective.config),
         Command::Embed(embed) => embed.run(&effective.config),
         Command::Score(score) => score.run(&effective.config),
     };

@@ -9,20 +9,23 @@ mod choices;
 mod codec;
 pub mod document;
 mod file;
+mod lists;
 pub mod load;
 pub mod options;
 mod served;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::{
     choices::{DType, Device, LogFormat},
+    lists::{Host, List, Network, WebOrigin},
     load::{Effective, Origin, Sources},
     served::{Served, is_hub_id},
 };
 use self::{
     codec::{
-        Address, Aliases, Choice, Count, CountOrZero, Filter, Models, Size, SizeOrZero, Text, Time,
+        Address, Aliases, Choice, Count, CountOrZero, File, Filter, Listed, Models, Size,
+        SizeOrZero, Switch, Text, Time,
     },
     options::section,
 };
@@ -32,12 +35,18 @@ options::sections! {
     Config {
         /// Where to listen.
         listen: Listen,
+        /// The certificate of the listeners.
+        tls: Tls,
+        /// Who may ask.
+        auth: Auth,
         /// Which model to serve, and how.
         model: Model,
         /// How batches are formed.
         batch: Batch,
         /// What a request may ask for.
         limits: Limits,
+        /// Pictures that requests name by URL.
+        fetch: Fetch,
         /// What is remembered between requests.
         cache: Cache,
         /// What is written to the log.
@@ -53,8 +62,47 @@ section! {
         http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)), Address "ADDR:PORT", flag "listen";
         /// Address and port of the gRPC listener; none by default.
         grpc: Option<SocketAddr> = None, Address "ADDR:PORT", flag "grpc-listen";
+        /// Address and port of a listener that has the metrics and the health checks and nothing else, in
+        /// plain HTTP and without keys; the HTTP listener then has no metrics. None by default.
+        admin: Option<SocketAddr> = None, Address "ADDR:PORT", flag "admin-listen";
+        /// An origin whose pages may call the HTTP listener from a browser (CORS); `*` for all. May be
+        /// repeated. None by default.
+        cors_origins: Option<List<WebOrigin>> = None, Listed "ORIGIN", flag "cors-origin";
+        /// Whether other processes may listen on the same ports at the same time (`SO_REUSEPORT`), for a
+        /// restart in place. A server that drains then leaves new connections to the others.
+        reuse_port: bool = false, Switch "BOOL", flag "reuse-port";
+        /// Most connections of the HTTP listener at once; further ones wait to be accepted.
+        max_connections: usize = 4096, Count "N";
+        // Longer than the minute that load balancers idle by default: the side that closes first must not
+        // be the server, or a request sent at that moment is lost.
+        /// How long a request's head may take over HTTP/1, and a connection may be idle between requests.
+        idle_timeout: Duration = Duration::from_secs(75), Time "DURATION";
+        /// How long an HTTP client may leave what it is sent unread before its connection is closed.
+        write_timeout: Duration = Duration::from_secs(30), Time "DURATION";
+        /// How long a server that was told to stop still takes new requests, while its readiness is red:
+        /// as long as load balancers need to notice.
+        drain_delay: Duration = Duration::ZERO, Time "DURATION", flag "drain-delay";
         /// How long a draining server may take to finish what it accepted.
         grace_period: Duration = Duration::from_secs(30), Time "DURATION", flag "grace-period";
+    }
+}
+
+section! {
+    /// TLS of the HTTP and gRPC listeners. Both files, or neither; they are read again when they change.
+    Tls {
+        /// The certificate chain (PEM), the server's own certificate first.
+        cert_file: Option<PathBuf> = None, File "FILE", flag "tls-cert";
+        /// The certificate's private key (PEM).
+        key_file: Option<PathBuf> = None, File "FILE", flag "tls-key";
+    }
+}
+
+section! {
+    /// API keys.
+    Auth {
+        /// A file of API keys (TOML): `[NAME]`, and below it `key` and perhaps `max_concurrent`. It is read
+        /// again when it changes. Without it nobody is asked for a key.
+        keys_file: Option<PathBuf> = None, File "FILE", flag "api-keys";
     }
 }
 
@@ -96,6 +144,9 @@ section! {
         max_wait: Duration = Duration::ZERO, Time "DURATION";
         /// Most rows that wait in one tower's queue.
         max_queue_rows: usize = 8192, Count "N";
+        /// How often a model's worker may break and be replaced within an hour. Once more, and the server
+        /// drains and exits with code 1.
+        max_restarts: usize = 3, CountOrZero "N";
     }
 }
 
@@ -117,12 +168,22 @@ section! {
         // 50 megapixels: the largest pictures of common cameras, 150 MB once decoded.
         /// Most pixels of one picture, read from its header before decoding.
         max_image_pixels: u64 = 50_000_000, Count "N";
-        /// Most bytes that decoding one picture may allocate.
+        /// Most bytes that decoding one picture may take at its peak, estimated from its header.
         max_decode_bytes: u64 = 512 << 20, Size "SIZE";
+        // Two of the largest pictures at once, or a hundred common ones: it bounds memory, not speed.
+        /// Most bytes that all decoding at once may take; pictures wait for their share.
+        max_decode_bytes_in_flight: u64 = 1 << 30, Size "SIZE";
+        /// Deepest nesting of arrays and objects in a JSON body.
+        max_json_depth: usize = 32, Count "N";
         /// Most items in the server at once, queued or running.
         max_items_in_flight: usize = 8192, Count "N";
+        // With the pictures that are being decoded and fetched, the caches and a base model in f32, a
+        // container of 4 GiB holds it (docs/operations.md has the sum).
         /// Most request bytes held for items in flight.
-        max_bytes_in_flight: usize = 512 << 20, Size "SIZE";
+        max_bytes_in_flight: usize = 256 << 20, Size "SIZE";
+        // A thousand pictures of two megapixels: some ten seconds of decoding on two cores.
+        /// Most pixels of pictures in flight that are not decoded yet.
+        max_pixels_in_flight: u64 = 2_000_000_000, Count "N";
         /// Most bytes of features in one answer, counted as 32-bit floats.
         max_feature_bytes: usize = 256 << 20, Size "SIZE";
         /// Most bulk streams at once.
@@ -135,6 +196,36 @@ section! {
         bulk_idle_timeout: Duration = Duration::from_secs(60), Time "DURATION";
         /// A request that has no answer after this is answered 504.
         request_timeout: Duration = Duration::from_secs(60), Time "DURATION";
+    }
+}
+
+section! {
+    /// Fetching of pictures by URL. Off by default: it lets a client make the server connect to others.
+    Fetch {
+        /// Whether a picture may be given as an `https` URL.
+        enabled: bool = false, Switch "BOOL", flag "fetch";
+        /// Whether `http` URLs are fetched too. Anybody on the way can read and change what they give.
+        allow_http: bool = false, Switch "BOOL";
+        /// The only hosts that are fetched from; all where it is not set. `example.com` means that host,
+        /// `*.example.com` every host below it.
+        allow_hosts: Option<List<Host>> = None, Listed "HOST";
+        /// Hosts that are never fetched from, written as above.
+        deny_hosts: Option<List<Host>> = None, Listed "HOST";
+        /// The only addresses that are connected to: networks such as `10.1.0.0/16`, and `public` for
+        /// all that are neither private, loopback, link-local (cloud metadata among them) nor otherwise
+        /// reserved.
+        allow_networks: List<Network> = List(vec![Network::Public]), Listed "NETWORK";
+        /// Addresses that are never connected to, written as above.
+        deny_networks: Option<List<Network>> = None, Listed "NETWORK";
+        /// How long one picture may take, redirects included.
+        timeout: Duration = Duration::from_secs(10), Time "DURATION";
+        /// Most redirects of one fetch; each one is checked like the URL itself.
+        max_redirects: usize = 3, CountOrZero "N";
+        // Each holds up to `limits.max_image_bytes` until its picture is decoded: 320 MiB with the defaults.
+        /// Most pictures being fetched, or fetched and not yet decoded, at once.
+        max_concurrent: usize = 16, Count "N";
+        /// A file of certificates (PEM) to trust beside those of the system.
+        ca_file: Option<PathBuf> = None, File "FILE";
     }
 }
 

@@ -7,6 +7,7 @@ mod bulk;
 mod classify;
 mod embed;
 mod features;
+mod fetching;
 mod input;
 mod item;
 mod matrix;
@@ -22,7 +23,7 @@ use std::{
 };
 
 use self::{
-    admission::{Admission, Permit},
+    admission::{Admission, DecodeMemory, Permit},
     bulk::BulkRoom,
 };
 pub use self::{
@@ -41,6 +42,7 @@ use crate::{
     config::{self, Config},
     cpu_pool::CpuPool,
     error::{Code, Error},
+    fetch::Fetcher,
     preprocess::Pixels,
     registry::{Model, Readiness, Registry},
     telemetry::{Metrics, Timings},
@@ -81,6 +83,8 @@ pub struct Engine {
     images: EmbeddingCache,
     admission: Admission,
     bulk_room: BulkRoom,
+    fetcher: Option<Fetcher>,
+    decode_memory: DecodeMemory,
     limits: config::Limits,
     metrics: Arc<Metrics>,
 }
@@ -101,11 +105,25 @@ impl Engine {
             pool: CpuPool::new(config.model.cpu_pool_threads)?,
             texts: EmbeddingCache::new("text", config.cache.text_bytes, Arc::clone(&metrics)),
             images: EmbeddingCache::new("image", config.cache.image_bytes, Arc::clone(&metrics)),
-            admission: Admission::new(limits.max_items_in_flight, limits.max_bytes_in_flight),
+            admission: Admission::new(&limits),
             bulk_room: BulkRoom::new(&limits),
+            fetcher: None,
+            decode_memory: DecodeMemory::new(limits.max_decode_bytes_in_flight),
             limits,
             metrics,
         })
+    }
+
+    /// Lets requests name pictures by URL.
+    #[must_use]
+    pub fn with_fetcher(self, fetcher: Fetcher) -> Self {
+        Self { fetcher: Some(fetcher), ..self }
+    }
+
+    /// What fetches pictures, where URLs are allowed at all.
+    #[must_use]
+    pub fn fetcher(&self) -> Option<&Fetcher> {
+        self.fetcher.as_ref()
     }
 
     /// The served models.
@@ -190,7 +208,7 @@ impl Engine {
             Error::invalid(field, "must not be empty")
         } else if count > limit {
             Error::new(
-                Code::PayloadTooLarge,
+                Code::TooManyItems,
                 format!("{count} items, more than the limit of {limit}; split the request"),
             )
             .with_field(field)

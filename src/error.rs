@@ -21,10 +21,20 @@ pub enum Code {
     ModelNotFound,
     /// The route exists, but not for this method.
     MethodNotAllowed,
-    /// The body, or the number of items in it, is over the limit.
+    /// The body has too many bytes, or the request holds more than the server takes at once.
     PayloadTooLarge,
-    /// A picture has more bytes or pixels than allowed.
+    /// The request has more items than allowed.
+    TooManyItems,
+    /// A text has more bytes than allowed.
+    TextTooLarge,
+    /// JSON is nested deeper than allowed.
+    JsonTooDeep,
+    /// A picture has more bytes than allowed.
     ImageTooLarge,
+    /// A picture has more pixels than allowed, by its header.
+    TooManyPixels,
+    /// Decoding a picture would take more memory than allowed, by its header.
+    DecodeTooLarge,
     /// The `Content-Type` is not one that the route reads.
     UnsupportedMediaType,
     /// The bytes are not a picture in a supported format, or are damaged.
@@ -76,16 +86,29 @@ mod grpc {
     pub(super) const UNAUTHENTICATED: i32 = 16;
 }
 
+/// What all limits on size have in common.
+const fn too_large(
+    slug: &'static str,
+    title: &'static str,
+) -> (&'static str, StatusCode, i32, bool, &'static str) {
+    (slug, StatusCode::PAYLOAD_TOO_LARGE, grpc::RESOURCE_EXHAUSTED, false, title)
+}
+
 impl Code {
     /// Every code, in the order of the documentation.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::InvalidRequest,
         Self::Unauthorized,
         Self::NotFound,
         Self::ModelNotFound,
         Self::MethodNotAllowed,
         Self::PayloadTooLarge,
+        Self::TooManyItems,
+        Self::TextTooLarge,
+        Self::JsonTooDeep,
         Self::ImageTooLarge,
+        Self::TooManyPixels,
+        Self::DecodeTooLarge,
         Self::UnsupportedMediaType,
         Self::UndecodableImage,
         Self::TextTooLong,
@@ -125,20 +148,15 @@ impl Code {
                 false,
                 "Method not allowed",
             ),
-            Self::PayloadTooLarge => (
-                "payload_too_large",
-                S::PAYLOAD_TOO_LARGE,
-                grpc::RESOURCE_EXHAUSTED,
-                false,
-                "Payload too large",
-            ),
-            Self::ImageTooLarge => (
-                "image_too_large",
-                S::PAYLOAD_TOO_LARGE,
-                grpc::RESOURCE_EXHAUSTED,
-                false,
-                "Image too large",
-            ),
+            Self::PayloadTooLarge => too_large("payload_too_large", "Payload too large"),
+            Self::TooManyItems => too_large("too_many_items", "Too many items"),
+            Self::TextTooLarge => too_large("text_too_large", "Text too large"),
+            Self::JsonTooDeep => {
+                ("json_too_deep", S::BAD_REQUEST, grpc::INVALID_ARGUMENT, false, "JSON too deep")
+            }
+            Self::ImageTooLarge => too_large("image_too_large", "Image too large"),
+            Self::TooManyPixels => too_large("too_many_pixels", "Too many pixels"),
+            Self::DecodeTooLarge => too_large("decode_too_large", "Decoded image too large"),
             Self::UnsupportedMediaType => (
                 "unsupported_media_type",
                 S::UNSUPPORTED_MEDIA_TYPE,

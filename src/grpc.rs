@@ -7,6 +7,7 @@
 mod call;
 mod convert;
 mod edge;
+mod handshake;
 mod health;
 mod observe;
 mod receive;
@@ -16,6 +17,7 @@ mod status;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     service::Routes,
@@ -27,7 +29,7 @@ use self::{
     edge::EdgeLayer, health::HealthService, proto::embedding_service_server as embedding,
     service::EmbeddingService,
 };
-use crate::engine::Engine;
+use crate::{auth::Keys, engine::Engine};
 
 /// The messages and services of `proto/siglip/v1`, documented there field by field.
 #[expect(
@@ -70,6 +72,15 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
+/// Who may call, and whether they are told who answers.
+#[derive(Default)]
+pub struct Access {
+    /// The keys of which every call but the health checks must present one; none are asked for without.
+    pub keys: Option<Arc<Keys>>,
+    /// Turns connections into TLS connections; plain ones without.
+    pub tls: Option<TlsAcceptor>,
+}
+
 /// Serves gRPC on `listener` until `shutdown` resolves; then takes no more connections and returns once
 /// the calls in flight are answered.
 ///
@@ -81,6 +92,7 @@ pub enum ServeError {
 pub async fn serve(
     listener: TcpListener,
     engine: Arc<Engine>,
+    access: Access,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     // Health watches have no end of their own; without this they would hold a drain open.
@@ -90,18 +102,25 @@ pub async fn serve(
         shutdown.await;
         stopping.cancel();
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Server::builder()
+    let server = Server::builder()
         .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(MAX_METADATA_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(EdgeLayer::new(&engine))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, stop)
-        .await?;
+        .layer(EdgeLayer::new(&engine, access.keys))
+        .add_routes(routes);
+    match access.tls {
+        None => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            server.serve_with_incoming_shutdown(incoming, stop).await?;
+        }
+        Some(tls) => {
+            let incoming = handshake::connections(listener, tls);
+            server.serve_with_incoming_shutdown(incoming, stop).await?;
+        }
+    }
     Ok(())
 }
 

@@ -11,11 +11,12 @@
 //! | 5 | [`rest`], [`grpc`] |
 //! | 4 | [`engine`], [`registry`] |
 //! | 3 | [`batch`], [`model`] |
-//! | 2 | [`preprocess`], [`tokenize`], [`hub`], [`cache`], [`cpu_pool`] |
+//! | 2 | [`preprocess`], [`tokenize`], [`fetch`], [`auth`], [`hub`], [`cache`], [`cpu_pool`] |
 //! | 1 | [`telemetry`], [`embedding`], [`tls`] |
 //! | 0 | [`config`], [`error`], [`build_info`], `dispatch` |
 
 pub mod app;
+pub mod auth;
 pub mod batch;
 pub mod build_info;
 pub mod cache;
@@ -26,6 +27,7 @@ mod dispatch;
 pub mod embedding;
 pub mod engine;
 pub mod error;
+pub mod fetch;
 pub mod grpc;
 pub mod hub;
 pub mod model;

@@ -105,6 +105,15 @@ pub enum ImageError {
     },
 }
 
+/// What a picture's header says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Pixels, before the resize.
+    pub pixels: u64,
+    /// Bytes that decoding takes at its peak, estimated from above.
+    pub decode_bytes: u64,
+}
+
 /// What [`prepare`] yields.
 #[derive(Debug, Clone)]
 pub struct Prepared {
@@ -112,6 +121,20 @@ pub struct Prepared {
     pub pixels: Pixels,
     /// Pixels of the picture before the resize.
     pub source_pixels: u64,
+}
+
+/// Whether the first bytes of a file are those of a supported format. 32 bytes tell.
+#[must_use]
+pub fn looks_like_an_image(head: &[u8]) -> bool {
+    decode::format(head).is_some()
+}
+
+/// Reads a picture's header and holds it against the limits. No pixel is decoded.
+///
+/// # Errors
+/// Any [`ImageError`]; a decoder's panic is the caller's to catch.
+pub fn inspect(bytes: &[u8], limits: &ImageLimits) -> Result<Header, ImageError> {
+    decode::inspect(bytes, limits)
 }
 
 /// Decodes a picture, turns it upright (EXIF), composites alpha on white, converts to RGB and resizes.

@@ -54,6 +54,8 @@ pub enum Readiness {
     Starting,
     /// Draining on a signal.
     ShuttingDown,
+    /// The worker of the model named broke and is being replaced.
+    WorkerRestarting(String),
     /// The worker of the model named died.
     WorkerFailed(String),
 }
@@ -63,6 +65,7 @@ pub struct Registry {
     slots: IndexMap<String, Slot>,
     /// Further names, each with the one that it stands for.
     aliases: IndexMap<String, String>,
+    leaving: AtomicBool,
     closing: CancellationToken,
 }
 
@@ -72,6 +75,7 @@ impl Registry {
         Self {
             slots: names.into_iter().map(|name| (name, Slot::default())).collect(),
             aliases: IndexMap::new(),
+            leaving: AtomicBool::new(false),
             closing: CancellationToken::new(),
         }
     }
@@ -96,6 +100,11 @@ impl Registry {
         if let Some(slot) = self.slots.get(name) {
             slot.warm.store(true, Ordering::Release);
         }
+    }
+
+    /// Readiness turns red, so that traffic goes elsewhere; what still comes is answered.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
     }
 
     /// Readiness turns red, and new work is refused.
@@ -162,7 +171,7 @@ impl Registry {
     /// Whether the server wants traffic, and if not, why.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        if self.closing.is_cancelled() {
+        if self.leaving.load(Ordering::Acquire) || self.closing.is_cancelled() {
             return Readiness::ShuttingDown;
         }
         for (name, slot) in &self.slots {
@@ -170,6 +179,7 @@ impl Registry {
             match model.handle.state() {
                 WorkerState::Running => {}
                 WorkerState::Draining | WorkerState::Stopped => return Readiness::ShuttingDown,
+                WorkerState::Restarting => return Readiness::WorkerRestarting(name.clone()),
                 WorkerState::Failed => return Readiness::WorkerFailed(name.clone()),
             }
             if !slot.warm.load(Ordering::Acquire) {

@@ -36,7 +36,10 @@ use tower::ServiceBuilder;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{
-    layers::{bound_body, carry_request_id, catch_panic, observe, render_failures, set_context},
+    layers::{
+        authorize, bound_body, carry_request_id, catch_panic, cors, observe, render_failures,
+        set_context,
+    },
     problem::Failure,
 };
 pub use self::{
@@ -44,7 +47,8 @@ pub use self::{
     problem::error_table,
 };
 use crate::{
-    config,
+    auth::Keys,
+    config::{self, WebOrigin},
     engine::Engine,
     error::{Code, Error},
     telemetry::Metrics,
@@ -54,8 +58,26 @@ use crate::{
 #[derive(Clone)]
 pub struct AppState(Arc<Shared>);
 
+/// Who may use a listener, and what is on it.
+#[derive(Debug)]
+pub struct Access {
+    /// The keys of which every request must present one; none are asked for without.
+    pub keys: Option<Arc<Keys>>,
+    /// Origins whose pages may call from a browser.
+    pub origins: Vec<WebOrigin>,
+    /// Whether `/metrics` is here, and not on a listener of its own.
+    pub metrics: bool,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self { keys: None, origins: Vec::new(), metrics: true }
+    }
+}
+
 struct Shared {
     engine: Arc<Engine>,
+    access: Access,
     /// Bytes of request bodies that may be held at once, over all connections.
     body_budget: Arc<Semaphore>,
     /// `/openapi.json`, rendered once.
@@ -65,9 +87,15 @@ struct Shared {
 }
 
 impl AppState {
-    /// The state of a router over `engine`.
+    /// The state of a router over `engine` that is open to everybody.
     #[must_use]
     pub fn new(engine: Arc<Engine>) -> Self {
+        Self::with_access(engine, Access::default())
+    }
+
+    /// The state of a router over `engine`.
+    #[must_use]
+    pub fn with_access(engine: Arc<Engine>, access: Access) -> Self {
         let budget = engine.limits().max_bytes_in_flight.min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Shared {
             body_budget: Arc::new(Semaphore::new(budget)),
@@ -76,6 +104,7 @@ impl AppState {
                 .duration_since(UNIX_EPOCH)
                 .map(|since| since.as_secs())
                 .unwrap_or_default(),
+            access,
             engine,
         }))
     }
@@ -98,7 +127,7 @@ impl AppState {
     }
 }
 
-/// Every documented route.
+/// Every documented route but that of the metrics.
 fn api() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::frame()).merge(bounded()).merge(streams())
 }
@@ -120,7 +149,6 @@ fn bounded() -> OpenApiRouter<AppState> {
         .routes(routes!(info::info))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
-        .routes(routes!(metrics::scrape))
         .routes(routes!(openapi::serve))
 }
 
@@ -139,32 +167,59 @@ fn pages() -> Router<AppState> {
 ///
 /// The metrics of every route are created here, so that a scrape before the first request shows them.
 pub fn router(state: AppState) -> Router {
-    let document = api().into_openapi();
+    let document = documented().into_openapi();
     let unmatched = std::iter::once(layers::UNMATCHED);
     for route in document.paths.paths.keys().map(String::as_str).chain(unmatched) {
         state.metrics().touch_route(route);
     }
+    let api = if state.0.access.metrics { bounded().merge(metrics()) } else { bounded() };
+    finished(Router::from(api).merge(pages()), streams().into(), state)
+}
+
+/// The metrics and the probes alone, for a listener that is not reachable from everywhere: no key is
+/// asked for.
+pub fn admin_router(engine: Arc<Engine>) -> Router {
+    let health = OpenApiRouter::new().routes(routes!(health::live)).routes(routes!(health::ready));
+    finished(metrics().merge(health).into(), Router::new(), AppState::new(engine))
+}
+
+/// The documented route of the metrics, which may stand on a listener of its own.
+fn metrics() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(metrics::scrape))
+}
+
+/// Every documented route.
+fn documented() -> OpenApiRouter<AppState> {
+    api().merge(metrics())
+}
+
+/// Routes with their fallbacks and the middleware: those whose body is held whole, and those that stream.
+fn finished(bounded: Router<AppState>, streams: Router<AppState>, state: AppState) -> Router {
     // Outermost first. Each layer says why it stands where it does.
     let layers = ServiceBuilder::new()
         // First, so that whatever happens below is logged and answered under the request's id.
         .layer(middleware::from_fn(carry_request_id))
         // Counts, times and logs what the client really got, rendered failures and panics included.
         .layer(middleware::from_fn_with_state(state.clone(), observe))
+        // Answers a browser's preflight, which carries no key, and marks failures too: a page that may not
+        // read them could not tell what is wrong.
+        .option_layer(cors(&state.0.access.origins))
         // Below here a failure is a typed error without a body. Only this layer knows the route's error
         // format and the request id, so handlers and layers need not.
         .layer(middleware::from_fn(render_failures))
         // Sets the deadline and the priority, and ends the wait when the deadline passes. It also writes
         // `Server-Timing`, so it stands outside of the panic trap: such an answer has its times too.
         .layer(middleware::from_fn_with_state(state.clone(), set_context))
+        // Before anything is read of the body or done for the request.
+        .layer(middleware::from_fn_with_state(state.clone(), authorize))
         // A panicking handler answers `internal` and takes nothing else down.
         .layer(middleware::from_fn(catch_panic));
     // Innermost: the body is bounded where it is read, and what it holds is released once the handler is
     // done with it.
     let bound = middleware::from_fn_with_state(state.clone(), bound_body);
-    Router::from(bounded())
-        .merge(pages())
+    bounded
         .layer(bound)
-        .merge(Router::from(streams()))
+        .merge(streams)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(layers)

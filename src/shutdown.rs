@@ -1,7 +1,7 @@
 //! Signals, and the order in which things stop.
 //!
-//! On SIGTERM or SIGINT: readiness turns red and new work is refused with `shutting_down`; requests in
-//! flight are answered; connections close as they fall idle; the batcher drains; the process exits 0.
+//! On SIGTERM or SIGINT: readiness turns red; after `listen.drain_delay` new work is refused with
+//! `shutting_down`; requests in flight are answered; connections close as they fall idle; the batcher drains; the process exits 0.
 //! If the grace period ends first it exits 1. A second signal ends the process at once.
 
 use std::io;
@@ -84,6 +84,11 @@ impl Signals {
 pub async fn drain_on_signal(mut signals: Signals, handle: AppHandle) -> Signal {
     let first = signals.next().await;
     tracing::info!(signal = ?first, "draining on a signal; a second one ends the process at once");
+    handle.leave();
+    tokio::select! {
+        second = signals.next() => return second,
+        () = tokio::time::sleep(handle.drain_delay()) => {}
+    }
     handle.stop();
     signals.next().await
 }

@@ -26,19 +26,22 @@ use hyper_util::{
     },
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
+use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 use tracing::{debug, warn};
 
-/// How long a request's head may take, and a connection may idle between requests. Longer than the
-/// minute that load balancers idle by default: the side that closes first must not be the server, or
-/// a request sent at that moment is lost.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+use crate::config;
+
 /// How long a new connection may take to its first request. Ends those that never send one.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a TLS handshake may take: two round trips, however far away the client.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests of one HTTP/2 connection at once.
 const MAX_STREAMS: u32 = 256;
 /// A peer that vanished without a word is noticed after this, plus the timeout.
@@ -49,26 +52,73 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 type Builder = auto::Builder<TokioExecutor>;
 
+/// What a listener serves, and within which bounds.
+pub(super) struct Door {
+    pub(super) router: Router,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) idle_timeout: Duration,
+    pub(super) write_timeout: Duration,
+    pub(super) max_connections: usize,
+    /// Whether other processes take connections of this port too.
+    pub(super) shares_port: bool,
+    /// From here on connections are not kept.
+    pub(super) leave: CancellationToken,
+    /// From here on requests are refused.
+    pub(super) stop: CancellationToken,
+}
+
+impl Door {
+    /// A door in plain text that is never told to close.
+    pub(super) fn new(router: Router, listen: &config::Listen) -> Self {
+        Self {
+            router,
+            tls: None,
+            idle_timeout: listen.idle_timeout,
+            write_timeout: listen.write_timeout,
+            max_connections: listen.max_connections,
+            shares_port: listen.reuse_port,
+            leave: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
 /// Serves until `stop`; then drains, and returns once no connection is left.
 ///
 /// While requests from before the stop are answered, the port and the connections stay open: a client
 /// reads `shutting_down` where a closed connection would tell it nothing, or lose the request that it
 /// was just sending. Each such answer closes its connection. The accept loop is our own because
 /// `axum::serve` closes at once, and sets no timeouts.
-pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+///
+/// Where other processes share the port, it is closed already when they are to take over: what the system
+/// has accepted by then is taken, and what comes after is theirs.
+pub(super) async fn serve(listener: TcpListener, door: Door) {
     let (accepted, _) = watch::channel(());
-    let server = Server { builder: builder(), router, accepted, stop };
+    let slots = Arc::new(Semaphore::new(door.max_connections.min(Semaphore::MAX_PERMITS)));
+    let server = Arc::new(Server { builder: builder(door.idle_timeout), door, accepted });
     let connections = GracefulShutdown::new();
     let drained = async {
-        server.stop.cancelled().await;
+        server.door.stop.cancelled().await;
         server.accepted.closed().await;
     };
     let mut drained = std::pin::pin!(drained);
+    let mut listener = Some(listener);
     loop {
+        let next = async {
+            match &listener {
+                Some(listener) => accept(listener, &slots).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = &mut drained => break,
-            stream = accept(&listener) => server.spawn(stream, connections.watcher()),
+            () = server.door.leave.cancelled(), if server.door.shares_port && listener.is_some() => {
+                for stream in listener.take().into_iter().flat_map(accepted_already) {
+                    server.spawn(stream, None, connections.watcher());
+                }
+            }
+            (stream, slot) = next => server.spawn(stream, slot, connections.watcher()),
         }
     }
     drop(listener);
@@ -76,12 +126,24 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
     connections.shutdown().await;
 }
 
-fn builder() -> Builder {
+/// Closes a listener, and gives the connections that the system has accepted for it.
+fn accepted_already(listener: TcpListener) -> Vec<TcpStream> {
+    // Asked directly: the runtime may not know yet of the latest.
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    let accept = || {
+        let (stream, _) = listener.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    };
+    std::iter::from_fn(accept).collect()
+}
+
+fn builder(idle_timeout: Duration) -> Builder {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(idle_timeout)
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -90,17 +152,17 @@ fn builder() -> Builder {
     builder
 }
 
-/// The next connection. Errors are the connection's or pass with time, so they never end the loop.
-async fn accept(listener: &TcpListener) -> TcpStream {
+/// The next connection, and its place among those that may be open. Errors are the connection's or pass
+/// with time, so they never end the loop.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    // The semaphore is never closed.
+    let slot = Arc::clone(slots).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                // Answers are written in one piece; waiting to fill a packet only adds latency.
-                if let Err(error) = stream.set_nodelay(true) {
-                    debug!(%error, "cannot set TCP_NODELAY");
-                }
-                return stream;
-            }
+            Ok((stream, _)) => return (stream, slot),
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -112,15 +174,47 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 /// What every connection shares.
 struct Server {
     builder: Builder,
-    router: Router,
+    door: Door,
     /// Each request from before the stop holds a receiver until its answer is out.
     accepted: watch::Sender<()>,
-    stop: CancellationToken,
 }
 
 impl Server {
-    fn spawn(&self, stream: TcpStream, watcher: Watcher) {
-        let (router, stop) = (self.router.clone(), self.stop.clone());
+    fn spawn(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        slot: Option<OwnedSemaphorePermit>,
+        watcher: Watcher,
+    ) {
+        // Answers are written in one piece; waiting to fill a packet only adds latency.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let mut stream = TimeoutStream::new(stream);
+        // A client that never reads would hold its answer, and the drain, for ever.
+        stream.set_write_timeout(Some(self.door.write_timeout));
+        let (stream, server) = (Box::pin(stream), Arc::clone(self));
+        tokio::spawn(async move {
+            let _slot = slot;
+            let Some(tls) = &server.door.tls else {
+                return server.connection(stream, watcher).await;
+            };
+            // Not in the accept loop: a client that is slow in its handshake keeps nobody waiting.
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+                Ok(Ok(stream)) => server.connection(stream, watcher).await,
+                Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
+                Err(_) => debug!("a TLS handshake took too long"),
+            }
+        });
+    }
+
+    /// Serves one connection to its end.
+    async fn connection<S>(&self, stream: S, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Door { router, leave, stop, .. } = &self.door;
+        let (router, leave, stop) = (router.clone(), leave.clone(), stop.clone());
         let accepted = self.accepted.clone();
         let seen = Arc::new(AtomicBool::new(false));
         let service = {
@@ -128,41 +222,46 @@ impl Server {
             service_fn(move |request: Request<Incoming>| {
                 seen.store(true, Ordering::Relaxed);
                 let work = (!stop.is_cancelled()).then(|| accepted.subscribe());
-                answer(router.clone(), request, work)
+                answer(router.clone(), request, Turn { work, leaves: leave.is_cancelled() })
             })
         };
         let connection = self.builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = watcher.watch(connection);
-        tokio::spawn(async move {
-            tokio::select! {
-                served = connection => {
-                    if let Err(error) = served {
-                        debug!(error, "a connection ended with an error");
-                    }
+        tokio::select! {
+            served = watcher.watch(connection) => {
+                if let Err(error) = served {
+                    debug!(error, "a connection ended with an error");
                 }
-                () = silence(&seen) => debug!("closed a connection that sent no request"),
             }
-        });
+            () = silence(&seen) => debug!("closed a connection that sent no request"),
+        }
     }
 }
 
-/// Answers a request; `work` is what the drain waits for, none for a request that came after the stop.
+/// When a request came.
+struct Turn {
+    /// What the drain waits for, none for a request that came after the stop.
+    work: Option<watch::Receiver<()>>,
+    /// Whether its client shall go elsewhere from now on.
+    leaves: bool,
+}
+
+/// Answers a request.
 async fn answer(
     mut router: Router,
     request: Request<Incoming>,
-    work: Option<watch::Receiver<()>>,
+    turn: Turn,
 ) -> Result<Response, Infallible> {
     let version = request.version();
     // A router is always ready, so it needs no poll before the call.
     let mut response = router.call(request).await?;
-    if work.is_none() && version <= Version::HTTP_11 {
+    if turn.leaves && version <= Version::HTTP_11 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     // The closure, and with it the receiver, lives as long as the body. A mapping of frames would do as
     // well, but hides the body's length.
     Ok(response.map(|body| {
         Body::new(body.map_err(move |error| {
-            let _held = &work;
+            let _held = &turn.work;
             error
         }))
     }))

@@ -27,6 +27,7 @@ pub(super) async fn load_and_warm(
     let begun = Instant::now();
     let Served { name, model: options, .. } = served;
     let (source, options) = locate(options).await?;
+    let again = options.clone();
     // Reads files and converts weights: seconds for a large checkpoint, so not on an async thread.
     let loaded = tokio::task::spawn_blocking(move || model::load(&options))
         .await?
@@ -34,7 +35,11 @@ pub(super) async fn load_and_warm(
 
     let Loaded { vision, text, tokenizer, image, card } = loaded;
     let towers = Towers { vision, text };
-    let handle = batch::spawn(&name, towers, &config.batch, Arc::clone(engine.metrics()))
+    let arm = arming();
+    let towers = arm(towers);
+    let reload = reload(again, card.revision.clone(), arm);
+    let metrics = Arc::clone(engine.metrics());
+    let handle = batch::spawn_supervised(&name, towers, reload, &config.batch, metrics)
         .map_err(AppError::Worker)?;
     describe(engine.metrics(), &name, &card);
     let model = Arc::new(Model { name, card, image, tokenizer, handle });
@@ -51,6 +56,30 @@ pub(super) async fn load_and_warm(
         "ready"
     );
     Ok(model)
+}
+
+/// What is done to towers before a worker gets them.
+type Arm = Box<dyn Fn(Towers) -> Towers + Send>;
+
+/// Nothing, but in builds for tests where faults are ordered.
+fn arming() -> Arm {
+    #[cfg(debug_assertions)]
+    if let Some(point) = super::failpoint::Failpoint::from_env() {
+        return Box::new(move |towers| point.arm(towers));
+    }
+    Box::new(|towers| towers)
+}
+
+/// Loads the towers once more, for a worker that broke.
+fn reload(source: config::Model, revision: String, arm: Arm) -> batch::Reload {
+    Box::new(move || {
+        let Loaded { vision, text, card, .. } = model::load(&source)?;
+        if card.revision != revision {
+            // Vectors of both would lie in one cache, and in one database, under one name.
+            return Err("the checkpoint has changed since the server started".into());
+        }
+        Ok(arm(Towers { vision, text }))
+    })
 }
 
 fn describe(metrics: &Metrics, name: &str, card: &ModelCard) {

@@ -86,7 +86,10 @@ pub(super) fn guarded<I: Send + 'static>(
 ) -> Result<Vec<Embedding>, TowerError> {
     // A tower holds weights, which a pass does not change, and scratch, which the next pass overwrites.
     let embeddings = catch_unwind(AssertUnwindSafe(|| tower.tapped(rows.inputs, rows.taps)))
-        .unwrap_or_else(|panic| Err(TowerError::Device(panic_message(&*panic).into())))?;
+        .unwrap_or_else(|panic| {
+            let message = format!("the forward pass panicked: {}", panic_message(&*panic));
+            Err(TowerError::Device(message.into()))
+        })?;
     if embeddings.len() == rows.inputs.len() {
         Ok(embeddings)
     } else {
@@ -99,10 +102,10 @@ fn finite(embedding: Embedding) -> RowResult {
     if embedding.is_finite() { Ok(embedding) } else { Err(BatchError::NotFinite) }
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> String {
+pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let message = panic
         .downcast_ref::<&str>()
         .map(|message| (*message).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("the forward pass panicked: {}", message.as_deref().unwrap_or("no message"))
+    message.unwrap_or_else(|| "no message".to_owned())
 }

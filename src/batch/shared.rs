@@ -109,6 +109,27 @@ impl Shared {
         }
     }
 
+    /// Goes on after a restart, unless the queues were closed meanwhile.
+    pub(super) fn resume(&self) {
+        if *self.state.borrow() == WorkerState::Restarting {
+            self.set_state(WorkerState::Running);
+        }
+    }
+
+    /// Counts a restart.
+    pub(super) fn count_restart(&self) {
+        self.metrics.worker_restarts.with_label_values(&[&self.model]).inc();
+    }
+
+    /// Waits for as long as this, or until the queues are closed; `false` in that case.
+    pub(super) fn pause(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut queues = self.queues.lock();
+        // A row that arrives wakes up as well.
+        while !queues.closed && !self.wake.wait_until(&mut queues, until).timed_out() {}
+        !queues.closed
+    }
+
     /// How long the rows that wait need, at the rate of late.
     pub(super) fn drain_estimate(queues: &Queues) -> Duration {
         (queues.image.drain_time() + queues.text.drain_time()).clamp(RETRY_AFTER.0, RETRY_AFTER.1)

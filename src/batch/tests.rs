@@ -399,3 +399,81 @@ proptest! {
         })?;
     }
 }
+
+/// Towers that break, and what replaces them.
+mod restarts {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A pair of towers whose vision tower fails on everything after so many passes.
+    fn towers(passes: usize) -> Towers {
+        let (mut vision, _) = Fake::new();
+        vision.broken_after = passes;
+        Towers { vision: Box::new(FakeVision(vision)), text: None }
+    }
+
+    /// A supervised worker whose towers last for these numbers of passes, one after the other.
+    fn supervised(
+        lives: &[usize],
+        max_restarts: usize,
+    ) -> (Handle, Arc<Metrics>, Arc<AtomicUsize>) {
+        let (first, rest) = lives.split_first().expect("one life");
+        let mut rest: std::vec::IntoIter<usize> = Vec::from(rest).into_iter();
+        let loads = Arc::new(AtomicUsize::new(0));
+        let reload: Reload = Box::new({
+            let loads = Arc::clone(&loads);
+            move || {
+                loads.fetch_add(1, Ordering::Relaxed);
+                rest.next().map(towers).ok_or_else(|| "there is no device".into())
+            }
+        });
+        let metrics = Arc::new(Metrics::new());
+        let config = config::Batch { max_restarts, ..config(1) };
+        let handle = spawn_supervised("m", towers(*first), reload, &config, Arc::clone(&metrics));
+        (handle.expect("a thread"), metrics, loads)
+    }
+
+    async fn embed(handle: &Handle, id: u32) -> Result<Answer, BatchError> {
+        handle.embed_image(image(id), Submit::default()).await
+    }
+
+    #[tokio::test]
+    async fn a_broken_tower_is_replaced_and_what_waited_is_answered() {
+        let (handle, metrics, loads) = supervised(&[2, usize::MAX], 3);
+        embed(&handle, 1).await.expect("one");
+        embed(&handle, 2).await.expect("two");
+        assert!(matches!(embed(&handle, 3).await, Err(BatchError::Tower(_))));
+        // It waits for the new towers.
+        embed(&handle, 4).await.expect("after the restart");
+        assert_eq!(handle.state(), WorkerState::Running);
+        assert_eq!(loads.load(Ordering::Relaxed), 1);
+        assert_eq!(metrics.worker_restarts.with_label_values(&["m"]).get(), 1);
+        handle.close();
+        handle.stopped().await;
+        assert_eq!(handle.state(), WorkerState::Stopped);
+    }
+
+    #[tokio::test]
+    async fn restarts_are_bounded_and_nobody_is_left_waiting() {
+        // The second towers do not even embed what the first did, and then there are none.
+        let (handle, metrics, _) = supervised(&[1, 0], 2);
+        embed(&handle, 1).await.expect("one");
+        assert!(matches!(embed(&handle, 2).await, Err(BatchError::Tower(_))));
+        assert!(matches!(embed(&handle, 3).await, Err(BatchError::WorkerGone)));
+        handle.stopped().await;
+        assert_eq!(handle.state(), WorkerState::Failed);
+        assert_eq!(metrics.worker_restarts.with_label_values(&["m"]).get(), 2);
+        assert!(matches!(embed(&handle, 4).await, Err(BatchError::WorkerGone)));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_stops_does_not_wait_for_a_restart() {
+        let (handle, ..) = supervised(&[1], usize::MAX);
+        embed(&handle, 1).await.expect("one");
+        assert!(embed(&handle, 2).await.is_err());
+        handle.close();
+        handle.stopped().await;
+        assert_eq!(handle.state(), WorkerState::Failed);
+    }
+}

@@ -22,8 +22,22 @@ const UNPROVEN_FAILURES: u32 = 3;
 pub struct Worker {
     shared: Arc<Shared>,
     towers: Towers,
+    memory: Memory,
+}
+
+/// What a worker knows of its towers' health; the next worker takes it over.
+#[derive(Default)]
+pub(super) struct Memory {
     images: Health<Pixels>,
     texts: Health<Tokens>,
+}
+
+/// How a worker's work ended.
+pub(super) enum Ended {
+    /// The queues are closed and empty.
+    Drained,
+    /// A tower fails on everything.
+    Broken,
 }
 
 /// What tells a broken tower from a bad input: the last row that succeeded must succeed again.
@@ -43,7 +57,34 @@ struct Broken;
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, towers: Towers) -> Self {
-        Self { shared, towers, images: Health::default(), texts: Health::default() }
+        Self::with_memory(shared, towers, Memory::default())
+    }
+
+    /// A worker in the place of one that broke.
+    pub(super) fn with_memory(shared: Arc<Shared>, towers: Towers, memory: Memory) -> Self {
+        Self { shared, towers, memory }
+    }
+
+    /// What it learned. Its towers are dropped.
+    pub(super) fn into_memory(self) -> Memory {
+        self.memory
+    }
+
+    /// Whether the towers embed the rows that earlier ones embedded.
+    pub(super) fn proves_itself(&mut self) -> bool {
+        self.memory.images.is_well(self.towers.vision.as_mut())
+            && self.towers.text.as_deref_mut().is_none_or(|tower| self.memory.texts.is_well(tower))
+    }
+
+    /// Runs batches until the handles are closed and the queues are empty, or until a tower is broken.
+    pub(super) fn work(&mut self) -> Ended {
+        loop {
+            match self.turn() {
+                Ok(true) => {}
+                Ok(false) => return Ended::Drained,
+                Err(Broken) => return Ended::Broken,
+            }
+        }
     }
 
     /// Runs batches until the handles are closed and the queues are empty, or until a tower is broken.
@@ -56,19 +97,34 @@ impl Worker {
 
     /// Waits for one batch and runs it; `false` once there is nothing more to do.
     pub fn step(&mut self) -> bool {
+        let ran = self.turn();
+        if ran.is_err() {
+            self.shared.fail();
+        }
+        ran.unwrap_or(false)
+    }
+
+    /// Waits for one batch and runs it; `false` once there will be none.
+    fn turn(&mut self) -> Result<bool, Broken> {
         let ran = match self.shared.next_job() {
             None => {
                 self.shared.set_state(WorkerState::Stopped);
-                return false;
+                return Ok(false);
             }
             Some(Job::Image(batch)) => {
                 let tower = self.towers.vision.as_mut();
-                Batch { shared: &self.shared, lane: IMAGE }.run(tower, batch, &mut self.images)
+                Batch { shared: &self.shared, lane: IMAGE }.run(
+                    tower,
+                    batch,
+                    &mut self.memory.images,
+                )
             }
             Some(Job::Text(batch)) => match self.towers.text.as_deref_mut() {
-                Some(tower) => {
-                    Batch { shared: &self.shared, lane: TEXT }.run(tower, batch, &mut self.texts)
-                }
+                Some(tower) => Batch { shared: &self.shared, lane: TEXT }.run(
+                    tower,
+                    batch,
+                    &mut self.memory.texts,
+                ),
                 // The engine refuses texts for a model without a text tower; should one come, its reply is
                 // dropped, which answers it.
                 None => Ok(()),
@@ -76,14 +132,13 @@ impl Worker {
         };
         if ran.is_err() {
             tracing::error!("a tower fails on inputs that it has embedded before; its worker ends");
-            self.shared.fail();
         }
-        ran.is_ok()
+        ran.map(|()| true)
     }
 }
 
 /// Marks the worker as failed when its thread ends in any other way than by draining.
-struct FailUnlessStopped(Arc<Shared>);
+pub(super) struct FailUnlessStopped(pub(super) Arc<Shared>);
 
 impl Drop for FailUnlessStopped {
     fn drop(&mut self) {
@@ -164,17 +219,22 @@ impl<I: Clone + Send + 'static> Health<I> {
             }
             return Ok(());
         }
-        let works = match &self.good_row {
+        if self.good_row.is_none() {
+            self.unproven_failures += 1;
+        }
+        if self.is_well(tower) { Ok(()) } else { Err(Broken) }
+    }
+
+    /// Whether a tower embeds the row that is known to be good; without one, whether it has not failed too
+    /// often yet.
+    fn is_well(&self, tower: &mut dyn Tower<Input = I>) -> bool {
+        match &self.good_row {
             Some((input, tap)) => {
                 let row = Rows { inputs: std::slice::from_ref(input), taps: &[*tap] };
                 isolate::forward(tower, row)[0].is_ok()
             }
-            None => {
-                self.unproven_failures += 1;
-                self.unproven_failures < UNPROVEN_FAILURES
-            }
-        };
-        if works { Ok(()) } else { Err(Broken) }
+            None => self.unproven_failures < UNPROVEN_FAILURES,
+        }
     }
 }
 

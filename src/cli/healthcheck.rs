@@ -11,21 +11,29 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::config::Listen;
+use crate::{
+    config::{Config, Listen},
+    tls,
+};
 
 /// Shorter than any orchestrator's own, so that its log shows our message.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// A probe's answer is far smaller; whatever else listens there is cut off.
 const MAX_ANSWER_BYTES: u64 = 16 << 10;
 
-pub(super) fn run(listen: &Listen) -> anyhow::Result<()> {
-    let addr = reachable(listen.http);
+pub(super) fn run(config: &Config) -> anyhow::Result<()> {
+    let Listen { http, admin, .. } = config.listen;
+    // The admin listener speaks plain HTTP, whatever the other does.
+    let addr = reachable(admin.unwrap_or(http));
+    let encrypted = admin.is_none() && config.tls.cert_file.is_some();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = runtime.block_on(async { tokio::time::timeout(TIMEOUT, ask(addr)).await });
-    let answer = asked
+    let asked = runtime.block_on(async {
+        let ask = async { if encrypted { ask_encrypted(addr).await } else { ask(addr).await } };
+        tokio::time::timeout(TIMEOUT, ask).await
+    });
+    let status = asked
         .with_context(|| format!("no answer from {addr} within {TIMEOUT:?}"))?
         .with_context(|| format!("cannot ask {addr}"))?;
-    let status = answer.lines().next().unwrap_or_default();
     if status.split(' ').nth(1) == Some("200") {
         return super::print("ready\n");
     }
@@ -33,13 +41,24 @@ pub(super) fn run(listen: &Listen) -> anyhow::Result<()> {
 }
 
 /// One request by hand: HTTP/1.0 ends the answer with the connection, so there is nothing to parse.
-async fn ask(addr: SocketAddr) -> std::io::Result<String> {
+async fn ask(addr: SocketAddr) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(addr).await?;
     let request = format!("GET /health/ready HTTP/1.0\r\nHost: {addr}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+    let answer = String::from_utf8_lossy(&answer);
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
+
+/// The same over TLS. The certificate names the host that clients know, not this address, so it is not
+/// checked; nothing secret is sent, and the answer is one word.
+async fn ask_encrypted(addr: SocketAddr) -> anyhow::Result<String> {
+    tls::install_provider();
+    let client =
+        reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build()?;
+    let answer = client.get(format!("https://{addr}/health/ready")).send().await?;
+    Ok(format!("{:?} {}", answer.version(), answer.status()))
 }
 
 /// A server that listens everywhere is asked on the loopback.

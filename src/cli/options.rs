@@ -46,17 +46,19 @@ impl Args for Options {
             let help = format!("{} [variable: {}]", option.doc, option.env);
             // A list's flag may be repeated; of any other, the second is a mistake.
             let action = if option.list { ArgAction::Append } else { ArgAction::Set };
-            command.arg(
-                Arg::new(&*option.flag)
-                    .action(action)
-                    .long(&*option.flag)
-                    .value_name(option.placeholder)
-                    .help(help)
-                    .help_heading(option.section)
-                    // The short help shows what one sets most; `--help` shows all.
-                    .hide_short_help(!option.main)
-                    .global(true),
-            )
+            let arg = Arg::new(&*option.flag)
+                .action(action)
+                .long(&*option.flag)
+                .value_name(option.placeholder)
+                .help(help)
+                .help_heading(option.section)
+                // The short help shows what one sets most; `--help` shows all.
+                .hide_short_help(!option.main)
+                .global(true);
+            // With `=`, so that the word behind a switch that stands alone is never taken for its value.
+            let alone =
+                |arg: Arg| arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+            command.arg(if option.switch { alone(arg) } else { arg })
         })
     }
 

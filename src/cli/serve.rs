@@ -53,16 +53,20 @@ fn announcement(handle: &AppHandle) -> String {
         put(&mut text, "runs on", &format!("{device}, {dtype}, {dimension} dimensions"));
     }
     let http = handle.http_addr();
-    put(&mut text, "HTTP", &format!("http://{http}  (try it at /, the API at /docs)"));
+    let scheme = if handle.is_encrypted() { "https" } else { "http" };
+    put(&mut text, "HTTP", &format!("{scheme}://{http}  (try it at /, the API at /docs)"));
     if let Some(grpc) = handle.grpc_addr() {
-        put(&mut text, "gRPC", &format!("http://{grpc}"));
+        put(&mut text, "gRPC", &format!("{scheme}://{grpc}"));
+    }
+    if let Some(admin) = handle.admin_addr() {
+        put(&mut text, "admin", &format!("http://{admin}/metrics"));
     }
     let request = r#"{"input": "a cat"}"#;
     put(
         &mut text,
         "try",
         &format!(
-            "curl -s http://{}/v1/embeddings -H 'content-type: application/json' -d '{request}'",
+            "curl -s {scheme}://{}/v1/embeddings -H 'content-type: application/json' -d '{request}'",
             super::healthcheck::reachable(http)
         ),
     );

@@ -16,7 +16,19 @@ struct AtMost {
     otherwise: &'static str,
 }
 
-const AT_MOST: [AtMost; 7] = [
+const AT_MOST: [AtMost; 9] = [
+    AtMost {
+        less: ("limits.max_image_pixels", |config| config.limits.max_image_pixels as usize),
+        more: ("limits.max_pixels_in_flight", |config| config.limits.max_pixels_in_flight as usize),
+        otherwise: "no picture of that size could ever be admitted",
+    },
+    AtMost {
+        less: ("limits.max_decode_bytes", |config| config.limits.max_decode_bytes as usize),
+        more: ("limits.max_decode_bytes_in_flight", |config| {
+            config.limits.max_decode_bytes_in_flight as usize
+        }),
+        otherwise: "no picture of that size could ever be decoded",
+    },
     AtMost {
         less: ("limits.max_items", |config| config.limits.max_items),
         more: ("limits.max_items_in_flight", |config| config.limits.max_items_in_flight),
@@ -78,6 +90,19 @@ pub(super) fn contradictions(effective: &Effective) -> Vec<Problem> {
             format!("must differ from {}", describe(effective, "listen.http")),
         ));
     }
+    let admin = config.listen.admin.filter(|admin| admin.port() != 0);
+    if admin.is_some_and(|admin| admin == config.listen.http || Some(admin) == config.listen.grpc) {
+        problems.push(Problem::new(
+            describe(effective, "listen.admin"),
+            "must differ from the other listeners".to_owned(),
+        ));
+    }
+    if config.tls.cert_file.is_some() != config.tls.key_file.is_some() {
+        problems.push(Problem::new(
+            describe(effective, "tls.cert_file"),
+            format!("needs the other one too: {}", describe(effective, "tls.key_file")),
+        ));
+    }
     let served = match config.served() {
         Ok(served) => served,
         Err((path, message)) => {
@@ -115,6 +140,7 @@ fn describe(effective: &Effective, path: &str) -> String {
     let value = match effective.config.get(option) {
         Literal::Text(text) => text,
         Literal::Integer(number) => number.to_string(),
+        Literal::Boolean(on) => on.to_string(),
         Literal::Unset => "not set".to_owned(),
     };
     format!("{path} ({value}, {})", effective.origin(option))
@@ -142,12 +168,16 @@ mod tests {
             (&[("limits-max-bulk-rows", "9000")], "limits.max_bulk_rows (9000"),
             (&[("batch-max-image-rows", "9000")], "batch.max_image_rows (9000"),
             (&[("batch-max-text-rows", "9000")], "batch.max_text_rows (9000"),
+            (&[("limits-max-image-pixels", "3000000000")], "limits.max_image_pixels (3000000000"),
+            (&[("limits-max-decode-bytes", "2GiB")], "limits.max_decode_bytes (2GiB"),
             (&[("limits-request-timeout", "0s")], "limits.request_timeout (0s"),
             (&[("grpc-listen", "127.0.0.1:8080")], "listen.grpc (127.0.0.1:8080"),
             (&[("model", "demo;/x/demo")], "model.source (demo;/x/demo"),
             (&[("model", "demo;/x"), ("model-name", "y")], "model.name (y"),
             (&[("revision", "main")], "model.revision (main"),
             (&[("model-alias", "a=b")], "model.alias (a=b"),
+            (&[("admin-listen", "127.0.0.1:8080")], "listen.admin (127.0.0.1:8080"),
+            (&[("tls-cert", "a.pem")], "tls.cert_file (a.pem"),
         ] {
             let found = problem(flags);
             assert!(found.starts_with(start), "{found}");

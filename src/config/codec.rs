@@ -1,7 +1,12 @@
 //! How option values are read from text and written back: every source hands over text, so a value
 //! means the same on the command line, in the environment and in the file.
 
-use std::{fmt::Display, net::SocketAddr, str::FromStr, time::Duration};
+use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use super::List;
+
+/// What stands for the value of a [`Switch`] in the help, and marks its flag as one that may stand alone.
+pub(super) const SWITCH: &str = "BOOL";
 
 use super::served;
 
@@ -12,6 +17,8 @@ pub enum Literal {
     Text(String),
     /// Digits.
     Integer(u64),
+    /// `true` or `false`.
+    Boolean(bool),
     /// An optional value that is not set: no line at all.
     Unset,
 }
@@ -131,6 +138,54 @@ impl<T: Word> Codec<T> for Choice {
 
     fn print(value: &T) -> Literal {
         Literal::Text(value.to_string())
+    }
+}
+
+/// On or off. As a flag it may stand alone, which switches it on.
+pub(super) struct Switch;
+
+impl Codec<bool> for Switch {
+    fn parse(text: &str) -> Result<bool, String> {
+        match text {
+            "true" | "on" | "yes" | "1" => Ok(true),
+            "false" | "off" | "no" | "0" => Ok(false),
+            _ => Err(format!("`{text}` is neither `true` nor `false`")),
+        }
+    }
+
+    fn print(value: &bool) -> Literal {
+        Literal::Boolean(*value)
+    }
+}
+
+/// Several values of a type that is written as text.
+pub(super) struct Listed;
+
+impl<T> Codec<List<T>> for Listed
+where
+    List<T>: FromStr<Err = String> + Display,
+{
+    const LIST: bool = true;
+
+    fn parse(text: &str) -> Result<List<T>, String> {
+        text.parse()
+    }
+
+    fn print(value: &List<T>) -> Literal {
+        Literal::Text(value.to_string())
+    }
+}
+
+/// A file that is opened when the server starts.
+pub(super) struct File;
+
+impl Codec<PathBuf> for File {
+    fn parse(text: &str) -> Result<PathBuf, String> {
+        <Text as Codec<String>>::parse(text).map(PathBuf::from)
+    }
+
+    fn print(value: &PathBuf) -> Literal {
+        Literal::Text(value.display().to_string())
     }
 }
 

@@ -15,6 +15,7 @@ fn toml_value(literal: Literal) -> Option<String> {
     match literal {
         Literal::Text(text) => Some(toml::Value::String(text).to_string()),
         Literal::Integer(number) => Some(number.to_string()),
+        Literal::Boolean(on) => Some(on.to_string()),
         Literal::Unset => None,
     }
 }
@@ -59,6 +60,7 @@ pub fn effective_json(effective: &Effective) -> Value {
                 let value = match effective.config.get(option) {
                     Literal::Text(text) => json!(text),
                     Literal::Integer(number) => json!(number),
+                    Literal::Boolean(on) => json!(on),
                     Literal::Unset => Value::Null,
                 };
                 let origin = effective.origin(option).to_string();
@@ -108,6 +110,7 @@ pub fn markdown() -> String {
             let default = match defaults.get(option) {
                 Literal::Text(text) => format!("`{text}`"),
                 Literal::Integer(number) => format!("`{number}`"),
+                Literal::Boolean(on) => format!("`{on}`"),
                 Literal::Unset => "not set".to_owned(),
             };
             let flag = format!("--{} {}", option.flag, option.placeholder).replace('|', "\\|");
@@ -138,6 +141,7 @@ with dashes for underscores; the options that one sets most have a shorter flag.
 - A *SIZE* is a number of bytes, plain or with a unit: `64MiB`, `512KiB`, `20MB`.
 - A *DURATION* has a unit: `500ms`, `30s`, `1m 30s`.
 - An option that may be repeated is an array in the file, and one text with `;` between the values elsewhere.
+- A *BOOL* is `true` or `false`; the flag alone means `true`: `--fetch`, `--fetch=false`.
 - *ADDR:PORT* is numeric, such as `0.0.0.0:8080` or `[::]:8080`; `localhost:8080` is read as `127.0.0.1:8080`.
 
 A name that does not exist, in the file or among the variables that begin with `SIGLIP_`, is an error, and so is a

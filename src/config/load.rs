@@ -19,6 +19,9 @@ pub const CONFIG_ENV: &str = "SIGLIP_CONFIG";
 /// Variables with the server's prefix that are no options: what the build script reads.
 const OTHER_ENV: [&str; 2] = [CONFIG_ENV, "SIGLIP_BUILD_COMMIT"];
 
+/// The variable that orders faults, in builds for tests.
+pub(crate) const FAILPOINT_ENV: &str = "SIGLIP_FAILPOINT";
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Origin {
@@ -184,6 +187,10 @@ impl Merge {
                 continue;
             };
             let known = OPTIONS.iter().any(|option| option.env == name);
+            // Builds without faults to give refuse it like any unknown name.
+            if cfg!(debug_assertions) && name == FAILPOINT_ENV {
+                continue;
+            }
             if !known && !OTHER_ENV.contains(&name) {
                 if !is_service_link(name) {
                     let names = OPTIONS.iter().map(|option| option.env.as_str());

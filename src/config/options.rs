@@ -2,7 +2,10 @@
 
 use std::sync::LazyLock;
 
-use super::{Config, codec::Literal};
+use super::{
+    Config,
+    codec::{Literal, SWITCH},
+};
 
 /// What precedes every environment variable of the server.
 pub const ENV_PREFIX: &str = "SIGLIP_";
@@ -30,6 +33,8 @@ pub struct Spec {
     /// Whether it holds several values: the flag may be repeated, the file may have an array, and text
     /// separates them by [`LIST_SEPARATOR`].
     pub list: bool,
+    /// Whether the flag may stand alone, which means `true`.
+    pub switch: bool,
 }
 
 impl Spec {
@@ -62,6 +67,7 @@ fn spec(section: &'static str, field: &Field) -> Spec {
         doc: field.doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "),
         main: field.flag.is_some(),
         list: field.list,
+        switch: field.placeholder == SWITCH,
     }
 }
 
@@ -233,6 +239,7 @@ mod tests {
             let text = match defaults.get(option) {
                 Literal::Text(text) => text,
                 Literal::Integer(number) => number.to_string(),
+                Literal::Boolean(on) => on.to_string(),
                 Literal::Unset => continue,
             };
             again.set(option, &text).unwrap_or_else(|error| panic!("{}: {error}", option.path()));

@@ -1,9 +1,13 @@
-//! Admission: how many items and bytes may be in the server at once.
+//! Admission: how many items, bytes and pixels may be in the server at once.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config;
 
 /// Counts items and bytes in flight. One rule for one item and for many: a request is admitted whole or
 /// refused whole, at once.
@@ -11,6 +15,7 @@ use std::sync::{
 pub(super) struct Admission {
     items: Arc<Gate>,
     bytes: Arc<Gate>,
+    pixels: Arc<Gate>,
 }
 
 /// A counter with a ceiling.
@@ -22,7 +27,7 @@ struct Gate {
 
 /// Gives back what was taken from a gate.
 #[derive(Debug)]
-struct Taken {
+pub(super) struct Taken {
     gate: Arc<Gate>,
     amount: usize,
 }
@@ -56,9 +61,19 @@ impl Drop for Taken {
 }
 
 impl Admission {
-    pub(super) fn new(max_items: usize, max_bytes: usize) -> Self {
+    pub(super) fn new(limits: &config::Limits) -> Self {
         let gate = |limit| Arc::new(Gate { taken: AtomicUsize::new(0), limit });
-        Self { items: gate(max_items), bytes: gate(max_bytes) }
+        Self {
+            items: gate(limits.max_items_in_flight),
+            bytes: gate(limits.max_bytes_in_flight),
+            pixels: gate(clamped(limits.max_pixels_in_flight)),
+        }
+    }
+
+    /// Takes room for the pixels of one picture, until it is decoded. They are known only once its header
+    /// is read, which is after its request was admitted.
+    pub(super) fn admit_pixels(&self, pixels: u64) -> Result<Taken, NoRoom> {
+        self.pixels.take(clamped(pixels))
     }
 
     /// Takes room for a request until the permit is dropped.
@@ -72,13 +87,59 @@ impl Admission {
     }
 }
 
+fn clamped(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// The unit in which memory is shared out: a picture of common size takes a few dozen.
+const SHARE_BYTES: u64 = 64 << 10;
+
+/// The memory that decoding may take, over all pictures. Who finds too little left waits for it, in the
+/// order of arrival; how many may wait is bounded by the admission of pixels.
+#[derive(Debug)]
+pub(super) struct DecodeMemory {
+    shares: Arc<Semaphore>,
+    all: u32,
+}
+
+impl DecodeMemory {
+    pub(super) fn new(bytes: u64) -> Self {
+        let all = u32::try_from(bytes / SHARE_BYTES).unwrap_or(u32::MAX).max(1);
+        Self { shares: Arc::new(Semaphore::new(all as usize)), all }
+    }
+
+    /// Waits for the memory of one picture, which no picture exceeds.
+    pub(super) async fn take(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let shares = u32::try_from(bytes.div_ceil(SHARE_BYTES)).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        Arc::clone(&self.shares).acquire_many_owned(shares.min(self.all)).await.ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn admission(max_items_in_flight: usize, max_bytes_in_flight: usize) -> Admission {
+        let limits = config::Limits::default();
+        Admission::new(&config::Limits { max_items_in_flight, max_bytes_in_flight, ..limits })
+    }
+
+    #[tokio::test]
+    async fn decoding_waits_for_memory_and_never_for_more_than_there_is() {
+        let memory = DecodeMemory::new(10 * SHARE_BYTES);
+        let most = memory.take(9 * SHARE_BYTES + 1).await;
+        assert!(most.is_some());
+        let mut waits = Box::pin(memory.take(1));
+        assert!(futures::poll!(&mut waits).is_pending());
+        drop(most);
+        drop(waits.await);
+        assert!(memory.take(u64::MAX).await.is_some());
+    }
+
     #[test]
     fn room_is_given_back() {
-        let admission = Admission::new(3, 100);
+        let admission = admission(3, 100);
         let two = admission.admit(2, 10).expect("there is room");
         assert_eq!(admission.admit(2, 10).err(), Some(NoRoom));
         drop(two);
@@ -87,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_refusal_for_bytes_takes_no_items() {
-        let admission = Admission::new(3, 100);
+        let admission = admission(3, 100);
         assert_eq!(admission.admit(3, 101).err(), Some(NoRoom));
         let _all = admission.admit(3, 100).expect("nothing was kept");
     }

@@ -162,9 +162,11 @@ impl Engine {
         tap: Tap,
         context: &Context,
     ) -> Result<FeatureMap, Error> {
+        let (image, slot) = self.fetched(image, context).await?;
         let started = Instant::now();
         let encoded = self.encoded(image).await?;
         let prepared = self.prepare(model, encoded).await?;
+        drop(slot);
         self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
         self.note(context, Stage::Decode, started);
         let pixels = prepared.pixels;

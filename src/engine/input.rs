@@ -39,16 +39,19 @@ pub enum ImageInput {
         /// Where the base64 begins in it, behind a data URI's head.
         start: usize,
     },
+    /// An `http` or `https` URL, to be fetched where the server does that.
+    Url(Box<str>),
 }
 
 /// Where the base64 of a data URI begins: `data:image/png;base64,...`.
 const DATA_URI_MARK: &str = ";base64,";
 
 impl ImageInput {
-    /// Reads a data URI or bare base64. No byte of the payload is copied or decoded here.
+    /// Reads a data URI, a URL or bare base64. No byte of the payload is copied or decoded here, and nothing
+    /// is fetched.
     ///
     /// # Errors
-    /// [`Code::FetchForbidden`] for a URL; [`Code::InvalidRequest`] for a data URI that is not base64;
+    /// [`Code::FetchForbidden`] for a URL of another scheme; [`Code::InvalidRequest`] for a data URI that is not base64;
     /// [`Code::UnsupportedMediaType`] for one whose media type is not a picture's.
     pub fn parse(text: String) -> Result<Self, Error> {
         if let Some(rest) = strip_prefix_ignore_case(&text, "data:") {
@@ -73,13 +76,15 @@ impl ImageInput {
             let start = text.len() - rest.len() + mark + DATA_URI_MARK.len();
             return Ok(Self::Base64 { text: text.into(), start });
         }
-        for scheme in ["http://", "https://", "file://", "s3://", "gs://"] {
-            if strip_prefix_ignore_case(&text, scheme).is_some() {
-                return Err(Error::new(
-                    Code::FetchForbidden,
-                    "this server does not fetch URLs; send the image as a data URI or base64",
-                ));
-            }
+        let begins_with = |scheme: &str| strip_prefix_ignore_case(&text, scheme).is_some();
+        if ["http://", "https://"].into_iter().any(begins_with) {
+            return Ok(Self::Url(text.into()));
+        }
+        if ["file://", "ftp://", "s3://", "gs://"].into_iter().any(begins_with) {
+            return Err(Error::new(
+                Code::FetchForbidden,
+                "URLs of this scheme are not fetched; send the image as a data URI or base64",
+            ));
         }
         Ok(Self::Base64 { text: text.into(), start: 0 })
     }
@@ -90,17 +95,24 @@ impl ImageInput {
         match self {
             Self::Encoded(bytes) => bytes.len(),
             Self::Base64 { text, .. } => text.len(),
+            // What it leads to is bounded where it is fetched.
+            Self::Url(url) => url.len(),
         }
     }
 
     /// The encoded picture, base64 removed.
     ///
     /// # Errors
-    /// [`Code::InvalidRequest`] for text that is not base64.
+    /// [`Code::InvalidRequest`] for text that is not base64; [`Code::FetchForbidden`] for a URL that nobody
+    /// fetched.
     pub(super) fn into_encoded(self) -> Result<Bytes, Error> {
         match self {
             Self::Encoded(bytes) => Ok(bytes),
             Self::Base64 { text, start } => decode_base64(&text[start..]).map(Bytes::from),
+            Self::Url(_) => Err(Error::new(
+                Code::FetchForbidden,
+                "this server does not fetch URLs; send the image as a data URI or base64",
+            )),
         }
     }
 }

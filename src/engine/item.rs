@@ -11,7 +11,7 @@ use crate::{
     cpu_pool::JobPanicked,
     embedding::Embedding,
     error::{Code, Error},
-    preprocess::{self, ImageError, ImageLimits, Prepared},
+    preprocess::{self, Header, ImageError, ImageLimits, Prepared},
     registry::Model,
     telemetry::Stage,
     tokenize::{TextTokenizer, Tokens},
@@ -50,7 +50,7 @@ impl Engine {
         let limit = self.limits.max_text_bytes;
         if text.len() > limit {
             return Err(Error::new(
-                Code::PayloadTooLarge,
+                Code::TextTooLarge,
                 format!("the text has {} bytes, more than the limit of {limit}", text.len()),
             ));
         }
@@ -82,14 +82,19 @@ impl Engine {
         Ok((embedding, usage))
     }
 
-    /// The encoded picture of an item, base64 removed, its size checked.
-    pub(super) async fn encoded(&self, image: ImageInput) -> Result<Bytes, Error> {
-        let max_bytes = self.limits.max_image_bytes;
-        let job = move || {
-            let encoded = image.into_encoded()?;
-            check_image_bytes(&encoded, max_bytes).map(|()| encoded)
-        };
+    /// The encoded picture of an item, base64 removed, its header within the limits.
+    pub(super) async fn encoded(&self, image: ImageInput) -> Result<Encoded, Error> {
+        let limits = self.image_limits();
+        let job = move || Encoded::read(image, &limits);
         self.pool.run(job).await.map_err(decoder_panicked)?
+    }
+
+    fn image_limits(&self) -> ImageLimits {
+        ImageLimits {
+            max_bytes: self.limits.max_image_bytes,
+            max_pixels: self.limits.max_image_pixels,
+            max_decode_bytes: self.limits.max_decode_bytes,
+        }
     }
 
     async fn embed_image(
@@ -98,18 +103,19 @@ impl Engine {
         image: ImageInput,
         context: &Context,
     ) -> Result<Embedding, Error> {
+        let (image, slot) = self.fetched(image, context).await?;
         let started = Instant::now();
         let identity = model.identity();
-        let max_bytes = self.limits.max_image_bytes;
+        let limits = self.image_limits();
         // Hashing before decoding: an equal picture in flight or in the cache costs no decode.
         let hash = move || {
-            let encoded = image.into_encoded()?;
-            check_image_bytes(&encoded, max_bytes)?;
-            Ok((Key::image(&identity, preprocess::VERSION, &encoded), encoded))
+            let encoded = Encoded::read(image, &limits)?;
+            Ok((Key::image(&identity, preprocess::VERSION, &encoded.bytes), encoded))
         };
         let (key, encoded) = self.pool.run(hash).await.map_err(decoder_panicked)??;
         let compute = async {
             let prepared = self.prepare(model, encoded).await?;
+            drop(slot);
             self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
             self.note(context, Stage::Decode, started);
             let answer = model.handle.embed_image(prepared.pixels, context.submit()).await;
@@ -118,15 +124,20 @@ impl Engine {
         Ok(self.images.get_or_compute(key, compute).await?.0)
     }
 
-    /// Decodes and resizes on the CPU pool. A decoder's panic fails this item only.
-    pub(super) async fn prepare(&self, model: &Model, encoded: Bytes) -> Result<Prepared, Error> {
-        let limits = ImageLimits {
-            max_bytes: self.limits.max_image_bytes,
-            max_pixels: self.limits.max_image_pixels,
-            max_decode_bytes: self.limits.max_decode_bytes,
-        };
-        let spec = model.image.clone();
-        let job = move || preprocess::prepare(&encoded, &spec, &limits);
+    /// Decodes and resizes on the CPU pool, once there is memory for it. A decoder's panic fails this item
+    /// only.
+    pub(super) async fn prepare(&self, model: &Model, encoded: Encoded) -> Result<Prepared, Error> {
+        let Encoded { bytes, header } = encoded;
+        let _pixels = self.admission.admit_pixels(header.pixels).map_err(|_| {
+            let message = "the server has as many pixels to decode as it accepts; retry later";
+            let error = Error::new(Code::Overloaded, message)
+                .with_retry_after(model.handle.drain_estimate());
+            self.count_rejected(&error, 1);
+            error
+        })?;
+        let _memory = self.decode_memory.take(header.decode_bytes).await;
+        let (limits, spec) = (self.image_limits(), model.image.clone());
+        let job = move || preprocess::prepare(&bytes, &spec, &limits);
         self.pool.run(job).await.map_err(decoder_panicked)?.map_err(image_error)
     }
 
@@ -168,19 +179,25 @@ fn tokenize(tokenizer: &TextTokenizer, identity: &str, text: &str) -> Result<(Ke
     Ok((Key::text(identity, &canonical), tokens))
 }
 
-fn check_image_bytes(encoded: &[u8], limit: usize) -> Result<(), Error> {
-    match encoded.len() {
-        0 => Err(image_error(ImageError::Empty)),
-        bytes if bytes > limit => Err(image_error(ImageError::TooManyBytes { bytes, limit })),
-        _ => Ok(()),
+/// An encoded picture whose header is within the limits.
+pub(super) struct Encoded {
+    bytes: Bytes,
+    header: Header,
+}
+
+impl Encoded {
+    fn read(image: ImageInput, limits: &ImageLimits) -> Result<Self, Error> {
+        let bytes = image.into_encoded()?;
+        let header = preprocess::inspect(&bytes, limits).map_err(image_error)?;
+        Ok(Self { bytes, header })
     }
 }
 
 fn image_error(error: ImageError) -> Error {
     let code = match error {
-        ImageError::TooManyBytes { .. }
-        | ImageError::TooManyPixels { .. }
-        | ImageError::TooMuchMemory { .. } => Code::ImageTooLarge,
+        ImageError::TooManyBytes { .. } => Code::ImageTooLarge,
+        ImageError::TooManyPixels { .. } => Code::TooManyPixels,
+        ImageError::TooMuchMemory { .. } => Code::DecodeTooLarge,
         ImageError::Empty | ImageError::UnknownFormat | ImageError::Damaged { .. } => {
             Code::UndecodableImage
         }

@@ -28,6 +28,7 @@ use super::{
     status::{CODE, status},
 };
 use crate::{
+    auth::{Admitted, Keys},
     engine::Engine,
     error::{Code, Error},
     telemetry::Metrics,
@@ -40,12 +41,13 @@ pub(super) struct EdgeLayer(Arc<Shared>);
 struct Shared {
     metrics: Arc<Metrics>,
     received: Arc<Received>,
+    keys: Option<Arc<Keys>>,
     request_timeout: Duration,
     max_message_bytes: usize,
 }
 
 impl EdgeLayer {
-    pub(super) fn new(engine: &Engine) -> Self {
+    pub(super) fn new(engine: &Engine, keys: Option<Arc<Keys>>) -> Self {
         let limits = engine.limits();
         let metrics = Arc::clone(engine.metrics());
         for route in super::observe::ROUTES {
@@ -55,6 +57,7 @@ impl EdgeLayer {
             metrics,
             // As much again as admission holds for requests that are complete.
             received: Received::new(limits.max_bytes_in_flight),
+            keys,
             request_timeout: limits.request_timeout,
             max_message_bytes: limits.max_body_bytes,
         }))
@@ -93,11 +96,22 @@ where
         let shared = Arc::clone(&self.shared);
         let route = route(request.uri().path());
         let id = call::request_id(request.headers());
-        let span = info_span!("request", route, request_id = id.to_str().unwrap_or_default());
-        let exchange = Exchange::begin(Arc::clone(&shared.metrics), route, span.clone());
+        let span = info_span!(
+            "request",
+            route,
+            request_id = id.to_str().unwrap_or_default(),
+            key = tracing::field::Empty
+        );
+        let mut exchange = Exchange::begin(Arc::clone(&shared.metrics), route, span.clone());
         // Read here and not in the future: tonic starts a timer of its own for the same deadline right
         // after, and its status would know nothing of our codes.
-        let call = Call::read(request.headers(), shared.request_timeout);
+        let call = shared.admit(&request).and_then(|admitted| {
+            if let Some(admitted) = &admitted {
+                span.record("key", admitted.name());
+            }
+            exchange.admitted = admitted;
+            Call::read(request.headers(), shared.request_timeout)
+        });
         let answer = call.map(|call| {
             request.extensions_mut().insert(call);
             // A stream has no whole that could be held; its rows have room of their own.
@@ -121,6 +135,13 @@ where
 }
 
 impl Shared {
+    /// Lets a call in by its key, where keys are asked for. Health checks are open: probes have no key.
+    fn admit(&self, request: &Request<Body>) -> Result<Option<Admitted>, Error> {
+        let open = request.uri().path().starts_with("/grpc.health.v1.Health/");
+        let keys = self.keys.as_ref().filter(|_| !open);
+        keys.map(|keys| keys.admit(request.headers())).transpose()
+    }
+
     /// Awaits a method, no longer than its deadline, and gives every failure a code.
     async fn answer<F>(&self, call: Call, future: F) -> Response<Body>
     where

@@ -43,9 +43,10 @@ fn knows(service: &str) -> bool {
 fn serving(engine: &Engine) -> ServingStatus {
     match engine.registry().readiness() {
         Readiness::Ready => ServingStatus::Serving,
-        Readiness::Starting | Readiness::ShuttingDown | Readiness::WorkerFailed(_) => {
-            ServingStatus::NotServing
-        }
+        Readiness::Starting
+        | Readiness::ShuttingDown
+        | Readiness::WorkerRestarting(_)
+        | Readiness::WorkerFailed(_) => ServingStatus::NotServing,
     }
 }
 

@@ -7,6 +7,7 @@ use tracing::{Span, debug, error, info};
 
 use super::status::CODE;
 use crate::{
+    auth::Admitted,
     error::{Code, Error},
     telemetry::Metrics,
 };
@@ -50,6 +51,8 @@ pub(super) struct Exchange {
     span: Span,
     start: Instant,
     ended: bool,
+    /// The place of the call's key, held until the call's end.
+    pub(super) admitted: Option<Admitted>,
 }
 
 impl Exchange {
@@ -57,7 +60,7 @@ impl Exchange {
         if !STREAMS.contains(&route) {
             metrics.requests_in_flight.inc();
         }
-        Self { metrics, route, span, start: Instant::now(), ended: false }
+        Self { metrics, route, span, start: Instant::now(), ended: false, admitted: None }
     }
 
     /// Ends the call with its status. Only the first end counts.

@@ -7,7 +7,7 @@ use image::{
     RgbImage, error::LimitErrorKind,
 };
 
-use super::{ImageError, ImageLimits};
+use super::{Header, ImageError, ImageLimits};
 
 /// The formats that are read. The content decides, never a file name or a media type.
 const FORMATS: [ImageFormat; 6] = [
@@ -19,32 +19,59 @@ const FORMATS: [ImageFormat; 6] = [
     ImageFormat::Tiff,
 ];
 
+/// What decoding takes beside the decoded picture: the coefficients of a progressive JPEG (three planes of
+/// two bytes), or the copies by which other pictures become upright RGB (four bytes, or three).
+const EXTRA_BYTES_PER_PIXEL: u64 = 6;
+
+/// What may be allocated for all that is not pixels: a colour profile or a comment can be packed a thousand
+/// to one. The PNG decoder keeps to it to the end, for which it is enough: it holds a row at a time.
+const MAX_HEADER_BYTES: u64 = 16 << 20;
+
 /// Decodes the first frame, upright, alpha composited on white.
 pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError> {
-    if bytes.is_empty() {
-        return Err(ImageError::Empty);
-    }
-    if bytes.len() > limits.max_bytes {
-        return Err(ImageError::TooManyBytes { bytes: bytes.len(), limit: limits.max_bytes });
-    }
-    let format = image::guess_format(bytes).map_err(|_| ImageError::UnknownFormat)?;
-    if !FORMATS.contains(&format) {
-        return Err(ImageError::UnknownFormat);
-    }
-    if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
-        return Err(ImageError::Damaged { reason: "the JPEG data ends early".to_owned() });
-    }
-    // The reader's own limits guard what decoders allocate while they read the header.
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(allocation_limits(limits));
-    let mut decoder = reader.into_decoder().map_err(|error| failure(error, limits))?;
-    check_header(&decoder, limits)?;
+    let (mut decoder, _) = open(bytes, limits)?;
     // A damaged EXIF block says nothing about the picture: read it as upright, as viewers do.
     let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let mut picture =
         DynamicImage::from_decoder(decoder).map_err(|error| failure(error, limits))?;
     picture.apply_orientation(orientation);
     Ok(to_rgb(picture))
+}
+
+/// The header, within the limits.
+pub(super) fn inspect(bytes: &[u8], limits: &ImageLimits) -> Result<Header, ImageError> {
+    open(bytes, limits).map(|(_, header)| header)
+}
+
+/// A decoder that has read the header, which is within the limits.
+fn open<'b>(
+    bytes: &'b [u8],
+    limits: &ImageLimits,
+) -> Result<(impl ImageDecoder + use<'b>, Header), ImageError> {
+    if bytes.is_empty() {
+        return Err(ImageError::Empty);
+    }
+    if bytes.len() > limits.max_bytes {
+        return Err(ImageError::TooManyBytes { bytes: bytes.len(), limit: limits.max_bytes });
+    }
+    let format = format(bytes).ok_or(ImageError::UnknownFormat)?;
+    if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
+        return Err(ImageError::Damaged { reason: "the JPEG data ends early".to_owned() });
+    }
+    // The reader's own limits guard what decoders allocate while they read the header.
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(allocation_limits(limits.max_decode_bytes.min(MAX_HEADER_BYTES)));
+    let mut decoder = reader.into_decoder().map_err(|error| failure(error, limits))?;
+    let header = check_header(&decoder, limits)?;
+    decoder
+        .set_limits(allocation_limits(limits.max_decode_bytes))
+        .map_err(|error| failure(error, limits))?;
+    Ok((decoder, header))
+}
+
+/// The format, by the first bytes, where it is one that is read.
+pub(super) fn format(bytes: &[u8]) -> Option<ImageFormat> {
+    image::guess_format(bytes).ok().filter(|format| FORMATS.contains(format))
 }
 
 /// Whether the end marker stands behind the scan. The decoder fills what is missing with grey and says
@@ -72,23 +99,25 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
 }
 
 /// Size limits, before any pixel is decoded.
-fn check_header(decoder: &impl ImageDecoder, limits: &ImageLimits) -> Result<(), ImageError> {
+fn check_header(decoder: &impl ImageDecoder, limits: &ImageLimits) -> Result<Header, ImageError> {
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
         return Err(ImageError::Damaged { reason: "it has no pixels".to_owned() });
     }
-    if u64::from(width) * u64::from(height) > limits.max_pixels {
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > limits.max_pixels {
         return Err(ImageError::TooManyPixels { width, height, limit: limits.max_pixels });
     }
-    if decoder.total_bytes() > limits.max_decode_bytes {
+    let decode_bytes = decoder.total_bytes().saturating_add(pixels * EXTRA_BYTES_PER_PIXEL);
+    if decode_bytes > limits.max_decode_bytes {
         return Err(ImageError::TooMuchMemory { limit: limits.max_decode_bytes });
     }
-    Ok(())
+    Ok(Header { pixels, decode_bytes })
 }
 
-fn allocation_limits(limits: &ImageLimits) -> Limits {
+fn allocation_limits(bytes: u64) -> Limits {
     let mut allocation = Limits::no_limits();
-    allocation.max_alloc = Some(limits.max_decode_bytes);
+    allocation.max_alloc = Some(bytes);
     allocation
 }
 

@@ -1,5 +1,7 @@
 //! Request bodies: JSON, one raw picture, or a form with files, read into the same request type.
 
+mod depth;
+
 use std::error::Error as StdError;
 
 use axum::{
@@ -59,7 +61,7 @@ impl<T: FromPayload> FromRequest<AppState> for Payload<T> {
         let media_type = media_type(request.headers());
         let is_json = media_type == "application/json" || media_type.ends_with("+json");
         let value = if is_json {
-            json(read(request.into_body()).await?).await?
+            json(read(request.into_body()).await?, state.limits().max_json_depth).await?
         } else if media_type == "multipart/form-data" {
             T::from_form(Form::read(request, state).await?)?
         } else if media_type.starts_with("image/") || media_type == "application/octet-stream" {
@@ -120,12 +122,24 @@ fn broken_off(error: &(dyn StdError + 'static)) -> Error {
     Error::new(Code::InvalidRequest, "the body could not be read to its end")
 }
 
-async fn json<T: DeserializeOwned + Send + 'static>(bytes: Bytes) -> Result<T, Error> {
-    if bytes.len() <= INLINE_PARSE_BYTES {
-        return parse_json(&bytes);
+async fn json<T: DeserializeOwned + Send + 'static>(
+    bytes: Bytes,
+    max_depth: usize,
+) -> Result<T, Error> {
+    let inline = bytes.len() <= INLINE_PARSE_BYTES;
+    let parse = move || {
+        // Before any parser: some of them recurse, and one that skips an unknown field does not count.
+        if depth::exceeds(&bytes, max_depth) {
+            let message = format!("the JSON is nested deeper than the limit of {max_depth}");
+            return Err(Error::new(Code::JsonTooDeep, message));
+        }
+        parse_json(&bytes)
+    };
+    if inline {
+        return parse();
     }
     // Bounded by the budget of body bytes, so these threads are few.
-    tokio::task::spawn_blocking(move || parse_json(&bytes)).await.map_err(Error::internal)?
+    tokio::task::spawn_blocking(parse).await.map_err(Error::internal)?
 }
 
 /// Parses JSON; a fault is named by its path.

@@ -34,7 +34,7 @@ pub(super) async fn live() -> Json<Health> {
 
 /// Says whether the server wants traffic
 ///
-/// Green once every tower of every model ran; red while draining, and from the death of a worker on.
+/// Green once every tower of every model ran; red while draining, while a worker is replaced, and from the death of a worker on.
 #[utoipa::path(
     get,
     path = "/health/ready",
@@ -50,6 +50,9 @@ pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Health>,
         Readiness::Ready => return Ok(Json(Health { status: "ready" })),
         Readiness::Starting => Error::new(Code::NotReady, "a model is loading or warming up"),
         Readiness::ShuttingDown => Error::new(Code::ShuttingDown, "the server is shutting down"),
+        Readiness::WorkerRestarting(model) => {
+            Error::new(Code::NotReady, format!("the worker of the model `{model}` is restarting"))
+        }
         Readiness::WorkerFailed(model) => {
             Error::new(Code::NotReady, format!("the worker of the model `{model}` died"))
         }

@@ -23,6 +23,18 @@ pub(super) struct Info {
     /// The models that are loaded, the default first; empty while the first one loads.
     models: Vec<ModelInfo>,
     limits: LimitsInfo,
+    /// How pictures are fetched by URL; null where they are not.
+    fetch: Option<FetchInfo>,
+}
+
+/// How pictures are fetched by URL. Which hosts and addresses are allowed is not told.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FetchInfo {
+    /// The schemes of URLs that are fetched.
+    schemes: Vec<&'static str>,
+    /// The longest time that one picture may take, in milliseconds.
+    timeout_ms: u64,
+    max_redirects: usize,
 }
 
 /// A loaded model.
@@ -88,10 +100,17 @@ pub(super) struct LimitsInfo {
     max_text_bytes: usize,
     max_image_bytes: usize,
     max_image_pixels: u64,
+    /// At the peak of decoding one picture.
     max_decode_bytes: u64,
+    /// At the peak of all decoding at once.
+    max_decode_bytes_in_flight: u64,
+    /// Arrays and objects in each other, in a JSON body.
+    max_json_depth: usize,
     /// Items in the server at once, queued or running.
     max_items_in_flight: usize,
     max_bytes_in_flight: usize,
+    /// Pixels of pictures that are not decoded yet.
+    max_pixels_in_flight: u64,
     /// Bytes of features in one answer, counted as 32-bit floats.
     max_feature_bytes: usize,
     max_bulk_streams: usize,
@@ -102,6 +121,18 @@ pub(super) struct LimitsInfo {
     bulk_idle_timeout_ms: u64,
     /// The longest wait for an answer, in milliseconds.
     request_timeout_ms: u64,
+}
+
+impl From<&config::Fetch> for FetchInfo {
+    fn from(fetch: &config::Fetch) -> Self {
+        let schemes = if fetch.allow_http { vec!["https", "http"] } else { vec!["https"] };
+        let (timeout_ms, max_redirects) = (millis(fetch.timeout), fetch.max_redirects);
+        Self { schemes, timeout_ms, max_redirects }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl From<&config::Limits> for LimitsInfo {
@@ -116,8 +147,11 @@ impl From<&config::Limits> for LimitsInfo {
             max_image_bytes,
             max_image_pixels,
             max_decode_bytes,
+            max_decode_bytes_in_flight,
+            max_json_depth,
             max_items_in_flight,
             max_bytes_in_flight,
+            max_pixels_in_flight,
             max_feature_bytes,
             max_bulk_streams,
             max_bulk_rows,
@@ -125,7 +159,6 @@ impl From<&config::Limits> for LimitsInfo {
             bulk_idle_timeout,
             request_timeout,
         } = limits;
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             max_body_bytes,
             max_items,
@@ -135,8 +168,11 @@ impl From<&config::Limits> for LimitsInfo {
             max_image_bytes,
             max_image_pixels,
             max_decode_bytes,
+            max_decode_bytes_in_flight,
+            max_json_depth,
             max_items_in_flight,
             max_bytes_in_flight,
+            max_pixels_in_flight,
             max_feature_bytes,
             max_bulk_streams,
             max_bulk_rows,
@@ -199,5 +235,6 @@ pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
         commit: build_info::COMMIT,
         models: ModelInfo::all(state.engine().registry()),
         limits: state.limits().into(),
+        fetch: state.engine().fetcher().map(|fetcher| fetcher.config().into()),
     })
 }

@@ -1,15 +1,19 @@
 //! The middleware, one file a layer; [`super::middleware_stack`] says why each stands where it does.
 
+mod authorize;
 mod bound_body;
 mod catch_panic;
+mod cors;
 mod observe;
 mod render_failures;
 mod request_id;
 mod set_context;
 
 pub(super) use self::{
+    authorize::authorize,
     bound_body::{BodyError, bound_body},
     catch_panic::catch_panic,
+    cors::cors,
     observe::{UNMATCHED, observe},
     render_failures::render_failures,
     request_id::carry_request_id,

@@ -50,7 +50,7 @@ pub(super) fn frame() -> utoipa::openapi::OpenApi {
 /// The OpenAPI document of the server.
 #[must_use]
 pub fn document() -> utoipa::openapi::OpenApi {
-    super::api().into_openapi()
+    super::documented().into_openapi()
 }
 
 /// The document as YAML: the file `openapi.yaml`.
@@ -97,16 +97,23 @@ pub(super) struct RequestHeaders {
 }
 
 /// What a route of the engine may answer when it fails.
-const ENGINE_CODES: [Code; 14] = [
+const ENGINE_CODES: [Code; 21] = [
     Code::InvalidRequest,
+    Code::Unauthorized,
     Code::ModelNotFound,
     Code::PayloadTooLarge,
+    Code::TooManyItems,
+    Code::TextTooLarge,
+    Code::JsonTooDeep,
     Code::ImageTooLarge,
+    Code::TooManyPixels,
+    Code::DecodeTooLarge,
     Code::UnsupportedMediaType,
     Code::UndecodableImage,
     Code::TextTooLong,
     Code::FetchForbidden,
     Code::Overloaded,
+    Code::FetchFailed,
     Code::ShuttingDown,
     Code::NotReady,
     Code::DeadlineExceeded,

@@ -205,6 +205,10 @@ pub(super) fn render(error: &Error, envelope: Envelope, request_id: Option<&str>
         body(error, envelope, request_id),
     )
         .into_response();
+    if error.code() == Code::Unauthorized {
+        let challenge = HeaderValue::from_static("Bearer realm=\"siglip-server\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
     if let Some(after) = error.retry_after() {
         // Whole seconds, rounded up: a client that comes back too early is refused again.
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);

@@ -39,6 +39,8 @@ pub struct Metrics {
     pub requests: IntCounterVec,
     /// Seconds from the request's head to the last byte of its answer, by route.
     pub request_duration: HistogramVec,
+    /// Requests that presented a key of the server's, by the key's name.
+    pub key_requests: IntCounterVec,
     /// Requests being answered.
     pub requests_in_flight: IntGauge,
     /// Seconds of one item in one stage.
@@ -71,6 +73,8 @@ pub struct Metrics {
     pub cache_bytes: IntGaugeVec,
     /// 1 for the state that a model's worker is in, by model and state.
     pub worker_state: IntGaugeVec,
+    /// Replacements of a model's worker, by model.
+    pub worker_restarts: IntCounterVec,
     /// Bytes of resident weights on the device, by model.
     pub device_memory: IntGaugeVec,
     /// Always 1; the labels describe the model.
@@ -126,6 +130,11 @@ impl Metrics {
                 "Time from a request's head to the last byte of its answer.",
                 &["route"],
                 &SECONDS,
+            ),
+            key_requests: counters(
+                "siglip_key_requests_total",
+                "Requests that presented a known API key, by the key's name.",
+                &["key"],
             ),
             requests_in_flight: registered(
                 r,
@@ -191,6 +200,11 @@ impl Metrics {
                 "1 for the state that the model's worker is in, 0 for the others.",
                 &["model", "state"],
             ),
+            worker_restarts: counters(
+                "siglip_worker_restarts_total",
+                "Attempts to replace a model's worker after it broke.",
+                &["model"],
+            ),
             device_memory: gauges(
                 "siglip_device_memory_bytes",
                 "Bytes of resident weights on the device.",
@@ -252,6 +266,7 @@ impl Metrics {
 
     /// Creates every series of a model, so that it shows before its first row.
     pub fn touch_model(&self, model: &str) {
+        self.worker_restarts.with_label_values(&[model]);
         for tower in TOWERS {
             self.batch_rows.with_label_values(&[model, tower]);
             self.batch_fill_ratio.with_label_values(&[model, tower]);

@@ -8,6 +8,8 @@ use std::{
 /// A stage of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
+    /// From a picture's URL to its bytes, the wait for a turn included.
+    Fetch,
     /// Base64, picture decoding and resizing.
     Decode,
     /// Text to token ids.
@@ -22,13 +24,14 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in the order in which a request meets them.
-    pub const ALL: [Self; 5] =
-        [Self::Decode, Self::Tokenize, Self::Queue, Self::Forward, Self::Encode];
+    pub const ALL: [Self; 6] =
+        [Self::Fetch, Self::Decode, Self::Tokenize, Self::Queue, Self::Forward, Self::Encode];
 
     /// The name in `Server-Timing` and in the metric's label.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Fetch => "fetch",
             Self::Decode => "decode",
             Self::Tokenize => "tokenize",
             Self::Queue => "queue",
@@ -41,7 +44,7 @@ impl Stage {
 /// The stages of one request. Items run side by side, so each stage keeps its **longest** item: the
 /// figures say what the answer waited for, not what was spent.
 #[derive(Debug, Default)]
-pub struct Timings([AtomicU64; 5]);
+pub struct Timings([AtomicU64; 6]);
 
 impl Timings {
     /// Notes that an item spent `time` in `stage`.
@@ -76,7 +79,7 @@ mod tests {
         timings.record(Stage::Queue, Duration::from_micros(300));
         assert_eq!(
             timings.header(),
-            "decode;dur=0.00, tokenize;dur=0.00, queue;dur=1.50, forward;dur=0.00, encode;dur=0.00"
+            "fetch;dur=0.00, decode;dur=0.00, tokenize;dur=0.00, queue;dur=1.50, forward;dur=0.00, encode;dur=0.00"
         );
     }
 }

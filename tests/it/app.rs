@@ -8,6 +8,7 @@ use siglip_server::{
     batch,
     config::Config,
     engine::Engine,
+    fetch::Fetcher,
     registry::{Model, Registry},
     rest,
     telemetry::Metrics,
@@ -52,14 +53,29 @@ impl TestApp {
 
     /// A server whose model is not loaded yet.
     pub(crate) async fn loading(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_access(change, |_| rest::Access::default()).await
+    }
+
+    /// A server whose model is not loaded yet, and whose access a test restricts.
+    pub(crate) async fn with_access(
+        change: impl FnOnce(&mut Config),
+        access: impl FnOnce(Arc<Metrics>) -> rest::Access,
+    ) -> Self {
         let mut config = Config::default();
         config.model.cpu_pool_threads = 1;
         change(&mut config);
         let metrics = Arc::new(Metrics::new());
         let registry = Registry::new([MODEL.to_owned()]);
         let engine = Engine::new(&config, registry, metrics).expect("the engine starts");
-        let engine = Arc::new(engine);
-        let router = rest::router(rest::AppState::new(Arc::clone(&engine)));
+        let engine = Arc::new(if config.fetch.enabled {
+            let max_bytes = config.limits.max_image_bytes;
+            engine.with_fetcher(Fetcher::new(&config.fetch, max_bytes).expect("a client"))
+        } else {
+            engine
+        });
+        let access = access(Arc::clone(engine.metrics()));
+        let state = rest::AppState::with_access(Arc::clone(&engine), access);
+        let router = rest::router(state);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let server = tokio::spawn(async move {

@@ -1,5 +1,6 @@
 //! The gRPC surface over a real connection.
 
+mod access;
 mod health;
 mod methods;
 mod parity;
@@ -39,6 +40,13 @@ struct Served {
 
 impl Served {
     async fn start(adjust: impl FnOnce(&mut Config)) -> Self {
+        Self::with_access(adjust, |_| grpc::Access::default()).await
+    }
+
+    async fn with_access(
+        adjust: impl FnOnce(&mut Config),
+        access: impl FnOnce(Arc<Metrics>) -> grpc::Access,
+    ) -> Self {
         let mut config = Config::default();
         adjust(&mut config);
         let registry = Registry::new(["fake".to_owned()]);
@@ -50,7 +58,12 @@ impl Served {
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let server = tokio::spawn(grpc::serve(listener, Arc::clone(&engine), shutdown));
+        let server = tokio::spawn(grpc::serve(
+            listener,
+            Arc::clone(&engine),
+            access(Arc::clone(engine.metrics())),
+            shutdown,
+        ));
         let channel = Channel::from_shared(format!("http://{address}")).expect("a URI");
         let channel = channel.connect().await.expect("connects");
         Self { engine, channel, stop: Some(stop), server }

@@ -4,15 +4,20 @@
 
 mod app;
 mod cli;
+mod clients;
 mod config_docs;
 mod documents;
 mod fake;
+mod faults;
 mod golden;
 mod grpc;
+mod hostile;
 mod hub;
 mod layering;
 mod lifecycle;
+mod listeners;
 mod metrics_docs;
 mod models;
 mod process;
 mod rest;
+mod rolling;

@@ -43,9 +43,11 @@ impl Server {
         Self::start_with(args, &[])
     }
 
-    /// Starts it with variables.
+    /// The same, with variables.
     pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut child = command(&["--listen", "127.0.0.1:0"])
+        let anywhere = ["--listen", "127.0.0.1:0"];
+        let listen = if args.contains(&"--listen") { &[][..] } else { &anywhere[..] };
+        let mut child = command(listen)
             .args(args)
             .envs(env.iter().copied())
             .stdout(Stdio::piped())
@@ -67,6 +69,12 @@ impl Server {
         let url =
             url.and_then(|rest| rest.split_whitespace().next()).expect("an address").to_owned();
         Self { child, _stdout: lines, url, announcement }
+    }
+
+    /// An address that it announced, by the word in front of it.
+    pub(crate) fn announced(&self, what: &str) -> &str {
+        let line = self.announcement.lines().find_map(|line| line.strip_prefix(what));
+        line.and_then(|rest| rest.split_whitespace().next()).expect("announced")
     }
 
     /// Sends a signal: `TERM` or `INT`.

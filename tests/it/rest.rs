@@ -1,9 +1,12 @@
 //! The REST surface, over real HTTP.
 
+mod access;
+mod bad_input;
 mod bulk;
 mod classify;
 mod embeddings;
 mod errors;
+mod fetch;
 mod operations;
 mod outputs;
 mod overload;

@@ -171,10 +171,9 @@ impl PartialSchema for Inputs {
                 .schema_type(schema::Type::String)
                 .description(Some("What `modality` says: a text, or a picture."))
         };
-        let item = schema::OneOfBuilder::new()
-            .item(text())
-            .item(tagged("text", "A text."))
-            .item(tagged("image", "A picture: a data URI or base64."));
+        let item = schema::OneOfBuilder::new().item(text()).item(tagged("text", "A text.")).item(
+            tagged("image", "A picture: a data URI, base64, or a URL where the server fetches."),
+        );
         schema::OneOfBuilder::new()
             .item(text())
             .item(schema::ArrayBuilder::new().items(item).min_items(Some(1)))

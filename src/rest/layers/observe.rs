@@ -51,6 +51,8 @@ pub(in crate::rest) async fn observe(
         method = %request.method(),
         route,
         request_id = id.as_ref().map(RequestId::as_str),
+        // Written by the layer that checks keys.
+        key = tracing::field::Empty,
     );
     let mut exchange =
         Exchange::begin(Arc::clone(state.metrics()), request.method().clone(), route, span.clone());

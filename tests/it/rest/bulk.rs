@@ -194,7 +194,7 @@ async fn the_limits_of_one_body_are_those_of_one_row() {
     assert!(answers[..500].iter().all(|answer| answer["embedding"].is_array()));
     assert_eq!(
         (&answers[500]["id"], &answers[500]["error"]["code"]),
-        (&json!("long"), &json!("payload_too_large"))
+        (&json!("long"), &json!("text_too_large"))
     );
     // Not held, so its id is not known.
     assert_eq!(

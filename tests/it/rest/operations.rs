@@ -94,7 +94,7 @@ async fn every_answer_says_where_its_time_went() {
     let answer = app.post("/v1/embeddings", json!({"input": "red"})).await;
     let timing = answer.header("server-timing");
     let mut stages = timing.split(", ").map(|stage| stage.split(';').next().expect("a name"));
-    let names = ["decode", "tokenize", "queue", "forward", "encode", "total"];
+    let names = ["fetch", "decode", "tokenize", "queue", "forward", "encode", "total"];
     assert!(names.iter().all(|&name| stages.next() == Some(name)), "{timing}");
     for path in ["/info", "/metrics", "/health/live", "/nothing", "/"] {
         assert!(app.get(path).await.header("server-timing").contains("total;dur="), "{path}");

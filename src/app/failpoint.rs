@@ -1,0 +1,147 @@
+//! Faults on purpose, for tests of the whole process. Builds without debug assertions do not have them.
+//!
+//! `SIGLIP_FAILPOINT=KIND:EVERY[:TIMES]` makes each `EVERY`th forward pass of the process go wrong, in one
+//! of these ways: `error`, `memory`, `panic`, `nan`, or `broken`, which stays wrong until the towers are
+//! loaded again. After `TIMES` faults, if given, all is well.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use crate::{
+    batch::Towers,
+    config::load::FAILPOINT_ENV,
+    embedding::Embedding,
+    model::{Tap, Tower, TowerError},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Error,
+    Memory,
+    Panic,
+    Nan,
+    Broken,
+}
+
+/// When and how passes go wrong. One for the process, so that towers which are loaded again go on counting.
+#[derive(Debug)]
+pub(super) struct Failpoint {
+    kind: Kind,
+    every: usize,
+    times: usize,
+    passes: AtomicUsize,
+    faults: AtomicUsize,
+}
+
+impl Failpoint {
+    /// What the environment asks for.
+    pub(super) fn from_env() -> Option<Arc<Self>> {
+        let text = std::env::var(FAILPOINT_ENV).ok()?;
+        let failpoint = Self::parse(&text);
+        if failpoint.is_none() {
+            tracing::error!(text, "{FAILPOINT_ENV} is not understood");
+        }
+        failpoint.map(Arc::new)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':');
+        let kind = match parts.next()? {
+            "error" => Kind::Error,
+            "memory" => Kind::Memory,
+            "panic" => Kind::Panic,
+            "nan" => Kind::Nan,
+            "broken" => Kind::Broken,
+            _ => return None,
+        };
+        let every = parts.next()?.parse().ok().filter(|&every| every > 0)?;
+        let times = parts.next().map_or(Some(usize::MAX), |times| times.parse().ok())?;
+        Some(Self { kind, every, times, passes: AtomicUsize::new(0), faults: AtomicUsize::new(0) })
+    }
+
+    /// Whether this pass goes wrong.
+    fn strikes(&self) -> bool {
+        let pass = 1 + self.passes.fetch_add(1, Ordering::Relaxed);
+        pass.is_multiple_of(self.every) && self.faults.fetch_add(1, Ordering::Relaxed) < self.times
+    }
+
+    /// Towers that go wrong now and then.
+    pub(super) fn arm(self: &Arc<Self>, towers: Towers) -> Towers {
+        Towers {
+            vision: Box::new(Faulty {
+                tower: towers.vision,
+                point: Arc::clone(self),
+                broken: false,
+            }),
+            text: towers.text.map(|tower| {
+                Box::new(Faulty { tower, point: Arc::clone(self), broken: false }) as Box<_>
+            }),
+        }
+    }
+}
+
+struct Faulty<I> {
+    tower: Box<dyn Tower<Input = I>>,
+    point: Arc<Failpoint>,
+    broken: bool,
+}
+
+impl<I: Send + 'static> Faulty<I> {
+    fn pass(
+        &mut self,
+        run: impl FnOnce(&mut dyn Tower<Input = I>) -> Result<Vec<Embedding>, TowerError>,
+    ) -> Result<Vec<Embedding>, TowerError> {
+        let fault = || TowerError::Device("a fault on purpose".into());
+        if self.broken {
+            return Err(fault());
+        }
+        if !self.point.strikes() {
+            return run(self.tower.as_mut());
+        }
+        match self.point.kind {
+            Kind::Error => Err(fault()),
+            Kind::Memory => Err(TowerError::OutOfMemory),
+            Kind::Panic => panic!("a fault on purpose"),
+            Kind::Nan => run(self.tower.as_mut()).map(|rows| {
+                rows.iter().map(|row| Embedding::new(vec![f32::NAN; row.dim()])).collect()
+            }),
+            Kind::Broken => {
+                self.broken = true;
+                Err(fault())
+            }
+        }
+    }
+}
+
+impl<I: Send + 'static> Tower for Faulty<I> {
+    type Input = I;
+
+    fn embedding_dim(&self) -> usize {
+        self.tower.embedding_dim()
+    }
+
+    fn forward(&mut self, rows: &[I]) -> Result<Vec<Embedding>, TowerError> {
+        self.pass(|tower| tower.forward(rows))
+    }
+
+    fn tapped(&mut self, rows: &[I], taps: &[Tap]) -> Result<Vec<Embedding>, TowerError> {
+        self.pass(|tower| tower.tapped(rows, taps))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_come_as_they_are_ordered() {
+        let point = Failpoint::parse("error:3:2").expect("understood");
+        let struck: Vec<_> = (1..=12).filter(|_| point.strikes()).collect();
+        assert_eq!(struck, [3, 6]);
+        for text in ["", "error", "error:0", "error:x", "other:3", "error:3:x"] {
+            assert!(Failpoint::parse(text).is_none(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Why a server does not start, or does not go on.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::task::JoinError;
+
+use crate::{
+    auth::KeyFileError, error::Error, fetch, grpc, hub::HubError, model::LoadError,
+    tls::IdentityError,
+};
+
+/// Why the server could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A port could not be taken.
+    #[error("cannot listen on {addr}")]
+    Bind {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A port that was taken could not be opened.
+    #[error("cannot open a port")]
+    Listen(#[source] io::Error),
+    /// The decode pool's threads could not be started.
+    #[error("cannot start the threads of the decode pool")]
+    Pool(#[from] rayon::ThreadPoolBuildError),
+    /// The client that fetches pictures could not be set up.
+    #[error("cannot fetch pictures by URL")]
+    Fetch(#[from] fetch::SetupError),
+    /// The API keys cannot be had.
+    #[error("cannot ask for API keys")]
+    Keys(#[from] KeyFileError),
+    /// The certificate of the listeners cannot be had.
+    #[error("cannot speak TLS")]
+    Identity(#[from] IdentityError),
+    /// The certificate cannot be used.
+    #[error("cannot speak TLS")]
+    Tls(#[from] rustls::Error),
+    /// The model's worker thread could not be started.
+    #[error("cannot start the model's worker")]
+    Worker(#[source] io::Error),
+    /// The list of models contradicts itself.
+    #[error("{0}: {1}")]
+    Models(&'static str, String),
+    /// The checkpoint could not be had.
+    #[error("cannot get the model `{model}`")]
+    Hub {
+        /// The source asked for.
+        model: String,
+        /// What the hub or the cache said.
+        source: Box<HubError>,
+    },
+    /// The checkpoint could not be loaded.
+    #[error("cannot load the model `{model}`")]
+    Load {
+        /// The source asked for.
+        model: String,
+        /// Names the file, and the key or tensor at fault.
+        source: LoadError,
+    },
+    /// The model was loaded, but a tower fails.
+    #[error("the model `{model}` failed its warm-up")]
+    WarmUp {
+        /// The model's name.
+        model: String,
+        /// What the tower said.
+        source: Box<Error>,
+    },
+    /// A model's worker broke more often than it may.
+    #[error("the worker of the model `{model}` is gone")]
+    WorkerGone {
+        /// The model's name.
+        model: String,
+    },
+    /// The gRPC listener failed.
+    #[error("the gRPC listener failed")]
+    Grpc(#[from] grpc::ServeError),
+    /// A task that runs as long as the server does came to an end.
+    #[error("the {0} listener ended by itself")]
+    Ended(&'static str),
+    /// A task that runs as long as the server does panicked.
+    #[error("a background task panicked")]
+    Panicked(#[from] JoinError),
+    /// Requests were still running when the grace period was over.
+    #[error("the grace period of {grace:?} is over with {requests} requests unanswered")]
+    GraceExceeded {
+        /// What was granted.
+        grace: Duration,
+        /// What was cut off.
+        requests: i64,
+    },
+}

@@ -1,0 +1,45 @@
+//! Pictures that a request names by URL.
+
+use std::time::Instant;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Context, Engine, ImageInput};
+use crate::{
+    error::{Code, Error},
+    fetch::{FetchError, Fetched},
+    telemetry::Stage,
+};
+
+impl Engine {
+    /// The picture behind a URL; any other input as it is, and a URL too where none are fetched.
+    ///
+    /// The permit bounds how many fetched pictures are held: keep it until the picture is decoded.
+    pub(super) async fn fetched(
+        &self,
+        image: ImageInput,
+        context: &Context,
+    ) -> Result<(ImageInput, Option<OwnedSemaphorePermit>), Error> {
+        let (ImageInput::Url(url), Some(fetcher)) = (&image, &self.fetcher) else {
+            return Ok((image, None));
+        };
+        let started = Instant::now();
+        let fetched = fetcher.fetch(url).await;
+        self.note(context, Stage::Fetch, started);
+        let Fetched { bytes, slot } = fetched.map_err(fetch_error)?;
+        Ok((ImageInput::Encoded(bytes), Some(slot)))
+    }
+}
+
+fn fetch_error(error: FetchError) -> Error {
+    let code = match error {
+        FetchError::Forbidden(_) => Code::FetchForbidden,
+        FetchError::TooManyBytes { .. } => Code::ImageTooLarge,
+        FetchError::NotAnImage => Code::UndecodableImage,
+        FetchError::TooManyRedirects { .. }
+        | FetchError::Status(_)
+        | FetchError::TimedOut(_)
+        | FetchError::Failed { .. } => Code::FetchFailed,
+    };
+    Error::new(code, error.to_string()).with_source(error)
+}

@@ -1,0 +1,47 @@
+//! Lets in who presents a key, where keys are asked for.
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use http_body_util::BodyExt as _;
+use tracing::Span;
+
+use crate::rest::{AppState, problem::Failure};
+
+/// What is open to everybody: probes, and files that are the same in every copy of this server.
+const OPEN: [&str; 6] = ["/", "/page.css", "/page.js", "/docs", "/openapi.json", "/health"];
+/// Everything below these.
+const OPEN_BELOW: [&str; 2] = ["/docs/", "/health/"];
+
+fn is_open(path: &str) -> bool {
+    OPEN.contains(&path) || OPEN_BELOW.iter().any(|below| path.starts_with(below))
+}
+
+/// Refuses a request without a key, and one of a key that has enough of them in flight.
+pub(in crate::rest) async fn authorize(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(keys) = state.0.access.keys.as_ref().filter(|_| !is_open(request.uri().path())) else {
+        return next.run(request).await;
+    };
+    match keys.admit(request.headers()) {
+        Ok(admitted) => {
+            Span::current().record("key", admitted.name());
+            let response = next.run(request).await;
+            // The request counts until its answer is out. A mapping of frames would do as well, but hides
+            // the body's length.
+            response.map(|body| {
+                Body::new(body.map_err(move |error| {
+                    let _held = &admitted;
+                    error
+                }))
+            })
+        }
+        Err(error) => Failure(error).into_response(),
+    }
+}

@@ -1,0 +1,114 @@
+//! Keys, origins and the listener for operators.
+
+use std::{io::Write as _, sync::Arc};
+
+use reqwest::{RequestBuilder, StatusCode};
+use serde_json::json;
+use siglip_server::{auth::Keys, rest::Access};
+use tempfile::NamedTempFile;
+
+use crate::app::{Answer, TestApp};
+
+const KEYS: &str = "[search]\nkey = \"search-0123456789\"\n\
+    [narrow]\nkey = \"narrow-0123456789\"\nmax_concurrent = 1\n";
+
+/// A server that asks for keys, and the file that they are in.
+async fn locked() -> (TestApp, NamedTempFile) {
+    let mut file = NamedTempFile::new().expect("a file");
+    file.write_all(KEYS.as_bytes()).expect("written");
+    let path = file.path().to_owned();
+    let access = move |metrics| Access {
+        keys: Some(Arc::new(Keys::load(path, metrics).expect("usable"))),
+        origins: vec!["https://app.example".parse().expect("an origin")],
+        metrics: true,
+    };
+    let app = TestApp::with_access(|_| {}, access).await;
+    app.load().await;
+    (app, file)
+}
+
+fn embed(app: &TestApp) -> RequestBuilder {
+    app.request("POST", "/v1/embeddings").json(&json!({"input": "red"}))
+}
+
+#[tokio::test]
+async fn without_a_key_there_is_nothing_but_health_and_pages() {
+    let (app, _file) = locked().await;
+    for path in ["/health/live", "/health/ready", "/", "/docs/", "/openapi.json"] {
+        assert_eq!(app.get(path).await.status, StatusCode::OK, "{path}");
+    }
+    for path in ["/metrics", "/info", "/v1/models", "/v1/models/colours", "/nothing", "/v1"] {
+        let answer = app.get(path).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path}");
+        assert_eq!(answer.header("www-authenticate"), "Bearer realm=\"siglip-server\"");
+    }
+    let refused = Answer::of(embed(&app)).await;
+    let error = &refused.json()["error"];
+    assert_eq!(
+        (&error["code"], &error["type"]),
+        (&json!("unauthorized"), &json!("authentication_error"))
+    );
+    let refused = Answer::of(embed(&app).bearer_auth("search-012345678X")).await;
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(app.get("/info").await.json()["code"], "unauthorized");
+
+    Answer::of(embed(&app).bearer_auth("search-0123456789")).await.ok();
+    Answer::of(embed(&app).header("x-api-key", "search-0123456789")).await.ok();
+    let metrics = Answer::of(app.request("GET", "/metrics").bearer_auth("search-0123456789")).await;
+    assert!(
+        metrics.text.contains("siglip_key_requests_total{key=\"search\"} 3"),
+        "{}",
+        metrics.text
+    );
+    assert!(metrics.text.contains("siglip_key_requests_total{key=\"narrow\"} 0"));
+    assert!(!metrics.text.contains("0123456789"));
+}
+
+#[tokio::test]
+async fn a_quota_counts_requests_until_their_answer_is_out() {
+    let (app, _file) = locked().await;
+    app.gate.set_open(false);
+    let narrow = || embed(&app).bearer_auth("narrow-0123456789");
+    let held = tokio::spawn(narrow().send());
+    let refused = loop {
+        let request = narrow().header("x-request-timeout-ms", "20");
+        let answer = Answer::of(request).await;
+        // Until the first one has arrived, this one is the one that is held.
+        if answer.status != StatusCode::GATEWAY_TIMEOUT {
+            break answer;
+        }
+    };
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.header("retry-after"), "1");
+    // Others are not concerned.
+    let models = app.request("GET", "/v1/models").bearer_auth("search-0123456789");
+    Answer::of(models).await.ok();
+    app.gate.set_open(true);
+    assert_eq!(held.await.expect("joins").expect("answers").status(), StatusCode::OK);
+    while Answer::of(narrow()).await.status != StatusCode::OK {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn listed_origins_may_call_and_read_failures() {
+    let (app, _file) = locked().await;
+    let preflight = |origin: &str| {
+        app.request("OPTIONS", "/v1/embeddings")
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization,content-type")
+    };
+    let allowed = Answer::of(preflight("https://app.example")).await;
+    assert_eq!(allowed.status, StatusCode::OK);
+    assert_eq!(allowed.header("access-control-allow-origin"), "https://app.example");
+    assert!(allowed.header("access-control-allow-headers").contains("authorization"));
+    assert_eq!(allowed.header("access-control-allow-credentials"), "");
+    let other = Answer::of(preflight("https://other.example")).await;
+    assert_eq!(other.header("access-control-allow-origin"), "");
+
+    let refused = Answer::of(embed(&app).header("origin", "https://app.example")).await;
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(refused.header("access-control-allow-origin"), "https://app.example");
+    assert!(refused.header("access-control-expose-headers").contains("x-request-id"));
+}
