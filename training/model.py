@@ -1,16 +1,20 @@
 """The demo's architecture, and mixed-precision training of it on a CPU.
 
-The model is transformers' own `SiglipModel`. Its weights are trained in bf16
-(matrix products run two to three times faster than in f32 with AVX-512 BF16,
-and without autocast's casts), while AdamW keeps f32 masters.
+The model is transformers' own `SiglipModel`. Where the CPU has AVX-512 BF16 its
+weights are trained in bf16 (matrix products run two to three times faster than
+in f32, and without autocast's casts), while the optimizer keeps f32 masters;
+elsewhere bf16 is emulated, many times slower than f32, and f32 is used.
 """
 
+import argparse
 import math
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 from transformers import SiglipConfig, SiglipModel
+
+from muon import Muon
 
 TEXT_LENGTH = 16
 VOCAB_SIZE = 4096
@@ -23,6 +27,17 @@ MUON_RATE = 30.0
 # Scale and bias are single numbers far from where they end, and a token's
 # embedding is long (std 1) and seldom moved.
 ADAMW_RATES = {"logit_scale": 5.0, "logit_bias": 5.0, "token_embedding": 10.0}
+
+
+def add_dtype_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--dtype`, in which the towers compute."""
+    native = torch.cpu._is_avx512_bf16_supported()
+    parser.add_argument(
+        "--dtype",
+        type=lambda name: {"f32": torch.float32, "bf16": torch.bfloat16}[name],
+        default=torch.bfloat16 if native else torch.float32,
+        help="f32 or bf16; by default bf16 where the CPU has instructions for it",
+    )
 
 
 def build_config() -> SiglipConfig:
@@ -134,12 +149,34 @@ def embed_images(
 
 
 def embed_texts(model: SiglipModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """Runs the text tower on padded ids `[batch, TEXT_LENGTH]`."""
-    return model.text_model(input_ids=input_ids).pooler_output
+    """Runs the text tower on padded ids `[batch, TEXT_LENGTH]`.
+
+    Only the last position is read, so the last layer computes no other: a fifth
+    of the tower's time. `test_model.py` compares with transformers' own forward.
+    """
+    tower = model.text_model
+    states = tower.embeddings(input_ids)
+    for layer in tower.encoder.layers[:-1]:
+        states = layer(states, attention_mask=None)
+    layer = tower.encoder.layers[-1]
+    normed = layer.layer_norm1(states)
+    attention = layer.self_attn
+    queries, keys, values = (
+        part.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        for part in (
+            attention.q_proj(normed[:, -1:]),
+            attention.k_proj(normed),
+            attention.v_proj(normed),
+        )
+    )
+    weights = (queries @ keys.mT * queries.shape[-1] ** -0.5).softmax(-1)
+    last = states[:, -1] + attention.out_proj((weights @ values).flatten(1))
+    last = last + layer.mlp(layer.layer_norm2(last))
+    return tower.head(tower.final_layer_norm(last))
 
 
 class MixedOptimizer:
-    """Muon and AdamW on f32 masters of bf16 weights, with an average of them.
+    """Muon and AdamW on f32 masters of the weights, with an average of them.
 
     Muon takes the matrices inside the encoder layers, where it needs a third of
     AdamW's steps for the same loss; AdamW takes everything else.
@@ -170,9 +207,8 @@ class MixedOptimizer:
             rate = next((r for part, r in ADAMW_RATES.items() if part in name), 1.0)
             rate *= tower_rate
             groups.setdefault((decayed, rate), []).append(master)
-        muon_groups = [{"params": ps, "rate": MUON_RATE * rate} for rate, ps in matrices.items()]
-        self.muon = (
-            torch.optim.Muon(muon_groups, momentum=0.95, weight_decay=0.01) if matrices else None
+        self.muon = Muon(
+            [(MUON_RATE * rate, members) for rate, members in matrices.items()], weight_decay=0.01
         )
         self.adamw = torch.optim.AdamW(
             [
@@ -199,10 +235,7 @@ class MixedOptimizer:
         for group in self.adamw.param_groups:
             group["lr"] = learning_rate * group["rate"]
         self.adamw.step()
-        if self.muon is not None:
-            for group in self.muon.param_groups:
-                group["lr"] = learning_rate * group["rate"]
-            self.muon.step()
+        self.muon.step(learning_rate)
         self.updates += 1
         # The first steps are forgotten fast, whatever the final horizon.
         decay = min(self.ema, (1 + self.updates) / (10 + self.updates))
@@ -222,7 +255,7 @@ class MixedOptimizer:
             "average": self.average_by_name(),
             "updates": self.updates,
             "adamw": self.adamw.state_dict(),
-            "muon": self.muon.state_dict() if self.muon is not None else {},
+            "muon": self.muon.state_dict(),
         }
 
     def load(self, state: dict) -> None:
@@ -233,8 +266,7 @@ class MixedOptimizer:
             target.copy_(value)
         self.updates = state["updates"]
         self.adamw.load_state_dict(state["adamw"])
-        if self.muon is not None:
-            self.muon.load_state_dict(state["muon"])
+        self.muon.load_state_dict(state["muon"])
         self.write(self.masters)
 
     def average_by_name(self) -> dict[str, torch.Tensor]:

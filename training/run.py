@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from model import MixedOptimizer
 
@@ -48,11 +49,22 @@ def resume(path: Path, optimizer: MixedOptimizer) -> Resumed:
 
 
 def averaged_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Reads a phase's model: its averaged weights and those it had locked."""
+    """Reads a phase's model: its averaged weights and those it had locked.
+
+    `path` may also be an exported folder: the state of the optimizer is not in
+    it, but every phase starts with a new one anyway.
+    """
+    if path.is_dir():
+        return {n: t.float() for n, t in load_file(path / "model.safetensors").items()}
     stored = torch.load(path, weights_only=True)
     weights = {**stored.get("locked", {}), **stored["optimizer"]["average"]}
     weights.pop("classes", None)
     return weights
+
+
+def find(work: Path, name: str) -> Path:
+    """Finds what `--start` names: an exported folder, or a checkpoint in `work`."""
+    return Path(name) if Path(name).is_dir() else work / name
 
 
 class Log:

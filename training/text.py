@@ -119,6 +119,11 @@ class Captions:
                 text = rng.choice(KOREAN_TEMPLATES).format(x=stated)
         return self._caption(text, concept, [stated])
 
+    def name(self, concept: int, language: str) -> Caption:
+        """Returns a concept's plain name."""
+        name = self.names[concept][language]
+        return self._caption(name, concept, [name])
+
     def _caption(self, text: str, concept: int, stated: Sequence[str]) -> Caption:
         keys = tuple(self.key_ids[s] for s in stated)
         is_name = len(keys) == 1 and bool(self.is_named[keys[0]].any())

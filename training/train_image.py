@@ -16,7 +16,16 @@ import torch.nn.functional as F
 import run
 from augment import Composition, compose
 from data import load_pictures
-from model import IMAGE_SIZE, PATCH, WIDTH, MixedOptimizer, build_model, embed_images, whiten_patches
+from model import (
+    IMAGE_SIZE,
+    PATCH,
+    WIDTH,
+    MixedOptimizer,
+    add_dtype_option,
+    build_model,
+    embed_images,
+    whiten_patches,
+)
 
 KEPT_PATCHES = 32
 # Every so many steps the tower sees all patches, as it will when it is used.
@@ -66,16 +75,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--peak", type=float, default=1e-3)
+    add_dtype_option(parser)
     args = parser.parse_args()
     pictures = {k: torch.from_numpy(v) for k, v in load_pictures(args.work).items()}
     model = build_model(seed=1)
     sample = torch.randint(0, len(pictures["concept"]), (1500,))
     plain = compose(pictures["large"][sample], pictures["small"][sample], 0.5).pixel_values
     whiten_patches(model.vision_model, plain)
-    model.bfloat16()
+    model.to(args.dtype)
     # Short class vectors turn fast; their length plays no other part.
     classes = torch.nn.Parameter(
-        0.05 * torch.randn(int(pictures["concept"].max()) + 1, WIDTH, dtype=torch.bfloat16)
+        0.05 * torch.randn(int(pictures["concept"].max()) + 1, WIDTH, dtype=args.dtype)
     )
     named = [(f"vision_model.{n}", p) for n, p in model.vision_model.named_parameters()]
     optimizer = MixedOptimizer([*named, ("classes", classes)], weight_decay=0.05, ema=0.998)
