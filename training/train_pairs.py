@@ -27,7 +27,7 @@ from text import Captions, encode, train_tokenizer
 from train_image import KEPT_PATCHES, keep_patches
 
 WARM_UP = 50
-CHUNK = 128
+CHUNK = 256
 # Every so many joint steps the image tower sees all patches.
 ALL_PATCHES_EVERY = 4
 
@@ -91,7 +91,7 @@ class Batches:
     """Draws pictures and captions.
 
     Pictures come with a caption each, and with further captions as negatives.
-    Cached features cost nothing, so there a batch has a picture of every concept.
+    Cached features cost nothing, so there a batch has pictures of every concept.
     """
 
     def __init__(self, args: argparse.Namespace, pictures: dict[str, torch.Tensor]) -> None:
@@ -111,7 +111,8 @@ class Batches:
         """Returns picture indices, text ids and the targets between them."""
         others = torch.randint(0, len(self.captions.concepts), (self.args.more_texts,))
         if self.args.phase == "text":
-            chosen = torch.stack([own[torch.randint(0, len(own), ())] for own in self.of_concept])
+            drawn = (self.args.per_concept,)
+            chosen = torch.cat([own[torch.randint(0, len(own), drawn)] for own in self.of_concept])
             captioned = others
         else:
             chosen = torch.randint(0, len(self.pictures["concept"]), (self.args.batch,))
@@ -188,6 +189,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--first-scale", type=float, default=20.0, help="scale at the start of the text phase"
+    )
+    parser.add_argument(
+        "--per-concept", type=int, default=1, help="pictures of a concept in a step of the text phase"
     )
     parser.add_argument("--rounds", type=int, default=2, help="cached compositions a picture")
     parser.add_argument(
