@@ -2,7 +2,7 @@
 //!
 //! Red, green and blue pictures and words have the same embeddings, so every score is known beforehand.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use siglip_server::{
     batch::Towers,
@@ -41,23 +41,40 @@ const TOKENIZER_CONFIG: &[u8] = br#"{
 
 /// Holds the towers' forward passes back while it is closed.
 #[derive(Clone)]
-pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub(crate) struct Gate(Arc<(Mutex<GateState>, Condvar)>);
+
+struct GateState {
+    open: bool,
+    /// Forward passes that stand before it.
+    held: usize,
+}
 
 impl Gate {
     /// A gate that lets everything through.
     pub(crate) fn open_one() -> Self {
-        Self(Arc::new((Mutex::new(true), Condvar::new())))
+        Self(Arc::new((Mutex::new(GateState { open: true, held: 0 }), Condvar::new())))
     }
 
     /// Holds back, or lets go.
     pub(crate) fn set_open(&self, open: bool) {
-        *self.0.0.lock().expect("no test panics while it holds the gate") = open;
+        self.lock().open = open;
         self.0.1.notify_all();
     }
 
+    /// Whether a forward pass is held back.
+    pub(crate) fn holds(&self) -> bool {
+        self.lock().held > 0
+    }
+
     fn pass(&self) {
-        let open = self.0.0.lock().expect("no test panics while it holds the gate");
-        drop(self.0.1.wait_while(open, |open| !*open));
+        let mut state = self.lock();
+        state.held += 1;
+        let passed = self.0.1.wait_while(state, |state| !state.open);
+        passed.expect("no test panics while it holds the gate").held -= 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, GateState> {
+        self.0.0.lock().expect("no test panics while it holds the gate")
     }
 }
 

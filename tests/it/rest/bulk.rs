@@ -223,12 +223,13 @@ async fn a_server_that_drains_answers_what_it_read_and_says_so() {
     let app = TestApp::start().await;
     let mut live = Live::open(&app).await;
     app.gate.set_open(false);
-    live.write(&lines(&[
-        json!({"id": 1, "text": "a new red text"}),
-        json!({"id": 2, "text": "blue"}),
-    ]))
-    .await;
-    // Until they are read, which the queue shows.
+    live.write(&lines(&[json!({"id": 1, "text": "a new red text"})])).await;
+    // The worker has taken the first row, so the second one stays in the queue, which shows that it was
+    // read.
+    while !app.gate.holds() {
+        tokio::task::yield_now().await;
+    }
+    live.write(&lines(&[json!({"id": 2, "text": "blue"})])).await;
     let waiting = "siglip_queue_rows{model=\"colours\",priority=\"bulk\",tower=\"text\"}";
     while app.metric(waiting).await < 1.0 {}
     app.engine.registry().close();
