@@ -17,7 +17,7 @@ mod served;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::{
-    choices::{DType, Device, LogFormat},
+    choices::{DType, Device, LogFormat, TextNormalization},
     lists::{Host, List, Network, WebOrigin},
     load::{Effective, Origin, Sources},
     served::{Served, is_hub_id},
@@ -124,6 +124,9 @@ section! {
         device: Device = Device::default(), Choice "cpu|cuda[:N]|metal", flag "device";
         /// The type of weights and activations; norms, softmax and scores stay f32.
         dtype: DType = DType::default(), Choice "f32|f16|bf16", flag "dtype";
+        /// What is done to a text before the tokenizer reads it: `auto` is what the checkpoint was trained
+        /// with; `hf`, `bigvision` and `openclip` are what each reference does; `none` is nothing.
+        text_normalization: TextNormalization = TextNormalization::default(), Choice "MODE", flag "text-normalization";
         /// Threads of forward passes on the CPU; 0 means one per core. Models with equal numbers share
         /// their threads.
         threads: usize = 0, CountOrZero "N", flag "threads";

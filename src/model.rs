@@ -4,6 +4,7 @@ mod checkpoint;
 mod demo;
 mod kernels;
 mod load;
+mod open_clip;
 mod runtime;
 pub mod siglip;
 mod tap;

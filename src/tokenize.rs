@@ -1,12 +1,14 @@
 //! Text to the token ids that a text tower reads.
 
+mod declared;
 mod normalization;
+mod sentencepiece;
 
 use std::{borrow::Cow, collections::BTreeSet, fmt, sync::Arc};
 
-use serde::Deserialize;
-
-pub use normalization::TextNormalization;
+use self::declared::{Class, Declared, Token};
+pub use self::normalization::{Cleaning, TextNormalization};
+use crate::config;
 
 /// One tokenised text, padded to the checkpoint's own length: padding is part of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,14 +30,30 @@ pub struct TokenizeError {
 }
 
 /// The files that describe a tokenizer, as bytes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct TokenizerFiles<'f> {
     /// `tokenizer.json`.
-    pub tokenizer: &'f [u8],
+    pub tokenizer: Option<&'f [u8]>,
+    /// `spiece.model`: read where the class is SigLIP 1's, as transformers does, and where there is no
+    /// `tokenizer.json`.
+    pub sentencepiece: Option<&'f [u8]>,
     /// `tokenizer_config.json`: the class, and the pad and end tokens.
     pub config: Option<&'f [u8]>,
     /// `special_tokens_map.json`, where older exports keep those tokens.
     pub special_tokens_map: Option<&'f [u8]>,
+}
+
+/// What is not in a tokenizer's own files.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenizerOptions {
+    /// Ids of every text, padding included.
+    pub text_length: usize,
+    /// Rows of the text tower's table of tokens.
+    pub vocab_size: usize,
+    /// What the operator asks to be done to a text first.
+    pub normalization: config::TextNormalization,
+    /// What open_clip's configuration asks for, where the checkpoint has one.
+    pub cleaning: Option<Cleaning>,
 }
 
 /// Why a tokenizer could not be loaded; the message names the file.
@@ -49,8 +67,12 @@ pub struct TokenizerLoadError {
 /// A checkpoint's tokenizer with its canonicalisation, length and pad id.
 pub struct TextTokenizer {
     tokenizer: tokenizers::Tokenizer,
+    /// What SentencePiece does to a text, where its own file is read.
+    sentencepiece: Option<sentencepiece::Normalizer>,
     normalization: TextNormalization,
     text_length: usize,
+    /// Ids from here on have no row in the text tower.
+    vocab_size: u32,
     pad: u32,
     /// Ids that stand before every text; none for the published checkpoints.
     prefix: Vec<u32>,
@@ -72,58 +94,8 @@ impl fmt::Debug for TextTokenizer {
     }
 }
 
-/// What is read of `tokenizer_config.json` and `special_tokens_map.json`.
-#[derive(Debug, Default, Deserialize)]
-struct Declared {
-    tokenizer_class: Option<String>,
-    do_lower_case: Option<bool>,
-    pad_token: Option<Token>,
-    eos_token: Option<Token>,
-    bos_token: Option<Token>,
-    unk_token: Option<Token>,
-}
-
-/// A token by its text, alone or in the form of a serialised `AddedToken`.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Token {
-    Text(String),
-    Added { content: String },
-}
-
-impl Token {
-    fn text(&self) -> &str {
-        match self {
-            Self::Text(text) | Self::Added { content: text } => text,
-        }
-    }
-}
-
-impl Declared {
-    fn parse(file: &'static str, json: Option<&[u8]>) -> Result<Self, TokenizerLoadError> {
-        json.map_or_else(
-            || Ok(Self::default()),
-            |json| {
-                serde_json::from_slice(json)
-                    .map_err(|error| TokenizerLoadError { file, message: error.to_string() })
-            },
-        )
-    }
-
-    /// The same, with what is absent taken from `other`.
-    fn or(self, other: Self) -> Self {
-        Self {
-            tokenizer_class: self.tokenizer_class.or(other.tokenizer_class),
-            do_lower_case: self.do_lower_case.or(other.do_lower_case),
-            pad_token: self.pad_token.or(other.pad_token),
-            eos_token: self.eos_token.or(other.eos_token),
-            bos_token: self.bos_token.or(other.bos_token),
-            unk_token: self.unk_token.or(other.unk_token),
-        }
-    }
-}
-
 const TOKENIZER: &str = "tokenizer.json";
+const SENTENCEPIECE: &str = "spiece.model";
 const CONFIG: &str = "tokenizer_config.json";
 
 impl TextTokenizer {
@@ -135,12 +107,15 @@ impl TextTokenizer {
     /// Names the file that is not valid, or that declares a token outside of the vocabulary.
     pub fn from_files(
         files: &TokenizerFiles<'_>,
-        text_length: usize,
+        options: TokenizerOptions,
     ) -> Result<Self, TokenizerLoadError> {
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(files.tokenizer)
-            .map_err(|error| TokenizerLoadError { file: TOKENIZER, message: error.to_string() })?;
         let declared = Declared::parse(CONFIG, files.config)?
             .or(Declared::parse("special_tokens_map.json", files.special_tokens_map)?);
+        // A file of SentencePiece's and nothing else is how SigLIP 1 was published first.
+        let alone = files.tokenizer.is_none() && declared.tokenizer_class.is_none();
+        let class = if alone { Class::Siglip } else { declared.class() };
+        let declared = declared.with_defaults_of(class);
+        let (mut tokenizer, sentencepiece) = read(files, class)?;
         // Length and padding are ours to do: a file's own settings would cut or pad differently.
         let file_pad = tokenizer.get_padding().map(|padding| padding.pad_id);
         tokenizer.with_padding(None);
@@ -151,10 +126,12 @@ impl TextTokenizer {
         tokenizer.set_encode_special_tokens(true);
         let id = |token: &Option<Token>| -> Result<Option<u32>, TokenizerLoadError> {
             let Some(token) = token else { return Ok(None) };
-            let id = tokenizer.token_to_id(token.text());
+            let text = token.text();
+            let id = tokenizer.token_to_id(text);
+            let id = id.or_else(|| tokenizer.token_to_id(&sentencepiece::unreachable_name(text)));
             id.map(Some).ok_or_else(|| TokenizerLoadError {
                 file: CONFIG,
-                message: format!("the token `{}` is not in {TOKENIZER}", token.text()),
+                message: format!("the token `{text}` is not in the tokenizer's vocabulary"),
             })
         };
         let end = id(&declared.eos_token)?;
@@ -164,22 +141,31 @@ impl TextTokenizer {
         })?;
         let control = [Some(pad), end, id(&declared.bos_token)?].into_iter().flatten().collect();
         let unknown = id(&declared.unk_token)?;
-        let normalization = TextNormalization::of_class(
-            declared.tokenizer_class.as_deref().unwrap_or_default(),
-            declared.do_lower_case,
-        );
         let (prefix, mut suffix) = template(&tokenizer)?;
         // SigLIP 1 always ends with `</s>`, whether or not the file has a post-processor for it.
-        if suffix.is_empty() && matches!(normalization, TextNormalization::Canonical { .. }) {
+        if suffix.is_empty() && (class == Class::Siglip || sentencepiece.is_some()) {
             suffix.extend(end);
         }
+        let text_length = options.text_length;
         if prefix.len() + suffix.len() > text_length {
             return Err(TokenizerLoadError {
                 file: TOKENIZER,
                 message: format!("its special tokens alone exceed a text length of {text_length}"),
             });
         }
-        Ok(Self { tokenizer, normalization, text_length, pad, prefix, suffix, control, unknown })
+        check_vocabulary(&tokenizer, options.vocab_size)?;
+        Ok(Self {
+            normalization: TextNormalization::choose(options, class, declared.do_lower_case),
+            tokenizer,
+            sentencepiece,
+            text_length,
+            vocab_size: u32::try_from(options.vocab_size).unwrap_or(u32::MAX),
+            pad,
+            prefix,
+            suffix,
+            control,
+            unknown,
+        })
     }
 
     /// Ids of every text, padding included: `max_position_embeddings`.
@@ -201,22 +187,27 @@ impl TextTokenizer {
         self.normalization.apply(text)
     }
 
-    /// Ids of a text in canonical form.
+    /// Ids of a text in canonical form. Ids that the text tower cannot read, or that have a meaning of
+    /// their own to it, are the unknown token's.
     ///
     /// # Errors
     /// Fails if the tokenizer does, which no valid UTF-8 is known to cause.
     pub fn encode(&self, canonical: &str) -> Result<Tokens, TokenizeError> {
+        let normalized = match &self.sentencepiece {
+            Some(normalizer) => Cow::Owned(normalizer.apply(canonical)),
+            None => Cow::Borrowed(canonical),
+        };
         let encoding = self
             .tokenizer
-            .encode_fast(canonical, false)
+            .encode_fast(&*normalized, false)
             .map_err(|error| TokenizeError { reason: error.to_string() })?;
         // A unigram vocabulary holds the control tokens' texts as pieces, so switching off their
         // recognition is not enough.
+        let readable = |id: &u32| *id < self.vocab_size && !self.control.contains(id);
         let content = encoding
             .get_ids()
             .iter()
-            .copied()
-            .filter_map(|id| if self.control.contains(&id) { self.unknown } else { Some(id) });
+            .filter_map(|id| if readable(id) { Some(*id) } else { self.unknown });
         let room = self.text_length - self.prefix.len() - self.suffix.len();
         let mut ids = Vec::with_capacity(self.text_length);
         ids.extend_from_slice(&self.prefix);
@@ -227,6 +218,43 @@ impl TextTokenizer {
         ids.resize(self.text_length, self.pad);
         Ok(Tokens { ids: ids.into(), used, truncated })
     }
+}
+
+/// The tokenizer, and what is done before it where SentencePiece's own file is read.
+fn read(
+    files: &TokenizerFiles<'_>,
+    class: Class,
+) -> Result<(tokenizers::Tokenizer, Option<sentencepiece::Normalizer>), TokenizerLoadError> {
+    let at_fault = |file| move |message: String| TokenizerLoadError { file, message };
+    let model = files.sentencepiece.filter(|_| class == Class::Siglip || files.tokenizer.is_none());
+    if let Some(model) = model {
+        let (tokenizer, normalizer) =
+            sentencepiece::read(model).map_err(at_fault(SENTENCEPIECE))?;
+        return Ok((tokenizer, Some(normalizer)));
+    }
+    let Some(json) = files.tokenizer else {
+        let message = format!("it is missing, and so is {SENTENCEPIECE}");
+        return Err(TokenizerLoadError { file: TOKENIZER, message });
+    };
+    let tokenizer = tokenizers::Tokenizer::from_bytes(json)
+        .map_err(|error| TokenizerLoadError { file: TOKENIZER, message: error.to_string() })?;
+    Ok((tokenizer, None))
+}
+
+/// A tokenizer with more pieces than the text tower has rows belongs to another checkpoint. A few
+/// placeholders at the end are in order: mT5's file has a hundred of them.
+fn check_vocabulary(
+    tokenizer: &tokenizers::Tokenizer,
+    rows: usize,
+) -> Result<(), TokenizerLoadError> {
+    let pieces = tokenizer.get_vocab_size(false);
+    if pieces.saturating_sub(rows) <= pieces / 100 {
+        return Ok(());
+    }
+    Err(TokenizerLoadError {
+        file: TOKENIZER,
+        message: format!("it has {pieces} pieces, but the text tower's vocab_size is {rows}"),
+    })
 }
 
 /// The ids that the tokenizer's post-processor puts before and behind a text.

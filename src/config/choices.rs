@@ -74,6 +74,51 @@ impl FromStr for DType {
     }
 }
 
+/// What is done to a text before the tokenizer reads it; references disagree.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TextNormalization {
+    /// What the checkpoint was trained with, as its files tell.
+    #[default]
+    Auto,
+    /// As transformers does for the checkpoint's tokenizer class.
+    Hf,
+    /// Lower-case, and nothing else.
+    BigVision,
+    /// As open_clip canonicalises.
+    OpenClip,
+    /// Nothing beyond the tokenizer's own normaliser.
+    None,
+}
+
+impl fmt::Display for TextNormalization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Hf => "hf",
+            Self::BigVision => "bigvision",
+            Self::OpenClip => "openclip",
+            Self::None => "none",
+        })
+    }
+}
+
+impl FromStr for TextNormalization {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "hf" => Ok(Self::Hf),
+            "bigvision" => Ok(Self::BigVision),
+            "openclip" => Ok(Self::OpenClip),
+            "none" => Ok(Self::None),
+            _ => Err(format!(
+                "`{text}` is not a text normalization: auto, hf, bigvision, openclip or none"
+            )),
+        }
+    }
+}
+
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {

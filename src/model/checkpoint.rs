@@ -9,11 +9,13 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{LoadError, demo};
+use super::{LoadError, demo, open_clip};
 
 const CONFIG: &str = "config.json";
+const PREPROCESSOR: &str = "preprocessor_config.json";
 const WEIGHTS: &str = "model.safetensors";
 const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+const OPEN_CLIP_WEIGHTS: &str = "open_clip_model.safetensors";
 
 /// The bytes of one file: embedded, mapped or read.
 pub(super) enum FileBytes {
@@ -40,15 +42,19 @@ pub(super) struct Checkpoint {
     files: Vec<(&'static str, FileBytes)>,
     /// The safetensors files, in the order of their names.
     pub(super) weights: Vec<(String, FileBytes)>,
+    /// Whether open_clip's files describe it, rather than transformers'.
+    pub(super) is_open_clip: bool,
 }
 
-/// Everything that is read beside the weights. Only `config.json` must be there.
-const SMALL_FILES: [&str; 6] = [
+/// Everything that is read beside the weights. Only the configuration must be there.
+const SMALL_FILES: [&str; 8] = [
     CONFIG,
-    "preprocessor_config.json",
+    open_clip::CONFIG,
+    PREPROCESSOR,
     // What transformers 5 writes in place of the former.
     "processor_config.json",
     "tokenizer.json",
+    "spiece.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
 ];
@@ -64,6 +70,7 @@ impl Checkpoint {
             return Ok(Self {
                 files: demo::FILES.map(embedded).into(),
                 weights: vec![(WEIGHTS.to_owned(), FileBytes::Embedded(demo::WEIGHTS))],
+                is_open_clip: false,
             });
         }
         let folder = Path::new(source);
@@ -78,20 +85,58 @@ impl Checkpoint {
             let path = folder.join(name);
             match fs::read(&path) {
                 Ok(bytes) => files.push((name, FileBytes::Read(bytes))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound && name != CONFIG => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     return Err(LoadError::new(format!("{}: {error}", path.display())));
                 }
             }
         }
-        let weights = shards(folder)?
+        let mut checkpoint = Self { files, weights: Vec::new(), is_open_clip: false };
+        if checkpoint.file(CONFIG).or(checkpoint.file(open_clip::CONFIG)).is_none() {
+            let path = folder.join(CONFIG);
+            return Err(LoadError::new(format!("{}: there is no such file", path.display())));
+        }
+        checkpoint.is_open_clip = checkpoint.file(open_clip::CONFIG).is_some()
+            && (!checkpoint.transformers_reads_it() || !has_weights(folder));
+        checkpoint.weights = shards(folder, checkpoint.is_open_clip)?
             .into_iter()
             .map(|name| {
                 let bytes = map(&folder.join(&name))?;
                 Ok((name, bytes))
             })
             .collect::<Result<_, LoadError>>()?;
-        Ok(Self { files, weights })
+        Ok(checkpoint)
+    }
+
+    /// Whether `config.json` is one that transformers reads by itself. One with an `auto_map` brings code
+    /// along, and where open_clip's files lie beside it that code wraps open_clip; one without a model type
+    /// is timm's.
+    fn transformers_reads_it(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Head {
+            model_type: Option<String>,
+            auto_map: Option<serde::de::IgnoredAny>,
+            open_clip_model_name: Option<serde::de::IgnoredAny>,
+        }
+        let head = serde_json::from_slice::<Head>(self.config());
+        head.is_ok_and(|head| {
+            head.model_type.is_some()
+                && head.auto_map.is_none()
+                && head.open_clip_model_name.is_none()
+        })
+    }
+
+    /// Puts a description in transformers' words in the place of open_clip's.
+    pub(super) fn describe(&mut self, described: open_clip::Described) {
+        for (name, json) in [(CONFIG, described.config), (PREPROCESSOR, described.preprocessor)] {
+            self.files.retain(|(known, _)| *known != name);
+            self.files.push((name, FileBytes::Read(json)));
+        }
+    }
+
+    /// The file that describes the architecture, for errors.
+    pub(super) fn config_name(&self) -> &'static str {
+        if self.is_open_clip { open_clip::CONFIG } else { CONFIG }
     }
 
     /// A small file's bytes, where the checkpoint has it.
@@ -99,7 +144,7 @@ impl Checkpoint {
         self.files.iter().find(|(known, _)| *known == name).map(|(_, bytes)| &**bytes)
     }
 
-    /// `config.json`, which [`Checkpoint::open`] made sure of.
+    /// `config.json`; empty where open_clip's file is all there is.
     pub(super) fn config(&self) -> &[u8] {
         self.file(CONFIG).unwrap_or_default()
     }
@@ -142,25 +187,32 @@ struct Index {
     weight_map: std::collections::BTreeMap<String, String>,
 }
 
+/// Whether a folder has weights under transformers' file names.
+fn has_weights(folder: &Path) -> bool {
+    folder.join(WEIGHTS).is_file() || folder.join(WEIGHTS_INDEX).is_file()
+}
+
 /// The safetensors files of a folder: the single one, else those that the index names.
-fn shards(folder: &Path) -> Result<Vec<String>, LoadError> {
-    if folder.join(WEIGHTS).is_file() {
-        return Ok(vec![WEIGHTS.to_owned()]);
+fn shards(folder: &Path, is_open_clip: bool) -> Result<Vec<String>, LoadError> {
+    let single = [OPEN_CLIP_WEIGHTS, WEIGHTS];
+    for name in if is_open_clip { &single[..] } else { &single[1..] } {
+        if folder.join(name).is_file() {
+            return Ok(vec![(*name).to_owned()]);
+        }
     }
     let path = folder.join(WEIGHTS_INDEX);
     let at_fault = |message: String| LoadError::new(format!("{}: {message}", path.display()));
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let pickled = folder.join("pytorch_model.bin").is_file();
+            let reason = pickled(folder).map_or_else(String::new, |name| {
+                format!(
+                    "; {name} is not read, because a pickle can run code: convert it to safetensors"
+                )
+            });
             return Err(LoadError::new(format!(
-                "{}: there is neither {WEIGHTS} nor {WEIGHTS_INDEX}{}",
+                "{}: there is neither {WEIGHTS} nor {WEIGHTS_INDEX}{reason}",
                 folder.display(),
-                if pickled {
-                    "; pytorch_model.bin is not read, because a pickle can run code"
-                } else {
-                    ""
-                }
             )));
         }
         Err(error) => return Err(at_fault(error.to_string())),
@@ -181,6 +233,17 @@ fn shards(folder: &Path) -> Result<Vec<String>, LoadError> {
         return Err(at_fault("weight_map is empty".to_owned()));
     }
     Ok(names)
+}
+
+/// The first file of a folder that holds pickled weights, by its name.
+fn pickled(folder: &Path) -> Option<String> {
+    let names =
+        fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let extension = |name: &String| Path::new(name).extension().map(|it| it.to_ascii_lowercase());
+    let pickles = ["bin", "pt", "pth", "ckpt", "pkl"];
+    names
+        .filter(|name| extension(name).is_some_and(|it| pickles.iter().any(|&known| it == known)))
+        .min()
 }
 
 fn map(path: &Path) -> Result<FileBytes, LoadError> {

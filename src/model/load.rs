@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     LoadError, Loaded, ModelCard, PairHead,
     checkpoint::Checkpoint,
+    open_clip,
     runtime::Runtime,
     siglip::{self, config::SiglipConfig},
     weights::{Scope, Weights},
@@ -12,7 +13,7 @@ use super::{
 use crate::{
     config,
     preprocess::ImageSpec,
-    tokenize::{TextTokenizer, TokenizerFiles},
+    tokenize::{TextTokenizer, TokenizerFiles, TokenizerOptions},
 };
 
 /// A checkpoint in concrete types: [`Loaded`] before its towers are boxed. Tests tap their stages.
@@ -50,15 +51,32 @@ pub fn load_siglip(config: &config::Model) -> Result<Siglip, LoadError> {
     // A commit identifies the files; without one, they do.
     let revision = config.revision.clone().unwrap_or_else(|| checkpoint.revision());
     let within = |error: LoadError| error.within(&config.source);
-    let model = SiglipConfig::parse("config.json", checkpoint.config()).map_err(within)?;
+    // The files are unmapped when `weights` goes, at the end of this function.
+    let mut weights = Weights::new(std::mem::take(&mut checkpoint.weights)).map_err(within)?;
+    let mut cleaning = None;
+    if checkpoint.is_open_clip {
+        weights = weights.with_names_of_open_clip();
+        let json = checkpoint.file(open_clip::CONFIG).unwrap_or_default();
+        let described = open_clip::Described::read(json, &weights).map_err(within)?;
+        cleaning = Some(described.cleaning);
+        checkpoint.describe(described);
+    }
+    let model =
+        SiglipConfig::parse(checkpoint.config_name(), checkpoint.config()).map_err(within)?;
     let image = image_spec(&checkpoint, &model).map_err(within)?;
     let tokenizer = match &model.text {
-        Some(text) => Some(tokenizer(&checkpoint, text.max_position_embeddings).map_err(within)?),
+        Some(text) => {
+            let options = TokenizerOptions {
+                text_length: text.max_position_embeddings,
+                vocab_size: text.vocab_size,
+                normalization: config.text_normalization,
+                cleaning,
+            };
+            Some(tokenizer(&checkpoint, options).map_err(within)?)
+        }
         None => None,
     };
     let runtime = Runtime::new(config)?;
-    // The files are unmapped when `weights` goes, at the end of this function.
-    let weights = Weights::new(std::mem::take(&mut checkpoint.weights)).map_err(within)?;
     let towers = Towers::load(&model, &image, &Scope::root(&weights, &runtime)).map_err(within)?;
     weights.finish().map_err(within)?;
     let card = ModelCard {
@@ -133,16 +151,17 @@ fn image_spec(checkpoint: &Checkpoint, model: &SiglipConfig) -> Result<ImageSpec
     Ok(spec)
 }
 
-fn tokenizer(checkpoint: &Checkpoint, text_length: usize) -> Result<Arc<TextTokenizer>, LoadError> {
-    let tokenizer = checkpoint
-        .file("tokenizer.json")
-        .ok_or_else(|| LoadError::new("tokenizer.json is missing"))?;
+fn tokenizer(
+    checkpoint: &Checkpoint,
+    options: TokenizerOptions,
+) -> Result<Arc<TextTokenizer>, LoadError> {
     let files = TokenizerFiles {
-        tokenizer,
+        tokenizer: checkpoint.file("tokenizer.json"),
+        sentencepiece: checkpoint.file("spiece.model"),
         config: checkpoint.file("tokenizer_config.json"),
         special_tokens_map: checkpoint.file("special_tokens_map.json"),
     };
-    TextTokenizer::from_files(&files, text_length)
+    TextTokenizer::from_files(&files, options)
         .map(Arc::new)
         .map_err(|error| LoadError::new(error.to_string()))
 }

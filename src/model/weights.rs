@@ -1,5 +1,9 @@
 //! Named tensors of a checkpoint, read in place from mapped or embedded safetensors.
 
+mod element;
+mod names;
+mod read;
+
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeSet, HashMap},
@@ -9,6 +13,8 @@ use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
 
+pub(super) use self::names::Names;
+use self::{element::Element, names::Source};
 use super::{LoadError, checkpoint::FileBytes, runtime::Runtime};
 
 /// One safetensors file: its name, for errors, its bytes and the place of each tensor in them.
@@ -23,6 +29,7 @@ struct Shard {
 /// Every tensor of a checkpoint, and which of them a tower has taken.
 pub(super) struct Weights {
     shards: Vec<Shard>,
+    names: Names,
     taken: RefCell<BTreeSet<String>>,
     parameters: Cell<u64>,
     resident_bytes: Cell<u64>,
@@ -53,14 +60,38 @@ impl Weights {
         }
         Ok(Self {
             shards,
+            names: Names::Transformers,
             taken: RefCell::default(),
             parameters: Cell::new(0),
             resident_bytes: Cell::new(0),
         })
     }
 
-    fn contains(&self, name: &str) -> bool {
-        self.shards.iter().any(|shard| shard.tensors.contains_key(name))
+    /// The same, with tensors named by open_clip.
+    pub(super) fn with_names_of_open_clip(mut self) -> Self {
+        self.names = Names::open_clip(|name| self.find(name).is_some());
+        self
+    }
+
+    /// Whether the checkpoint has what the towers call `name`.
+    pub(super) fn contains(&self, name: &str) -> bool {
+        let source = self.source(name);
+        source.stored().next().is_some() && source.stored().all(|name| self.find(name).is_some())
+    }
+
+    /// The stored shape of what the towers call `name`, where it is stored by itself.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        let source = self.source(name);
+        let (_, info) = self.find(source.stored().next()?)?;
+        Some(&info.shape)
+    }
+
+    fn source(&self, name: &str) -> Source {
+        self.names.source(name, |stored| self.find(stored).is_some())
+    }
+
+    fn find(&self, stored: &str) -> Option<(&Shard, &TensorInfo)> {
+        self.shards.iter().find_map(|shard| Some((shard, shard.tensors.get(stored)?)))
     }
 
     /// Parameters taken so far.
@@ -86,105 +117,21 @@ impl Weights {
         match extra.min() {
             None => Ok(()),
             Some((name, file)) => Err(LoadError::new(format!(
-                "{file}: tensor `{name}` has no place in the model that config.json describes"
+                "{file}: tensor `{name}` has no place in the model that the configuration describes"
             ))),
         }
     }
 
-    /// Appends a tensor's values to `values`, widened or rounded to its element type.
-    fn read<T: Element>(
-        &self,
-        name: &str,
-        shape: &[usize],
-        values: &mut Vec<T>,
-    ) -> Result<(), LoadError> {
-        let found = self.shards.iter().find_map(|shard| {
-            let info = shard.tensors.get(name)?;
-            Some((shard, info))
-        });
-        let Some((shard, info)) = found else {
-            let files: Vec<_> = self.shards.iter().map(|shard| shard.file.as_str()).collect();
-            return Err(LoadError::new(format!(
-                "tensor `{name}` is missing from {}",
-                files.join(", ")
-            )));
-        };
-        // A scalar may be stored as [] or [1].
-        let scalar = shape.iter().product::<usize>() == 1 && shape.len() <= 1;
-        if info.shape != shape && !(scalar && info.shape.iter().all(|&dim| dim == 1)) {
-            return Err(LoadError::new(format!(
-                "{}: tensor `{name}` has the shape {:?}, config.json asks for {shape:?}",
-                shard.file, info.shape
-            )));
-        }
-        let (start, end) = info.data_offsets;
-        let bytes = &shard.bytes[shard.data_start + start..shard.data_start + end];
-        match info.dtype {
-            Dtype::F32 => values.extend(
-                bytes.as_chunks().0.iter().map(|&bytes| T::from_f32(f32::from_le_bytes(bytes))),
-            ),
-            Dtype::F16 => values.extend(
-                bytes.as_chunks().0.iter().map(|&bytes| T::from_f16(f16::from_le_bytes(bytes))),
-            ),
-            Dtype::BF16 => values.extend(
-                bytes.as_chunks().0.iter().map(|&bytes| T::from_bf16(bf16::from_le_bytes(bytes))),
-            ),
-            other => {
-                return Err(LoadError::new(format!(
-                    "{}: tensor `{name}` is {other:?}; f32, f16 and bf16 are read",
-                    shard.file
-                )));
-            }
-        }
-        self.taken.borrow_mut().insert(name.to_owned());
-        self.parameters.set(self.parameters.get() + shape.iter().product::<usize>() as u64);
-        Ok(())
-    }
-
     /// The element type that a tensor is stored in, where it exists and is a float.
     fn stored_dtype(&self, name: &str) -> Option<DType> {
-        let info = self.shards.iter().find_map(|shard| shard.tensors.get(name))?;
+        let source = self.source(name);
+        let (_, info) = self.find(source.stored().next()?)?;
         match info.dtype {
             Dtype::F16 => Some(DType::F16),
             Dtype::BF16 => Some(DType::BF16),
             Dtype::F32 => Some(DType::F32),
             _ => None,
         }
-    }
-}
-
-/// What tensors are made of.
-trait Element: candle_core::WithDType {
-    fn from_f32(value: f32) -> Self;
-    fn from_f16(value: f16) -> Self {
-        Self::from_f32(value.to_f32())
-    }
-    fn from_bf16(value: bf16) -> Self {
-        Self::from_f32(value.to_f32())
-    }
-}
-
-impl Element for f32 {
-    fn from_f32(value: f32) -> Self {
-        value
-    }
-}
-
-impl Element for f16 {
-    fn from_f32(value: f32) -> Self {
-        Self::from_f32(value)
-    }
-    fn from_f16(value: f16) -> Self {
-        value
-    }
-}
-
-impl Element for bf16 {
-    fn from_f32(value: f32) -> Self {
-        Self::from_f32(value)
-    }
-    fn from_bf16(value: bf16) -> Self {
-        value
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) struct ModelInfo {
     dimension: usize,
     /// Ids of a text, padding included; null without a text tower.
     text_length: Option<usize>,
+    /// What is done to a text before the tokenizer reads it; null without a text tower.
+    text_normalization: Option<String>,
     image_size: ImageSize,
     /// Pixels of a patch's side.
     patch_size: usize,
@@ -204,6 +206,8 @@ impl ModelInfo {
             device: card.device.to_string(),
             dimension: card.embedding_dim,
             text_length: card.text_length,
+            text_normalization: (model.tokenizer.as_ref())
+                .map(|tokenizer| tokenizer.normalization().to_string()),
             image_size: ImageSize { width: model.image.width, height: model.image.height },
             patch_size: card.patch_size,
             resample: match model.image.resample {

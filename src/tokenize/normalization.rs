@@ -1,12 +1,16 @@
 //! What is done to a text before the tokenizer reads it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
+
+use unicode_normalization::UnicodeNormalization;
+
+use super::{TokenizerOptions, declared::Class};
+use crate::config;
 
 /// SentencePiece's own mark for a space; user text may not smuggle it in.
 const SPACE_MARK: char = '\u{2581}';
 
-/// What is done to a text before the tokenizer reads it. References disagree; a checkpoint's tokenizer
-/// class decides.
+/// What is done to a text before the tokenizer reads it. `docs/numerics.md` says which reference does what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TextNormalization {
     /// Nothing beyond the tokenizer's own normaliser.
@@ -18,16 +22,39 @@ pub enum TextNormalization {
         /// Lower-case first; the published checkpoints do.
         lower_case: bool,
     },
+    /// open_clip's.
+    OpenClip(Cleaning),
+}
+
+/// What open_clip calls `clean`. Each begins with a repair of the text's characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleaning {
+    /// White space collapsed and stripped.
+    Whitespace,
+    /// The same, lower-case.
+    Lower,
+    /// The same with `_` as a space and all other ASCII punctuation deleted.
+    Canonicalize,
 }
 
 impl TextNormalization {
-    /// The normalisation for a `tokenizer_class`, as transformers names it.
-    #[must_use]
-    pub fn of_class(class: &str, do_lower_case: Option<bool>) -> Self {
-        match class.strip_suffix("Fast").unwrap_or(class) {
-            "SiglipTokenizer" => Self::Canonical { lower_case: do_lower_case.unwrap_or(true) },
-            "Siglip2Tokenizer" | "GemmaTokenizer" => Self::LowerCase,
-            _ => Self::None,
+    /// The normalisation that an operator asks for, of a checkpoint's tokenizer.
+    pub(super) fn choose(
+        options: TokenizerOptions,
+        class: Class,
+        do_lower_case: Option<bool>,
+    ) -> Self {
+        use config::TextNormalization as Asked;
+        let canonical = Self::Canonical { lower_case: do_lower_case.unwrap_or(true) };
+        match (options.normalization, class, options.cleaning) {
+            (Asked::None, ..) => Self::None,
+            (Asked::BigVision, ..) => Self::LowerCase,
+            (Asked::OpenClip, _, None) => Self::OpenClip(Cleaning::Canonicalize),
+            (Asked::OpenClip | Asked::Auto, _, Some(cleaning)) => Self::OpenClip(cleaning),
+            (Asked::Auto | Asked::Hf, Class::Siglip, _) => canonical,
+            (Asked::Auto | Asked::Hf, Class::Siglip2, _) => Self::LowerCase,
+            (Asked::Auto, Class::Gemma, None) => Self::LowerCase,
+            (Asked::Auto | Asked::Hf, Class::Gemma | Class::Other, _) => Self::None,
         }
     }
 
@@ -39,8 +66,78 @@ impl TextNormalization {
             Self::LowerCase => lower_case(text),
             Self::Canonical { lower_case: true } => Cow::Owned(canonical(&lower_case(text))),
             Self::Canonical { lower_case: false } => Cow::Owned(canonical(text)),
+            Self::OpenClip(cleaning) => Cow::Owned(cleaning.apply(text)),
         }
     }
+}
+
+impl fmt::Display for TextNormalization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::LowerCase => "lower_case",
+            Self::Canonical { lower_case: true } => "canonical",
+            Self::Canonical { lower_case: false } => "canonical_cased",
+            Self::OpenClip(Cleaning::Whitespace) => "openclip_whitespace",
+            Self::OpenClip(Cleaning::Lower) => "openclip_lower",
+            Self::OpenClip(Cleaning::Canonicalize) => "openclip_canonicalize",
+        })
+    }
+}
+
+impl Cleaning {
+    fn apply(self, text: &str) -> String {
+        let repaired = repair(text);
+        let kept =
+            |character: &char| self != Self::Canonicalize || !character.is_ascii_punctuation();
+        let as_space = |character| {
+            if self == Self::Canonicalize && character == '_' { ' ' } else { character }
+        };
+        let text: String = repaired.chars().map(as_space).filter(kept).collect();
+        let text = if self == Self::Whitespace { Cow::Borrowed(&*text) } else { lower_case(&text) };
+        text.split(is_python_space).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// What open_clip has ftfy and `html.unescape` do, but for ftfy's guesses at text that was decoded wrongly.
+fn repair(text: &str) -> String {
+    let mut text = Cow::Borrowed(text);
+    // ftfy resolves entities where a text has no tags, and open_clip twice more.
+    for _ in 0..if text.contains('<') { 2 } else { 3 } {
+        text = Cow::Owned(htmlize::unescape(&*text).into_owned());
+    }
+    let mut repaired = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            // Ligatures and the widths of East Asian type.
+            '\u{132}'
+            | '\u{133}'
+            | '\u{149}'
+            | '\u{1c4}'..='\u{1cc}'
+            | '\u{1f1}'..='\u{1f3}'
+            | '\u{fb00}'..='\u{fb06}'
+            | '\u{ff01}'..='\u{ffef}'
+            | '\u{3000}' => {
+                repaired.extend(std::iter::once(character).nfkc());
+            }
+            character => repaired.push(character),
+        }
+    }
+    let straight = |character: char| match character {
+        '\u{2bc}' | '\u{2018}'..='\u{201b}' => '\'',
+        '\u{201c}'..='\u{201f}' => '"',
+        character => character,
+    };
+    repaired.chars().map(straight).filter(|&character| !is_stray_control(character)).nfc().collect()
+}
+
+/// Characters without a place in a text: what ftfy removes.
+fn is_stray_control(character: char) -> bool {
+    matches!(
+        character,
+        '\0'..='\u{8}' | '\u{b}' | '\u{e}'..='\u{1f}' | '\u{7f}' | '\u{206a}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffc}'
+    )
 }
 
 fn lower_case(text: &str) -> Cow<'_, str> {
@@ -66,51 +163,14 @@ fn canonical(text: &str) -> String {
     result
 }
 
-/// What Python's `\s` matches, which has four separators more than Unicode's `White_Space`.
 fn is_space(character: char) -> bool {
-    character.is_whitespace() || matches!(character, '\u{1c}'..='\u{1f}') || character == SPACE_MARK
+    is_python_space(character) || character == SPACE_MARK
+}
+
+/// What Python's `\s` matches, which has four separators more than Unicode's `White_Space`.
+fn is_python_space(character: char) -> bool {
+    character.is_whitespace() || matches!(character, '\u{1c}'..='\u{1f}')
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const V1: TextNormalization = TextNormalization::Canonical { lower_case: true };
-
-    #[test]
-    fn the_class_decides() {
-        assert_eq!(TextNormalization::of_class("SiglipTokenizerFast", None), V1);
-        assert_eq!(
-            TextNormalization::of_class("SiglipTokenizer", Some(false)),
-            TextNormalization::Canonical { lower_case: false }
-        );
-        for class in ["GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer"] {
-            assert_eq!(TextNormalization::of_class(class, None), TextNormalization::LowerCase);
-        }
-        for class in ["", "PreTrainedTokenizerFast", "TokenizersBackend"] {
-            assert_eq!(TextNormalization::of_class(class, None), TextNormalization::None);
-        }
-    }
-
-    #[test]
-    fn the_first_siglip_drops_case_punctuation_and_spare_space() {
-        for (text, canonical) in [
-            ("  A Photo\tof\u{a0}a CAT. ", "a photo of a cat"),
-            ("well-known, isn't_it?", "wellknown isntit"),
-            ("cats - dogs", "cats dogs"),
-            ("\u{1f}ÜBER\u{1c}\u{2581}über", "über über"),
-            ("고양이 사진!", "고양이 사진"),
-            ("!?.", ""),
-            ("ΣΑΣ", "σας"),
-        ] {
-            assert_eq!(V1.apply(text), canonical);
-        }
-    }
-
-    #[test]
-    fn the_second_siglip_lowers_only() {
-        assert_eq!(TextNormalization::LowerCase.apply("A  Cat."), "a  cat.");
-        assert!(matches!(TextNormalization::LowerCase.apply("a cat."), Cow::Borrowed(_)));
-        assert!(matches!(TextNormalization::None.apply("A CAT."), Cow::Borrowed("A CAT.")));
-    }
-}
+mod tests;

@@ -25,13 +25,19 @@ fn tokenizer(config: &str, length: usize) -> TextTokenizer {
     load(TOKENIZER, config, length).expect("a valid tokenizer")
 }
 
+fn options(text_length: usize, vocab_size: usize) -> TokenizerOptions {
+    let normalization = config::TextNormalization::Auto;
+    TokenizerOptions { text_length, vocab_size, normalization, cleaning: None }
+}
+
 fn load(tokenizer: &str, config: &str, length: usize) -> Result<TextTokenizer, TokenizerLoadError> {
     let files = TokenizerFiles {
-        tokenizer: tokenizer.as_bytes(),
+        tokenizer: Some(tokenizer.as_bytes()),
         config: Some(config.as_bytes()),
         special_tokens_map: Some(br#"{"eos_token": {"content": "</s>"}, "unk_token": "<unk>"}"#),
+        ..TokenizerFiles::default()
     };
-    TextTokenizer::from_files(&files, length)
+    TextTokenizer::from_files(&files, options(length, 10))
 }
 
 const PLAIN: &str = r#"{"pad_token": "<pad>", "tokenizer_class": "PreTrainedTokenizerFast"}"#;
@@ -95,4 +101,32 @@ fn a_file_at_fault_is_named() {
         let message = load(json, config, length).expect_err(named).to_string();
         assert!(message.contains(named), "{message}");
     }
+}
+
+#[test]
+fn a_piece_without_a_row_is_unknown() {
+    let files = TokenizerFiles {
+        tokenizer: Some(TOKENIZER.as_bytes()),
+        config: Some(br#"{"pad_token": "<pad>", "unk_token": "<unk>"}"#),
+        ..TokenizerFiles::default()
+    };
+    let refused = TextTokenizer::from_files(&files, options(6, 9)).expect_err("one in ten is many");
+    assert!(refused.to_string().contains("10 pieces"), "{refused}");
+
+    let mut with_extras: serde_json::Value = serde_json::from_str(TOKENIZER).expect("valid JSON");
+    let vocab = with_extras["model"]["vocab"].as_array_mut().expect("a list");
+    for index in vocab.len()..200 {
+        vocab.push(serde_json::json!([format!("▁extra{index}"), -9.0]));
+    }
+    let json = with_extras.to_string();
+    let files = TokenizerFiles { tokenizer: Some(json.as_bytes()), ..files };
+    let mt5 = TextTokenizer::from_files(&files, options(6, 199)).expect("one in two hundred");
+    assert_eq!(ids(&mt5, "a extra198 extra199")[..3], [5, 198, 2]);
+}
+
+#[test]
+fn a_checkpoint_without_a_tokenizer_is_refused() {
+    let refused = TextTokenizer::from_files(&TokenizerFiles::default(), options(6, 10));
+    let message = refused.expect_err("no file").to_string();
+    assert!(message.contains("tokenizer.json") && message.contains("spiece.model"), "{message}");
 }

@@ -12,6 +12,8 @@ import argparse
 import io
 import json
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +163,19 @@ def variants():
     yield "vision-headless", small | picture | dict(vision_use_head=False), None, {"prefixed": True}
 
 
+@torch.no_grad()
+def mistakes(folder, model, ids):
+    """What servers get wrong with the first text: each of these is another vector."""
+    text, used = model.text_model, int((ids[0] != 0).sum())
+    ones = torch.where(ids == 0, 1, ids)
+    pooled = {
+        "unpadded": text(input_ids=ids[:1, :used]).pooler_output,
+        "masked": text(input_ids=ids[:1], attention_mask=(ids[:1] != 0).long()).pooler_output,
+        "padded_with_one": text(input_ids=ones[:1]).pooler_output,
+    }
+    save_file({f"text.pooled.{name}": value for name, value in pooled.items()}, folder / "mistakes.safetensors")
+
+
 def checkpoint(name, vision, text, options):
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -208,6 +223,8 @@ def checkpoint(name, vision, text, options):
         length = text["max_position_embeddings"]
         ids = tok(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
     save(folder, reference(model, pictures(side), ids), texts)
+    if name == "tiny":
+        mistakes(folder, model, ids)
 
 
 def resized(picture, size, resample):
@@ -230,6 +247,42 @@ def resize_vectors():
                     out = resized(Image.fromarray(source), (side, side), resample)
                     tensors[f"{kind}.{width}x{height}.{side}.{label}"] = out
     save_numpy({k: np.ascontiguousarray(v) for k, v in tensors.items()}, HERE / "resize.safetensors")
+
+
+def png(samples, colour, bits):
+    """A PNG of a kind that Pillow does not write: `samples` has rows, columns and channels."""
+    height, width = samples.shape[:2]
+    if bits == 16:
+        rows = samples.astype(">u2").reshape(height, -1).view(np.uint8)
+    else:
+        flat = samples.reshape(height, -1)
+        spread = np.unpackbits(flat[:, :, None].astype(np.uint8), axis=2)[:, :, 8 - bits :]
+        rows = np.packbits(spread.reshape(height, -1), axis=1)
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def hand_made(folder, base):
+    """Files that Pillow reads and does not write."""
+    deep = base.astype(np.uint16) * 257 - (base % 7 * 13).astype(np.uint16)
+    alpha = deep[:, ::-1, :1]
+    (folder / "rgb-16.png").write_bytes(png(deep, 2, 16))
+    (folder / "rgba-16.png").write_bytes(png(np.dstack([deep, alpha]), 6, 16))
+    (folder / "grey-alpha-16.png").write_bytes(png(np.dstack([deep[:, :, :1], alpha]), 4, 16))
+    (folder / "grey-2.png").write_bytes(png(base[:, :, :1] >> 6, 0, 2))
+    (folder / "grey-4.png").write_bytes(png(base[:, :, :1] >> 4, 0, 4))
+    # Adobe's marker says how the four inks are coded: not at all (0), or as luma and chroma (2).
+    adobe = (folder / "cmyk.jpg").read_bytes()
+    at = adobe.index(b"Adobe\0") + 11
+    assert adobe[at] == 0
+    (folder / "ycck.jpg").write_bytes(adobe[:at] + b"\2" + adobe[at + 1 :])
+    start = adobe.index(b"\xff\xee")
+    (folder / "cmyk-unmarked.jpg").write_bytes(adobe[:start] + adobe[start + 16 :])
 
 
 def decode_vectors():
@@ -263,15 +316,36 @@ def decode_vectors():
         "progressive.jpg": (rgb, {"quality": 90, "progressive": True, "subsampling": 0}),
         "grey.jpg": (rgb.convert("L"), {"quality": 90}),
         "cmyk.jpg": (rgb.convert("CMYK"), {"quality": 90, "subsampling": 0}),
+        "colour-transparent.png": (rgb, {"transparency": tuple(int(value) for value in base[3, 4])}),
+        "palette-4.png": (rgb.quantize(9), {"bits": 4}),
+        "rgba.bmp": (alpha, {}),
+        "grey.bmp": (rgb.convert("L"), {}),
+        "one-bit.bmp": (rgb.convert("1"), {}),
+        "rgba.tiff": (alpha, {}),
+        "one-bit.tiff": (rgb.convert("1"), {"compression": "group4"}),
+        "deflate.tiff": (rgb, {"compression": "tiff_adobe_deflate"}),
+        "packbits.tiff": (rgb, {"compression": "packbits"}),
+        "cmyk.tiff": (rgb.convert("CMYK"), {}),
+        "lossy.webp": (rgb, {"quality": 90}),
+        "lossy-alpha.webp": (alpha, {"quality": 90, "exact": True}),
+        "transparent.gif": (rgb.quantize(16), {"transparency": 3}),
+        "adobe-rgb.jpg": (rgb, {"quality": 90, "keep_rgb": True}),
+        "subsampled.jpg": (rgb, {"quality": 90, "subsampling": 2}),
+        "optimised.jpg": (rgb, {"quality": 90, "optimize": True, "restart_marker_blocks": 1}),
     }
     deep = base.astype(np.uint16) * 257
     files["grey-16.png"] = (Image.fromarray(deep[:, :, 0]), {})
     for orientation in range(1, 9):
         exif[0x0112] = orientation
         files[f"orientation-{orientation}.png"] = (rgb, {"exif": exif.tobytes()})
-    tensors = {}
+    for name, options in {"oriented.jpg": {"quality": 90}, "oriented.webp": {"lossless": True}, "oriented.tiff": {}}.items():
+        exif[0x0112] = 6
+        files[name] = (rgb, {"exif": exif.tobytes()} | options)
     for name, (picture, options) in files.items():
         picture.save(folder / name, **options)
+    hand_made(folder, base)
+    tensors = {}
+    for name in sorted(path.name for path in folder.iterdir()):
         with Image.open(folder / name) as opened:
             if opened.mode == "I;16":
                 # Pillow clips deep grey to white; the high byte is what it does to deep colour.

@@ -6,11 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use siglip_server::{
     batch::Towers,
-    config::{DType, Device},
+    config::{self, DType, Device},
     embedding::Embedding,
     model::{ModelCard, PairHead, Tower, TowerError},
     preprocess::{ImageSpec, Pixels, Resample},
-    tokenize::{TextTokenizer, TokenizerFiles, Tokens},
+    tokenize::{TextTokenizer, TokenizerFiles, TokenizerOptions, Tokens},
 };
 
 /// Values of an embedding.
@@ -127,11 +127,17 @@ pub(crate) fn towers(gate: &Gate) -> Towers {
 /// The tokenizer that goes with them.
 pub(crate) fn tokenizer() -> TextTokenizer {
     let files = TokenizerFiles {
-        tokenizer: TOKENIZER,
+        tokenizer: Some(TOKENIZER),
         config: Some(TOKENIZER_CONFIG),
-        special_tokens_map: None,
+        ..TokenizerFiles::default()
     };
-    TextTokenizer::from_files(&files, TEXT_LENGTH).expect("the tokenizer above is valid")
+    let options = TokenizerOptions {
+        text_length: TEXT_LENGTH,
+        vocab_size: usize::MAX,
+        normalization: config::TextNormalization::Auto,
+        cleaning: None,
+    };
+    TextTokenizer::from_files(&files, options).expect("the tokenizer above is valid")
 }
 
 /// How pictures are prepared for them.

@@ -7,4 +7,5 @@ mod features;
 mod full_size;
 mod pictures;
 mod reference;
+mod tokenizers;
 mod variants;

@@ -307,3 +307,6 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod published;

@@ -137,10 +137,16 @@ pub(super) fn difference(values: &[f32], expected: &[f32]) -> f64 {
     most / scale
 }
 
+/// A row of the table that `tests/golden/table` shows: what the running test compared, and how it went.
+pub(super) fn row(stage: &str, error: &str, tolerance: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().and_then(|name| name.rsplit("::").next()).unwrap_or_default();
+    println!("| {} | {stage} | {error} | {tolerance} |", test.replace('_', " "));
+}
+
 pub(super) fn assert_close(name: &str, values: &[f32], expected: &[f32]) {
     let difference = difference(values, expected);
-    // Shown by `cargo test golden -- --nocapture`: the table of docs/numerics.md.
-    println!("{name}: {difference:.1e}");
+    row(name, &format!("{difference:.1e}"), &format!("{TOLERANCE:.0e}"));
     assert!(difference <= TOLERANCE, "{name}: off by {difference:e} of its largest value");
 }
 

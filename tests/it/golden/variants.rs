@@ -84,6 +84,9 @@ variants! {
     vision_alone_without_prefix: "vision-only",
     vision_alone_headless_with_prefix: "vision-headless",
     headless_tap_26_of_27: "headless-27",
+    open_clip_erf_gelu_wrapped: "open-clip-erf",
+    open_clip_tanh_gelu_unbiased_projection_f16: "open-clip-tanh",
+    open_clip_without_projection_text_at_the_root: "open-clip-bare",
 }
 
 #[test]
@@ -116,21 +119,49 @@ fn threads_do_not_change_a_row() {
     assert!(difference(&flat(&a.expect("valid")), &flat(&b.expect("valid"))) <= 1e-6);
 }
 
+/// Every variant with its weights narrowed: what a device's dtype costs.
 #[test]
 fn sixteen_bit_weights_stay_close() {
-    let (_, expected) = open("tiny");
+    let variants = [
+        "tiny",
+        "odd-shapes",
+        "text-length-16",
+        "giant-like",
+        "erf-gelu",
+        "identity-text-head",
+        "vision-only",
+        "vision-headless",
+        "open-clip-erf",
+        "open-clip-tanh",
+    ];
     for (dtype, least) in [(config::DType::F16, 0.9999), (config::DType::Bf16, 0.999)] {
-        let source = reference::folder().join("tiny").to_string_lossy().into_owned();
-        let config = config::Model { source, dtype, threads: 1, ..config::Model::default() };
-        let mut model = model::load_siglip(&config).expect("any type");
-        let (shape, reference) = expected.floats("vision.pooled");
-        let reference: Vec<_> = reference.chunks_exact(shape[1]).map(Embedding::new).collect();
-        let rows = model.vision.forward(&expected.pixels()).expect("valid pictures");
-        for (row, reference) in rows.iter().zip(reference) {
-            let cosine = cosines(std::slice::from_ref(row), &[reference])[0];
-            assert!(cosine >= least, "{dtype}: {cosine}");
+        for name in variants {
+            let expected = Reference::open(&format!("{name}/expected.safetensors"));
+            let source = reference::folder().join(name).to_string_lossy().into_owned();
+            let config = config::Model { source, dtype, threads: 1, ..config::Model::default() };
+            let mut model = model::load_siglip(&config).expect("any type");
+            let images = model.vision.forward(&expected.pixels()).expect("valid pictures");
+            let mut worst = least_cosine(&images, &expected.floats("vision.pooled"));
+            if let Some(mut text) = model.text {
+                let texts = text.forward(&expected.tokens()).expect("valid texts");
+                worst = worst.min(least_cosine(&texts, &expected.floats("text.pooled")));
+            }
+            reference::row(
+                &format!("{name} {dtype}"),
+                &format!("cosine {worst:.6}"),
+                &least.to_string(),
+            );
+            assert!(worst >= least, "{name} {dtype}: {worst}");
         }
     }
+}
+
+/// The least cosine between rows and their references.
+fn least_cosine(rows: &[Embedding], (shape, values): &(Vec<usize>, Vec<f32>)) -> f32 {
+    let references = values.chunks_exact(shape[1]).map(Embedding::new);
+    let pairs = rows.iter().zip(references);
+    let cosine = |(row, reference)| cosines(std::slice::from_ref(row), &[reference])[0];
+    pairs.map(cosine).fold(1.0, f32::min)
 }
 
 /// What servers get wrong: each of these must change the vector, or a test of it would prove nothing.
@@ -146,6 +177,14 @@ fn padding_is_part_of_the_model() {
     // The model config's own pad id, which is wrong here as in the published files.
     let padded_with_one: Vec<u32> = ids.iter().map(|&id| if id == 0 { 1 } else { id }).collect();
     assert!(difference(embed(&mut text, &padded_with_one).as_slice(), right.as_slice()) > 0.01);
+    // What transformers gives for the same ids without their padding, and with a mask over it.
+    let wrong = Reference::open("tiny/mistakes.safetensors");
+    for mistake in ["unpadded", "masked", "padded_with_one"] {
+        let (shape, values) = wrong.floats(&format!("text.pooled.{mistake}"));
+        assert_eq!(shape[1], right.dim());
+        let apart = difference(&values[..shape[1]], right.as_slice());
+        assert!(apart > 0.01, "{mistake}: {apart}");
+    }
     // Not padded to the length: refused, rather than embedded as something else.
     let used = ids.iter().take_while(|&&id| id != 0).count();
     let unpadded = text.forward(&[tokens(&ids[..used])]).expect_err("too short");
@@ -227,7 +266,7 @@ fn a_checkpoint_at_fault_names_file_and_tensor() {
     let untokenized = refused(|folder| {
         fs::remove_file(folder.join("tokenizer.json")).expect("it was there");
     });
-    assert!(untokenized.contains("tokenizer.json is missing"), "{untokenized}");
+    assert!(untokenized.contains("tokenizer.json: it is missing"), "{untokenized}");
     let cut = refused(|folder| {
         let path = folder.join("model.safetensors");
         let bytes = fs::read(&path).expect("the variant");

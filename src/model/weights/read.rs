@@ -1,0 +1,107 @@
+//! Values out of the files: sliced, joined or turned as the names say, and widened or rounded.
+
+use std::ops::Range;
+
+use super::{
+    LoadError, Weights,
+    element::Element,
+    names::{Rows, Source},
+};
+
+impl Weights {
+    /// Appends a tensor's values to `values`, widened or rounded to its element type.
+    pub(super) fn read<T: Element>(
+        &self,
+        name: &str,
+        shape: &[usize],
+        values: &mut Vec<T>,
+    ) -> Result<(), LoadError> {
+        let count = shape.iter().product::<usize>();
+        let (height, rest) = shape.split_first().map_or((1, &[][..]), |(&rows, rest)| (rows, rest));
+        match self.source(name) {
+            Source::Stored(parts) => {
+                for (stored, rows) in parts {
+                    let (stored_rows, from) = match rows {
+                        Rows::All => (height, 0),
+                        Rows::Third(third) => (3 * height, third * height),
+                        Rows::Thirds(thirds) => (height / 3 * thirds, 0),
+                    };
+                    let taken = height.min(stored_rows);
+                    let width = rest.iter().product::<usize>();
+                    let stored_shape: Vec<_> = shape
+                        .first()
+                        .map(|_| stored_rows)
+                        .into_iter()
+                        .chain(rest.iter().copied())
+                        .collect();
+                    self.read_stored(
+                        &stored,
+                        &stored_shape,
+                        from * width..(from + taken) * width,
+                        values,
+                    )?;
+                }
+            }
+            Source::Transposed(stored) => {
+                let mut columns = Vec::<T>::with_capacity(count);
+                let width = rest.iter().product::<usize>();
+                self.read_stored(&stored, &[width, height], 0..count, &mut columns)?;
+                values.extend((0..count).map(|at| columns[at % width * height + at / width]));
+            }
+            Source::Identity => {
+                let width = rest.iter().product::<usize>();
+                let one = |at| f32::from(u8::from(at / width == at % width));
+                values.extend((0..count).map(|at| T::from_f32(one(at))));
+                return Ok(());
+            }
+            Source::Zeros => {
+                values.extend((0..count).map(|_| T::from_f32(0.0)));
+                return Ok(());
+            }
+        }
+        self.parameters.set(self.parameters.get() + count as u64);
+        Ok(())
+    }
+
+    /// Appends some of the values of a stored tensor.
+    ///
+    /// * `shape`: the whole tensor's
+    fn read_stored<T: Element>(
+        &self,
+        stored: &str,
+        shape: &[usize],
+        range: Range<usize>,
+        values: &mut Vec<T>,
+    ) -> Result<(), LoadError> {
+        let Some((shard, info)) = self.find(stored) else {
+            let files: Vec<_> = self.shards.iter().map(|shard| shard.file.as_str()).collect();
+            return Err(LoadError::new(format!(
+                "tensor `{stored}` is missing from {}",
+                files.join(", ")
+            )));
+        };
+        // A scalar may be stored as [] or [1], and a table of positions with a batch of one before it.
+        let trimmed = |shape: &[usize]| -> Vec<usize> {
+            shape.iter().copied().skip_while(|&side| side == 1).collect()
+        };
+        if trimmed(&info.shape) != trimmed(shape) {
+            return Err(LoadError::new(format!(
+                "{}: tensor `{stored}` has the shape {:?}, the configuration asks for {shape:?}",
+                shard.file, info.shape
+            )));
+        }
+        let (start, end) = info.data_offsets;
+        let bytes = &shard.bytes[shard.data_start + start..shard.data_start + end];
+        let size = info.dtype.bitsize() / 8;
+        T::extend(values, info.dtype, &bytes[range.start * size..range.end * size]).map_err(
+            |()| {
+                LoadError::new(format!(
+                    "{}: tensor `{stored}` is {:?}; f32, f16 and bf16 are read",
+                    shard.file, info.dtype
+                ))
+            },
+        )?;
+        self.taken.borrow_mut().insert(stored.to_owned());
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! `tokenizer_config.json` and `special_tokens_map.json`.
+
+use serde::Deserialize;
+
+use super::TokenizerLoadError;
+
+/// What is read of both files.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Declared {
+    pub(super) tokenizer_class: Option<String>,
+    pub(super) do_lower_case: Option<bool>,
+    pub(super) pad_token: Option<Token>,
+    pub(super) eos_token: Option<Token>,
+    pub(super) bos_token: Option<Token>,
+    pub(super) unk_token: Option<Token>,
+}
+
+/// A token by its text, alone or in the form of a serialised `AddedToken`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Token {
+    Text(String),
+    Added { content: String },
+}
+
+impl Token {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Added { content: text } => text,
+        }
+    }
+}
+
+/// The tokenizer classes with rules of their own, as transformers names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// SigLIP 1.
+    Siglip,
+    /// SigLIP 2, as its fixed-resolution checkpoints declare it.
+    Gemma,
+    /// SigLIP 2, as its NaFlex checkpoints declare it.
+    Siglip2,
+    /// Any other, or none.
+    Other,
+}
+
+impl Class {
+    /// The tokens that transformers assumes where the files are silent: pad, end and unknown.
+    fn default_tokens(self) -> Option<[&'static str; 3]> {
+        match self {
+            Self::Siglip => Some(["</s>", "</s>", "<unk>"]),
+            Self::Gemma | Self::Siglip2 => Some(["<pad>", "<eos>", "<unk>"]),
+            Self::Other => None,
+        }
+    }
+}
+
+impl Declared {
+    pub(super) fn parse(
+        file: &'static str,
+        json: Option<&[u8]>,
+    ) -> Result<Self, TokenizerLoadError> {
+        json.map_or_else(
+            || Ok(Self::default()),
+            |json| {
+                serde_json::from_slice(json)
+                    .map_err(|error| TokenizerLoadError { file, message: error.to_string() })
+            },
+        )
+    }
+
+    /// The same, with what is absent taken from `other`.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self {
+            tokenizer_class: self.tokenizer_class.or(other.tokenizer_class),
+            do_lower_case: self.do_lower_case.or(other.do_lower_case),
+            pad_token: self.pad_token.or(other.pad_token),
+            eos_token: self.eos_token.or(other.eos_token),
+            bos_token: self.bos_token.or(other.bos_token),
+            unk_token: self.unk_token.or(other.unk_token),
+        }
+    }
+
+    /// The same, with what a class says of itself.
+    pub(super) fn with_defaults_of(self, class: Class) -> Self {
+        let Some(tokens) = class.default_tokens() else { return self };
+        let [pad_token, eos_token, unk_token] = tokens.map(|it| Some(Token::Text(it.to_owned())));
+        self.or(Self { pad_token, eos_token, unk_token, ..Self::default() })
+    }
+
+    pub(super) fn class(&self) -> Class {
+        let class = self.tokenizer_class.as_deref().unwrap_or_default();
+        match class.strip_suffix("Fast").unwrap_or(class) {
+            "SiglipTokenizer" => Class::Siglip,
+            "GemmaTokenizer" => Class::Gemma,
+            "Siglip2Tokenizer" => Class::Siglip2,
+            _ => Class::Other,
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! SentencePiece's precompiled replacements (NFKC and the like): a double-array trie from the beginnings of a
+//! text to what they become.
+
+/// A double-array trie in the layout of darts-clone, and the texts that its values point at.
+#[derive(Debug)]
+pub(super) struct Charsmap {
+    units: Vec<u32>,
+    /// Each text ends with a zero byte.
+    replacements: String,
+}
+
+impl Charsmap {
+    /// * `bytes`: the trie's size in bytes (u32), its units (u32 each), the replacements
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
+        let damaged = || "its precompiled_charsmap is damaged".to_owned();
+        let (size, rest) = bytes.split_first_chunk().ok_or_else(damaged)?;
+        let size = usize::try_from(u32::from_le_bytes(*size)).map_err(|_| damaged())?;
+        let (trie, replacements) = rest.split_at_checked(size).ok_or_else(damaged)?;
+        let (units, []) = trie.as_chunks() else { return Err(damaged()) };
+        Ok(Self {
+            units: units.iter().map(|&unit| u32::from_le_bytes(unit)).collect(),
+            replacements: String::from_utf8(replacements.to_vec()).map_err(|_| damaged())?,
+        })
+    }
+
+    /// The replacement of the longest beginning of `text` that has one, and that beginning's bytes.
+    pub(super) fn longest(&self, text: &str) -> Option<(&str, usize)> {
+        let mut found = None;
+        let mut at = offset(*self.units.first()?);
+        for (length, byte) in text.bytes().enumerate() {
+            at ^= usize::from(byte);
+            let Some(&unit) = self.units.get(at) else { break };
+            if label(unit) != u32::from(byte) {
+                break;
+            }
+            at ^= offset(unit);
+            if has_leaf(unit) {
+                let value = self.units.get(at).map_or(0, |&unit| unit & 0x7FFF_FFFF);
+                found = Some((value as usize, length + 1));
+            }
+        }
+        // A prefix that ends inside of a character would be the file's fault; it is not taken.
+        let (start, length) = found.filter(|&(_, length)| text.is_char_boundary(length))?;
+        let replacement = self.replacements.get(start..)?;
+        Some((replacement.split('\0').next().unwrap_or_default(), length))
+    }
+}
+
+/// How far away the children of a node lie, to be combined by exclusive or.
+fn offset(unit: u32) -> usize {
+    ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize
+}
+
+/// The byte that leads to a node; a leaf has a bit more than any byte.
+fn label(unit: u32) -> u32 {
+    unit & (0x8000_0000 | 0xFF)
+}
+
+fn has_leaf(unit: u32) -> bool {
+    unit >> 8 & 1 == 1
+}
