@@ -12,7 +12,7 @@ pub use spec::SpecError;
 
 /// Names the arithmetic of this module. It goes into cache keys and `/info`, so that stored vectors can
 /// be told apart when the arithmetic changes; raise it with every change that may move a pixel.
-pub const VERSION: &str = "1";
+pub const VERSION: &str = "2";
 
 /// A resized picture: RGB, u8, rows from the top, channels innermost (`[height, width, 3]`).
 ///

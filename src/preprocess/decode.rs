@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use image::{
     DynamicImage, ImageDecoder, ImageError as DecoderError, ImageFormat, ImageReader, Limits,
-    RgbImage, error::LimitErrorKind,
+    RgbImage, RgbaImage, error::LimitErrorKind,
 };
 
 use super::{Header, ImageError, ImageLimits};
@@ -130,7 +130,7 @@ fn failure(error: DecoderError, limits: &ImageLimits) -> ImageError {
     }
 }
 
-/// RGB, u8. 16-bit samples keep their high byte, as Pillow does when it opens a 16-bit RGB file; floats and
+/// RGB, u8. 16-bit samples keep their high byte, as Pillow does when it opens 16-bit colour; floats and
 /// what else there is go the library's way.
 fn to_rgb(picture: DynamicImage) -> RgbImage {
     let high = |sample: u16| (sample >> 8) as u8;
@@ -144,13 +144,24 @@ fn to_rgb(picture: DynamicImage) -> RgbImage {
                 image::Rgb([high(deep.get_pixel(x, y).0[0]); 3])
             })
         }
+        DynamicImage::ImageRgba16(deep) => {
+            on_white(&RgbaImage::from_fn(deep.width(), deep.height(), |x, y| {
+                image::Rgba(deep.get_pixel(x, y).0.map(high))
+            }))
+        }
+        DynamicImage::ImageLumaA16(deep) => {
+            on_white(&RgbaImage::from_fn(deep.width(), deep.height(), |x, y| {
+                let [grey, alpha] = deep.get_pixel(x, y).0.map(high);
+                image::Rgba([grey, grey, grey, alpha])
+            }))
+        }
         picture if picture.color().has_alpha() => on_white(&picture.into_rgba8()),
         picture => picture.into_rgb8(),
     }
 }
 
 /// Composites on white, rounded as Pillow's `alpha_composite` rounds, which transformers uses.
-fn on_white(picture: &image::RgbaImage) -> RgbImage {
+fn on_white(picture: &RgbaImage) -> RgbImage {
     let mut data = Vec::with_capacity(picture.len() / 4 * 3);
     for pixel in picture.pixels() {
         let [channels @ .., alpha] = pixel.0.map(u32::from);
