@@ -30,6 +30,12 @@ pub trait Tower: Send + 'static {
     /// The number of values of each embedding.
     fn embedding_dim(&self) -> usize;
 
+    /// The row that a limit on rows is meant for, where a tower takes rows of several sizes: the largest
+    /// that comes without being asked for. Only its shape counts; it holds no values.
+    fn usual_row(&self) -> Option<Self::Input> {
+        None
+    }
+
     /// Embeds rows, in order: one unnormalised embedding each. A row's result does not depend on the
     /// others beyond rounding.
     ///

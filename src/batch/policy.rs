@@ -4,8 +4,12 @@
 //!   had less goes next, so a short text batch waits for at most one image batch.
 //! - Interactive rows lead; bulk rows fill what room is left. A waiting bulk row that was passed over
 //!   [`PATIENCE`] times leads one batch, so it is never starved and delays interactive rows by that one.
+//! - A batch holds rows of one size. The row that has waited longest of the leading priority chooses it, so
+//!   no size is starved: whoever stands n-th leads within n batches, and goes earlier with one of its size.
 
 use std::time::Duration;
+
+use super::Priority;
 
 /// Batches that may pass over waiting bulk rows before bulk leads one.
 pub(super) const PATIENCE: u32 = 8;
@@ -19,11 +23,11 @@ pub(super) struct Lane {
     pub(super) bulk: usize,
     /// Device time had; only differences between lanes matter.
     pub(super) served: Duration,
-    /// Batches in a row that ran while bulk rows waited here and took none of them.
+    /// Batches in a row that ran without the bulk row that has waited here longest.
     pub(super) passed_over: u32,
 }
 
-/// How many rows of each priority a batch takes.
+/// How many rows of each priority a batch takes, or could.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) interactive: usize,
@@ -35,19 +39,25 @@ impl Lane {
         self.interactive + self.bulk == 0
     }
 
-    /// Whether bulk leads this lane's next batch.
-    fn bulk_leads(self) -> bool {
-        self.bulk > 0 && (self.interactive == 0 || self.passed_over >= PATIENCE)
+    /// Whose longest waiting row this lane's next batch begins with.
+    pub(super) fn leader(self) -> Priority {
+        let bulk = self.bulk > 0 && (self.interactive == 0 || self.passed_over >= PATIENCE);
+        if bulk { Priority::Bulk } else { Priority::Interactive }
     }
+}
 
-    /// The rows of a batch of at most `max_rows`.
-    pub(super) fn share(self, max_rows: usize) -> Share {
-        if self.bulk_leads() {
-            let bulk = self.bulk.min(max_rows);
-            Share { bulk, interactive: self.interactive.min(max_rows - bulk) }
-        } else {
-            let interactive = self.interactive.min(max_rows);
-            Share { interactive, bulk: self.bulk.min(max_rows - interactive) }
+impl Share {
+    /// Of these rows, all of the leading row's size, those that a batch of at most `max_rows` takes.
+    pub(super) fn within(self, max_rows: usize, leader: Priority) -> Self {
+        match leader {
+            Priority::Bulk => {
+                let bulk = self.bulk.min(max_rows);
+                Self { bulk, interactive: self.interactive.min(max_rows - bulk) }
+            }
+            Priority::Interactive => {
+                let interactive = self.interactive.min(max_rows);
+                Self { interactive, bulk: self.bulk.min(max_rows - interactive) }
+            }
         }
     }
 }
@@ -95,7 +105,10 @@ mod tests {
     fn bulk_that_was_passed_over_leads_one_batch() {
         let waiting = lane(100, 5, 0, PATIENCE);
         assert_eq!(next_lane(&[waiting, lane(100, 0, 0, 0)]), Some(0));
-        assert_eq!(waiting.share(16), Share { interactive: 11, bulk: 5 });
+        assert_eq!(waiting.leader(), Priority::Bulk);
+        assert_eq!(lane(100, 5, 0, PATIENCE - 1).leader(), Priority::Interactive);
+        let share = Share { interactive: 100, bulk: 5 }.within(16, Priority::Bulk);
+        assert_eq!(share, Share { interactive: 11, bulk: 5 });
     }
 
     proptest! {
@@ -103,7 +116,8 @@ mod tests {
         fn a_batch_is_full_or_takes_all(
             interactive in 0..50_usize, bulk in 0..50_usize, passed in 0..20_u32, max in 1..40_usize,
         ) {
-            let share = lane(interactive, bulk, 0, passed).share(max);
+            let leader = lane(interactive, bulk, 0, passed).leader();
+            let share = Share { interactive, bulk }.within(max, leader);
             prop_assert!(share.interactive <= interactive && share.bulk <= bulk);
             prop_assert_eq!(share.interactive + share.bulk, max.min(interactive + bulk));
         }
@@ -121,7 +135,8 @@ mod tests {
                 lanes[1].interactive += c + 1;
                 lanes[1].bulk += d;
                 let Some(next) = next_lane(&lanes) else { continue };
-                let share = lanes[next].share(1);
+                let Lane { interactive, bulk, .. } = lanes[next];
+                let share = Share { interactive, bulk }.within(1, lanes[next].leader());
                 lanes[next].interactive -= share.interactive;
                 lanes[next].bulk -= share.bulk;
                 lanes[next].served += Duration::from_millis(1);

@@ -1,4 +1,4 @@
-//! One tower's queue: bounded, first in first out within a priority.
+//! One tower's queue: bounded, first in first out within a priority, batches of one size.
 
 use std::{
     collections::VecDeque,
@@ -8,7 +8,27 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{Answer, BatchError, Priority, policy};
-use crate::model::Tap;
+use crate::{model::Tap, preprocess::Pixels, tokenize::Tokens};
+
+/// What a queue must know of a row: rows of one size run together, because a pass computes a rectangle.
+/// Where every row of a tower has the same size, this distinguishes nothing.
+pub(super) trait Row {
+    /// A measure of the work, the same for rows that may share a pass.
+    fn size(&self) -> usize;
+}
+
+impl Row for Pixels {
+    /// Pixels, and with them patches: pictures of equally many patches share a pass in whatever shape.
+    fn size(&self) -> usize {
+        self.height as usize * self.width as usize
+    }
+}
+
+impl Row for Tokens {
+    fn size(&self) -> usize {
+        self.ids.len()
+    }
+}
 
 /// A row that waits, with everything its answer needs. The span travels with the work, so that what the
 /// worker logs belongs to the request.
@@ -59,8 +79,10 @@ pub(super) struct Queue<I> {
     bulk: VecDeque<Entry<I>>,
     /// Most rows that wait, both priorities together.
     max_queue_rows: usize,
-    /// Most rows of a batch.
+    /// Most rows of a batch; see [`Queue::capacity`].
     pub(super) max_rows: usize,
+    /// The size of row that `max_rows` is meant for, where rows differ in size.
+    pub(super) full_size: Option<usize>,
     /// Device time had, for the policy.
     pub(super) served: Duration,
     /// See [`policy::Lane::passed_over`].
@@ -76,6 +98,7 @@ impl<I> Queue<I> {
             bulk: VecDeque::new(),
             max_queue_rows,
             max_rows,
+            full_size: None,
             served: Duration::ZERO,
             passed_over: 0,
             row_time: Duration::ZERO,
@@ -132,20 +155,16 @@ impl<I> Queue<I> {
         }
     }
 
-    /// Takes a batch, as the policy shares it between the priorities.
-    pub(super) fn take_batch(&mut self) -> Vec<Entry<I>> {
-        let share = self.lane().share(self.max_rows);
-        if share.bulk > 0 {
-            self.passed_over = 0;
-        } else {
-            self.pass_over();
+    /// Most rows of `size` in one batch: fewer where they are larger than usual, so that a batch of them
+    /// takes neither more memory nor more time than a usual one.
+    pub(super) fn capacity(&self, size: usize) -> usize {
+        match self.full_size {
+            Some(full) if size > full => (self.max_rows * full / size).max(1),
+            _ => self.max_rows,
         }
-        let mut batch: Vec<_> = self.interactive.drain(..share.interactive).collect();
-        batch.extend(self.bulk.drain(..share.bulk));
-        batch
     }
 
-    /// Notes that a batch ran without the bulk rows that wait here, if any do.
+    /// Notes that a batch ran without the bulk row that has waited here longest, if one waits.
     pub(super) fn pass_over(&mut self) {
         self.passed_over = if self.bulk.is_empty() { 0 } else { self.passed_over + 1 };
     }
@@ -172,3 +191,57 @@ impl<I> Queue<I> {
         self.row_time.mul_f64(self.len() as f64)
     }
 }
+
+impl<I: Row> Queue<I> {
+    /// Takes a batch: the row that the policy lets lead, and those of its size that wait behind it, in
+    /// order. Empty only if nothing waits.
+    pub(super) fn take_batch(&mut self) -> Vec<Entry<I>> {
+        let leader = self.lane().leader();
+        let first = match leader {
+            Priority::Interactive => self.interactive.front(),
+            Priority::Bulk => self.bulk.front(),
+        };
+        let Some(size) = first.map(|entry| entry.input.size()) else { return Vec::new() };
+        let count = |queue: &VecDeque<Entry<I>>| {
+            queue.iter().filter(|entry| entry.input.size() == size).count()
+        };
+        let fitting =
+            policy::Share { interactive: count(&self.interactive), bulk: count(&self.bulk) };
+        let share = fitting.within(self.capacity(size), leader);
+        // Its mates further back do not make up for a bulk row that waits at the head.
+        if share.bulk > 0 && self.bulk.front().is_some_and(|entry| entry.input.size() == size) {
+            self.passed_over = 0;
+        } else {
+            self.pass_over();
+        }
+        let mut batch = Vec::with_capacity(share.interactive + share.bulk);
+        take(&mut self.interactive, size, share.interactive, &mut batch);
+        take(&mut self.bulk, size, share.bulk, &mut batch);
+        batch
+    }
+}
+
+/// Moves the first `count` rows of `size` out of a queue that has so many, keeping the others' order.
+fn take<I: Row>(
+    queue: &mut VecDeque<Entry<I>>,
+    size: usize,
+    count: usize,
+    batch: &mut Vec<Entry<I>>,
+) {
+    let target = batch.len() + count;
+    // Rows of other sizes that stand in between; none where all rows are alike.
+    let mut between = Vec::new();
+    while batch.len() < target {
+        match queue.pop_front() {
+            Some(entry) if entry.input.size() == size => batch.push(entry),
+            Some(entry) => between.push(entry),
+            None => break,
+        }
+    }
+    for entry in between.into_iter().rev() {
+        queue.push_front(entry);
+    }
+}
+
+#[cfg(test)]
+mod tests;

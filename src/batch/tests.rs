@@ -69,7 +69,8 @@ impl Tower for FakeVision {
     }
 
     fn forward(&mut self, rows: &[Pixels]) -> Result<Vec<Embedding>, TowerError> {
-        self.0.pass(rows.iter().map(|row| row.height).collect())
+        let id = |row: &Pixels| u32::from_le_bytes(*row.data.first_chunk().expect("four bytes"));
+        self.0.pass(rows.iter().map(id).collect())
     }
 }
 
@@ -85,8 +86,9 @@ impl Tower for FakeText {
     }
 }
 
+/// Pictures of one size, so that any of them share a batch.
 fn image(id: u32) -> Pixels {
-    Pixels { height: id, width: 1, data: Arc::from([]) }
+    Pixels { height: 1, width: 1, data: Arc::from(id.to_le_bytes()) }
 }
 
 fn text(id: u32) -> Tokens {
@@ -136,6 +138,28 @@ async fn a_batch_takes_what_waits_in_order_and_no_more_than_fits() {
     }
     assert_eq!(metrics.images.get(), 5);
     assert_eq!(metrics.queue_rows.with_label_values(&["m", "image", "interactive"]).get(), 0);
+}
+
+#[tokio::test]
+async fn pictures_of_one_size_share_a_batch_whoever_stands_between() {
+    let (fake, passes) = Fake::new();
+    let (handle, mut worker, metrics) = driven(fake, 3);
+    let mut tasks = Vec::new();
+    for (id, width) in [(0, 1), (1, 2), (2, 1), (3, 2), (4, 1), (5, 1)] {
+        let handle = handle.clone();
+        let row = Pixels { width, ..image(id) };
+        tasks.push(tokio::spawn(async move { handle.embed_image(row, Submit::default()).await }));
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..3 {
+        assert!(worker.step());
+    }
+    assert_eq!(*passes.lock(), [vec![0, 2, 4], vec![1, 3], vec![5]]);
+    for (id, task) in tasks.into_iter().enumerate() {
+        let answer = task.await.expect("no panic").expect("answered");
+        assert_eq!(answer.embedding.as_slice()[0], id as f32);
+    }
+    assert_eq!(metrics.images.get(), 6);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use super::{
     Answer, Towers, WorkerState,
     isolate::{self, RowResult, Rows},
-    queue::Entry,
+    queue::{Entry, Row},
     shared::{IMAGE, Job, Shared, TEXT},
 };
 use crate::{
@@ -62,6 +62,7 @@ impl Worker {
 
     /// A worker in the place of one that broke.
     pub(super) fn with_memory(shared: Arc<Shared>, towers: Towers, memory: Memory) -> Self {
+        shared.queues.lock().image.full_size = towers.vision.usual_row().map(|row| row.size());
         Self { shared, towers, memory }
     }
 
@@ -155,7 +156,7 @@ struct Batch<'s> {
 }
 
 impl Batch<'_> {
-    fn run<I: Clone + Send + 'static>(
+    fn run<I: Row + Clone + Send + 'static>(
         &self,
         tower: &mut dyn Tower<Input = I>,
         batch: Vec<Entry<I>>,
@@ -174,9 +175,9 @@ impl Batch<'_> {
         let results = isolate::forward(tower, rows);
         let forward = started.elapsed();
 
-        let batch_rows = inputs.len();
-        self.account(batch_rows, &results, forward);
+        self.account(&inputs, &results, forward);
         let verdict = health.judge(tower, rows, &results);
+        let batch_rows = inputs.len();
         for ((reply, submitted, span), result) in waiting.into_iter().zip(results) {
             if let Err(error) = &result {
                 span.in_scope(|| tracing::warn!(error = error_chain(error), "a row failed"));
@@ -189,19 +190,20 @@ impl Batch<'_> {
         verdict
     }
 
-    fn account(&self, rows: usize, results: &[RowResult], forward: std::time::Duration) {
+    fn account<I: Row>(&self, rows: &[I], results: &[RowResult], forward: std::time::Duration) {
         let metrics = &self.shared.lanes[self.lane];
-        metrics.batch_rows.observe(rows as f64);
+        metrics.batch_rows.observe(rows.len() as f64);
         metrics.embedded.inc_by(results.iter().filter(|result| result.is_ok()).count() as u64);
+        let size = rows.first().map_or(0, Row::size);
         let queues = &mut *self.shared.queues.lock();
-        let max_rows = if self.lane == IMAGE {
-            queues.image.account(rows, forward);
-            queues.image.max_rows
+        let capacity = if self.lane == IMAGE {
+            queues.image.account(rows.len(), forward);
+            queues.image.capacity(size)
         } else {
-            queues.text.account(rows, forward);
-            queues.text.max_rows
+            queues.text.account(rows.len(), forward);
+            queues.text.capacity(size)
         };
-        metrics.fill_ratio.set(rows as f64 / max_rows as f64);
+        metrics.fill_ratio.set(rows.len() as f64 / capacity as f64);
     }
 }
 

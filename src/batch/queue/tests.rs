@@ -1,0 +1,143 @@
+//! Rows of several sizes in one queue.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A row of `size` that can be told apart by its number.
+fn entry(id: u64, size: u32) -> (Entry<Pixels>, oneshot::Receiver<Result<Answer, BatchError>>) {
+    let (reply, answer) = oneshot::channel();
+    let entry = Entry {
+        input: Pixels { height: size, width: 1, data: Arc::from(id.to_le_bytes()) },
+        tap: Tap::default(),
+        reply,
+        submitted: Instant::now(),
+        deadline: None,
+        span: tracing::Span::none(),
+    };
+    (entry, answer)
+}
+
+fn id(entry: &Entry<Pixels>) -> u64 {
+    u64::from_le_bytes(*entry.input.data.first_chunk().expect("eight bytes"))
+}
+
+/// A queue of interactive rows, numbered in order; the receivers keep them wanted.
+fn queue_of(sizes: &[u32], max_rows: usize) -> Queue<Pixels> {
+    let mut queue = Queue::new(max_rows, 1000);
+    for (id, &size) in sizes.iter().enumerate() {
+        queue.push(entry(id as u64, size).0, Priority::Interactive);
+    }
+    queue
+}
+
+fn ids(batch: &[Entry<Pixels>]) -> Vec<u64> {
+    batch.iter().map(id).collect()
+}
+
+#[test]
+fn the_row_that_waits_longest_chooses_the_size() {
+    let mut queue = queue_of(&[4, 9, 4, 4, 9, 1], 2);
+    assert_eq!(ids(&queue.take_batch()), [0, 2]);
+    assert_eq!(ids(&queue.take_batch()), [1, 4]);
+    assert_eq!(ids(&queue.take_batch()), [3]);
+    assert_eq!(ids(&queue.take_batch()), [5]);
+    assert!(queue.take_batch().is_empty());
+}
+
+#[test]
+fn a_batch_of_larger_rows_has_fewer_of_them() {
+    let mut queue = queue_of(&[20, 20, 20, 500, 500, 5, 5, 5, 5, 5], 4);
+    queue.full_size = Some(10);
+    assert_eq!(queue.take_batch().len(), 2);
+    assert_eq!(queue.take_batch().len(), 1);
+    assert_eq!(queue.take_batch().len(), 1, "however large a row is, it runs");
+    assert_eq!(queue.take_batch().len(), 1);
+    assert_eq!(queue.take_batch().len(), 4, "small rows do not raise the limit");
+}
+
+#[test]
+fn bulk_of_a_rare_size_leads_after_a_while() {
+    let mut queue = Queue::new(2, 1000);
+    queue.push(entry(1000, 9).0, Priority::Bulk);
+    let mut batches = 0;
+    loop {
+        // Bulk rows of the interactive rows' size ride along all the time.
+        queue.push(entry(batches, 4).0, Priority::Interactive);
+        queue.push(entry(500 + batches, 4).0, Priority::Bulk);
+        if ids(&queue.take_batch()) == [1000] {
+            break;
+        }
+        batches += 1;
+        assert!(batches <= u64::from(policy::PATIENCE), "it waits while others ride along");
+    }
+}
+
+proptest! {
+    #[test]
+    fn batches_keep_their_promises(
+        arrivals in prop::collection::vec(
+            prop::collection::vec((1..4_u32, prop::bool::weighted(0.3)), 0..5), 1..40,
+        ),
+        max_rows in 1..6_usize,
+    ) {
+        let mut queue = Queue::new(max_rows, 1000);
+        queue.full_size = Some(2);
+        // Of each row its size, whether it is bulk, and how many rows of its priority stood before it.
+        let mut rows: Vec<(u32, bool, u64)> = Vec::new();
+        let (mut taken, mut batches) = (Vec::new(), 0);
+        let mut came_at = Vec::new();
+        let mut arrivals = arrivals.into_iter();
+        loop {
+            let arrived = arrivals.next();
+            let over = arrived.is_none();
+            for (size, bulk) in arrived.unwrap_or_default() {
+                let priority = if bulk { Priority::Bulk } else { Priority::Interactive };
+                let lane = queue.lane();
+                let before = if bulk { lane.bulk } else { lane.interactive };
+                queue.push(entry(rows.len() as u64, size).0, priority);
+                rows.push((size, bulk, before as u64));
+                came_at.push(batches);
+            }
+            let waiting = queue.len();
+            let batch = ids(&queue.take_batch());
+            prop_assert_eq!(queue.len() + batch.len(), waiting);
+            prop_assert_eq!(batch.is_empty(), waiting == 0);
+            if over && waiting == 0 {
+                break;
+            }
+            batches += u64::from(waiting > 0);
+            let row = |id: u64| rows[id as usize];
+            let size = batch.first().map_or(1, |&first| row(first).0);
+            prop_assert!(batch.iter().all(|&id| row(id).0 == size), "one size");
+            prop_assert!(batch.len() <= queue.capacity(size as usize));
+            for &id in &batch {
+                let (_, bulk, before) = row(id);
+                let waited = batches - came_at[id as usize];
+                if !bulk {
+                    // Each batch takes the first interactive row, but for those that bulk leads.
+                    let bulk_led = waited / u64::from(policy::PATIENCE) + 1;
+                    prop_assert!(waited <= before + 1 + bulk_led, "row {id} waited {waited}");
+                } else {
+                    // Each row before it leads after so many batches at the latest.
+                    let patience = u64::from(policy::PATIENCE) + 1;
+                    prop_assert!(waited <= (before + 1) * patience, "row {id} waited {waited}");
+                }
+            }
+            taken.extend(batch);
+        }
+        prop_assert_eq!(taken.len(), rows.len());
+        // First in, first out among rows of one priority and one size.
+        for bulk in [false, true] {
+            for size in 1..4 {
+                let order: Vec<_> = taken
+                    .iter()
+                    .filter(|&&id| (rows[id as usize].0, rows[id as usize].1) == (size, bulk))
+                    .collect();
+                prop_assert!(order.is_sorted());
+            }
+        }
+    }
+}
