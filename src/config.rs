@@ -171,6 +171,10 @@ section! {
         // 50 megapixels: the largest pictures of common cameras, 150 MB once decoded.
         /// Most pixels of one picture, read from its header before decoding.
         max_image_pixels: u64 = 50_000_000, Count "N";
+        // SigLIP 2 was trained on up to 1024; attention costs the square of it.
+        /// Most patches of one picture that a request may ask for, of a model that reads pictures in
+        /// variable resolution. What such a model takes by itself is always allowed.
+        max_num_patches: usize = 1024, Count "N";
         /// Most bytes that decoding one picture may take at its peak, estimated from its header.
         max_decode_bytes: u64 = 512 << 20, Size "SIZE";
         // Two of the largest pictures at once, or a hundred common ones: it bounds memory, not speed.

@@ -165,9 +165,9 @@ impl Engine {
         let model = self.registry.loaded().find(|model| model.name == name).ok_or_else(|| {
             Error::new(Code::ModelNotFound, format!("no model is installed under `{name}`"))
         })?;
-        let grey = vec![127_u8; model.image.height as usize * model.image.width as usize * 3];
-        let pixels =
-            Pixels { height: model.image.height, width: model.image.width, data: grey.into() };
+        let [height, width] = model.image.size.of(1000, 1000);
+        let grey = vec![127_u8; height as usize * width as usize * 3];
+        let pixels = Pixels { height, width, data: grey.into() };
         model.handle.embed_image(pixels, Submit::default()).await.map_err(item::batch_error)?;
         if let Some(tokenizer) = &model.tokenizer {
             let tokens = tokenizer.encode("").map_err(Error::internal)?;

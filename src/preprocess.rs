@@ -1,14 +1,18 @@
 //! Picture bytes to the pixels that a vision tower reads.
 
 mod decode;
+mod filter;
 mod resize;
 mod spec;
+mod target;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
+pub(crate) use filter::Filter;
 pub use spec::SpecError;
+pub use target::TargetSize;
 
 /// Names the arithmetic of this module. It goes into cache keys and `/info`, so that stored vectors can
 /// be told apart when the arithmetic changes; raise it with every change that may move a pixel.
@@ -39,10 +43,8 @@ pub enum Resample {
 /// How a checkpoint wants its pictures, as its `preprocessor_config.json` says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageSpec {
-    /// Rows after the resize; the aspect ratio is not kept.
-    pub height: u32,
-    /// Columns after the resize.
-    pub width: u32,
+    /// The size after the resize.
+    pub size: TargetSize,
     /// The filter.
     pub resample: Resample,
     /// Factor applied to each u8 value (1/255).
@@ -151,6 +153,7 @@ pub fn prepare(
 ) -> Result<Prepared, ImageError> {
     let picture = decode::decode(bytes, limits)?;
     let source_pixels = u64::from(picture.width()) * u64::from(picture.height());
-    let pixels = resize::resize(picture, spec);
+    let size = spec.size.of(picture.height(), picture.width());
+    let pixels = resize::resize(picture, size, spec.resample);
     Ok(Prepared { pixels, source_pixels })
 }

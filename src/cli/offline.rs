@@ -85,7 +85,7 @@ async fn embed(engine: &Engine, items: &[Item], dimensions: Option<usize>) -> an
     for item in items {
         inputs.push(item.read().await?);
     }
-    let request = EmbedRequest { model: None, inputs, dimensions, normalize: true, truncate: true };
+    let request = EmbedRequest { inputs, dimensions, ..EmbedRequest::default() };
     let context = Context::with_timeout(engine.limits().request_timeout);
     let embedded = engine.embed(request, &context).await?;
     for (item, embedding) in items.iter().zip(&embedded.embeddings) {
@@ -118,6 +118,7 @@ async fn score(engine: &Engine, paths: &[PathBuf], texts: &[String]) -> anyhow::
         images: ImageSide::Images(images),
         texts: TextSide::Texts(texts.to_vec()),
         truncate: true,
+        max_num_patches: None,
     };
     let context = Context::with_timeout(engine.limits().request_timeout);
     let scored = engine.similarity(request, &context).await?;

@@ -21,6 +21,7 @@ use tracing::Instrument;
 use super::{
     Context, Engine, Input, Usage,
     embed::{checked_dimensions, shaped},
+    item::ItemOptions,
 };
 use crate::{
     batch::Priority,
@@ -86,6 +87,8 @@ pub struct BulkOptions {
     pub normalize: bool,
     /// Whether a text that is too long is cut; otherwise its row fails.
     pub truncate: bool,
+    /// As in [`super::EmbedRequest`].
+    pub max_num_patches: Option<u32>,
 }
 
 /// One row of a stream, with the id that its answer carries.
@@ -132,7 +135,7 @@ pub struct Bulk {
     model: Arc<Model>,
     dimensions: usize,
     normalize: bool,
-    truncate: bool,
+    items: ItemOptions,
     /// A row waits for room: it is not the client that is idle.
     waits: AtomicBool,
     _place: OwnedSemaphorePermit,
@@ -142,11 +145,12 @@ impl Engine {
     /// Takes a place for a stream.
     ///
     /// # Errors
-    /// The model's, [`Code::InvalidRequest`] at `dimensions`, or [`Code::Overloaded`] where there are as many
+    /// The model's, [`Code::InvalidRequest`] at an option, or [`Code::Overloaded`] where there are as many
     /// streams as may be.
     pub fn bulk(self: &Arc<Self>, options: BulkOptions) -> Result<Bulk, Error> {
         let model = Arc::clone(self.registry.get(options.model.as_deref())?);
         let dimensions = checked_dimensions(options.dimensions, model.card.embedding_dim)?;
+        let items = self.item_options(&model, options.truncate, options.max_num_patches)?;
         let place = Arc::clone(&self.bulk_room.streams).try_acquire_owned().map_err(|_| {
             let message = "the server has as many bulk streams as it takes; retry later";
             Error::new(Code::Overloaded, message).with_retry_after(RETRY_STREAM)
@@ -157,7 +161,7 @@ impl Engine {
             model,
             dimensions,
             normalize: options.normalize,
-            truncate: options.truncate,
+            items,
             waits: AtomicBool::new(false),
             _place: place,
         })
@@ -315,7 +319,7 @@ impl Bulk {
         };
         loop {
             let input = input.clone();
-            match self.engine.embed_item(&self.model, input, self.truncate, &context).await {
+            match self.engine.embed_item(&self.model, input, self.items, &context).await {
                 Err(error) if error.code() == Code::Overloaded => {
                     let after = error.retry_after().unwrap_or(Duration::from_millis(100));
                     if Instant::now() + after > context.deadline {

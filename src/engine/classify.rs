@@ -29,6 +29,8 @@ pub struct ClassifyRequest {
     pub templates: Vec<String>,
     /// Keep only the best labels of each image.
     pub top_k: Option<usize>,
+    /// As in [`super::EmbedRequest`].
+    pub max_num_patches: Option<u32>,
 }
 
 /// A label's score for one image.
@@ -72,6 +74,7 @@ impl Engine {
         let images = Side::from(request.images);
         self.check_side(model, &images)?;
         self.check_count("labels", request.labels.len(), self.limits.max_labels)?;
+        let options = self.item_options(model, true, request.max_num_patches)?;
         let prompts = Prompts::new(&request.labels, &request.templates)?;
         let permit = self.admit(
             model,
@@ -80,8 +83,8 @@ impl Engine {
         )?;
         let work = async {
             tokio::try_join!(
-                self.embed_side(model, images, true, context),
-                self.embed_batch(model, prompts.batch, true, context),
+                self.embed_side(model, images, options, context),
+                self.embed_batch(model, prompts.batch, options, context),
             )
         };
         let ((images, mut usage), (rows, texts_usage)) = until_deadline(context, work).await?;

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use futures::{StreamExt, stream};
 
-use super::{Context, Engine, Input, until_deadline};
+use super::{Context, Engine, Input, item::ItemOptions, until_deadline};
 use crate::{
     embedding::Embedding,
     error::{Code, Error},
@@ -24,11 +24,21 @@ pub struct EmbedRequest {
     pub normalize: bool,
     /// Whether a text that is too long is cut; otherwise it is refused.
     pub truncate: bool,
+    /// Most patches of each picture, where the model reads pictures in variable resolution; as many as the
+    /// model takes by itself where it is not set.
+    pub max_num_patches: Option<u32>,
 }
 
 impl Default for EmbedRequest {
     fn default() -> Self {
-        Self { model: None, inputs: Vec::new(), dimensions: None, normalize: true, truncate: true }
+        Self {
+            model: None,
+            inputs: Vec::new(),
+            dimensions: None,
+            normalize: true,
+            truncate: true,
+            max_num_patches: None,
+        }
     }
 }
 
@@ -134,9 +144,10 @@ impl Engine {
         let model = self.registry.get(request.model.as_deref())?;
         self.check_count("input", request.inputs.len(), self.limits.max_items)?;
         let dimensions = checked_dimensions(request.dimensions, model.card.embedding_dim)?;
+        let options = self.item_options(model, request.truncate, request.max_num_patches)?;
         let batch = Batch::new("input", request.inputs);
         let _permit = self.admit(model, batch.inputs.len(), batch.held_bytes())?;
-        let work = self.answers(model, batch, request.truncate, context);
+        let work = self.answers(model, batch, options, context);
         let answers = until_deadline(context, async { Ok(work.await) }).await?;
         let mut usage = Usage::default();
         let mut shape = |(row, used): (Embedding, Usage)| {
@@ -155,10 +166,10 @@ impl Engine {
         &self,
         model: &Model,
         batch: Batch,
-        truncate: bool,
+        options: ItemOptions,
         context: &Context,
     ) -> Result<(Vec<Embedding>, Usage), Error> {
-        let answers = self.answers(model, batch, truncate, context).await;
+        let answers = self.answers(model, batch, options, context).await;
         let mut usage = Usage::default();
         let rows = answers.into_iter().map(|answer| {
             answer.map(|(row, used)| {
@@ -175,12 +186,12 @@ impl Engine {
         &self,
         model: &Model,
         batch: Batch,
-        truncate: bool,
+        options: ItemOptions,
         context: &Context,
     ) -> Vec<Result<(Embedding, Usage), Error>> {
         let count = batch.inputs.len();
         let items = batch.inputs.into_iter().enumerate().map(|(index, input)| async move {
-            let answer = self.embed_item(model, input, truncate, context).await;
+            let answer = self.embed_item(model, input, options, context).await;
             let index = index / batch.inputs_per_name;
             answer.map_err(|error| error.with_field(format!("{}[{index}]", batch.field)))
         });

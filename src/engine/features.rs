@@ -10,6 +10,7 @@ use crate::{
     embedding::Embedding,
     error::{Code, Error},
     model::Tap,
+    preprocess::TargetSize,
     registry::Model,
     telemetry::Stage,
 };
@@ -59,6 +60,15 @@ pub struct FeaturesRequest {
     pub images: Vec<ImageInput>,
     /// The same output for all of them.
     pub output: FeatureOutput,
+    /// As in [`super::EmbedRequest`].
+    pub max_num_patches: Option<u32>,
+}
+
+/// What is wanted of each picture.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    tap: Tap,
+    size: TargetSize,
 }
 
 /// One picture's features.
@@ -104,23 +114,24 @@ impl Engine {
         let model = self.registry.get(request.model.as_deref())?;
         self.check_count("input", request.images.len(), self.limits.max_items)?;
         let tap = request.output.tap(model.card.vision_layers)?;
-        let answer_bytes = self.check_answer(model, tap, request.images.len())?;
+        let size = self.image_size(model, request.max_num_patches)?;
+        let wanted = Wanted { tap, size };
+        let answer_bytes = self.check_answer(model, wanted, request.images.len())?;
         let held_bytes: usize = request.images.iter().map(ImageInput::held_bytes).sum();
         let permit = self.admit(model, request.images.len(), held_bytes + answer_bytes)?;
         let usage = Usage { images: request.images.len(), ..Usage::default() };
-        let work = self.feature_maps(model, request.images, tap, context);
+        let work = self.feature_maps(model, request.images, wanted, context);
         let maps = until_deadline(context, work).await?;
         let model = model.name.as_str().into();
         Ok(Features { model, tap, maps, usage, _permit: Arc::new(permit) })
     }
 
     /// The bytes of an answer, which are bounded: they are held until the client has taken them.
-    fn check_answer(&self, model: &Model, tap: Tap, images: usize) -> Result<usize, Error> {
-        let values = match tap {
+    fn check_answer(&self, model: &Model, wanted: Wanted, images: usize) -> Result<usize, Error> {
+        let values = match wanted.tap {
             Tap::Pooled => model.card.embedding_dim,
             Tap::LastHiddenState | Tap::HiddenState(_) => {
-                let [rows, columns] = grid(model, model.image.height, model.image.width);
-                rows * columns * model.card.vision_width
+                max_tokens(model, wanted.size) * model.card.vision_width
             }
         };
         let bytes = values.saturating_mul(size_of::<f32>()).saturating_mul(images);
@@ -141,12 +152,12 @@ impl Engine {
         &self,
         model: &Model,
         images: Vec<ImageInput>,
-        tap: Tap,
+        wanted: Wanted,
         context: &Context,
     ) -> Result<Vec<FeatureMap>, Error> {
         let count = images.len();
         let maps = images.into_iter().enumerate().map(|(index, image)| async move {
-            let map = self.feature_map(model, image, tap, context).await;
+            let map = self.feature_map(model, image, wanted, context).await;
             map.map_err(|error| error.with_field(format!("input[{index}]")))
         });
         let maps: Vec<_> = stream::iter(maps).buffered(count.max(1)).collect().await;
@@ -159,13 +170,13 @@ impl Engine {
         &self,
         model: &Model,
         image: ImageInput,
-        tap: Tap,
+        Wanted { tap, size }: Wanted,
         context: &Context,
     ) -> Result<FeatureMap, Error> {
         let (image, slot) = self.fetched(image, context).await?;
         let started = Instant::now();
         let encoded = self.encoded(image).await?;
-        let prepared = self.prepare(model, encoded).await?;
+        let prepared = self.prepare(model, encoded, size).await?;
         drop(slot);
         self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
         self.note(context, Stage::Decode, started);
@@ -183,6 +194,14 @@ impl Engine {
             return Err(Error::internal(format!("{} values for {grid:?} tokens", values.dim())));
         }
         Ok(FeatureMap { grid, width, values })
+    }
+}
+
+/// Most tokens of a picture.
+fn max_tokens(model: &Model, size: TargetSize) -> usize {
+    match size {
+        TargetSize::Fixed { height, width } => grid(model, height, width).iter().product(),
+        TargetSize::Patches { max_num_patches, .. } => max_num_patches as usize,
     }
 }
 

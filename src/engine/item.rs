@@ -1,6 +1,6 @@
 //! The way of one item: from what the client sent to an unnormalised embedding.
 
-use std::time::Instant;
+use std::{borrow::Cow, time::Instant};
 
 use bytes::Bytes;
 
@@ -11,7 +11,7 @@ use crate::{
     cpu_pool::JobPanicked,
     embedding::Embedding,
     error::{Code, Error},
-    preprocess::{self, Header, ImageError, ImageLimits, Prepared},
+    preprocess::{self, Header, ImageError, ImageLimits, ImageSpec, Prepared, TargetSize},
     registry::Model,
     telemetry::Stage,
     tokenize::{TextTokenizer, Tokens},
@@ -21,19 +21,59 @@ use crate::{
 /// CPU pool and back.
 const INLINE_TEXT_BYTES: usize = 2048;
 
+/// What a request asks of each of its items.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ItemOptions {
+    /// Whether a text that is too long is cut; otherwise it is refused.
+    truncate: bool,
+    /// To which size pictures are resized.
+    size: TargetSize,
+}
+
 impl Engine {
+    /// Checks what a request asks of its items.
+    pub(super) fn item_options(
+        &self,
+        model: &Model,
+        truncate: bool,
+        max_num_patches: Option<u32>,
+    ) -> Result<ItemOptions, Error> {
+        let size = self.image_size(model, max_num_patches)?;
+        Ok(ItemOptions { truncate, size })
+    }
+
+    /// To which size the pictures of a request are resized.
+    pub(super) fn image_size(
+        &self,
+        model: &Model,
+        max_num_patches: Option<u32>,
+    ) -> Result<TargetSize, Error> {
+        let size = model.image.size;
+        let Some(asked) = max_num_patches else { return Ok(size) };
+        let Some(own) = size.max_num_patches() else {
+            let message = format!("the model `{}` reads pictures of one size only", model.name);
+            return Err(Error::invalid("max_num_patches", message));
+        };
+        let limit = own.max(u32::try_from(self.limits.max_num_patches).unwrap_or(u32::MAX));
+        if !(1..=limit).contains(&asked) {
+            let message = format!("{asked} is out of range: from 1 to {limit} patches are served");
+            return Err(Error::invalid("max_num_patches", message));
+        }
+        Ok(size.with_max_num_patches(asked))
+    }
+
     /// Embeds one item. The field of its error is for the caller to name.
     pub(super) async fn embed_item(
         &self,
         model: &Model,
         input: Input,
-        truncate: bool,
+        options: ItemOptions,
         context: &Context,
     ) -> Result<(Embedding, Usage), Error> {
         match input {
-            Input::Text(text) => self.embed_text(model, text, truncate, context).await,
+            Input::Text(text) => self.embed_text(model, text, options.truncate, context).await,
             Input::Image(image) => {
-                let embedding = self.embed_image(model, image, context).await?;
+                let embedding = self.embed_image(model, image, options.size, context).await?;
                 Ok((embedding, Usage { images: 1, ..Usage::default() }))
             }
             Input::Unreadable(error) => Err(error),
@@ -101,6 +141,7 @@ impl Engine {
         &self,
         model: &Model,
         image: ImageInput,
+        size: TargetSize,
         context: &Context,
     ) -> Result<Embedding, Error> {
         let (image, slot) = self.fetched(image, context).await?;
@@ -110,11 +151,11 @@ impl Engine {
         // Hashing before decoding: an equal picture in flight or in the cache costs no decode.
         let hash = move || {
             let encoded = Encoded::read(image, &limits)?;
-            Ok((Key::image(&identity, preprocess::VERSION, &encoded.bytes), encoded))
+            Ok((Key::image(&identity, &preprocessing(size), &encoded.bytes), encoded))
         };
         let (key, encoded) = self.pool.run(hash).await.map_err(decoder_panicked)??;
         let compute = async {
-            let prepared = self.prepare(model, encoded).await?;
+            let prepared = self.prepare(model, encoded, size).await?;
             drop(slot);
             self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
             self.note(context, Stage::Decode, started);
@@ -126,7 +167,12 @@ impl Engine {
 
     /// Decodes and resizes on the CPU pool, once there is memory for it. A decoder's panic fails this item
     /// only.
-    pub(super) async fn prepare(&self, model: &Model, encoded: Encoded) -> Result<Prepared, Error> {
+    pub(super) async fn prepare(
+        &self,
+        model: &Model,
+        encoded: Encoded,
+        size: TargetSize,
+    ) -> Result<Prepared, Error> {
         let Encoded { bytes, header } = encoded;
         let _pixels = self.admission.admit_pixels(header.pixels).map_err(|_| {
             let message = "the server has as many pixels to decode as it accepts; retry later";
@@ -136,7 +182,8 @@ impl Engine {
             error
         })?;
         let _memory = self.decode_memory.take(header.decode_bytes).await;
-        let (limits, spec) = (self.image_limits(), model.image.clone());
+        let limits = self.image_limits();
+        let spec = ImageSpec { size, ..model.image.clone() };
         let job = move || preprocess::prepare(&bytes, &spec, &limits);
         self.pool.run(job).await.map_err(decoder_panicked)?.map_err(image_error)
     }
@@ -169,6 +216,15 @@ impl Engine {
 /// The error for a text sent to a model that has no text tower.
 pub(super) fn no_text_tower(model: &Model) -> Error {
     Error::new(Code::InvalidRequest, format!("the model `{}` embeds images only", model.name))
+}
+
+/// What a cached picture depends on besides its bytes and the model: the arithmetic, and its resolution where
+/// requests may choose it.
+fn preprocessing(size: TargetSize) -> Cow<'static, str> {
+    match size.max_num_patches() {
+        None => preprocess::VERSION.into(),
+        Some(count) => format!("{}, {count} patches", preprocess::VERSION).into(),
+    }
 }
 
 fn tokenize(tokenizer: &TextTokenizer, identity: &str, text: &str) -> Result<(Key, Tokens), Error> {

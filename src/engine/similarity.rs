@@ -1,7 +1,10 @@
 //! Pair scores of images against texts, each pair judged on its own.
 
 use super::{
-    Context, Engine, ImageInput, Input, Matrix, Scored, Usage, embed::Batch, item, until_deadline,
+    Context, Engine, ImageInput, Input, Matrix, Scored, Usage,
+    embed::Batch,
+    item::{self, ItemOptions},
+    until_deadline,
 };
 use crate::{embedding::Embedding, error::Error, registry::Model};
 
@@ -34,6 +37,8 @@ pub struct SimilarityRequest {
     pub texts: TextSide,
     /// Whether a text that is too long is cut; otherwise it is refused.
     pub truncate: bool,
+    /// As in [`super::EmbedRequest`].
+    pub max_num_patches: Option<u32>,
 }
 
 /// One side of a comparison: items still to embed, or rows given as numbers.
@@ -99,6 +104,7 @@ impl Engine {
         let (images, texts) = (Side::from(request.images), Side::from(request.texts));
         self.check_side(model, &images)?;
         self.check_side(model, &texts)?;
+        let options = self.item_options(model, request.truncate, request.max_num_patches)?;
         let permit = self.admit(
             model,
             images.items() + texts.items(),
@@ -106,8 +112,8 @@ impl Engine {
         )?;
         let work = async {
             tokio::try_join!(
-                self.embed_side(model, images, request.truncate, context),
-                self.embed_side(model, texts, request.truncate, context),
+                self.embed_side(model, images, options, context),
+                self.embed_side(model, texts, options, context),
             )
         };
         let ((images, images_usage), (texts, texts_usage)) = until_deadline(context, work).await?;
@@ -136,12 +142,12 @@ impl Engine {
         &self,
         model: &Model,
         side: Side,
-        truncate: bool,
+        options: ItemOptions,
         context: &Context,
     ) -> Result<(Matrix, Usage), Error> {
         match side {
             Side::Items(batch) => {
-                let (rows, usage) = self.embed_batch(model, batch, truncate, context).await?;
+                let (rows, usage) = self.embed_batch(model, batch, options, context).await?;
                 Ok((stack(&rows, model.card.embedding_dim), usage))
             }
             Side::Given { rows, .. } => Ok((rows, Usage::default())),

@@ -49,6 +49,7 @@ pub(super) fn embed_request(message: proto::EmbedRequest) -> Result<(EmbedReques
         dimensions: message.dimensions.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
         normalize: message.normalized.unwrap_or(true),
         truncate: message.truncate.unwrap_or(true),
+        max_num_patches: message.max_num_patches,
     };
     Ok((request, by_item))
 }
@@ -109,6 +110,7 @@ pub(super) fn comparison(message: proto::SimilarityRequest) -> Result<Comparison
         images,
         texts,
         truncate: message.truncate.unwrap_or(true),
+        max_num_patches: message.max_num_patches,
     };
     Ok(Comparison { request, kinds })
 }

@@ -7,12 +7,15 @@ use super::{
     checkpoint::Checkpoint,
     open_clip,
     runtime::Runtime,
-    siglip::{self, config::SiglipConfig},
+    siglip::{
+        self,
+        config::{Resolution, SiglipConfig},
+    },
     weights::{Scope, Weights},
 };
 use crate::{
     config,
-    preprocess::ImageSpec,
+    preprocess::{ImageSpec, TargetSize},
     tokenize::{TextTokenizer, TokenizerFiles, TokenizerOptions},
 };
 
@@ -80,7 +83,7 @@ pub fn load_siglip(config: &config::Model) -> Result<Siglip, LoadError> {
     let towers = Towers::load(&model, &image, &Scope::root(&weights, &runtime)).map_err(within)?;
     weights.finish().map_err(within)?;
     let card = ModelCard {
-        family: "siglip".to_owned(),
+        family: model.vision.family().to_owned(),
         revision,
         embedding_dim: model.vision.encoder.hidden_size,
         text_length: model.text.as_ref().map(|text| text.max_position_embeddings),
@@ -139,13 +142,26 @@ fn image_spec(checkpoint: &Checkpoint, model: &SiglipConfig) -> Result<ImageSpec
         .find_map(|file| Some((file, checkpoint.file(file)?)))
         .unwrap_or(("preprocessor_config.json", b"{}"));
     let at_fault = |message: String| LoadError::new(format!("{file}: {message}"));
-    let side = u32::try_from(model.vision.image_size)
-        .map_err(|_| LoadError::new("config.json: vision_config.image_size is too large"))?;
-    let spec = ImageSpec::parse(json, side).map_err(|error| at_fault(error.to_string()))?;
-    if (spec.height, spec.width) != (side, side) {
+    let pixels = |count: usize, key: &str| {
+        let too_large =
+            |_| LoadError::new(format!("config.json: vision_config.{key} is too large"));
+        u32::try_from(count).map_err(too_large)
+    };
+    let spec = match model.vision.resolution {
+        Resolution::Fixed { image_size } => {
+            ImageSpec::parse(json, pixels(image_size, "image_size")?)
+        }
+        Resolution::Naflex => {
+            ImageSpec::parse_naflex(json, pixels(model.vision.patch_size, "patch_size")?)
+        }
+    };
+    let spec = spec.map_err(|error| at_fault(error.to_string()))?;
+    if let (Resolution::Fixed { image_size: side }, TargetSize::Fixed { height, width }) =
+        (model.vision.resolution, spec.size)
+        && (height as usize, width as usize) != (side, side)
+    {
         return Err(at_fault(format!(
-            "size is {} x {}, but config.json has an image_size of {side}",
-            spec.height, spec.width
+            "size is {height} x {width}, but config.json has an image_size of {side}"
         )));
     }
     Ok(spec)

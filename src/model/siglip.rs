@@ -1,4 +1,4 @@
-//! SigLIP 1 and 2 at a fixed resolution.
+//! SigLIP 1 and 2, at a fixed resolution and with NaFlex's variable one.
 //!
 //! One file a block, each naming the class of transformers that it mirrors. Both towers are built from the
 //! same encoder; they differ in what goes in and in how one vector comes out.
@@ -10,6 +10,7 @@ mod embeddings;
 mod encoder;
 mod mlp;
 mod pooling;
+mod positions;
 mod taps;
 mod text;
 mod vision;

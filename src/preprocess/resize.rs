@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use image::RgbImage;
 
-use super::{ImageSpec, Pixels, Resample};
+use super::{Pixels, Resample, filter::Filter};
 use crate::dispatch::dispatched;
 
 /// Red, green and blue.
@@ -20,18 +20,18 @@ const PRECISION: u32 = 22;
 /// Rows that the horizontal pass treats side by side: the lanes of one vector.
 const LANES: usize = 16;
 
-/// Resizes to the size that the checkpoint asks for; the aspect ratio is not kept.
-pub(super) fn resize(picture: RgbImage, spec: &ImageSpec) -> Pixels {
+/// Resizes to `[height, width]`; the aspect ratio is the caller's to keep.
+pub(super) fn resize(picture: RgbImage, to: [u32; 2], resample: Resample) -> Pixels {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let picture = Raster { width, height, data: picture.into_raw() };
-    let across = Filter::new(spec.resample, width, spec.width as usize);
-    let down = Filter::new(spec.resample, height, spec.height as usize);
+    let across = Filter::new(resample, width, to[1] as usize);
+    let down = Filter::new(resample, height, to[0] as usize);
     let resized = if vertical_first(&across, &down) {
         picture.vertical(&down).horizontal(&across)
     } else {
         picture.horizontal(&across).vertical(&down)
     };
-    Pixels { height: spec.height, width: spec.width, data: resized.data.into() }
+    Pixels { height: to[0], width: to[1], data: resized.data.into() }
 }
 
 /// Pillow 13's choice, found by comparing its pixels with both orders on thousands of shapes: when far
@@ -60,7 +60,7 @@ impl Raster {
         let mut columns = vec![[0u8; LANES]; row];
         // A strip alone needs each weight once; a table of them could outweigh a very wide picture.
         let table: Option<Vec<Taps>> = (self.height > LANES)
-            .then(|| (0..filter.output).map(|index| filter.taps(index)).collect());
+            .then(|| (0..filter.output).map(|index| Taps::new(filter, index)).collect());
         for (strip, out) in self.data.chunks(row * LANES).zip(data.chunks_mut(out_row * LANES)) {
             for (lane, line) in strip.chunks_exact(row).enumerate() {
                 for (column, &value) in columns.iter_mut().zip(line) {
@@ -69,7 +69,7 @@ impl Raster {
             }
             for index in 0..filter.output {
                 let taps = table.as_ref().map_or_else(
-                    || Cow::Owned(filter.taps(index)),
+                    || Cow::Owned(Taps::new(filter, index)),
                     |table| Cow::Borrowed(&table[index]),
                 );
                 for channel in 0..CHANNELS {
@@ -93,7 +93,7 @@ impl Raster {
         let row = self.width * CHANNELS;
         let mut data = vec![0u8; row * filter.output];
         for (index, out) in data.chunks_exact_mut(row).enumerate() {
-            let taps = filter.taps(index);
+            let taps = Taps::new(filter, index);
             weigh_rows(&self.data[taps.start * row..], row, &taps.weights, out);
         }
         Self { width: self.width, height: filter.output, data }
@@ -107,66 +107,11 @@ struct Taps {
     weights: Vec<i32>,
 }
 
-/// A one-dimensional resize from `input` to `output` values.
-struct Filter {
-    input: usize,
-    output: usize,
-    resample: Resample,
-}
-
-impl Filter {
-    fn new(resample: Resample, input: usize, output: usize) -> Self {
-        Self { input, output, resample }
-    }
-
-    /// A side that has its size already is left alone.
-    fn is_identity(&self) -> bool {
-        self.input == self.output
-    }
-
-    /// The weights of one result value: the kernel, widened by the scale when shrinking, sampled at
-    /// the centres of the source values and made to sum to one.
-    fn taps(&self, index: usize) -> Taps {
-        let scale = self.input as f64 / self.output as f64;
-        let widening = scale.max(1.0);
-        let support = self.resample.support() * widening;
-        let center = (index as f64 + 0.5) * scale;
-        // Float to integer casts round towards zero and saturate, as needed at the left edge.
-        let start = (center - support + 0.5) as usize;
-        let end = ((center + support + 0.5) as usize).min(self.input);
-        let inverse = 1.0 / widening;
-        let weights: Vec<f64> = (start..end)
-            .map(|at| self.resample.kernel((at as f64 - center + 0.5) * inverse))
-            .collect();
-        let sum: f64 = weights.iter().sum();
-        let factor = if sum == 0.0 { 1.0 } else { sum };
-        let weights = weights
-            .into_iter()
-            .map(|weight| (weight / factor * f64::from(1 << PRECISION)).round() as i32)
-            .collect();
-        Taps { start, weights }
-    }
-}
-
-impl Resample {
-    /// Source values on each side that have a weight, when not shrinking.
-    fn support(self) -> f64 {
-        match self {
-            Self::Bilinear => 1.0,
-            Self::Bicubic => 2.0,
-        }
-    }
-
-    fn kernel(self, x: f64) -> f64 {
-        /// The slope at 1. OpenCV has -0.75 here, and its pictures differ visibly.
-        const A: f64 = -0.5;
-        let x = x.abs();
-        match self {
-            Self::Bilinear => (1.0 - x).max(0.0),
-            Self::Bicubic if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
-            Self::Bicubic if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
-            Self::Bicubic => 0.0,
-        }
+impl Taps {
+    fn new(filter: &Filter, index: usize) -> Self {
+        let (start, weights) = filter.weights(index);
+        let fixed = |weight: f64| (weight * f64::from(1 << PRECISION)).round() as i32;
+        Self { start, weights: weights.into_iter().map(fixed).collect() }
     }
 }
 

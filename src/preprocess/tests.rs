@@ -11,8 +11,7 @@ const LIMITS: ImageLimits =
 
 fn spec(height: u32, width: u32) -> ImageSpec {
     ImageSpec {
-        height,
-        width,
+        size: TargetSize::Fixed { height, width },
         resample: Resample::Bicubic,
         rescale: 1.0 / 255.0,
         mean: [0.5; 3],

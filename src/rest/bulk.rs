@@ -57,6 +57,9 @@ pub(super) struct BulkQuery {
     normalized: Option<bool>,
     /// Whether a text that is too long is cut, which is the default; otherwise its row fails.
     truncate: Option<bool>,
+    /// Most patches of each picture, for models that read pictures in variable resolution. Refused for others.
+    #[param(minimum = 1)]
+    max_num_patches: Option<u32>,
 }
 
 impl BulkQuery {
@@ -71,6 +74,7 @@ impl BulkQuery {
             dimensions: self.dimensions,
             normalize,
             truncate: self.truncate.unwrap_or(true),
+            max_num_patches: self.max_num_patches,
         })
     }
 }

@@ -49,6 +49,10 @@ pub(super) struct ClassifyRequest {
     /// Keep only the best labels of each picture.
     #[schema(minimum = 1)]
     top_k: Option<usize>,
+    /// Most patches of each picture, for models that read pictures in variable resolution (`/info` has
+    /// their own number, and the limit). Refused for others.
+    #[schema(minimum = 1)]
+    max_num_patches: Option<u32>,
     /// Files of a form.
     #[serde(skip)]
     files: Vec<ImageInput>,
@@ -67,6 +71,7 @@ impl ClassifyRequest {
             labels: self.labels,
             templates: self.templates.unwrap_or_default().0,
             top_k: self.top_k,
+            max_num_patches: self.max_num_patches,
         };
         Ok((request, names))
     }
@@ -88,8 +93,14 @@ impl FromPayload for ClassifyRequest {
                 ("top_k", PartContent::Text(text)) => {
                     request.top_k = Some(option("top_k", &text)?);
                 }
+                ("max_num_patches", PartContent::Text(text)) => {
+                    request.max_num_patches = Some(option("max_num_patches", &text)?);
+                }
                 (name, PartContent::Text(_)) => {
-                    return Err(unknown_part(name, "label, template, model, top_k"));
+                    return Err(unknown_part(
+                        name,
+                        "label, template, model, top_k, max_num_patches",
+                    ));
                 }
             }
         }
@@ -111,6 +122,8 @@ pub(super) struct ClassifyForm {
     model: Option<String>,
     /// As in the JSON body.
     top_k: Option<usize>,
+    /// As in the JSON body.
+    max_num_patches: Option<u32>,
 }
 
 /// The labels of each picture, best first.

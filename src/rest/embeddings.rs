@@ -57,6 +57,11 @@ pub(super) struct EmbeddingsRequest {
     #[serde(default = "yes")]
     #[schema(default = true)]
     truncate: bool,
+    /// Most patches of each picture, for models that read pictures in variable resolution (`/info` has
+    /// their own number, and the limit). Refused for others.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    max_num_patches: Option<u32>,
     /// What an item that fails does to the others.
     #[serde(default)]
     on_error: OnError,
@@ -151,6 +156,10 @@ pub(super) struct RawImageOptions {
     normalized: Option<bool>,
     /// As in the JSON body.
     #[serde(default)]
+    #[param(minimum = 1)]
+    max_num_patches: Option<u32>,
+    /// As in the JSON body.
+    #[serde(default)]
     on_error: OnError,
 }
 
@@ -173,6 +182,8 @@ pub(super) struct EmbeddingsForm {
     /// As in the JSON body.
     truncate: Option<bool>,
     /// As in the JSON body.
+    max_num_patches: Option<u32>,
+    /// As in the JSON body.
     on_error: Option<OnError>,
 }
 
@@ -186,6 +197,7 @@ impl EmbeddingsRequest {
             dimensions: None,
             normalized: true,
             truncate: true,
+            max_num_patches: None,
             on_error: OnError::Fail,
             user: None,
         }
@@ -218,6 +230,7 @@ impl EmbeddingsRequest {
             dimensions: self.dimensions,
             normalize: self.normalized,
             truncate: self.truncate,
+            max_num_patches: self.max_num_patches,
         };
         Ok((request, self.on_error))
     }
@@ -248,13 +261,16 @@ impl FromPayload for EmbeddingsRequest {
                 ("truncate", PartContent::Text(text)) => {
                     request.truncate = option("truncate", &text)?;
                 }
+                ("max_num_patches", PartContent::Text(text)) => {
+                    request.max_num_patches = Some(option("max_num_patches", &text)?);
+                }
                 ("on_error", PartContent::Text(text)) => {
                     request.on_error = option("on_error", &text)?;
                 }
                 ("user", PartContent::Text(_)) => {}
                 (name, PartContent::Text(_)) => {
                     let known = "text, model, encoding_format, dimensions, normalized, truncate, \
-                                 on_error";
+                                 max_num_patches, on_error";
                     return Err(unknown_part(name, known));
                 }
             }
@@ -269,6 +285,7 @@ impl FromPayload for EmbeddingsRequest {
             encoding_format: options.encoding_format,
             dimensions: options.dimensions,
             normalized: options.normalized.unwrap_or(true),
+            max_num_patches: options.max_num_patches,
             on_error: options.on_error,
             ..Self::of(vec![Item::Encoded(image)])
         })

@@ -53,6 +53,10 @@ pub(super) struct FeaturesRequest {
     /// The type of each value.
     #[serde(default)]
     dtype: DType,
+    /// Most patches of each picture, for models that read pictures in variable resolution (`/info` has
+    /// their own number, and the limit). Refused for others.
+    #[schema(minimum = 1)]
+    max_num_patches: Option<u32>,
     /// How the answer is written. It goes before `Accept`, which may name `application/x-npy` or
     /// `application/vnd.safetensors`; numbers in JSON by default.
     encoding_format: Option<Format>,
@@ -72,6 +76,9 @@ pub(super) struct RawImageOptions {
     /// As in the JSON body.
     #[serde(default)]
     dtype: DType,
+    /// As in the JSON body.
+    #[param(minimum = 1)]
+    max_num_patches: Option<u32>,
     /// As in the JSON body.
     encoding_format: Option<Format>,
 }
@@ -115,8 +122,10 @@ pub(super) enum Format {
 
 impl FeaturesRequest {
     fn of(images: Vec<Item>, options: RawImageOptions) -> Self {
-        let RawImageOptions { model, output, layer, dtype, encoding_format } = options;
-        Self { input: Inputs(images), model, output, layer, dtype, encoding_format }
+        let RawImageOptions { model, output, layer, dtype, max_num_patches, encoding_format } =
+            options;
+        let input = Inputs(images);
+        Self { input, model, output, layer, dtype, max_num_patches, encoding_format }
     }
 
     /// # Errors
@@ -166,7 +175,8 @@ impl FeaturesRequest {
                 Input::Unreadable(error) => errors.push(error),
             }
         }
-        let request = engine::FeaturesRequest { model: self.model, images, output };
+        let (model, max_num_patches) = (self.model, self.max_num_patches);
+        let request = engine::FeaturesRequest { model, images, output, max_num_patches };
         Error::of_items(errors).map_or(Ok(request), Err)
     }
 }
@@ -190,8 +200,11 @@ impl FromPayload for FeaturesRequest {
                 ("encoding_format", PartContent::Text(text)) => {
                     options.encoding_format = Some(option("encoding_format", &text)?);
                 }
+                ("max_num_patches", PartContent::Text(text)) => {
+                    options.max_num_patches = Some(option("max_num_patches", &text)?);
+                }
                 (name, PartContent::Text(_)) => {
-                    let known = "model, output, layer, dtype, encoding_format";
+                    let known = "model, output, layer, dtype, max_num_patches, encoding_format";
                     return Err(unknown_part(name, known));
                 }
             }
@@ -218,6 +231,8 @@ pub(super) struct FeaturesForm {
     layer: Option<i64>,
     /// As in the JSON body.
     dtype: Option<DType>,
+    /// As in the JSON body.
+    max_num_patches: Option<u32>,
     /// As in the JSON body.
     encoding_format: Option<Format>,
 }

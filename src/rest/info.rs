@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use crate::{
-    build_info, config, preprocess,
-    preprocess::Resample,
+    build_info, config,
+    preprocess::{self, Resample, TargetSize},
     registry::{Model, Registry},
 };
 
@@ -58,7 +58,10 @@ pub(super) struct ModelInfo {
     text_length: Option<usize>,
     /// What is done to a text before the tokenizer reads it; null without a text tower.
     text_normalization: Option<String>,
-    image_size: ImageSize,
+    /// The one size of every picture; null for a model that reads pictures in variable resolution.
+    image_size: Option<ImageSize>,
+    /// Most patches of a picture unless a request asks for another number; null for a fixed size.
+    max_num_patches: Option<u32>,
     /// Pixels of a patch's side.
     patch_size: usize,
     /// The resize filter: `bilinear` or `bicubic`.
@@ -102,6 +105,8 @@ pub(super) struct LimitsInfo {
     max_text_bytes: usize,
     max_image_bytes: usize,
     max_image_pixels: u64,
+    /// Patches of one picture that a request may ask for, of a model with `max_num_patches`.
+    max_num_patches: usize,
     /// At the peak of decoding one picture.
     max_decode_bytes: u64,
     /// At the peak of all decoding at once.
@@ -148,6 +153,7 @@ impl From<&config::Limits> for LimitsInfo {
             max_text_bytes,
             max_image_bytes,
             max_image_pixels,
+            max_num_patches,
             max_decode_bytes,
             max_decode_bytes_in_flight,
             max_json_depth,
@@ -169,6 +175,7 @@ impl From<&config::Limits> for LimitsInfo {
             max_text_bytes,
             max_image_bytes,
             max_image_pixels,
+            max_num_patches,
             max_decode_bytes,
             max_decode_bytes_in_flight,
             max_json_depth,
@@ -208,7 +215,11 @@ impl ModelInfo {
             text_length: card.text_length,
             text_normalization: (model.tokenizer.as_ref())
                 .map(|tokenizer| tokenizer.normalization().to_string()),
-            image_size: ImageSize { width: model.image.width, height: model.image.height },
+            image_size: match model.image.size {
+                TargetSize::Fixed { height, width } => Some(ImageSize { width, height }),
+                TargetSize::Patches { .. } => None,
+            },
+            max_num_patches: model.image.size.max_num_patches(),
             patch_size: card.patch_size,
             resample: match model.image.resample {
                 Resample::Bilinear => "bilinear",

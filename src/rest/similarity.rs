@@ -45,6 +45,10 @@ pub(super) struct SimilarityRequest {
     /// Whether a text that is too long is cut (the default); otherwise it is refused.
     #[schema(default = true)]
     truncate: Option<bool>,
+    /// Most patches of each picture, for models that read pictures in variable resolution (`/info` has
+    /// their own number, and the limit). Refused for others.
+    #[schema(minimum = 1)]
+    max_num_patches: Option<u32>,
     /// Files of a form.
     #[serde(skip)]
     files: Vec<ImageInput>,
@@ -139,6 +143,7 @@ impl SimilarityRequest {
             images: image_side(self.images, self.files, self.image_embeddings)?,
             texts,
             truncate: self.truncate.unwrap_or(true),
+            max_num_patches: self.max_num_patches,
         };
         Ok((request, scores))
     }
@@ -162,8 +167,14 @@ impl FromPayload for SimilarityRequest {
                 ("truncate", PartContent::Text(text)) => {
                     request.truncate = Some(option("truncate", &text)?);
                 }
+                ("max_num_patches", PartContent::Text(text)) => {
+                    request.max_num_patches = Some(option("max_num_patches", &text)?);
+                }
                 (name, PartContent::Text(_)) => {
-                    return Err(unknown_part(name, "text, model, scores, truncate"));
+                    return Err(unknown_part(
+                        name,
+                        "text, model, scores, truncate, max_num_patches",
+                    ));
                 }
             }
         }
@@ -185,6 +196,8 @@ pub(super) struct SimilarityForm {
     scores: Option<Vec<Score>>,
     /// As in the JSON body.
     truncate: Option<bool>,
+    /// As in the JSON body.
+    max_num_patches: Option<u32>,
 }
 
 /// The scores of every pair. Large answers are computed and sent piece by piece, matrices in this order.

@@ -24,12 +24,17 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
+    Siglip2Config,
+    Siglip2Model,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     SiglipConfig,
     SiglipModel,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
 from transformers.image_transforms import convert_to_rgb
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 HERE = Path(__file__).parent
@@ -56,6 +61,34 @@ def tokenizer(folder, length):
         "pad_token": "<pad>",
         "eos_token": "</s>",
         "unk_token": "<unk>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return len(vocab)
+
+
+def gemma_tokenizer(folder, length):
+    """The kind that SigLIP 2 has: BPE that knows no case, pad 0, end 1, and a space as `▁`."""
+    characters = "▁ a b c d e g n o r s t w 고 양 이".split()
+    words = ["ca", "cat", "▁cat", "▁a", "do", "dog", "▁dog"]
+    vocab = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *characters, *words]
+    merges = [("c", "a"), ("ca", "t"), ("▁", "cat"), ("▁", "a"), ("d", "o"), ("do", "g"), ("▁", "dog")]
+    ids = {piece: index for index, piece in enumerate(vocab)}
+    tok = Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token="<unk>", fuse_unk=True))
+    tok.normalizer = normalizers.Replace(" ", "▁")
+    tok.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tok.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    tok.add_special_tokens(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"])
+    tok.save(str(folder / "tokenizer.json"))
+    config = {
+        # As published. transformers 5 puts the lower-casing Siglip2Tokenizer in its place.
+        "tokenizer_class": "GemmaTokenizer",
+        "model_max_length": length,
+        "padding_side": "right",
+        "pad_token": "<pad>",
+        "eos_token": "<eos>",
+        "bos_token": "<bos>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     return len(vocab)
@@ -225,6 +258,93 @@ def checkpoint(name, vision, text, options):
     save(folder, reference(model, pictures(side), ids), texts)
     if name == "tiny":
         mistakes(folder, model, ids)
+
+
+def naflex_variants():
+    """name -> (vision config, text config or None, patches of a picture, options)."""
+    small = encoder(24, 20, 2)
+    text = small | dict(max_position_embeddings=12)
+    # Smaller grids than the stored one of 8 x 8, where positions without antialiasing go wrong.
+    yield "naflex-down", small | dict(num_patches=64, patch_size=4), text, 12, {}
+    # Larger ones than 3 x 3, and a text tower of another width.
+    yield "naflex-up", encoder(28, 20, 2, 1) | dict(num_patches=9, patch_size=3), text | dict(num_hidden_layers=1, projection_size=28), 18, {"dtype": torch.bfloat16}
+    yield "naflex-vision-only", small | dict(num_patches=16, patch_size=4), None, 17, {"dtype": torch.float16}
+
+
+def mixed_pictures():
+    """Landscape, portrait, square, both extremes, one pixel, and one that is exact without a resize."""
+    shapes = [(30, 41), (41, 23), (25, 25), (3, 90), (90, 2), (1, 1), (12, 16)]
+    return [pictures(max(shape), 1)[0][: shape[0], : shape[1]] for shape in shapes]
+
+
+@torch.no_grad()
+def naflex_reference(model, inputs, ids):
+    """Every stage on padded patches: where the mask is 0, there is nothing to compare."""
+    expected = {name: tensor for name, tensor in inputs.items()}
+    vision_model = model.vision_model if isinstance(model, Siglip2Model) else model
+    vision = vision_model(**inputs, output_hidden_states=True)
+    expected |= stages("vision", vision)
+    # What two mistakes give, to be far from.
+    unmasked = inputs | {"pixel_attention_mask": torch.ones_like(inputs["pixel_attention_mask"])}
+    expected["mistake.unmasked"] = vision_model(**unmasked).pooler_output
+    antialiased = torch.nn.functional.interpolate
+    torch.nn.functional.interpolate = lambda *a, antialias, **k: antialiased(*a, antialias=False, **k)
+    expected["mistake.not_antialiased"] = vision_model(**inputs).pooler_output
+    torch.nn.functional.interpolate = antialiased
+    if ids is not None:
+        text = model.text_model(input_ids=ids, output_hidden_states=True)
+        count = min(len(ids), len(inputs["pixel_values"]))
+        first = {name: tensor[:count] for name, tensor in inputs.items()}
+        square = model(input_ids=ids[:count], **first, return_loss=True)
+        whole = model(input_ids=ids, **inputs)
+        expected |= stages("text", text)
+        expected |= {
+            "ids": ids,
+            "logits": whole.logits_per_image,
+            "probabilities": torch.sigmoid(whole.logits_per_image),
+            "loss": square.loss.reshape(1),
+        }
+    return expected
+
+
+def naflex_checkpoint(name, vision, text, patches, options):
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    texts, ids = [], None
+    if text is None:
+        model = Siglip2VisionModel(Siglip2VisionConfig(**vision, attn_implementation="eager"))
+    else:
+        text["vocab_size"] = gemma_tokenizer(folder, text["max_position_embeddings"])
+        model = Siglip2Model(Siglip2Config(text_config=text, vision_config=vision, attn_implementation="eager"))
+    model.eval()
+    randomise(model, seed=sum(map(ord, name)))
+    dtype = options.get("dtype", torch.float32)
+    stored = {key: value.to(dtype).clone() for key, value in model.state_dict().items()}
+    model.load_state_dict({key: value.float() for key, value in stored.items()})
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    model.config.architectures = [type(model).__name__]
+    model.config.to_json_file(folder / "config.json", use_diff=True)
+    processor = Siglip2ImageProcessorPil(patch_size=vision["patch_size"], max_num_patches=patches)
+    processor.save_pretrained(folder)
+    if text is not None:
+        texts = TEXTS
+        tok = AutoTokenizer.from_pretrained(folder)
+        length = text["max_position_embeddings"]
+        ids = tok(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    sources = mixed_pictures()
+    # Said aloud: three rows of pixels look like three channels.
+    layout = dict(input_data_format="channels_last", return_tensors="pt")
+    inputs = dict(processor(sources, **layout))
+    expected = naflex_reference(model, inputs, ids)
+    # The sizes that a request may choose: pixels of the same pictures, and their pooled outputs.
+    for other in (1, patches // 2, patches * 3):
+        inputs = dict(processor(sources, max_num_patches=other, **layout))
+        vision_model = model.vision_model if text else model
+        with torch.no_grad():
+            expected[f"pooled_at.{other}"] = vision_model(**inputs).pooler_output
+    expected |= {f"source.{index}": torch.from_numpy(np.ascontiguousarray(p)) for index, p in enumerate(sources)}
+    save(folder, expected, texts)
 
 
 def resized(picture, size, resample):
@@ -420,6 +540,8 @@ def main():
         return
     for name, vision, text, options in variants():
         checkpoint(name, vision, text, options)
+    for name, vision, text, patches, options in naflex_variants():
+        naflex_checkpoint(name, vision, text, patches, options)
     resize_vectors()
     decode_vectors()
 

@@ -1,14 +1,15 @@
 //! A running server for a test: a free port, real HTTP, and a model whose answers are known.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use reqwest::{RequestBuilder, Response, StatusCode, header::HeaderMap};
 use serde_json::Value;
 use siglip_server::{
     batch,
-    config::Config,
+    config::{self, Config},
     engine::Engine,
     fetch::Fetcher,
+    model,
     registry::{Model, Registry},
     rest,
     telemetry::Metrics,
@@ -87,7 +88,7 @@ impl TestApp {
 
     /// Loads and warms the model of a [`TestApp::loading`] server.
     pub(crate) async fn load(&self) {
-        let config = siglip_server::config::Batch::default();
+        let config = config::Batch::default();
         let metrics = Arc::clone(self.engine.metrics());
         let handle = batch::spawn(MODEL, fake::towers(&self.gate), &config, metrics)
             .expect("the worker starts");
@@ -98,6 +99,20 @@ impl TestApp {
             tokenizer: Some(Arc::new(fake::tokenizer())),
             handle,
         }));
+        self.engine.warm_up(MODEL).await.expect("the towers run");
+    }
+
+    /// Loads a real checkpoint from a folder instead, under the same name.
+    pub(crate) async fn load_checkpoint(&self, folder: &Path) {
+        let source = folder.to_string_lossy().into_owned();
+        let loaded = model::load(&config::Model { source, ..config::Model::default() });
+        let model::Loaded { vision, text, tokenizer, image, card } = loaded.expect("a checkpoint");
+        let towers = batch::Towers { vision, text };
+        let metrics = Arc::clone(self.engine.metrics());
+        let handle = batch::spawn(MODEL, towers, &config::Batch::default(), metrics)
+            .expect("the worker starts");
+        let model = Model { name: MODEL.to_owned(), card, image, tokenizer, handle };
+        self.engine.registry().install(Arc::new(model));
         self.engine.warm_up(MODEL).await.expect("the towers run");
     }
 

@@ -9,7 +9,7 @@ use siglip_server::{
     config::{self, DType, Device},
     embedding::Embedding,
     model::{ModelCard, PairHead, Tower, TowerError},
-    preprocess::{ImageSpec, Pixels, Resample},
+    preprocess::{ImageSpec, Pixels, Resample, TargetSize},
     tokenize::{TextTokenizer, TokenizerFiles, TokenizerOptions, Tokens},
 };
 
@@ -143,8 +143,7 @@ pub(crate) fn tokenizer() -> TextTokenizer {
 /// How pictures are prepared for them.
 pub(crate) fn image_spec() -> ImageSpec {
     ImageSpec {
-        height: SIDE,
-        width: SIDE,
+        size: TargetSize::Fixed { height: SIDE, width: SIDE },
         resample: Resample::Bicubic,
         rescale: 1.0 / 255.0,
         mean: [0.5; 3],

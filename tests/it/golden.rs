@@ -5,7 +5,9 @@
 mod demo;
 mod features;
 mod full_size;
+mod naflex;
 mod pictures;
 mod reference;
+mod served;
 mod tokenizers;
 mod variants;

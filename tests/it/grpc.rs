@@ -19,7 +19,7 @@ use siglip_server::{
     engine::Engine,
     grpc,
     model::{ModelCard, PairHead, Tower, TowerError},
-    preprocess::{ImageSpec, Pixels, Resample},
+    preprocess::{ImageSpec, Pixels, Resample, TargetSize},
     registry::{Model, Registry},
     telemetry::Metrics,
 };
@@ -145,8 +145,7 @@ fn card() -> ModelCard {
 
 fn image_spec() -> ImageSpec {
     ImageSpec {
-        height: 32,
-        width: 32,
+        size: TargetSize::Fixed { height: 32, width: 32 },
         resample: Resample::Bicubic,
         rescale: 1.0 / 255.0,
         mean: [0.5; 3],

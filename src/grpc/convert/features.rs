@@ -28,6 +28,7 @@ pub(in crate::grpc) fn features_request(
         model: model(message.model),
         images: images.collect::<Result<_, _>>()?,
         output: output(message.output, message.layer)?,
+        max_num_patches: message.max_num_patches,
     };
     Ok((request, encoding))
 }

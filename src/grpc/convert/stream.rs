@@ -40,6 +40,7 @@ pub(in crate::grpc) fn stream_options(
         dimensions: message.dimensions.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
         normalize,
         truncate: message.truncate.unwrap_or(true),
+        max_num_patches: message.max_num_patches,
     };
     Ok((options, encoding))
 }

@@ -1,7 +1,9 @@
 //! `config.json` of the SigLIP family.
 //!
 //! Published files are sparse: a key that is absent, or an explicit `null`, means the default of
-//! transformers' `SiglipTextConfig` and `SiglipVisionConfig`. Unknown keys are ignored.
+//! transformers' `SiglipTextConfig`, `SiglipVisionConfig` and `Siglip2VisionConfig`. Unknown keys are ignored.
+//!
+//! The model type `siglip2` is NaFlex; SigLIP 2 at a fixed resolution is published as `siglip`.
 
 use serde::Deserialize;
 
@@ -31,15 +33,33 @@ pub(in crate::model) struct TextConfig {
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::model) struct VisionConfig {
     pub(in crate::model) encoder: EncoderConfig,
-    pub(in crate::model) image_size: usize,
+    pub(in crate::model) resolution: Resolution,
+    /// Positions along one side of the stored grid. Of a fixed size, a remainder that fills no patch is
+    /// not read.
+    pub(in crate::model) grid: usize,
     pub(in crate::model) patch_size: usize,
     pub(in crate::model) use_head: bool,
 }
 
+/// Which pictures a vision tower reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::model) enum Resolution {
+    /// Squares of one size.
+    Fixed {
+        /// Pixels of a side.
+        image_size: usize,
+    },
+    /// Rectangles of whole patches, their positions interpolated from a square grid.
+    Naflex,
+}
+
 impl VisionConfig {
-    /// Patches along one side. A remainder of the picture that fills no patch is not read.
-    pub(in crate::model) fn grid(&self) -> usize {
-        self.image_size / self.patch_size
+    /// What the model type of `config.json` is called.
+    pub(in crate::model) fn family(&self) -> &'static str {
+        match self.resolution {
+            Resolution::Fixed { .. } => "siglip",
+            Resolution::Naflex => "siglip2",
+        }
     }
 }
 
@@ -59,17 +79,19 @@ impl SiglipConfig {
         let at_fault = |message: String| LoadError::new(format!("{file}: {message}"));
         let raw: RawModel =
             serde_json::from_slice(json).map_err(|error| at_fault(error.to_string()))?;
-        match raw.model_type.as_deref() {
-            Some("siglip") => {
+        let model_type = raw.model_type.as_deref().unwrap_or_default();
+        let is_naflex = model_type.starts_with("siglip2");
+        match model_type {
+            "siglip" | "siglip2" => {
                 let vision = raw.vision_config.unwrap_or_default();
                 let text = raw.text_config.unwrap_or_default();
                 Ok(Self {
-                    vision: vision.resolve("vision_config.").map_err(at_fault)?,
+                    vision: vision.resolve("vision_config.", is_naflex).map_err(at_fault)?,
                     text: Some(text.resolve("text_config.").map_err(at_fault)?),
                 })
             }
             // A stand-alone vision tower is flat; some exports nest it all the same.
-            Some("siglip_vision_model") => {
+            "siglip_vision_model" | "siglip2_vision_model" => {
                 let (vision, path) = match raw.vision_config {
                     Some(vision) => (vision, "vision_config."),
                     None => (
@@ -78,12 +100,13 @@ impl SiglipConfig {
                         "",
                     ),
                 };
-                Ok(Self { vision: vision.resolve(path).map_err(at_fault)?, text: None })
+                Ok(Self { vision: vision.resolve(path, is_naflex).map_err(at_fault)?, text: None })
             }
-            Some(other) => Err(at_fault(format!(
-                "model_type `{other}` is not served; `siglip` and `siglip_vision_model` are"
+            "" => Err(at_fault("the key model_type is missing".to_owned())),
+            other => Err(at_fault(format!(
+                "model_type `{other}` is not served; `siglip`, `siglip2`, `siglip_vision_model` and \
+                 `siglip2_vision_model` are"
             ))),
-            None => Err(at_fault("the key model_type is missing".to_owned())),
         }
     }
 }
@@ -120,6 +143,7 @@ struct RawVision {
     encoder: RawEncoder,
     num_channels: Option<usize>,
     image_size: Option<Side>,
+    num_patches: Option<usize>,
     patch_size: Option<Side>,
     vision_use_head: Option<bool>,
 }
@@ -198,7 +222,7 @@ impl RawText {
 }
 
 impl RawVision {
-    fn resolve(self, path: &str) -> Result<VisionConfig, String> {
+    fn resolve(self, path: &str, is_naflex: bool) -> Result<VisionConfig, String> {
         if let Some(channels) = self.num_channels.filter(|&channels| channels != 3) {
             return Err(format!("{path}num_channels is {channels}; pictures here have 3"));
         }
@@ -207,16 +231,29 @@ impl RawVision {
             let side = side.map_or(Ok(default), |side| side.square(&key))?;
             positive("", &key, side)
         };
-        let image_size = side(self.image_size, "image_size", 224)?;
         let patch_size = side(self.patch_size, "patch_size", 16)?;
-        if patch_size > image_size {
-            return Err(format!(
-                "{path}patch_size {patch_size} is larger than {path}image_size {image_size}"
-            ));
-        }
+        let (resolution, grid) = if is_naflex {
+            let count = positive(path, "num_patches", self.num_patches.unwrap_or(256))?;
+            let grid = count.isqrt();
+            if grid * grid != count {
+                return Err(format!(
+                    "{path}num_patches is {count}; positions are a square grid, of 256 for example"
+                ));
+            }
+            (Resolution::Naflex, grid)
+        } else {
+            let image_size = side(self.image_size, "image_size", 224)?;
+            if patch_size > image_size {
+                return Err(format!(
+                    "{path}patch_size {patch_size} is larger than {path}image_size {image_size}"
+                ));
+            }
+            (Resolution::Fixed { image_size }, image_size / patch_size)
+        };
         Ok(VisionConfig {
             encoder: self.encoder.resolve(path)?,
-            image_size,
+            resolution,
+            grid,
             patch_size,
             use_head: self.vision_use_head.unwrap_or(true),
         })
@@ -234,79 +271,7 @@ fn positive(path: &str, key: &str, value: usize) -> Result<usize, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(json: &str) -> Result<SiglipConfig, String> {
-        SiglipConfig::parse("config.json", json.as_bytes()).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_sparse_config_means_the_defaults() {
-        let json = r#"{"initializer_factor": 1.0, "model_type": "siglip",
-            "text_config": {"model_type": "siglip_text_model", "vocab_size": 256000},
-            "vision_config": {"image_size": 512, "model_type": "siglip_vision_model"}}"#;
-        let config = parse(json).expect("a published file");
-        let text = config.text.expect("both towers");
-        assert_eq!((text.vocab_size, text.max_position_embeddings), (256_000, 64));
-        assert_eq!(text.projection_size, 768);
-        assert_eq!((config.vision.image_size, config.vision.grid()), (512, 32));
-        assert!(config.vision.use_head);
-        assert_eq!(config.vision.encoder, text.encoder);
-    }
-
-    #[test]
-    fn null_is_the_default_and_unknown_keys_are_ignored() {
-        let json = r#"{"model_type": "siglip", "text_config": null, "auto_map": {"a": "b"},
-            "vision_config": {"hidden_size": null, "image_size": [384, 384], "patch_size": 14,
-                              "hidden_act": null, "torch_dtype": "float32"}}"#;
-        let vision = parse(json).expect("nulls are defaults").vision;
-        assert_eq!((vision.encoder.hidden_size, vision.grid()), (768, 27));
-    }
-
-    #[test]
-    fn a_vision_tower_alone_is_flat_or_nested() {
-        for json in [
-            r#"{"model_type": "siglip_vision_model", "hidden_size": 1152, "num_attention_heads": 16,
-                "vision_use_head": false}"#,
-            r#"{"model_type": "siglip_vision_model", "vision_config": {"hidden_size": 1152,
-                "num_attention_heads": 16, "vision_use_head": false}}"#,
-        ] {
-            let config = parse(json).expect("both forms");
-            assert_eq!(config.vision.encoder.hidden_size, 1152);
-            assert!(config.text.is_none() && !config.vision.use_head);
-        }
-    }
-
-    #[test]
-    fn what_is_at_fault_is_named() {
-        for (json, named) in [
-            ("{", "config.json"),
-            ("{}", "model_type"),
-            (r#"{"model_type": "clip"}"#, "`clip`"),
-            (
-                r#"{"model_type": "siglip", "vision_config": {"hidden_act": "quick_gelu"}}"#,
-                "vision_config.hidden_act",
-            ),
-            (
-                r#"{"model_type": "siglip", "text_config": {"num_attention_heads": 7}}"#,
-                "text_config.num_attention_heads",
-            ),
-            (
-                r#"{"model_type": "siglip", "vision_config": {"patch_size": 0}}"#,
-                "vision_config.patch_size",
-            ),
-            (
-                r#"{"model_type": "siglip", "vision_config": {"image_size": [64, 32]}}"#,
-                "vision_config.image_size",
-            ),
-            (r#"{"model_type": "siglip", "text_config": {"hidden_size": -4}}"#, "config.json"),
-        ] {
-            let message = parse(json).expect_err(json);
-            assert!(message.contains(named), "{message}");
-        }
-    }
-}
+mod tests;
 
 #[cfg(test)]
 mod published;

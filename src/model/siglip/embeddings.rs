@@ -1,30 +1,32 @@
 //! Pictures to patch embeddings, token ids to token embeddings.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::super::{LoadError, TowerError, kernels::Linear, runtime::Runtime, weights::Scope};
-use super::config::{TextConfig, VisionConfig};
+use super::{
+    config::{Resolution, TextConfig, VisionConfig},
+    positions::{Grid, Positions},
+};
 use crate::{
     preprocess::{ImageSpec, Pixels},
     tokenize::Tokens,
 };
 
-/// Mirrors transformers' [`SiglipVisionEmbeddings`]: the convolution has its kernel's size as stride, so
-/// it is a product over unfolded patches.
+/// Mirrors transformers' [`SiglipVisionEmbeddings`], whose convolution has its kernel's size as stride and
+/// so is a product over unfolded patches, and [`Siglip2VisionEmbeddings`], which is written as one.
 ///
 /// [`SiglipVisionEmbeddings`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
+/// [`Siglip2VisionEmbeddings`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip2/modeling_siglip2.py
 #[derive(Debug)]
 pub(super) struct PatchEmbeddings {
-    /// `[hidden_size, patch * patch * 3]`: row, column, channel, as the pixels lie in memory.
+    /// `[hidden_size, patch * patch * 3]`: row, column, channel, as the pixels lie in memory. Its bias is
+    /// in the positions.
     projection: Linear,
-    /// `[1, patches, hidden_size]`, the projection's bias added in.
-    positions: Tensor,
+    positions: Positions,
     /// `[3][256]`: every value that a normalised pixel can have.
     table: Vec<[f32; 256]>,
     patch: usize,
-    grid: usize,
-    side: usize,
     runtime: Runtime,
 }
 
@@ -34,44 +36,40 @@ impl PatchEmbeddings {
         image: &ImageSpec,
         scope: &Scope<'_>,
     ) -> std::result::Result<Self, LoadError> {
-        let (hidden, patch, grid) = (config.encoder.hidden_size, config.patch_size, config.grid());
-        let kernel = scope.host("patch_embedding.weight", &[hidden, 3, patch, patch])?;
-        let positions = scope.host("position_embedding.weight", &[grid * grid, hidden])?;
-        let bias = scope.host("patch_embedding.bias", &[hidden])?;
-        let area = patch * patch;
-        let mut by_pixel = Vec::with_capacity(kernel.len());
-        for kernel in kernel.chunks_exact(3 * area) {
-            by_pixel.extend((0..3 * area).map(|at| kernel[at % 3 * area + at / 3]));
-        }
-        let positions = positions
-            .chunks_exact(hidden)
-            .flat_map(|row| row.iter().zip(&bias).map(|(position, bias)| position + bias))
-            .collect();
+        let (hidden, patch) = (config.encoder.hidden_size, config.patch_size);
         let runtime = scope.runtime();
-        let weight = scope.tensor(by_pixel, &[hidden, 3 * area], runtime.resident)?;
+        let weight = match config.resolution {
+            Resolution::Fixed { .. } => convolution(hidden, patch, scope)?,
+            Resolution::Naflex => {
+                scope.matrix("patch_embedding.weight", &[hidden, patch * patch * 3])?
+            }
+        };
         Ok(Self {
             projection: Linear::new(weight, None),
-            positions: scope.tensor(positions, &[1, grid * grid, hidden], runtime.compute)?,
+            positions: Positions::load(config, scope)?,
             table: normalized_values(image),
             patch,
-            grid,
-            side: config.image_size,
             runtime: runtime.clone(),
         })
     }
 
     /// # Errors
-    /// Fails if a picture is not of the tower's size.
+    /// Fails if a picture is of a size that the tower does not take.
     pub(super) fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
         for row in rows {
-            let side = self.side;
-            if (row.height as usize, row.width as usize, row.data.len())
-                != (side, side, side * side * 3)
-            {
+            let (height, width) = (row.height as usize, row.width as usize);
+            let (fits, wanted) = match self.positions {
+                Positions::Fixed { side, .. } => {
+                    ((height, width) == (side, side), format!("{side} x {side}"))
+                }
+                Positions::Naflex(_) => {
+                    let whole = |side: usize| side > 0 && side.is_multiple_of(self.patch);
+                    (whole(height) && whole(width), format!("multiples of {}", self.patch))
+                }
+            };
+            if !fits || row.data.len() != height * width * 3 {
                 return Err(TowerError::Shape(format!(
-                    "{} x {} pixels in {} bytes, where the model reads {side} x {side}",
-                    row.height,
-                    row.width,
+                    "{height} x {width} pixels in {} bytes, where the model reads {wanted}",
                     row.data.len()
                 )));
             }
@@ -79,48 +77,70 @@ impl PatchEmbeddings {
         Ok(())
     }
 
+    /// Rows and columns of whole patches.
+    pub(super) fn grid(&self, row: &Pixels) -> Grid {
+        [row.height as usize / self.patch, row.width as usize / self.patch]
+    }
+
+    /// * `rows`: with equally many patches
     /// * returns `[batch, patches, hidden_size]`
     pub(super) fn forward(&self, rows: &[Pixels]) -> Result<Tensor> {
+        let grids: Vec<_> = rows.iter().map(|row| self.grid(row)).collect();
+        let count = grids.first().map_or(0, |[rows, columns]| rows * columns);
+        if grids.iter().any(|[rows, columns]| rows * columns != count) {
+            bail!("rows of different numbers of patches in one pass");
+        }
         let patches = match self.runtime.device {
-            Device::Cpu => self.unfold_on_host(rows)?,
+            Device::Cpu => self.unfold_on_host(rows, &grids)?,
             _ => self.unfold_on_device(rows)?,
         };
-        self.projection.forward_residual(&patches, &self.positions)
+        self.projection.forward_residual(&patches, &self.positions.of(&grids)?)
     }
 
     /// Normalised pixels, gathered patch by patch in one pass: `[batch, patches, patch * patch * 3]`.
-    fn unfold_on_host(&self, rows: &[Pixels]) -> Result<Tensor> {
+    fn unfold_on_host(&self, rows: &[Pixels], grids: &[Grid]) -> Result<Tensor> {
         let (run, area) = (self.patch * 3, self.patch * self.patch * 3);
-        let mut values = vec![0f32; rows.len() * self.grid * self.grid * area];
-        // One task a row of patches.
-        values.par_chunks_mut(self.grid * area).enumerate().for_each(|(task, strip)| {
-            let (row, top) = (task / self.grid, task % self.grid * self.patch);
-            for (column, patch) in strip.chunks_exact_mut(area).enumerate() {
-                for (y, line) in patch.chunks_exact_mut(run).enumerate() {
-                    let start = ((top + y) * self.side + column * self.patch) * 3;
-                    let pixels = &rows[row].data[start..start + run];
-                    for (to, from) in line.chunks_exact_mut(3).zip(pixels.chunks_exact(3)) {
-                        for channel in 0..3 {
-                            to[channel] = self.table[channel][usize::from(from[channel])];
-                        }
+        let count = grids.first().map_or(0, |[rows, columns]| rows * columns);
+        let mut values = vec![0f32; rows.len() * count * area];
+        // About a row of patches a task.
+        let patches = values.par_chunks_mut(area).with_min_len(16).enumerate();
+        patches.for_each(|(index, patch)| {
+            let (row, [_, columns]) = (&rows[index / count], grids[index / count]);
+            let (top, left) = (index % count / columns, index % count % columns);
+            for (y, line) in patch.chunks_exact_mut(run).enumerate() {
+                let above = (top * self.patch + y) * row.width as usize;
+                let start = (above + left * self.patch) * 3;
+                let pixels = &row.data[start..start + run];
+                for (to, from) in line.chunks_exact_mut(3).zip(pixels.chunks_exact(3)) {
+                    for channel in 0..3 {
+                        to[channel] = self.table[channel][usize::from(from[channel])];
                     }
                 }
             }
         });
-        Tensor::from_vec(values, (rows.len(), self.grid * self.grid, area), &Device::Cpu)
+        Tensor::from_vec(values, (rows.len(), count, area), &Device::Cpu)
     }
 
     /// The same on the device, to which pixels travel as bytes.
     fn unfold_on_device(&self, rows: &[Pixels]) -> Result<Tensor> {
-        let (batch, side, grid, patch) = (rows.len(), self.side, self.grid, self.patch);
+        let runs = rows.chunk_by(|a, b| (a.height, a.width) == (b.height, b.width));
+        let runs = runs.map(|run| self.unfold_alike_on_device(run)).collect::<Result<Vec<_>>>()?;
+        if let [all] = &runs[..] { Ok(all.clone()) } else { Tensor::cat(&runs, 0) }
+    }
+
+    fn unfold_alike_on_device(&self, rows: &[Pixels]) -> Result<Tensor> {
+        let Some(first) = rows.first() else { bail!("no rows") };
+        let (batch, patch) = (rows.len(), self.patch);
+        let [down, across] = self.grid(first);
+        let shape = (batch, first.height as usize, first.width as usize, 3);
         let bytes: Vec<u8> = rows.iter().flat_map(|row| row.data.iter().copied()).collect();
-        let pixels = Tensor::from_vec(bytes, (batch, side, side, 3), &self.runtime.device)?;
+        let pixels = Tensor::from_vec(bytes, shape, &self.runtime.device)?;
         // Pixels to the right and below that fill no patch are not read.
-        let whole = pixels.narrow(1, 0, grid * patch)?.narrow(2, 0, grid * patch)?;
+        let whole = pixels.narrow(1, 0, down * patch)?.narrow(2, 0, across * patch)?;
         let patches = whole
-            .reshape((batch, grid, patch, grid, patch * 3))?
+            .reshape((batch, down, patch, across, patch * 3))?
             .transpose(2, 3)?
-            .reshape((batch * grid * grid * patch * patch, 3))?
+            .reshape((batch * down * across * patch * patch, 3))?
             .to_dtype(DType::F32)?;
         let offset: Vec<f32> = self.table.iter().map(|values| values[0]).collect();
         let scale: Vec<f32> =
@@ -131,8 +151,23 @@ impl PatchEmbeddings {
             .broadcast_mul(&scale)?
             .broadcast_add(&offset)?
             .to_dtype(self.runtime.compute)?
-            .reshape((batch, grid * grid, patch * patch * 3))
+            .reshape((batch, down * across, patch * patch * 3))
     }
+}
+
+/// A patch convolution's kernel as a matrix over pixels in memory's order: `[hidden, patch * patch * 3]`.
+fn convolution(
+    hidden: usize,
+    patch: usize,
+    scope: &Scope<'_>,
+) -> std::result::Result<Tensor, LoadError> {
+    let area = patch * patch;
+    let kernel = scope.host("patch_embedding.weight", &[hidden, 3, patch, patch])?;
+    let mut by_pixel = Vec::with_capacity(kernel.len());
+    for kernel in kernel.chunks_exact(3 * area) {
+        by_pixel.extend((0..3 * area).map(|at| kernel[at % 3 * area + at / 3]));
+    }
+    scope.tensor(by_pixel, &[hidden, 3 * area], scope.runtime().resident)
 }
 
 /// `(value * rescale - mean) / std` for each channel and each value of a byte.
@@ -207,5 +242,44 @@ impl TokenEmbeddings {
             .to_dtype(self.runtime.compute)?
             .reshape((rows.len(), self.length, ()))?
             .broadcast_add(&self.positions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn the_host_and_a_device_unfold_alike() -> Result<()> {
+        let spec =
+            br#"{"max_num_patches": 6, "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 4]}"#;
+        let spec = ImageSpec::parse_naflex(spec, 2).expect("valid");
+        let runtime = config::Model { threads: 2, ..config::Model::default() };
+        let runtime = Runtime::new(&runtime).expect("the processor is there");
+        let nothing = Tensor::zeros((1, 12), DType::F32, &Device::Cpu)?;
+        let embeddings = PatchEmbeddings {
+            projection: Linear::new(nothing.clone(), None),
+            positions: Positions::Fixed { side: 4, values: nothing },
+            table: normalized_values(&spec),
+            patch: 2,
+            runtime,
+        };
+        let row = |height: u32, width: u32| Pixels {
+            height,
+            width,
+            data: (0..height * width * 3).map(|at| (at * 37 % 251) as u8).collect(),
+        };
+        // The middle one has a column that fills no patch, as fixed sizes may have.
+        let rows = [row(4, 6), row(6, 5), row(6, 4), row(2, 12), row(2, 12)];
+        let grids: Vec<_> = rows.iter().map(|row| embeddings.grid(row)).collect();
+        assert_eq!(grids[..2], [[2, 3], [3, 2]]);
+        let host = embeddings.unfold_on_host(&rows, &grids)?.flatten_all()?.to_vec1::<f32>()?;
+        let device = embeddings.unfold_on_device(&rows)?;
+        assert_eq!(device.dims(), [5, 6, 12]);
+        let device = device.flatten_all()?.to_vec1::<f32>()?;
+        let most = host.iter().zip(device).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(most < 1e-6, "{most}");
+        Ok(())
     }
 }

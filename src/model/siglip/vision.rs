@@ -1,5 +1,7 @@
 //! The vision tower.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Result, Tensor};
 
 use super::super::{
@@ -14,15 +16,19 @@ use super::{
 };
 use crate::{
     embedding::Embedding,
-    preprocess::{ImageSpec, Pixels},
+    preprocess::{ImageSpec, Pixels, TargetSize},
 };
 
-/// Mirrors transformers' [`SiglipVisionModel`].
+/// Mirrors transformers' [`SiglipVisionModel`] and [`Siglip2VisionModel`].
+///
+/// The latter pads pictures to one number of patches and masks the padding, in the encoder and in the pooling
+/// head. Here each picture has its own number and nothing is masked, which gives every patch the same sums.
 ///
 /// A checkpoint without a pooling head gives the mean of its last hidden state over the patches, as
 /// transformers' image classifier does.
 ///
 /// [`SiglipVisionModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
+/// [`Siglip2VisionModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip2/modeling_siglip2.py
 #[derive(Debug)]
 pub struct Vision {
     embeddings: PatchEmbeddings,
@@ -30,6 +36,7 @@ pub struct Vision {
     post_layernorm: LayerNorm,
     head: Option<PoolingHead>,
     hidden: usize,
+    size: TargetSize,
     runtime: Runtime,
 }
 
@@ -46,6 +53,7 @@ impl Vision {
             post_layernorm: layer_norm(&config.encoder, &scope.at("post_layernorm"))?,
             head: head.transpose()?,
             hidden: config.encoder.hidden_size,
+            size: image.size,
             runtime: scope.runtime().clone(),
         })
     }
@@ -53,7 +61,8 @@ impl Vision {
     /// Every stage on the way, for tests and for feature extraction.
     ///
     /// # Errors
-    /// Fails like [`Tower::forward`].
+    /// Fails like [`Tower::forward`], and for rows of different numbers of patches, whose hidden states do
+    /// not fit into one tensor.
     pub fn stages(&self, rows: &[Pixels]) -> std::result::Result<Stages, TowerError> {
         self.embeddings.check(rows)?;
         self.runtime.run(|| {
@@ -91,6 +100,32 @@ impl Vision {
         Ok(outputs.into_iter().flatten().collect())
     }
 
+    /// Runs rows group by group, each of equally many patches, and gives the results in the rows' order. The
+    /// batcher sends rows that are alike, which are one group.
+    ///
+    /// * `pass`: of a group its rows, and their indices among all
+    fn grouped(
+        &self,
+        rows: &[Pixels],
+        pass: impl Fn(&[Pixels], &[usize]) -> Result<Vec<Embedding>> + Send + Sync,
+    ) -> std::result::Result<Vec<Embedding>, TowerError> {
+        self.embeddings.check(rows)?;
+        let mut groups = BTreeMap::<usize, Vec<usize>>::new();
+        for (index, row) in rows.iter().enumerate() {
+            groups.entry(self.embeddings.grid(row).iter().product()).or_default().push(index);
+        }
+        self.runtime.run(|| {
+            let mut results = vec![None; rows.len()];
+            for indices in groups.values() {
+                let group: Vec<_> = indices.iter().map(|&index| rows[index].clone()).collect();
+                for (&index, result) in indices.iter().zip(pass(&group, indices)?) {
+                    results[index] = Some(result);
+                }
+            }
+            Ok(results.into_iter().flatten().collect())
+        })
+    }
+
     fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
         match &self.head {
             Some(head) => head.forward(last_hidden_state),
@@ -109,12 +144,14 @@ impl Tower for Vision {
         self.hidden
     }
 
+    fn usual_row(&self) -> Option<Pixels> {
+        let TargetSize::Patches { patch_size, max_num_patches } = self.size else { return None };
+        let width = patch_size.saturating_mul(max_num_patches);
+        Some(Pixels { height: patch_size, width, data: [].into() })
+    }
+
     fn forward(&mut self, rows: &[Pixels]) -> std::result::Result<Vec<Embedding>, TowerError> {
-        self.embeddings.check(rows)?;
-        if rows.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.runtime.run(|| {
+        self.grouped(rows, |rows, _| {
             let x = self.encoder.forward(self.embeddings.forward(rows)?)?;
             taps::embeddings(&self.pool(&self.post_layernorm.forward(&x)?)?)
         })
@@ -128,11 +165,13 @@ impl Tower for Vision {
         if taps.iter().all(|&tap| tap == Tap::Pooled) {
             return self.forward(rows);
         }
-        self.embeddings.check(rows)?;
         let layers = self.encoder.depth();
         if taps.len() != rows.len() || taps.iter().any(|tap| tap.depth(layers) > layers) {
             return Err(TowerError::Shape(format!("{taps:?} of a tower of {layers} layers")));
         }
-        self.runtime.run(|| self.outputs(rows, taps))
+        self.grouped(rows, |rows, indices| {
+            let taps: Vec<_> = indices.iter().map(|&index| taps[index]).collect();
+            self.outputs(rows, &taps)
+        })
     }
 }

@@ -3,7 +3,7 @@
 use std::{fs, io::Cursor};
 
 use image::{ImageFormat, RgbImage};
-use siglip_server::preprocess::{self, ImageLimits, ImageSpec, Resample};
+use siglip_server::preprocess::{self, ImageLimits, ImageSpec, Resample, TargetSize};
 
 use super::reference::{Reference, folder, row};
 
@@ -45,8 +45,8 @@ fn resizing_gives_pillows_pixels() {
 #[test]
 fn every_kind_of_file_becomes_pillows_pixels() {
     let reference = Reference::open("decode.safetensors");
-    let spec =
-        ImageSpec { height: 16, width: 12, ..ImageSpec::parse(b"{}", 1).expect("the defaults") };
+    let size = TargetSize::Fixed { height: 16, width: 12 };
+    let spec = ImageSpec { size, ..ImageSpec::parse(b"{}", 1).expect("the defaults") };
     let mut failures = Vec::new();
     for name in reference.names() {
         let bytes = fs::read(folder().join("decode").join(&name)).expect("a stored file");

@@ -86,16 +86,22 @@ impl Reference {
 
     /// The stored ids, a row for each text.
     pub(super) fn ids(&self) -> Vec<Vec<u32>> {
+        self.integers("ids")
+    }
+
+    /// Rows of a tensor of integers.
+    pub(super) fn integers(&self, name: &str) -> Vec<Vec<u32>> {
         let tensors = self.tensors();
-        let tensor = tensors.tensor("ids").expect("a checkpoint with a text tower");
-        let ids: Vec<u32> = tensor
+        let tensor = tensors.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(tensor.dtype(), Dtype::I64, "{name}");
+        let values: Vec<u32> = tensor
             .data()
             .as_chunks()
             .0
             .iter()
-            .map(|&bytes| u32::try_from(i64::from_le_bytes(bytes)).expect("an id"))
+            .map(|&bytes| u32::try_from(i64::from_le_bytes(bytes)).expect("not negative"))
             .collect();
-        ids.chunks_exact(tensor.shape()[1]).map(<[u32]>::to_vec).collect()
+        values.chunks_exact(tensor.shape()[1]).map(<[u32]>::to_vec).collect()
     }
 
     /// The stored ids, ready for a tower.

@@ -11,7 +11,7 @@ use siglip_server::{
 
 use super::reference::{self, Reference, assert_close, cosines, difference, load, tokens};
 
-fn open(name: &str) -> (Siglip, Reference) {
+pub(super) fn open(name: &str) -> (Siglip, Reference) {
     (load(name), Reference::open(&format!("{name}/expected.safetensors")))
 }
 
@@ -23,6 +23,11 @@ fn check(name: &str) {
     let images = model.vision.forward(&pixels).expect("valid pictures");
     assert_close("image embeddings", &flat(&images), &expected.floats("vision.pooled").1);
     assert_eq!(images[0].dim(), model.card.embedding_dim);
+    check_texts(model, &expected, &images);
+}
+
+/// Compares the text tower, where there is one, and the scores of `images`.
+pub(super) fn check_texts(model: Siglip, expected: &Reference, images: &[Embedding]) {
     let Some(mut text) = model.text else {
         assert!(!expected.has("text.pooled") && model.tokenizer.is_none());
         assert!(model.card.pair_head.is_none() && model.card.text_length.is_none());
@@ -39,7 +44,7 @@ fn check(name: &str) {
     expected.check_stages("text", &text.stages(&rows).expect("valid texts"));
     let texts = text.forward(&rows).expect("valid texts");
     assert_close("text embeddings", &flat(&texts), &expected.floats("text.pooled").1);
-    check_scores(&expected, model.card.pair_head.expect("goes with the tower"), (&images, &texts));
+    check_scores(expected, model.card.pair_head.expect("goes with the tower"), (images, &texts));
 }
 
 fn check_scores(
@@ -64,7 +69,7 @@ fn check_scores(
     assert_close("loss", &[(sum / count as f64) as f32], &expected.floats("loss").1);
 }
 
-fn flat(rows: &[Embedding]) -> Vec<f32> {
+pub(super) fn flat(rows: &[Embedding]) -> Vec<f32> {
     rows.iter().flat_map(|row| row.as_slice().iter().copied()).collect()
 }
 

@@ -141,12 +141,22 @@ async fn failures_carry_status_code_and_field() {
     assert_eq!(status.code(), Code::InvalidArgument);
     assert_eq!(said(&status, "siglip-field"), Some("input[0]"));
 
+    // The fake model reads pictures of one size.
+    let request = proto::EmbedRequest { max_num_patches: Some(64), ..text("a") };
+    let status = client.embed(request).await.expect_err("a fixed size");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(said(&status, "siglip-field"), Some("max_num_patches"));
+    let request = comparison(&[[1.0; 4]], &[[1.0; 4]]);
+    let request = proto::SimilarityRequest { max_num_patches: Some(64), ..request };
+    let status = client.similarity(request).await.expect_err("a fixed size");
+    assert_eq!(said(&status, "siglip-field"), Some("max_num_patches"));
+
     let nan = comparison(&[[f32::NAN; 4]], &[[1.0; 4]]);
     let status = client.similarity(nan).await.expect_err("not finite");
     assert_eq!(said(&status, "siglip-field"), Some("image_embeddings[0]"));
 
     assert_eq!(served.counted(EMBED, "model_not_found"), 1);
-    assert_eq!(served.counted(EMBED, "invalid_request"), 2);
+    assert_eq!(served.counted(EMBED, "invalid_request"), 3);
 }
 
 #[tokio::test]

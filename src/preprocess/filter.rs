@@ -1,0 +1,67 @@
+//! Antialiased filters: the weights of one result value. Pictures and position grids are resized with them.
+
+use super::Resample;
+
+/// A one-dimensional resize from `input` to `output` values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Filter {
+    pub(super) input: usize,
+    pub(super) output: usize,
+    resample: Resample,
+}
+
+impl Filter {
+    pub(crate) fn new(resample: Resample, input: usize, output: usize) -> Self {
+        Self { input, output, resample }
+    }
+
+    /// A side that has its size already is left alone.
+    pub(super) fn is_identity(&self) -> bool {
+        self.input == self.output
+    }
+
+    /// The first of the source values that one result value is made of, and their weights: the kernel,
+    /// widened by the scale when shrinking, sampled at the centres of the source values and made to sum
+    /// to one.
+    pub(crate) fn weights(&self, index: usize) -> (usize, Vec<f64>) {
+        let scale = self.input as f64 / self.output as f64;
+        let widening = scale.max(1.0);
+        let support = self.resample.support() * widening;
+        let center = (index as f64 + 0.5) * scale;
+        // Float to integer casts round towards zero and saturate, as needed at the left edge.
+        let start = (center - support + 0.5) as usize;
+        let end = ((center + support + 0.5) as usize).min(self.input);
+        let inverse = 1.0 / widening;
+        let mut weights: Vec<f64> = (start..end)
+            .map(|at| self.resample.kernel((at as f64 - center + 0.5) * inverse))
+            .collect();
+        let sum: f64 = weights.iter().sum();
+        let factor = if sum == 0.0 { 1.0 } else { sum };
+        for weight in &mut weights {
+            *weight /= factor;
+        }
+        (start, weights)
+    }
+}
+
+impl Resample {
+    /// Source values on each side that have a weight, when not shrinking.
+    fn support(self) -> f64 {
+        match self {
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+        }
+    }
+
+    fn kernel(self, x: f64) -> f64 {
+        /// The slope at 1. OpenCV has -0.75 here, and its pictures differ visibly.
+        const A: f64 = -0.5;
+        let x = x.abs();
+        match self {
+            Self::Bilinear => (1.0 - x).max(0.0),
+            Self::Bicubic if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
+            Self::Bicubic if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
+            Self::Bicubic => 0.0,
+        }
+    }
+}
