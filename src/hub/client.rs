@@ -17,6 +17,8 @@ use crate::tls;
 /// From the hub to its storage is one; a renamed model adds one more.
 const MAX_REDIRECTS: usize = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The commit that an answer is about.
+const COMMIT: &str = "x-repo-commit";
 /// A listing of ten thousand files.
 const MAX_LISTING_BYTES: u64 = 16 << 20;
 
@@ -39,6 +41,11 @@ impl Hash {
             (true, 40) => Some(Self::GitSha1(text.to_owned())),
             _ => None,
         }
+    }
+
+    /// Whether another one is of the same kind, and different.
+    pub(super) fn contradicts(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other) && self != other
     }
 
     pub(super) fn as_str(&self) -> &str {
@@ -105,7 +112,7 @@ impl From<Sibling> for RemoteFile {
 /// An answer, after its redirects.
 pub(super) struct Answer {
     pub(super) response: Response,
-    /// The headers of the hub's own answer, before it sent on to its storage.
+    /// The headers of the hub's own answer about the file, before it sent on to its storage.
     hub: HeaderMap,
     /// Who gave the answer.
     pub(super) host: String,
@@ -123,7 +130,7 @@ impl Answer {
 
     /// The commit that the hub answered from.
     pub(super) fn commit(&self) -> Option<&str> {
-        self.hub_header("x-repo-commit")
+        self.hub_header(COMMIT)
     }
 }
 
@@ -259,7 +266,8 @@ impl Client {
             let sent = request.send().await;
             let response = sent.map_err(|source| HubError::unreachable(&host, source))?;
             let headers = response.headers();
-            if url.origin() == self.endpoint.origin() || hub.is_none() {
+            // A renamed model is sent on within the hub before anything is said of the file.
+            if !hub.as_ref().is_some_and(|hub: &HeaderMap| hub.contains_key(COMMIT)) {
                 hub = Some(headers.clone());
             }
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED

@@ -2,6 +2,9 @@
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use siglip_server::grpc::proto::{
+    EmbedRequest, Input, embedding_service_client::EmbeddingServiceClient, input::Content,
+};
 
 use crate::{
     app::client,
@@ -95,6 +98,44 @@ async fn the_request_chooses_the_model() {
     server.signal("TERM");
     let (status, log) = tokio::task::spawn_blocking(|| server.wait()).await.expect("waits");
     assert_eq!(status.code(), Some(0), "{log}");
+}
+
+#[tokio::test]
+async fn models_that_are_busy_at_once_share_their_threads() {
+    let server = Server::start(&[
+        "--model",
+        "demo",
+        "--model",
+        TINY,
+        "--threads",
+        "2",
+        "--grpc-listen",
+        "127.0.0.1:0",
+    ]);
+    let grpc = server.announcement.lines().find_map(|line| line.strip_prefix("gRPC"));
+    let address = grpc.expect("an address").trim().to_owned();
+    let channel = tonic::transport::Endpoint::from_shared(address).expect("a URI").connect_lazy();
+    let embed = |model: &str, count: usize| {
+        let input = (0..count).map(|index| {
+            let content = Some(Content::Text(format!("text number {index}")));
+            Input { content }
+        });
+        let request =
+            EmbedRequest { model: model.to_owned(), input: input.collect(), ..Default::default() };
+        let mut client = EmbeddingServiceClient::new(channel.clone());
+        async move { client.embed(request).await.expect("answers").into_inner() }
+    };
+    let together = tokio::join!(embed("demo", 200), embed("small", 200));
+    for (answer, model) in [(together.0, "demo"), (together.1, "small")] {
+        assert_eq!(answer.model, model);
+        assert_eq!(answer.embeddings.expect("embeddings").rows, 200);
+    }
+    let text = get(&server, "/metrics").await;
+    for model in ["demo", "small"] {
+        let series =
+            format!("siglip_queue_rows{{model=\"{model}\",priority=\"bulk\",tower=\"text\"}} 0");
+        assert!(text.contains(&series), "{series}\n{text}");
+    }
 }
 
 #[test]

@@ -108,6 +108,17 @@ async fn a_mirror_that_lists_no_hashes_is_asked_for_them() {
 }
 
 #[tokio::test]
+async fn small_files_may_lie_elsewhere_on_the_hub() {
+    let setup = Setup::new().await;
+    setup.hub.rules(|rules| (rules.relocates, rules.token) = (true, Some("hf_right")));
+    get(&setup.with_token("hf_right"), None).await.expect("downloads");
+    let seen = setup.hub.take_seen();
+    let relocated = seen.iter().find(|seen| seen.path == "relocated config.json");
+    // Still the hub, so the token comes along.
+    assert!(relocated.expect("was followed").token.is_some());
+}
+
+#[tokio::test]
 async fn a_cache_that_another_program_filled_is_used_and_completed() {
     let setup = Setup::new().await;
     let folder = setup.path("snapshots").join(COMMITS[0]);

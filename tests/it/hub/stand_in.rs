@@ -82,6 +82,8 @@ pub(super) struct Rules {
     pub(super) ignores_ranges: bool,
     /// The storage sends other bytes.
     pub(super) damages: bool,
+    /// The hub sends small files from another path of its own, with tags of its own.
+    pub(super) relocates: bool,
     /// The hub redirects to an address of another kind.
     pub(super) redirects_to: Option<&'static str>,
 }
@@ -141,6 +143,7 @@ impl StandIn {
         let hub_router = Router::new()
             .route("/api/models/{org}/{name}/revision/{revision}", get(listing))
             .route("/{org}/{name}/resolve/{commit}/{file}", get(resolve))
+            .route("/api/resolve-cache/{file}", get(relocated))
             .with_state(Arc::clone(&inner));
         let storage_router =
             Router::new().route("/{hash}", get(store)).with_state(Arc::clone(&inner));
@@ -251,6 +254,10 @@ async fn resolve(
     let hash = if rules.other_hash { "b".repeat(40) } else { file.hash() };
     let commit = rules.other_commit.unwrap_or(&commit);
     let head = [("x-repo-commit", commit.to_owned()), ("etag", format!("\"{hash}\""))];
+    if !file.large && rules.relocates {
+        let location = [("location", format!("/api/resolve-cache/{name}"))];
+        return (StatusCode::TEMPORARY_REDIRECT, head, location).into_response();
+    }
     if !file.large {
         return (head, file.bytes).into_response();
     }
@@ -266,6 +273,17 @@ async fn resolve(
         ),
     ];
     (StatusCode::FOUND, head, linked).into_response()
+}
+
+async fn relocated(
+    State(inner): State<Arc<Inner>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    inner.note(false, &Method::GET, format!("relocated {name}"), &headers);
+    let file = inner.files.lock().iter().find(|file| file.name == name).cloned();
+    let Some(file) = file else { return refusal(404, "EntryNotFound") };
+    ([("etag", format!("\"{}\"", "c".repeat(40)))], file.bytes).into_response()
 }
 
 async fn store(
