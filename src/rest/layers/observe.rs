@@ -113,7 +113,7 @@ impl Exchange {
         let status = self.status.map(|status| status.as_u16());
         let code = self.code;
         match (&self.cause, self.status) {
-            (Some(cause), Some(status)) if status.is_server_error() => {
+            (Some(cause), Some(status)) if status.is_server_error() && !is_a_state(cause.code()) => {
                 let cause = chain(cause);
                 let status = status.as_u16();
                 error!(status, code, duration_ms, cause, "request failed");
@@ -128,6 +128,12 @@ impl Exchange {
             (None, _) => info!(status, code, duration_ms, "request answered"),
         }
     }
+}
+
+/// Refusals that tell what the server is doing, not that something went wrong: a probe that asks while the
+/// model loads is no failure.
+fn is_a_state(code: Code) -> bool {
+    matches!(code, Code::NotReady | Code::ShuttingDown)
 }
 
 impl Drop for Exchange {
