@@ -1,7 +1,7 @@
 """Compares a running server with transformers, on checkpoints that nobody has seen before.
 
     pip install -r tests/golden/requirements.txt
-    cargo build
+    cargo build --release
     python tests/golden/over_http.py --seeds 1-8               # small checkpoints of random shapes
     python tests/golden/over_http.py --preset base             # siglip-base-patch16-224 in size (800 MB)
     python tests/golden/over_http.py --preset so400m           # so400m-patch14-384 in size, fewer layers
@@ -215,7 +215,7 @@ def run(variant, config, stored, seed, arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", default=str(ROOT / "target/debug/siglip-server"))
+    parser.add_argument("--binary", default=str(ROOT / "target/release/siglip-server"))
     parser.add_argument("--seeds", default=None, help="one seed, or FIRST-LAST")
     parser.add_argument("--preset", choices=["base", "so400m"])
     parser.add_argument("--torchvision", action="store_true", help="resize the reference's pictures with torchvision, not Pillow")

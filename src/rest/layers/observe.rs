@@ -113,7 +113,9 @@ impl Exchange {
         let status = self.status.map(|status| status.as_u16());
         let code = self.code;
         match (&self.cause, self.status) {
-            (Some(cause), Some(status)) if status.is_server_error() && !is_a_state(cause.code()) => {
+            (Some(cause), Some(status))
+                if status.is_server_error() && !is_a_state(cause.code()) =>
+            {
                 let cause = chain(cause);
                 let status = status.as_u16();
                 error!(status, code, duration_ms, cause, "request failed");
