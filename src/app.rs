@@ -11,6 +11,8 @@ mod failure;
 mod install;
 mod listen;
 mod security;
+#[cfg(unix)]
+mod socket;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -37,6 +39,8 @@ pub struct App {
     http: Port,
     grpc: Option<Port>,
     admin: Option<Port>,
+    #[cfg(unix)]
+    unix: Option<socket::Socket>,
     security: Security,
     ready: watch::Sender<bool>,
     handle: AppHandle,
@@ -121,7 +125,7 @@ impl App {
     /// Takes the ports and starts the engine, without a model so far.
     ///
     /// # Errors
-    /// [`AppError::Bind`] or [`AppError::Pool`].
+    /// [`AppError::Bind`], [`AppError::BindSocket`] or [`AppError::Pool`].
     pub async fn bind(config: Config) -> Result<Self, AppError> {
         let engine = empty_engine(&config)?;
         let security = Security::load(&config, &engine)?;
@@ -130,6 +134,8 @@ impl App {
         let (grpc, grpc_addr) = Port::take_if(config.listen.grpc, shared)?;
         // Each process has its own metrics, so this port is not shared.
         let (admin, admin_addr) = Port::take_if(config.listen.admin, false)?;
+        #[cfg(unix)]
+        let unix = socket::Socket::take_if(&config.listen)?;
         let (sender, ready) = watch::channel(false);
         let handle = AppHandle {
             engine,
@@ -142,7 +148,17 @@ impl App {
             stop: CancellationToken::new(),
             ready,
         };
-        Ok(Self { config, http, grpc, admin, security, ready: sender, handle })
+        Ok(Self {
+            config,
+            http,
+            grpc,
+            admin,
+            #[cfg(unix)]
+            unix,
+            security,
+            ready: sender,
+            handle,
+        })
     }
 
     /// What the outside needs while the server runs.
@@ -156,7 +172,17 @@ impl App {
     /// # Errors
     /// The model cannot be loaded, a listener failed, or the grace period was too short.
     pub async fn serve(self) -> Result<(), AppError> {
-        let Self { config, http, grpc, admin, security, ready, handle } = self;
+        let Self {
+            config,
+            http,
+            grpc,
+            admin,
+            #[cfg(unix)]
+            unix,
+            security,
+            ready,
+            handle,
+        } = self;
         let mut listeners = JoinSet::new();
         // What follows files and answers probes goes on until the end of the drain.
         let mut aside = security.follow_files();
@@ -172,6 +198,15 @@ impl App {
             stop: handle.stop.clone(),
             ..Door::new(router, &config.listen)
         };
+        #[cfg(unix)]
+        if let Some(socket) = unix {
+            // In plain text, since what is said does not leave the machine; all else is as at the port.
+            let door = Door { tls: None, shares_port: false, ..door.clone() };
+            listeners.spawn(async move {
+                connections::serve(socket, door).await;
+                Ok("Unix socket")
+            });
+        }
         let asked = handle.clone();
         listeners.spawn(async move {
             if let Some(socket) = http.open(&asked).await.map_err(AppError::Listen)? {
@@ -196,6 +231,7 @@ impl App {
             http = %handle.http,
             grpc = handle.grpc.map(tracing::field::display),
             admin = handle.admin.map(tracing::field::display),
+            unix = config.listen.unix.as_ref().map(|path| tracing::field::display(path.display())),
             "listening"
         );
 

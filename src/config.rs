@@ -24,7 +24,7 @@ pub use self::{
 };
 use self::{
     codec::{
-        Address, Aliases, Choice, Count, CountOrZero, File, Filter, Listed, Models, Size,
+        Address, Aliases, Choice, Count, CountOrZero, File, Filter, Listed, Models, Octal, Size,
         SizeOrZero, Switch, Text, Time,
     },
     options::section,
@@ -62,6 +62,11 @@ section! {
         http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)), Address "ADDR:PORT", flag "listen";
         /// Address and port of the gRPC listener; none by default.
         grpc: Option<SocketAddr> = None, Address "ADDR:PORT", flag "grpc-listen";
+        /// A Unix socket to serve HTTP on as well, for clients on this machine; none by default. What a
+        /// server that crashed left there is replaced.
+        unix: Option<PathBuf> = None, File "PATH", flag "listen-unix";
+        /// Who may connect to it, as file permissions: its owner only, unless asked for otherwise.
+        unix_mode: u32 = 0o600, Octal "MODE";
         /// Address and port of a listener that has the metrics and the health checks and nothing else, in
         /// plain HTTP and without keys; the HTTP listener then has no metrics. None by default.
         admin: Option<SocketAddr> = None, Address "ADDR:PORT", flag "admin-listen";
@@ -71,7 +76,8 @@ section! {
         /// Whether other processes may listen on the same ports at the same time (`SO_REUSEPORT`), for a
         /// restart in place. A server that drains then leaves new connections to the others.
         reuse_port: bool = false, Switch "BOOL", flag "reuse-port";
-        /// Most connections of the HTTP listener at once; further ones wait to be accepted.
+        /// Most connections of the HTTP listener at once, and of the Unix socket; further ones wait to be
+        /// accepted.
         max_connections: usize = 4096, Count "N";
         // Longer than the minute that load balancers idle by default: the side that closes first must not
         // be the server, or a request sent at that moment is lost.

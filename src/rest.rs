@@ -14,6 +14,7 @@ mod features;
 mod health;
 mod info;
 mod layers;
+mod long_text;
 mod metrics;
 mod models;
 mod negotiate;
@@ -37,8 +38,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{
     layers::{
-        authorize, bound_body, carry_request_id, catch_panic, cors, observe, render_failures,
-        set_context,
+        authorize, bound_body, carry_request_id, catch_panic, compress, cors, observe,
+        render_failures, set_context,
     },
     problem::Failure,
 };
@@ -197,7 +198,9 @@ fn documented() -> OpenApiRouter<AppState> {
 fn finished(bounded: Router<AppState>, streams: Router<AppState>, state: AppState) -> Router {
     // Outermost first. Each layer says why it stands where it does.
     let layers = ServiceBuilder::new()
-        // First, so that whatever happens below is logged and answered under the request's id.
+        // Outside of everything: what is counted, timed and rendered below is the answer itself.
+        .layer(compress())
+        // Before the rest, so that whatever happens below is logged and answered under the request's id.
         .layer(middleware::from_fn(carry_request_id))
         // Counts, times and logs what the client really got, rendered failures and panics included.
         .layer(middleware::from_fn_with_state(state.clone(), observe))

@@ -31,11 +31,11 @@ class Stream:
         self.reader = self.socket.makefile("rb", buffering=1 << 16)
         self.sent = 0
 
-    def write(self, rows, text_bytes):
+    def write(self, rows, distinct, text_bytes):
         filler = "x" * max(text_bytes - 32, 0)
         block = []
         for row in range(rows):
-            block.append(f'{{"id": {row}, "text": "text number {row} {filler}"}}\n')
+            block.append(f'{{"id": {row}, "text": "text number {row % distinct} {filler}"}}\n')
             if len(block) == 64 or row == rows - 1:
                 data = "".join(block).encode()
                 self.socket.sendall(b"%x\r\n%s\r\n" % (len(data), data))
@@ -63,6 +63,7 @@ def main():
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--pid", type=int, required=True, help="of the server")
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--distinct", type=int, default=0, metavar="N", help="texts that differ; the rest is cached")
     parser.add_argument("--text-bytes", type=int, default=32)
     parser.add_argument("--query", default="?encoding_format=base64_f16")
     parser.add_argument("--slow", type=float, default=0, metavar="SECONDS", help="a pause of the reader")
@@ -70,7 +71,8 @@ def main():
     arguments = parser.parse_args()
     # What the first rows cost (buffers, threads' stacks, the cache's own tables) is no growth.
     stream = Stream(arguments.host, arguments.port, arguments.query)
-    writer = threading.Thread(target=stream.write, args=(arguments.rows, arguments.text_bytes), daemon=True)
+    rows = (arguments.rows, arguments.distinct or arguments.rows, arguments.text_bytes)
+    writer = threading.Thread(target=stream.write, args=rows, daemon=True)
     writer.start()
     samples, done = [], threading.Event()
 

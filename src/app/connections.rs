@@ -27,7 +27,6 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_io_timeout::TimeoutStream;
@@ -36,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 use tracing::{debug, warn};
 
+use super::listen::Listener;
 use crate::config;
 
 /// How long a new connection may take to its first request. Ends those that never send one.
@@ -53,6 +53,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 type Builder = auto::Builder<TokioExecutor>;
 
 /// What a listener serves, and within which bounds.
+#[derive(Clone)]
 pub(super) struct Door {
     pub(super) router: Router,
     pub(super) tls: Option<TlsAcceptor>,
@@ -92,7 +93,7 @@ impl Door {
 ///
 /// Where other processes share the port, it is closed already when they are to take over: what the system
 /// has accepted by then is taken, and what comes after is theirs.
-pub(super) async fn serve(listener: TcpListener, door: Door) {
+pub(super) async fn serve(listener: impl Listener, door: Door) {
     let (accepted, _) = watch::channel(());
     let slots = Arc::new(Semaphore::new(door.max_connections.min(Semaphore::MAX_PERMITS)));
     let server = Arc::new(Server { builder: builder(door.idle_timeout), door, accepted });
@@ -114,7 +115,7 @@ pub(super) async fn serve(listener: TcpListener, door: Door) {
             biased;
             () = &mut drained => break,
             () = server.door.leave.cancelled(), if server.door.shares_port && listener.is_some() => {
-                for stream in listener.take().into_iter().flat_map(accepted_already) {
+                for stream in listener.take().into_iter().flat_map(Listener::into_accepted) {
                     server.spawn(stream, None, connections.watcher());
                 }
             }
@@ -124,18 +125,6 @@ pub(super) async fn serve(listener: TcpListener, door: Door) {
     drop(listener);
     // What is still open is idle, or writes its last answer.
     connections.shutdown().await;
-}
-
-/// Closes a listener, and gives the connections that the system has accepted for it.
-fn accepted_already(listener: TcpListener) -> Vec<TcpStream> {
-    // Asked directly: the runtime may not know yet of the latest.
-    let Ok(listener) = listener.into_std() else { return Vec::new() };
-    let accept = || {
-        let (stream, _) = listener.accept().ok()?;
-        stream.set_nonblocking(true).ok()?;
-        TcpStream::from_std(stream).ok()
-    };
-    std::iter::from_fn(accept).collect()
 }
 
 fn builder(idle_timeout: Duration) -> Builder {
@@ -154,15 +143,15 @@ fn builder(idle_timeout: Duration) -> Builder {
 
 /// The next connection, and its place among those that may be open. Errors are the connection's or pass
 /// with time, so they never end the loop.
-async fn accept(
-    listener: &TcpListener,
+async fn accept<L: Listener>(
+    listener: &L,
     slots: &Arc<Semaphore>,
-) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+) -> (L::Stream, Option<OwnedSemaphorePermit>) {
     // The semaphore is never closed.
     let slot = Arc::clone(slots).acquire_owned().await.ok();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
+        match listener.next().await {
+            Ok(stream) => return (stream, slot),
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -180,16 +169,10 @@ struct Server {
 }
 
 impl Server {
-    fn spawn(
-        self: &Arc<Self>,
-        stream: TcpStream,
-        slot: Option<OwnedSemaphorePermit>,
-        watcher: Watcher,
-    ) {
-        // Answers are written in one piece; waiting to fill a packet only adds latency.
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "cannot set TCP_NODELAY");
-        }
+    fn spawn<S>(self: &Arc<Self>, stream: S, slot: Option<OwnedSemaphorePermit>, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
         let mut stream = TimeoutStream::new(stream);
         // A client that never reads would hold its answer, and the drain, for ever.
         stream.set_write_timeout(Some(self.door.write_timeout));

@@ -1,6 +1,6 @@
 //! Why a server does not start, or does not go on.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use tokio::task::JoinError;
 
@@ -18,6 +18,14 @@ pub enum AppError {
         /// The address asked for.
         addr: SocketAddr,
         /// What the system said.
+        source: io::Error,
+    },
+    /// A Unix socket could not be put in its place.
+    #[error("cannot listen on {}", path.display())]
+    BindSocket {
+        /// The path asked for.
+        path: PathBuf,
+        /// What is in the way, or what the system said.
         source: io::Error,
     },
     /// A port that was taken could not be opened.

@@ -1,8 +1,12 @@
-//! Taking ports.
+//! Taking ports, and the connections that arrive there.
 
 use std::{io, net::SocketAddr};
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpSocket, TcpStream},
+};
+use tracing::debug;
 
 use super::{AppError, AppHandle};
 
@@ -55,4 +59,46 @@ impl Port {
             },
         }
     }
+}
+
+/// Where connections come from.
+pub(super) trait Listener: Send + Sync {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Send + 'static;
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// The connection's own, or one that passes with time.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Closes the listener, and gives the connections that the system has accepted for it.
+    fn into_accepted(self) -> Vec<Self::Stream>;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        self.accept().await.map(|(stream, _)| at_once(stream))
+    }
+
+    fn into_accepted(self) -> Vec<TcpStream> {
+        // Asked directly: the runtime may not know yet of the latest.
+        let Ok(listener) = self.into_std() else { return Vec::new() };
+        let accept = || {
+            let (stream, _) = listener.accept().ok()?;
+            stream.set_nonblocking(true).ok()?;
+            TcpStream::from_std(stream).map(at_once).ok()
+        };
+        std::iter::from_fn(accept).collect()
+    }
+}
+
+/// Answers are written in one piece; waiting to fill a packet only adds latency.
+fn at_once(stream: TcpStream) -> TcpStream {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "cannot set TCP_NODELAY");
+    }
+    stream
 }

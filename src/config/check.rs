@@ -103,6 +103,12 @@ pub(super) fn contradictions(effective: &Effective) -> Vec<Problem> {
             format!("needs the other one too: {}", describe(effective, "tls.key_file")),
         ));
     }
+    if cfg!(not(unix)) && config.listen.unix.is_some() {
+        problems.push(Problem::new(
+            describe(effective, "listen.unix"),
+            "this system has no Unix sockets".to_owned(),
+        ));
+    }
     let served = match config.served() {
         Ok(served) => served,
         Err((path, message)) => {

@@ -3,12 +3,10 @@
 
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use super::List;
+use super::{List, served};
 
 /// What stands for the value of a [`Switch`] in the help, and marks its flag as one that may stand alone.
 pub(super) const SWITCH: &str = "BOOL";
-
-use super::served;
 
 /// A value as the config file writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,6 +185,21 @@ impl Codec<PathBuf> for File {
 
     fn print(value: &PathBuf) -> Literal {
         Literal::Text(value.display().to_string())
+    }
+}
+
+/// A file's permissions, in octal digits as `chmod` takes them.
+pub(super) struct Octal;
+
+impl Codec<u32> for Octal {
+    fn parse(text: &str) -> Result<u32, String> {
+        let digits = text.strip_prefix("0o").unwrap_or(text);
+        let mode = u32::from_str_radix(digits, 8).ok().filter(|&mode| mode <= 0o777);
+        mode.ok_or_else(|| format!("`{text}` is not a mode in octal digits, such as 0600 or 0660"))
+    }
+
+    fn print(value: &u32) -> Literal {
+        Literal::Text(format!("{value:04o}"))
     }
 }
 

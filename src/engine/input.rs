@@ -1,6 +1,7 @@
 //! What a request may carry: texts, and pictures in the forms that clients send them.
 
 use bytes::Bytes;
+use bytestring::ByteString;
 
 use crate::error::{Code, Error};
 
@@ -53,7 +54,8 @@ impl ImageInput {
     /// # Errors
     /// [`Code::FetchForbidden`] for a URL of another scheme; [`Code::InvalidRequest`] for a data URI that is not base64;
     /// [`Code::UnsupportedMediaType`] for one whose media type is not a picture's.
-    pub fn parse(text: String) -> Result<Self, Error> {
+    pub fn parse(text: impl Into<ByteString>) -> Result<Self, Error> {
+        let text = text.into();
         if let Some(rest) = strip_prefix_ignore_case(&text, "data:") {
             // The head is short; searching the payload would cost a pass over megabytes.
             let head = &rest[..floor_char_boundary(rest, 256)];
@@ -74,11 +76,11 @@ impl ImageInput {
                 ));
             }
             let start = text.len() - rest.len() + mark + DATA_URI_MARK.len();
-            return Ok(Self::Base64 { text: text.into(), start });
+            return Ok(Self::Base64 { text: text.into_bytes(), start });
         }
         let begins_with = |scheme: &str| strip_prefix_ignore_case(&text, scheme).is_some();
         if ["http://", "https://"].into_iter().any(begins_with) {
-            return Ok(Self::Url(text.into()));
+            return Ok(Self::Url((*text).into()));
         }
         if ["file://", "ftp://", "s3://", "gs://"].into_iter().any(begins_with) {
             return Err(Error::new(
@@ -86,7 +88,7 @@ impl ImageInput {
                 "URLs of this scheme are not fetched; send the image as a data URI or base64",
             ));
         }
-        Ok(Self::Base64 { text: text.into(), start: 0 })
+        Ok(Self::Base64 { text: text.into_bytes(), start: 0 })
     }
 
     /// Bytes held for it.

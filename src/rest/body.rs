@@ -5,7 +5,7 @@ mod depth;
 use std::error::Error as StdError;
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::{FromRequest, Multipart, Query, Request},
     http::{HeaderMap, Uri, header},
 };
@@ -17,7 +17,7 @@ use utoipa::{
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, schema::Type},
 };
 
-use super::{AppState, layers::BodyError, problem::Failure};
+use super::{AppState, layers::BodyError, long_text::sharing, problem::Failure};
 use crate::error::{Code, Error};
 
 /// Bodies past this are parsed on a thread of their own: a megabyte of numbers takes milliseconds, in
@@ -92,6 +92,8 @@ fn unsupported<T: FromPayload>() -> Error {
 /// The whole body in one piece.
 async fn read(mut body: Body) -> Result<Bytes, Error> {
     let mut first = None;
+    // As long as announced, so that it does not grow by copying; what does not come is never touched.
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or_default();
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| broken_off(&error))?;
@@ -101,6 +103,7 @@ async fn read(mut body: Body) -> Result<Bytes, Error> {
             None if rest.is_empty() => first = Some(data),
             _ => {
                 if let Some(first) = first.take() {
+                    rest.reserve(announced.max(first.len() + data.len()));
                     rest.extend_from_slice(&first);
                 }
                 rest.extend_from_slice(&data);
@@ -143,7 +146,11 @@ async fn json<T: DeserializeOwned + Send + 'static>(
 }
 
 /// Parses JSON; a fault is named by its path.
-fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+fn parse_json<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Error> {
+    sharing(bytes, || parse_shared(bytes))
+}
+
+fn parse_shared<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     // Tracking the path costs time for every value, so only a body with a fault pays for it.
     if let Ok(value) = serde_json::from_slice(bytes) {
         return Ok(value);

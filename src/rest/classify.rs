@@ -12,6 +12,7 @@ use super::{
         File, Form, FromPayload, OneOrMany, PartContent, Payload, Strings, option, unknown_part,
     },
     layers::Ctx,
+    long_text::LongText,
     openapi::ProblemErrors,
     problem::Failure,
     respond::{self, Usage},
@@ -36,7 +37,8 @@ pub(super) struct ClassifyRequest {
     /// The model's name; the default model where none is given.
     model: Option<String>,
     /// Pictures: data URIs or base64. Or give `image_embeddings`.
-    images: Option<Vec<String>>,
+    #[schema(inline)]
+    images: Option<Vec<LongText>>,
     /// Stored embeddings of pictures, normalised or not.
     #[schema(inline)]
     image_embeddings: Option<Rows>,

@@ -20,6 +20,7 @@ use super::{
     AppState,
     body::{File, Form, FromPayload, PartContent, Payload, option, query, unknown_part},
     layers::Ctx,
+    long_text::LongText,
     negotiate::Container,
     openapi::OpenAiErrors,
     problem::Failure,
@@ -246,7 +247,7 @@ impl FromPayload for EmbeddingsRequest {
             match (part.name.as_str(), part.content) {
                 (_, PartContent::File(bytes)) => request.input.0.push(Item::Encoded(bytes)),
                 ("text" | "input", PartContent::Text(text)) => {
-                    request.input.0.push(Item::Text(text));
+                    request.input.0.push(Item::Text(LongText(text.into())));
                 }
                 ("model", PartContent::Text(text)) => request.model = Some(text),
                 ("encoding_format", PartContent::Text(text)) => {

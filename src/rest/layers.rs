@@ -3,6 +3,7 @@
 mod authorize;
 mod bound_body;
 mod catch_panic;
+mod compress;
 mod cors;
 mod observe;
 mod render_failures;
@@ -13,6 +14,7 @@ pub(super) use self::{
     authorize::authorize,
     bound_body::{BodyError, bound_body},
     catch_panic::catch_panic,
+    compress::compress,
     cors::cors,
     observe::{UNMATCHED, observe},
     render_failures::render_failures,

@@ -10,6 +10,7 @@ use super::{
     AppState,
     body::{File, Form, FromPayload, PartContent, Payload, option, unknown_part},
     layers::Ctx,
+    long_text::LongText,
     openapi::ProblemErrors,
     problem::Failure,
     respond::Usage,
@@ -31,7 +32,8 @@ pub(super) struct SimilarityRequest {
     /// The model's name; the default model where none is given.
     model: Option<String>,
     /// Pictures: data URIs or base64. Or give `image_embeddings`.
-    images: Option<Vec<String>>,
+    #[schema(inline)]
+    images: Option<Vec<LongText>>,
     /// Stored embeddings of pictures, normalised or not.
     #[schema(inline)]
     image_embeddings: Option<Rows>,
@@ -91,11 +93,11 @@ impl Score {
 ///
 /// # Errors
 /// The faults, folded into one error.
-pub(super) fn parse_images(images: Vec<String>) -> Result<Vec<ImageInput>, Error> {
+pub(super) fn parse_images(images: Vec<LongText>) -> Result<Vec<ImageInput>, Error> {
     let mut errors = Vec::new();
     let mut parsed = Vec::with_capacity(images.len());
     for (index, image) in images.into_iter().enumerate() {
-        match ImageInput::parse(image) {
+        match ImageInput::parse(image.0) {
             Ok(image) => parsed.push(image),
             Err(error) => errors.push(error.with_field(format!("images[{index}]"))),
         }
@@ -108,7 +110,7 @@ pub(super) fn parse_images(images: Vec<String>) -> Result<Vec<ImageInput>, Error
 /// # Errors
 /// Names the fields where both or none are given.
 pub(super) fn image_side(
-    images: Option<Vec<String>>,
+    images: Option<Vec<LongText>>,
     files: Vec<ImageInput>,
     embeddings: Option<Rows>,
 ) -> Result<ImageSide, Error> {

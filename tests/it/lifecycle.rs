@@ -12,6 +12,8 @@ use crate::process::{Server, run, stderr, stdout};
 /// A request that keeps the worker busy for a while, whatever the machine: a thousand forward passes of
 /// one row on one thread.
 const SLOW: [&str; 4] = ["--batch-max-text-rows", "1", "--threads", "1"];
+/// Long enough for it on a machine that does much else.
+const PATIENT: [&str; 4] = ["--grace-period", "10m", "--request-timeout", "10m"];
 const SLOW_TEXTS: usize = 1024;
 
 fn embed(client: &Client, server: &Server) -> JoinHandle<reqwest::Result<Response>> {
@@ -39,7 +41,7 @@ async fn ended(server: Server) -> (ExitStatus, String) {
 
 #[tokio::test]
 async fn what_was_accepted_is_answered_after_a_sigterm() {
-    let (client, server) = (client(), Server::start(&SLOW));
+    let (client, server) = (client(), Server::start(&[SLOW, PATIENT].concat()));
     let slow = embed(&client, &server);
     until_queued(&client, &server).await;
     server.signal("TERM");

@@ -21,3 +21,4 @@ mod models;
 mod process;
 mod rest;
 mod rolling;
+mod transport;

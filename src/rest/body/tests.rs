@@ -11,7 +11,7 @@ struct Item {
 }
 
 fn fault(json: &str) -> Error {
-    parse_json::<Sample>(json.as_bytes()).expect_err(json)
+    parse_json::<Sample>(&Bytes::copy_from_slice(json.as_bytes())).expect_err(json)
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::Modality;
 use crate::{
     engine::{ImageInput, Input},
     error::Error,
+    rest::long_text::LongText,
 };
 
 /// The items of a request, in order.
@@ -26,11 +27,11 @@ pub(in crate::rest) struct Inputs(pub(in crate::rest) Vec<Item>);
 #[derive(Debug)]
 pub(in crate::rest) enum Item {
     /// A string whose meaning the request's modality tells.
-    Plain(String),
+    Plain(LongText),
     /// `{"text": ...}`.
-    Text(String),
+    Text(LongText),
     /// `{"image": ...}`: a data URI or base64.
-    Image(String),
+    Image(LongText),
     /// A file of a form, or a raw body.
     Encoded(Bytes),
 }
@@ -64,9 +65,11 @@ impl Inputs {
 impl Item {
     fn resolve(self, modality: Modality) -> Result<Input, Error> {
         Ok(match (self, modality) {
-            (Self::Text(text), _) | (Self::Plain(text), Modality::Text) => Input::Text(text),
+            (Self::Text(text), _) | (Self::Plain(text), Modality::Text) => {
+                Input::Text(text.into_string())
+            }
             (Self::Image(text), _) | (Self::Plain(text), Modality::Image) => {
-                Input::Image(ImageInput::parse(text)?)
+                Input::Image(ImageInput::parse(text.0)?)
             }
             (Self::Encoded(bytes), _) => Input::Image(ImageInput::Encoded(bytes)),
         })
@@ -88,12 +91,12 @@ impl<'de> Deserialize<'de> for Inputs {
                 f.write_str("a string, or an array of strings and objects")
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Inputs, E> {
-                Ok(Inputs(vec![Item::Plain(text.to_owned())]))
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Inputs, E> {
+                ItemVisitor.visit_borrowed_str(text).map(|item| Inputs(vec![item]))
             }
 
-            fn visit_string<E: de::Error>(self, text: String) -> Result<Inputs, E> {
-                Ok(Inputs(vec![Item::Plain(text)]))
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Inputs, E> {
+                ItemVisitor.visit_str(text).map(|item| Inputs(vec![item]))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Inputs, A::Error> {
@@ -122,12 +125,12 @@ impl<'de> Visitor<'de> for ItemVisitor {
         f.write_str("a string, {\"text\": ...} or {\"image\": ...}")
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Item, E> {
-        Ok(Item::Plain(text.to_owned()))
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Item, E> {
+        Ok(Item::Plain(LongText::borrowed(text)))
     }
 
-    fn visit_string<E: de::Error>(self, text: String) -> Result<Item, E> {
-        Ok(Item::Plain(text))
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Item, E> {
+        Ok(Item::Plain(LongText(text.into())))
     }
 
     fn visit_u64<E: de::Error>(self, _: u64) -> Result<Item, E> {
@@ -183,3 +186,32 @@ impl PartialSchema for Inputs {
 }
 
 impl ToSchema for Inputs {}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::rest::long_text::sharing;
+
+    /// A picture in base64 is copied once on its way, where the body is put together, and not again.
+    #[test]
+    fn a_picture_stays_where_the_body_holds_it() {
+        let payload = "A".repeat(1 << 20);
+        for json in [
+            format!(r#"[{{"image": "data:image/png;base64,{payload}"}}, "{payload}"]"#),
+            format!(r#"{{"image": "{payload}"}}"#),
+            format!(r#""{payload}""#),
+        ] {
+            let body = Bytes::from(json);
+            let inputs = sharing(&body, || serde_json::from_slice::<Inputs>(&body));
+            for input in inputs.expect("items").resolve(Modality::Image).expect("pictures") {
+                let Input::Image(ImageInput::Base64 { text, start }) = input else {
+                    panic!("{input:?}");
+                };
+                assert_eq!(text.len() - start, payload.len());
+                assert!(body.as_ptr_range().contains(&text.as_ptr()));
+            }
+        }
+    }
+}
