@@ -13,7 +13,7 @@ use crate::process::{Server, run, stderr, stdout};
 /// one row on one thread.
 const SLOW: [&str; 4] = ["--batch-max-text-rows", "1", "--threads", "1"];
 /// Long enough for it on a machine that does much else.
-const PATIENT: [&str; 4] = ["--grace-period", "10m", "--request-timeout", "10m"];
+const PATIENT: [&str; 4] = ["--grace-period", "10m", "--limits-request-timeout", "10m"];
 const SLOW_TEXTS: usize = 1024;
 
 fn embed(client: &Client, server: &Server) -> JoinHandle<reqwest::Result<Response>> {
