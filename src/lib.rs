@@ -7,7 +7,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | 7 | `main`, [`cli`] |
-//! | 6 | [`app`], [`shutdown`] |
+//! | 6 | [`app`], [`shutdown`], `fuzz` |
 //! | 5 | [`rest`], [`grpc`] |
 //! | 4 | [`engine`], [`registry`] |
 //! | 3 | [`batch`], [`model`] |
@@ -28,6 +28,9 @@ pub mod embedding;
 pub mod engine;
 pub mod error;
 pub mod fetch;
+#[cfg(debug_assertions)]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod grpc;
 pub mod hub;
 pub mod model;

@@ -11,6 +11,8 @@ mod classify;
 mod docs;
 mod embeddings;
 mod features;
+#[cfg(debug_assertions)]
+pub(crate) mod fuzz;
 mod health;
 mod info;
 mod layers;

@@ -125,7 +125,11 @@ fn broken_off(error: &(dyn StdError + 'static)) -> Error {
     Error::new(Code::InvalidRequest, "the body could not be read to its end")
 }
 
-async fn json<T: DeserializeOwned + Send + 'static>(
+/// Reads JSON that is nested no deeper than `max_depth`.
+///
+/// # Errors
+/// [`Code::JsonTooDeep`]; [`Code::InvalidRequest`] at the field at fault.
+pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
     bytes: Bytes,
     max_depth: usize,
 ) -> Result<T, Error> {
@@ -219,7 +223,11 @@ pub(super) enum PartContent {
 pub(super) struct Form(Vec<Part>);
 
 impl Form {
-    async fn read(request: Request, state: &AppState) -> Result<Self, Error> {
+    /// Reads a form to its end.
+    ///
+    /// # Errors
+    /// [`Code::InvalidRequest`] for a damaged form; [`Code::PayloadTooLarge`] past a bound.
+    pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Self, Error> {
         let mut form = Multipart::from_request(request, state)
             .await
             .map_err(|error| Error::invalid("content-type", error.body_text()))?;

@@ -1,6 +1,8 @@
 //! `POST /v1/bulk/embeddings`: a stream of rows in, a stream of their embeddings out.
 
 mod frames;
+#[cfg(debug_assertions)]
+pub(super) mod fuzz;
 mod lines;
 
 use std::io;

@@ -62,7 +62,7 @@ pub(super) struct ClassifyRequest {
 
 impl ClassifyRequest {
     /// The engine's request, and the labels for the answer.
-    fn split(self) -> Result<(engine::ClassifyRequest, Vec<Arc<str>>), Error> {
+    pub(super) fn split(self) -> Result<(engine::ClassifyRequest, Vec<Arc<str>>), Error> {
         if self.top_k == Some(0) {
             return Err(Error::invalid("top_k", "must be 1 or more"));
         }

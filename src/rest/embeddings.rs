@@ -220,7 +220,7 @@ impl EmbeddingsRequest {
     }
 
     /// The engine's request, and what an item that fails does to the others.
-    fn split(self) -> Result<(EmbedRequest, OnError), Error> {
+    pub(super) fn split(self) -> Result<(EmbedRequest, OnError), Error> {
         let inputs = match self.on_error {
             OnError::Fail => self.input.resolve(self.modality)?,
             OnError::Item => self.input.resolve_each(self.modality),

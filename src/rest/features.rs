@@ -161,7 +161,7 @@ impl FeaturesRequest {
     }
 
     /// The engine's request.
-    fn resolve(self) -> Result<engine::FeaturesRequest, Error> {
+    pub(super) fn resolve(self) -> Result<engine::FeaturesRequest, Error> {
         let output = self.feature_output()?;
         let mut errors = Vec::new();
         let mut images = Vec::new();

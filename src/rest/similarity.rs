@@ -124,7 +124,7 @@ pub(super) fn image_side(
 
 impl SimilarityRequest {
     /// The engine's request, and which matrices to answer with.
-    fn split(self) -> Result<(engine::SimilarityRequest, Vec<Score>), Error> {
+    pub(super) fn split(self) -> Result<(engine::SimilarityRequest, Vec<Score>), Error> {
         let texts = match (self.texts, self.text_embeddings) {
             (Some(texts), None) => TextSide::Texts(texts),
             (None, Some(Rows(rows))) => TextSide::Embeddings(rows),

@@ -9,6 +9,7 @@ mod config_docs;
 mod documents;
 mod fake;
 mod faults;
+mod fuzz_corpus;
 mod golden;
 mod grpc;
 mod hostile;

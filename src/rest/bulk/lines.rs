@@ -140,7 +140,7 @@ pub(super) async fn read(line: io::Result<Line>) -> Result<BulkRow<Id>, Error> {
     tokio::task::spawn_blocking(move || parse(&line)).await.map_err(Error::internal)
 }
 
-fn parse(line: &[u8]) -> BulkRow<Id> {
+pub(super) fn parse(line: &[u8]) -> BulkRow<Id> {
     let row = serde_json::from_slice::<Row<'_>>(line).map_err(|error| {
         let message =
             format!("the line is no row: {}", crate::rest::body::quoted(&error.to_string()));

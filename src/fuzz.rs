@@ -1,0 +1,166 @@
+//! The ways in which bytes of strangers come in, one function each, for fuzzing. Not part of the library's
+//! interface: builds without debug assertions do not have it.
+//!
+//! Each takes any bytes, and panics where a rule is broken that holds for all of them.
+
+mod checkpoint;
+
+use std::{net::IpAddr, sync::LazyLock};
+
+use bytes::Bytes;
+use tokio::runtime::{Builder, Runtime};
+
+pub use self::checkpoint::checkpoint;
+use crate::{
+    config,
+    fetch::Guard,
+    preprocess::{self, ImageLimits, ImageSpec, Resample, TargetSize},
+    rest,
+    tokenize::{Cleaning, TextTokenizer, TokenizerFiles, TokenizerOptions},
+};
+
+/// Picture bytes into pixels, to a fixed size and to patches.
+pub fn image(bytes: &[u8]) {
+    // Small, so that every bound is met often, and none costs time.
+    let limits = ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 16, max_decode_bytes: 1 << 20 };
+    let header = preprocess::inspect(bytes, &limits);
+    assert!(header.is_err() || preprocess::looks_like_an_image(&bytes[..bytes.len().min(32)]));
+    let patches = TargetSize::Patches { patch_size: 4, max_num_patches: 16 };
+    for size in [TargetSize::Fixed { height: 8, width: 8 }, patches] {
+        let spec = ImageSpec {
+            size,
+            resample: Resample::Bicubic,
+            rescale: 1.0 / 255.0,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+        };
+        let Ok(prepared) = preprocess::prepare(bytes, &spec, &limits) else { continue };
+        let pixels = prepared.pixels;
+        let area = pixels.height as usize * pixels.width as usize;
+        assert!(pixels.data.len() == area * 3 && (1..=256).contains(&area), "{area}");
+        assert_eq!(header.as_ref().ok().map(|header| header.pixels), Some(prepared.source_pixels));
+        assert!(prepared.source_pixels <= limits.max_pixels);
+    }
+}
+
+/// JSON into the request of every route, and the query of a raw picture.
+pub fn json(bytes: &[u8]) {
+    RUNTIME.block_on(rest::fuzz::json(Bytes::copy_from_slice(bytes)));
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        rest::fuzz::query(text);
+    }
+}
+
+/// A form into the request of every route. The first byte says in how large pieces it comes; the boundary
+/// is `X`.
+pub fn multipart(bytes: &[u8]) {
+    let Some((&piece, body)) = bytes.split_first() else { return };
+    let body = Bytes::copy_from_slice(body);
+    RUNTIME.block_on(rest::fuzz::form(&body, usize::from(piece) + 1));
+}
+
+/// A bulk body into rows. The first byte says in how large pieces it comes, the second how long a row may be.
+pub fn bulk(bytes: &[u8]) {
+    let [piece, max, body @ ..] = bytes else { return };
+    let (piece, max) = (usize::from(*piece) + 1, usize::from(*max));
+    rest::fuzz::lines(body, max, piece);
+    rest::fuzz::frames(body, max, piece);
+}
+
+/// A text into token ids, by every canonicalisation.
+pub fn text(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    for tokenizer in TOKENIZERS.iter() {
+        let canonical = tokenizer.canonical(&text);
+        let Ok(tokens) = tokenizer.encode(&canonical) else {
+            panic!("a text that cannot be tokenised");
+        };
+        assert_eq!(tokens.ids.len(), TEXT_LENGTH);
+        assert!(tokens.used <= TEXT_LENGTH && tokens.ids.iter().all(|&id| id < VOCABULARY));
+        assert_eq!(tokenizer.encode(&canonical).ok(), Some(tokens), "the same every time");
+    }
+}
+
+/// A URL, and a redirect after the first line break, before the guard; and the bytes as an address.
+pub fn url(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (first, redirect) = text.split_once('\n').unwrap_or((&text, ""));
+    let guard = Guard::new(&config::Fetch::default());
+    let base = guard.parse(first);
+    let redirect = redirect.parse();
+    let joined = base.as_ref().ok().zip(redirect.as_ref().ok());
+    let joined = joined.and_then(|(base, target)| guard.join(base, target).ok());
+    for url in base.ok().into_iter().chain(joined) {
+        assert_eq!(url.scheme(), "https");
+        assert!(url.username().is_empty() && url.password().is_none());
+        let Some(host) = url.host_str().filter(|host| !host.is_empty()) else {
+            panic!("{url} has no host");
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(address) = host.parse::<IpAddr>() {
+            assert!(guard.allows(address) && is_outside(address), "{url}");
+        }
+    }
+    if let Some(&address) = bytes.first_chunk::<16>() {
+        let address = IpAddr::from(address);
+        assert!(!guard.allows(address) || is_outside(address), "{address}");
+    }
+}
+
+/// What the standard library tells of an address, which is less than the guard knows.
+fn is_outside(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(it) => {
+            !(it.is_private()
+                || it.is_loopback()
+                || it.is_link_local()
+                || it.is_broadcast()
+                || it.is_unspecified()
+                || it.is_multicast()
+                || it.is_documentation())
+        }
+        IpAddr::V6(it) => {
+            !(it.is_loopback()
+                || it.is_unspecified()
+                || it.is_multicast()
+                || it.is_unique_local()
+                || it.is_unicast_link_local())
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "nothing can be fuzzed without it")]
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_current_thread().build().expect("a runtime"));
+
+const TEXT_LENGTH: usize = 16;
+const VOCABULARY: u32 = 4096;
+
+/// The demo's tokenizer, once with each canonicalisation.
+#[expect(clippy::expect_used, reason = "the files are the repository's own")]
+static TOKENIZERS: LazyLock<Vec<TextTokenizer>> = LazyLock::new(|| {
+    use config::TextNormalization as Asked;
+    let files = TokenizerFiles {
+        tokenizer: Some(include_bytes!("../models/demo/tokenizer.json")),
+        config: Some(include_bytes!("../models/demo/tokenizer_config.json")),
+        ..TokenizerFiles::default()
+    };
+    let siglip = TokenizerFiles {
+        config: Some(br#"{"tokenizer_class": "SiglipTokenizer", "pad_token": "<pad>"}"#),
+        ..files
+    };
+    let plain = [Asked::None, Asked::BigVision, Asked::OpenClip].map(|asked| (files, asked, None));
+    let cleaned = [Cleaning::Lower, Cleaning::Whitespace, Cleaning::Canonicalize]
+        .map(|cleaning| (files, Asked::Auto, Some(cleaning)));
+    let all = plain.into_iter().chain(cleaned).chain([(siglip, Asked::Hf, None)]);
+    let options = |normalization, cleaning| TokenizerOptions {
+        text_length: TEXT_LENGTH,
+        vocab_size: VOCABULARY as usize,
+        normalization,
+        cleaning,
+    };
+    all.map(|(files, asked, cleaning)| {
+        TextTokenizer::from_files(&files, options(asked, cleaning)).expect("a tokenizer")
+    })
+    .collect()
+});

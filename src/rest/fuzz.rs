@@ -1,0 +1,108 @@
+//! What fuzzing calls of this surface: bodies into requests. Builds without debug assertions do not have it.
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{Uri, header},
+};
+use bytes::Bytes;
+use futures::stream;
+
+pub(crate) use super::bulk::fuzz::{frames, lines};
+use super::{
+    body::{self, Form, FromPayload},
+    classify::ClassifyRequest,
+    embeddings::EmbeddingsRequest,
+    features::FeaturesRequest,
+    similarity::SimilarityRequest,
+};
+use crate::{config, error::Error};
+
+/// What separates the parts of the forms that [`form`] reads.
+pub(crate) const BOUNDARY: &str = "X";
+
+/// A route's request, as far as it is read without a model.
+trait Fuzzed: FromPayload {
+    fn resolve_all(self) -> Result<(), Error>;
+}
+
+impl Fuzzed for EmbeddingsRequest {
+    fn resolve_all(self) -> Result<(), Error> {
+        self.split().map(drop)
+    }
+}
+
+impl Fuzzed for SimilarityRequest {
+    fn resolve_all(self) -> Result<(), Error> {
+        self.split().map(drop)
+    }
+}
+
+impl Fuzzed for ClassifyRequest {
+    fn resolve_all(self) -> Result<(), Error> {
+        self.split().map(drop)
+    }
+}
+
+impl Fuzzed for FeaturesRequest {
+    fn resolve_all(self) -> Result<(), Error> {
+        self.resolve().map(drop)
+    }
+}
+
+/// Reads a JSON body as the request of each route.
+pub(crate) async fn json(bytes: Bytes) {
+    read_json::<EmbeddingsRequest>(bytes.clone()).await;
+    read_json::<SimilarityRequest>(bytes.clone()).await;
+    read_json::<ClassifyRequest>(bytes.clone()).await;
+    read_json::<FeaturesRequest>(bytes).await;
+}
+
+async fn read_json<T: Fuzzed>(bytes: Bytes) {
+    let limit = config::Limits::default().max_json_depth;
+    let outcome = body::json::<T>(bytes, limit).await.and_then(T::resolve_all);
+    if let Err(error) = outcome {
+        check(&error);
+    }
+}
+
+/// Reads a form as the request of each route; its body comes in pieces of `piece` bytes.
+pub(crate) async fn form(bytes: &Bytes, piece: usize) {
+    read_form::<EmbeddingsRequest>(bytes, piece).await;
+    read_form::<SimilarityRequest>(bytes, piece).await;
+    read_form::<ClassifyRequest>(bytes, piece).await;
+    read_form::<FeaturesRequest>(bytes, piece).await;
+}
+
+async fn read_form<T: Fuzzed>(bytes: &Bytes, piece: usize) {
+    let pieces: Vec<_> =
+        bytes.chunks(piece).map(|it| Ok::<_, Error>(bytes.slice_ref(it))).collect();
+    let mut request = Request::new(Body::from_stream(stream::iter(pieces)));
+    let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+    if let Ok(kind) = kind.parse() {
+        request.headers_mut().insert(header::CONTENT_TYPE, kind);
+    }
+    let form = Form::read(request, &()).await;
+    if let Err(error) = form.and_then(T::from_form).and_then(T::resolve_all) {
+        check(&error);
+    }
+}
+
+/// Reads a query as the options of a request whose body is a picture.
+pub(crate) fn query(text: &str) {
+    let Ok(uri) = format!("/v1/embeddings?{text}").parse::<Uri>() else { return };
+    for outcome in [
+        EmbeddingsRequest::from_image(Bytes::from_static(b"x"), &uri).and_then(Fuzzed::resolve_all),
+        FeaturesRequest::from_image(Bytes::from_static(b"x"), &uri).and_then(Fuzzed::resolve_all),
+    ] {
+        if let Err(error) = outcome {
+            check(&error);
+        }
+    }
+}
+
+/// Every fault is the client's, and its message does not carry the body back.
+fn check(error: &Error) {
+    assert!(error.code().spec().status.is_client_error(), "{error:?}");
+    assert!(error.message().len() < 8 << 10, "{} bytes of message", error.message().len());
+}
