@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The protocol files, below `proto/`.
-const PROTOS: [&str; 1] = ["siglip/v1/embedding.proto"];
+const PROTOS: [&str; 2] = ["siglip/v1/embedding.proto", "inference/grpc_service.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -61,6 +61,7 @@ fn compile_protos() -> Result<(), Box<dyn Error>> {
         .bytes(".siglip.v1.Image")
         .bytes(".siglip.v1.FeatureMap")
         .bytes(".siglip.v1.EmbedStreamResponse")
+        .bytes(".inference")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -112,6 +112,22 @@ def jsons() -> dict[str, bytes]:
         "rows": {"image_embeddings": [[1, 0.5, -1e-3]], "text_embeddings": [floats]},
         "classify": {"images": [pixel], "labels": ["cat", "dog"], "templates": ["a {}"], "top_k": 1},
         "features": {"images": [pixel], "outputs": ["pooled", "layer:2"]},
+        "messages": {
+            "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": pixel}}]}]
+        },
+        "cohere": {
+            "images": [pixel],
+            "embedding_types": ["float", "ubinary"],
+            "output_dimension": 8,
+            "truncate": "NONE",
+        },
+        "rerank": {"query": {"image": pixel}, "documents": ["a", {"text": "b"}], "top_n": 1},
+        "rerank-texts": {"query": "a", "texts": ["b"], "raw_scores": True, "return_text": True},
+        "score": {"queries": ["a"], "documents": {"content": [{"type": "text", "text": "b"}]}},
+        "voyage": {"inputs": [{"content": [{"type": "image_base64", "image_base64": pixel}]}]},
+        "task": {"inputs": pixel, "parameters": {"candidate_labels": ["cat", "dog"]}},
+        "sentences": {"inputs": {"source_sentence": "a", "sentences": ["b"]}, "parameters": {}},
+        "vectorize": {"texts": ["a"], "images": [pixel]},
         "nested": {"input": [[[[[[]]]]]]},
     }
     found = {name: json.dumps(body).encode() for name, body in bodies.items()}
@@ -121,6 +137,53 @@ def jsons() -> dict[str, bytes]:
     found["number"] = b'{"input": "a", "dimensions": 1e400}'
     found["query"] = b"model=demo&dimensions=3&normalized=true&max_num_patches=%31&on_error=item"
     return found
+
+
+def inferences() -> dict[str, bytes]:
+    def tensor(name: str, datatype: str, shape: list[int], **rest) -> dict:
+        return {"name": name, "datatype": datatype, "shape": shape} | rest
+
+    def body(inputs: list[dict], raw: bytes = b"", **rest) -> bytes:
+        head = json.dumps({"inputs": inputs} | rest).encode()
+        return struct.pack("<H", len(head)) + head + raw
+
+    def element(data: bytes) -> bytes:
+        return struct.pack("<I", len(data)) + data
+
+    def size(data: bytes) -> dict:
+        return {"parameters": {"binary_data_size": len(data)}}
+
+    picture, pixels = element(encoded("PNG", size=(1, 1))), struct.pack("<18f", *[0.5] * 18)
+    ids = struct.pack("<4q", 5, 1, 1, -1)
+    texts = element(b"a cat") + element(b"\xff")
+    outputs = [{"name": "EMBEDDING", "parameters": {"binary_data": True}}, {"name": "LOGIT"}]
+    return {
+        "raw": body(
+            [tensor("IMAGE", "BYTES", [1], **size(picture)), tensor("TEXT", "BYTES", [2, 1], **size(texts))],
+            picture + texts,
+            id="7",
+            outputs=outputs,
+            parameters={"binary_data_output": True, "normalized": False},
+        ),
+        "pixels": body([tensor("PIXEL_VALUES", "FP32", [1, 3, 2, 3], **size(pixels))], pixels),
+        "ids": body([tensor("INPUT_IDS", "INT64", [2, 2], **size(ids))], ids),
+        "json": b"\xff\xff"
+        + body(
+            [
+                tensor("TEXT", "BYTES", [2], data=[["a"], ["b"]]),
+                tensor("PIXEL_VALUES", "FP32", [1, 3, 4, 4], data=[0.5] * 48),
+            ]
+        )[2:],
+        "json-ids": b"\xff\xff" + body([tensor("INPUT_IDS", "INT32", [1, 3], data=[5, 1.5, 1e300])])[2:],
+        "cut": body([tensor("IMAGE", "BYTES", [1], **size(picture))], picture)[:-3],
+        "long-element": body(
+            [tensor("TEXT", "BYTES", [1], **size(b"12345678"))], struct.pack("<I", 0xFFFFFFFF) + b"abcd"
+        ),
+        "huge-shape": body([tensor("INPUT_IDS", "INT64", [1 << 62, 1 << 62], data=[1])]),
+        "negative-shape": body([tensor("TEXT", "BYTES", [-1], data=["a"])]),
+        "long-head": b"\xfe\xff{}",
+        "mixed": b"\xff\xff" + body([tensor("TEXT", "BYTES", [2], data=["a", 1])])[2:],
+    }
 
 
 def forms() -> dict[str, bytes]:
@@ -224,6 +287,7 @@ def main() -> None:
     seeds = {
         "image": images(),
         "json": jsons(),
+        "inference": inferences(),
         "multipart": forms(),
         "bulk": bulks(),
         "text": {name: text.encode() for name, text in TEXTS.items()},

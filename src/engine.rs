@@ -11,6 +11,7 @@ mod fetching;
 mod input;
 mod item;
 mod matrix;
+mod rank;
 mod score;
 mod similarity;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use self::{
     features::{FeatureMap, FeatureOutput, Features, FeaturesRequest},
     input::{ImageInput, Input},
     matrix::Matrix,
+    rank::{Pair, RankRequest, Ranked, Side as RankSide},
     score::{ScoreKind, Scored},
     similarity::{ImageSide, SimilarityRequest, TextSide},
 };

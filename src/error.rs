@@ -275,6 +275,19 @@ impl Error {
         self
     }
 
+    /// Renames the part of the request at fault, here and in every item: surfaces name the same item
+    /// each in their own way.
+    #[must_use]
+    pub fn map_field(mut self, rename: impl Fn(&str) -> String) -> Self {
+        let renamed = |field: Option<Cow<'static, str>>| field.map(|field| rename(&field).into());
+        self.items = self.items.map(|items| {
+            let items = items.iter().cloned();
+            items.map(|item| Self { field: renamed(item.field), ..item }).collect()
+        });
+        self.field = renamed(self.field);
+        self
+    }
+
     /// Says when a retry is worth it.
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
@@ -376,5 +389,8 @@ mod tests {
         assert_eq!(folded.code(), Code::UndecodableImage);
         assert_eq!(folded.items().len(), 2);
         assert_eq!(folded.to_string(), "input[1]: not a picture");
+        let renamed = folded.map_field(|field| field.replace("input", "texts"));
+        assert_eq!(renamed.field(), Some("texts[1]"));
+        assert_eq!(renamed.items()[1].field(), Some("texts[4]"));
     }
 }

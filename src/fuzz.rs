@@ -14,10 +14,23 @@ pub use self::checkpoint::checkpoint;
 use crate::{
     config,
     fetch::Guard,
+    oip,
     preprocess::{self, ImageLimits, ImageSpec, Resample, TargetSize},
     rest,
     tokenize::{Cleaning, TextTokenizer, TokenizerFiles, TokenizerOptions},
 };
+
+const PATCHES: TargetSize = TargetSize::Patches { patch_size: 4, max_num_patches: 16 };
+
+fn spec(size: TargetSize) -> ImageSpec {
+    ImageSpec {
+        size,
+        resample: Resample::Bicubic,
+        rescale: 1.0 / 255.0,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+    }
+}
 
 /// Picture bytes into pixels, to a fixed size and to patches.
 pub fn image(bytes: &[u8]) {
@@ -25,16 +38,8 @@ pub fn image(bytes: &[u8]) {
     let limits = ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 16, max_decode_bytes: 1 << 20 };
     let header = preprocess::inspect(bytes, &limits);
     assert!(header.is_err() || preprocess::looks_like_an_image(&bytes[..bytes.len().min(32)]));
-    let patches = TargetSize::Patches { patch_size: 4, max_num_patches: 16 };
-    for size in [TargetSize::Fixed { height: 8, width: 8 }, patches] {
-        let spec = ImageSpec {
-            size,
-            resample: Resample::Bicubic,
-            rescale: 1.0 / 255.0,
-            mean: [0.5; 3],
-            std: [0.5; 3],
-        };
-        let Ok(prepared) = preprocess::prepare(bytes, &spec, &limits) else { continue };
+    for size in [TargetSize::Fixed { height: 8, width: 8 }, PATCHES] {
+        let Ok(prepared) = preprocess::prepare(bytes, &spec(size), &limits) else { continue };
         let pixels = prepared.pixels;
         let area = pixels.height as usize * pixels.width as usize;
         assert!(pixels.data.len() == area * 3 && (1..=256).contains(&area), "{area}");
@@ -48,6 +53,24 @@ pub fn json(bytes: &[u8]) {
     RUNTIME.block_on(rest::fuzz::json(Bytes::copy_from_slice(bytes)));
     if let Ok(text) = std::str::from_utf8(bytes) {
         rest::fuzz::query(text);
+    }
+}
+
+/// A body of the Open Inference Protocol into tensors, and those into items. The first two bytes say how much
+/// of it is JSON: all of it where they are the largest number.
+pub fn inference(bytes: &[u8]) {
+    let Some((length, body)) = bytes.split_first_chunk::<2>() else { return };
+    let length = Some(u16::from_le_bytes(*length)).filter(|&length| length != u16::MAX);
+    let body = Bytes::copy_from_slice(body);
+    let request = RUNTIME.block_on(rest::fuzz::inference(body, length.map(usize::from)));
+    let Some(request) = request else { return };
+    for size in [TargetSize::Fixed { height: 2, width: 3 }, PATCHES] {
+        let rows = request.inputs.iter().map(|tensor| tensor.shape.first().copied());
+        let rows: i64 = rows.map(Option::unwrap_or_default).fold(0, i64::saturating_add);
+        match oip::items(request.inputs.clone(), &spec(size)) {
+            Ok(items) => assert_eq!(i64::try_from(items.len()), Ok(rows)),
+            Err(error) => rest::fuzz::check(&error),
+        }
     }
 }
 

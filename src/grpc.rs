@@ -1,6 +1,7 @@
 //! The gRPC surface: the same engine as the REST surface, over tonic.
 //!
-//! The protocol is `proto/siglip/v1`. Beside it the listener answers `grpc.health.v1` (asked of the
+//! The protocol is `proto/siglip/v1`, and `proto/inference` for clients of the Open Inference Protocol. Beside
+//! them the listener answers `grpc.health.v1` (asked of the
 //! registry on every call, never remembered) and server reflection, so that `grpcurl` and gRPC-aware
 //! probes work without a copy of the protocol.
 
@@ -9,6 +10,7 @@ mod convert;
 mod edge;
 mod handshake;
 mod health;
+mod inference;
 mod observe;
 mod receive;
 mod service;
@@ -26,8 +28,9 @@ use tonic::{
 use tonic_health::pb::health_server::HealthServer;
 
 use self::{
-    edge::EdgeLayer, health::HealthService, proto::embedding_service_server as embedding,
-    service::EmbeddingService,
+    edge::EdgeLayer, health::HealthService, inference::InferenceService,
+    oip_proto::grpc_inference_service_server::GrpcInferenceServiceServer,
+    proto::embedding_service_server as embedding, service::EmbeddingService,
 };
 use crate::{auth::Keys, engine::Engine};
 
@@ -42,6 +45,16 @@ pub mod proto {
 
     /// The compiled protocol, as the reflection service hands it out.
     pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptors");
+}
+
+/// The messages and the service of `proto/inference`: the Open Inference Protocol.
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    reason = "written by the protocol compiler; the comments stand in the protocol"
+)]
+pub mod oip_proto {
+    tonic::include_proto!("inference");
 }
 
 /// Most values (images x texts x matrices) of one similarity answer: 16 MiB of f32. The answer is one
@@ -135,7 +148,10 @@ fn routes(engine: &Arc<Engine>, stopping: CancellationToken) -> Result<Routes, S
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    let inference = GrpcInferenceServiceServer::new(InferenceService::new(Arc::clone(engine)))
+        .max_decoding_message_size(engine.limits().max_body_bytes);
     Ok(Routes::new(embedding)
+        .add_service(inference)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         // What `grpcurl` and most clients of today still speak.

@@ -9,7 +9,7 @@
 //! | 7 | `main`, [`cli`] |
 //! | 6 | [`app`], [`shutdown`], `fuzz` |
 //! | 5 | [`rest`], [`grpc`] |
-//! | 4 | [`engine`], [`registry`] |
+//! | 4 | [`engine`], [`oip`], [`registry`] |
 //! | 3 | [`batch`], [`model`] |
 //! | 2 | [`preprocess`], [`tokenize`], [`fetch`], [`auth`], [`hub`], [`cache`], [`cpu_pool`] |
 //! | 1 | [`telemetry`], [`embedding`], [`tls`] |
@@ -34,6 +34,7 @@ pub mod fuzz;
 pub mod grpc;
 pub mod hub;
 pub mod model;
+pub mod oip;
 pub mod preprocess;
 pub mod registry;
 pub mod rest;

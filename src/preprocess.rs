@@ -2,6 +2,7 @@
 
 mod decode;
 mod filter;
+mod normalized;
 mod resize;
 mod spec;
 mod target;
@@ -10,7 +11,9 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use decode::size;
 pub(crate) use filter::Filter;
+pub use normalized::from_normalized;
 pub use spec::SpecError;
 pub use target::TargetSize;
 

@@ -8,8 +8,10 @@ mod arrays;
 mod body;
 mod bulk;
 mod classify;
+mod compat;
 mod docs;
 mod embeddings;
+mod envelope;
 mod features;
 #[cfg(debug_assertions)]
 pub(crate) mod fuzz;
@@ -150,6 +152,7 @@ fn bounded() -> OpenApiRouter<AppState> {
         .routes(routes!(models::list))
         .routes(routes!(models::retrieve))
         .routes(routes!(info::info))
+        .merge(compat::routes())
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(openapi::serve))

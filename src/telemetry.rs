@@ -2,6 +2,7 @@
 
 pub mod logs;
 pub mod metrics;
+mod tei;
 pub mod timings;
 
 pub use self::{

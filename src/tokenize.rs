@@ -29,6 +29,27 @@ pub struct TokenizeError {
     pub reason: String,
 }
 
+/// Why token ids that a client made cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdsError {
+    /// More ids than the model reads.
+    #[error("{found} ids, more than the {limit} that the model reads")]
+    TooMany {
+        /// Ids of this text.
+        found: usize,
+        /// Ids that the model reads.
+        limit: usize,
+    },
+    /// An id that the text tower has no row for.
+    #[error("the id {id} is not of the model's vocabulary, which has {size} tokens")]
+    Unknown {
+        /// The id.
+        id: u32,
+        /// Tokens of the vocabulary.
+        size: u32,
+    },
+}
+
 /// The files that describe a tokenizer, as bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TokenizerFiles<'f> {
@@ -185,6 +206,27 @@ impl TextTokenizer {
     #[must_use]
     pub fn canonical<'t>(&self, text: &'t str) -> Cow<'t, str> {
         self.normalization.apply(text)
+    }
+
+    /// Ids that a client made with this tokenizer, special tokens included; padded here if they are not.
+    ///
+    /// # Errors
+    /// [`IdsError`] for ids that the text tower would not take.
+    pub fn accept(&self, given: &[u32]) -> Result<Tokens, IdsError> {
+        let (found, limit) = (given.len(), self.text_length);
+        if found > limit {
+            return Err(IdsError::TooMany { found, limit });
+        }
+        let size = self.vocab_size;
+        if let Some(&id) = given.iter().find(|&&id| id >= size) {
+            return Err(IdsError::Unknown { id, size });
+        }
+        let padding = given.iter().rev().take_while(|&&id| id == self.pad).count();
+        // The end token may be the padding as well; the first one counts then.
+        let end = usize::from(padding > 0 && self.suffix.contains(&self.pad));
+        let mut ids = given.to_vec();
+        ids.resize(limit, self.pad);
+        Ok(Tokens { ids: ids.into(), used: found - padding + end, truncated: false })
     }
 
     /// Ids of a text in canonical form. Ids that the text tower cannot read, or that have a meaning of

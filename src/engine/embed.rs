@@ -103,12 +103,7 @@ impl Batch {
 
     /// Bytes held for the items.
     pub(super) fn held_bytes(&self) -> usize {
-        let held = |input: &Input| match input {
-            Input::Text(text) => text.len(),
-            Input::Image(image) => image.held_bytes(),
-            Input::Unreadable(_) => 0,
-        };
-        self.inputs.iter().map(held).sum()
+        self.inputs.iter().map(Input::held_bytes).sum()
     }
 }
 

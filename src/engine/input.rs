@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use crate::error::{Code, Error};
+use crate::{
+    error::{Code, Error},
+    preprocess::Pixels,
+};
 
 /// One item to embed.
 #[derive(Debug, Clone)]
@@ -12,6 +15,8 @@ pub enum Input {
     Text(String),
     /// A picture.
     Image(ImageInput),
+    /// A text that a client tokenised itself, with the model's own tokenizer.
+    TokenIds(Vec<u32>),
     /// An item that its surface could not read. It takes its place among the others, and fails there.
     Unreadable(Error),
 }
@@ -23,6 +28,7 @@ impl Input {
         match self {
             Self::Text(text) => text.len(),
             Self::Image(image) => image.held_bytes(),
+            Self::TokenIds(ids) => size_of_val(&ids[..]),
             Self::Unreadable(_) => 0,
         }
     }
@@ -42,6 +48,8 @@ pub enum ImageInput {
     },
     /// An `http` or `https` URL, to be fetched where the server does that.
     Url(Box<str>),
+    /// A picture that a client prepared itself, of the size that the model reads.
+    Pixels(Pixels),
 }
 
 /// Where the base64 of a data URI begins: `data:image/png;base64,...`.
@@ -99,6 +107,7 @@ impl ImageInput {
             Self::Base64 { text, .. } => text.len(),
             // What it leads to is bounded where it is fetched.
             Self::Url(url) => url.len(),
+            Self::Pixels(pixels) => pixels.data.len(),
         }
     }
 
@@ -110,6 +119,9 @@ impl ImageInput {
     pub(super) fn into_encoded(self) -> Result<Bytes, Error> {
         match self {
             Self::Encoded(bytes) => Ok(bytes),
+            Self::Pixels(_) => {
+                Err(Error::new(Code::InvalidRequest, "prepared pixels cannot be used here"))
+            }
             Self::Base64 { text, start } => decode_base64(&text[start..]).map(Bytes::from),
             Self::Url(_) => Err(Error::new(
                 Code::FetchForbidden,

@@ -72,6 +72,13 @@ impl Engine {
     ) -> Result<(Embedding, Usage), Error> {
         match input {
             Input::Text(text) => self.embed_text(model, text, options.truncate, context).await,
+            Input::TokenIds(ids) => self.embed_ids(model, &ids, context).await,
+            Input::Image(ImageInput::Pixels(pixels)) => {
+                // No cache: a client that prepares its pictures knows which it has seen.
+                let answer = model.handle.embed_image(pixels, context.submit()).await;
+                let embedding = self.take_answer(context, answer)?;
+                Ok((embedding, Usage { images: 1, ..Usage::default() }))
+            }
             Input::Image(image) => {
                 let embedding = self.embed_image(model, image, options.size, context).await?;
                 Ok((embedding, Usage { images: 1, ..Usage::default() }))
@@ -120,6 +127,21 @@ impl Engine {
         };
         let (embedding, _) = self.texts.get_or_compute(key, compute).await?;
         Ok((embedding, usage))
+    }
+
+    async fn embed_ids(
+        &self,
+        model: &Model,
+        ids: &[u32],
+        context: &Context,
+    ) -> Result<(Embedding, Usage), Error> {
+        let Some(tokenizer) = &model.tokenizer else { return Err(no_text_tower(model)) };
+        let tokens = tokenizer
+            .accept(ids)
+            .map_err(|error| Error::new(Code::InvalidRequest, error.to_string()))?;
+        let usage = Usage { text_tokens: tokens.used, images: 0 };
+        let answer = model.handle.embed_text(tokens, context.submit()).await;
+        Ok((self.take_answer(context, answer)?, usage))
     }
 
     /// The encoded picture of an item, base64 removed, its header within the limits.

@@ -34,6 +34,13 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// What is open to everybody where keys are asked for.
+const PROBES: [&str; 3] = [
+    "/grpc.health.v1.Health/",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+];
+
 /// Wraps the services of the listener.
 #[derive(Clone)]
 pub(super) struct EdgeLayer(Arc<Shared>);
@@ -137,7 +144,8 @@ where
 impl Shared {
     /// Lets a call in by its key, where keys are asked for. Health checks are open: probes have no key.
     fn admit(&self, request: &Request<Body>) -> Result<Option<Admitted>, Error> {
-        let open = request.uri().path().starts_with("/grpc.health.v1.Health/");
+        let path = request.uri().path();
+        let open = PROBES.iter().any(|probe| path.starts_with(probe));
         let keys = self.keys.as_ref().filter(|_| !open);
         keys.map(|keys| keys.admit(request.headers())).transpose()
     }

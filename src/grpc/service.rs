@@ -157,7 +157,7 @@ async fn whole(scored: &Scored, kind: ScoreKind) -> Result<Matrix, Error> {
 }
 
 /// The message of a call, and what the edge read of its metadata.
-fn accept<T>(request: Request<T>) -> Result<(T, Call), Error> {
+pub(super) fn accept<T>(request: Request<T>) -> Result<(T, Call), Error> {
     let call = request.extensions().get::<Call>().copied();
     let call = call.ok_or_else(|| Error::internal("a method was called past the edge"))?;
     Ok((request.into_inner(), call))

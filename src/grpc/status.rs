@@ -27,8 +27,19 @@ const MAX_ITEMS: usize = 8;
 
 /// The status for a caller. Keeps the error as its source, for the log.
 pub(super) fn status(error: Error) -> Status {
+    let message = error.message().to_owned();
+    with_message(error, &message)
+}
+
+/// The same with the part at fault in the message, for clients that show nothing else.
+pub(super) fn status_in_words(error: Error) -> Status {
+    let message = error.to_string();
+    with_message(error, &message)
+}
+
+fn with_message(error: Error, message: &str) -> Status {
     let code = GrpcCode::from_i32(error.code().spec().grpc);
-    let message = cut(error.message(), MAX_MESSAGE_BYTES);
+    let message = cut(message, MAX_MESSAGE_BYTES);
     let details = details(&error, message).encode_to_vec().into();
     let mut status = Status::with_details_and_metadata(code, message, details, metadata(&error));
     status.set_source(Arc::new(error));

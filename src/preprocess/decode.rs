@@ -74,6 +74,12 @@ pub(super) fn format(bytes: &[u8]) -> Option<ImageFormat> {
     image::guess_format(bytes).ok().filter(|format| FORMATS.contains(format))
 }
 
+/// Columns and rows as a picture's header says, before it is turned upright; none for what is no picture.
+#[must_use]
+pub fn size(bytes: &[u8]) -> Option<(u32, u32)> {
+    ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?.into_dimensions().ok()
+}
+
 /// Whether the end marker stands behind the scan. The decoder fills what is missing with grey and says
 /// nothing; an embedding of half a picture would be a wrong answer.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {

@@ -32,6 +32,19 @@ impl TargetSize {
         }
     }
 
+    /// Whether the tower reads a picture of `[height, width]` as it is.
+    #[must_use]
+    pub fn accepts(self, [height, width]: [u32; 2]) -> bool {
+        match self {
+            Self::Fixed { .. } => self.of(height, width) == [height, width],
+            Self::Patches { patch_size, max_num_patches } => {
+                let whole = [height, width].iter().all(|&side| side > 0 && side % patch_size == 0);
+                let patches = u64::from(height / patch_size) * u64::from(width / patch_size);
+                whole && patches <= u64::from(max_num_patches)
+            }
+        }
+    }
+
     /// The most patches of one picture, where it is not always the same number.
     #[must_use]
     pub fn max_num_patches(self) -> Option<u32> {
@@ -109,6 +122,17 @@ mod tests {
         }
         let fixed = TargetSize::Fixed { height: 5, width: 6 };
         assert_eq!((fixed.of(1, 2), fixed.with_max_num_patches(9)), ([5, 6], fixed));
+    }
+
+    #[test]
+    fn prepared_pictures_have_whole_patches_and_not_too_many() {
+        let fixed = TargetSize::Fixed { height: 32, width: 48 };
+        assert!(fixed.accepts([32, 48]) && !fixed.accepts([48, 32]));
+        let free = TargetSize::Patches { patch_size: 16, max_num_patches: 4 };
+        assert!(free.accepts([32, 32]) && free.accepts([16, 64]));
+        for size in [[0, 16], [16, 24], [48, 32], [u32::MAX - 15, u32::MAX - 15]] {
+            assert!(!free.accepts(size), "{size:?}");
+        }
     }
 
     proptest! {

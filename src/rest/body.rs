@@ -38,8 +38,11 @@ pub(super) trait FromPayload: DeserializeOwned + Send + 'static {
     /// Reads a form.
     ///
     /// # Errors
-    /// Names the part at fault.
-    fn from_form(form: Form) -> Result<Self, Error>;
+    /// [`Code::UnsupportedMediaType`] where the route takes no form; else names the part at fault.
+    fn from_form(form: Form) -> Result<Self, Error> {
+        let _ = form;
+        Err(unsupported::<Self>())
+    }
 
     /// Reads a body that is one encoded picture, its options in the query.
     ///
@@ -90,7 +93,10 @@ fn unsupported<T: FromPayload>() -> Error {
 }
 
 /// The whole body in one piece.
-async fn read(mut body: Body) -> Result<Bytes, Error> {
+///
+/// # Errors
+/// That of the bound that it is over, or [`Code::InvalidRequest`] if the client broke off.
+pub(super) async fn read(mut body: Body) -> Result<Bytes, Error> {
     let mut first = None;
     // As long as announced, so that it does not grow by copying; what does not come is never touched.
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or_default();
@@ -221,6 +227,19 @@ pub(super) enum PartContent {
 
 /// A form, its parts in their order.
 pub(super) struct Form(Vec<Part>);
+
+impl FromRequest<AppState> for Form {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Failure> {
+        if media_type(request.headers()) != "multipart/form-data" {
+            let message = "the content type must be multipart/form-data";
+            let error = Error::new(Code::UnsupportedMediaType, message);
+            return Err(error.with_field("content-type").into());
+        }
+        Ok(Self::read(request, state).await?)
+    }
+}
 
 impl Form {
     /// Reads a form to its end.

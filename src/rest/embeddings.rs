@@ -19,13 +19,18 @@ use self::{
 use super::{
     AppState,
     body::{File, Form, FromPayload, PartContent, Payload, option, query, unknown_part},
+    compat::content,
     layers::Ctx,
     long_text::LongText,
     negotiate::Container,
     openapi::OpenAiErrors,
     problem::Failure,
 };
-use crate::{embedding::Encoding, engine::EmbedRequest, error::Error};
+use crate::{
+    embedding::Encoding,
+    engine::{EmbedRequest, Input},
+    error::Error,
+};
 
 /// What to embed, and how the answer is written.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -39,12 +44,17 @@ pub(super) struct EmbeddingsRequest {
     /// The model's name; the default model where none is given.
     #[serde(default)]
     model: Option<String>,
+    /// What to embed, unless `messages` says it.
+    #[serde(default)]
     input: Inputs,
+    /// In vLLM's form: one message whose content is one text or one picture, for one embedding.
+    #[serde(default)]
+    messages: Option<Vec<content::Item>>,
     /// What plain strings in `input` are. Items that are objects say it themselves.
     #[serde(default)]
     modality: Modality,
     /// How each embedding is written.
-    #[serde(default)]
+    #[serde(default, alias = "embedding_type")]
     encoding_format: EncodingFormat,
     /// Keep only the first values of each embedding, and normalise after that.
     #[serde(default)]
@@ -193,6 +203,7 @@ impl EmbeddingsRequest {
         Self {
             model: None,
             input: Inputs(items),
+            messages: None,
             modality: Modality::Text,
             encoding_format: EncodingFormat::Float,
             dimensions: None,
@@ -221,9 +232,10 @@ impl EmbeddingsRequest {
 
     /// The engine's request, and what an item that fails does to the others.
     pub(super) fn split(self) -> Result<(EmbedRequest, OnError), Error> {
-        let inputs = match self.on_error {
-            OnError::Fail => self.input.resolve(self.modality)?,
-            OnError::Item => self.input.resolve_each(self.modality),
+        let inputs = match (self.messages, self.on_error) {
+            (Some(messages), _) => conversation(messages, &self.input)?,
+            (None, OnError::Fail) => self.input.resolve(self.modality)?,
+            (None, OnError::Item) => self.input.resolve_each(self.modality),
         };
         let request = EmbedRequest {
             model: self.model,
@@ -235,6 +247,18 @@ impl EmbeddingsRequest {
         };
         Ok((request, self.on_error))
     }
+}
+
+/// The one thing that a conversation asks to embed.
+fn conversation(messages: Vec<content::Item>, input: &Inputs) -> Result<Vec<Input>, Error> {
+    if !input.0.is_empty() {
+        return Err(Error::invalid("messages", "give either `input` or `messages`"));
+    }
+    if messages.len() != 1 {
+        let message = "give one message: a conversation is one embedding, of one text or picture";
+        return Err(Error::invalid("messages", message));
+    }
+    content::resolve_all("messages", messages)
 }
 
 impl FromPayload for EmbeddingsRequest {

@@ -168,7 +168,7 @@ impl FeaturesRequest {
         for (index, input) in self.input.resolve(Modality::Image)?.into_iter().enumerate() {
             match input {
                 Input::Image(image) => images.push(image),
-                Input::Text(_) => {
+                Input::Text(_) | Input::TokenIds(_) => {
                     let message = "is a text; features are of pictures";
                     errors.push(Error::invalid(format!("input[{index}]"), message));
                 }

@@ -12,11 +12,12 @@ pub(crate) use super::bulk::fuzz::{frames, lines};
 use super::{
     body::{self, Form, FromPayload},
     classify::ClassifyRequest,
+    compat::{cohere, oip::wire::Call, rerank, score, tei, voyage, weaviate},
     embeddings::EmbeddingsRequest,
     features::FeaturesRequest,
     similarity::SimilarityRequest,
 };
-use crate::{config, error::Error};
+use crate::{config, error::Error, oip::InferRequest};
 
 /// What separates the parts of the forms that [`form`] reads.
 pub(crate) const BOUNDARY: &str = "X";
@@ -50,12 +51,50 @@ impl Fuzzed for FeaturesRequest {
     }
 }
 
+impl Fuzzed for cohere::EmbedBody {
+    fn resolve_all(mut self) -> Result<(), Error> {
+        self.split().map(drop)
+    }
+}
+
+impl Fuzzed for rerank::RerankBody {
+    fn resolve_all(self) -> Result<(), Error> {
+        self.split().map(drop)
+    }
+}
+
+/// Requests whose items are read in the handler, in the same way as those above.
+macro_rules! parsed_only {
+    ($($body:ty),+) => {
+        $(impl Fuzzed for $body {
+            fn resolve_all(self) -> Result<(), Error> {
+                Ok(())
+            }
+        })+
+    };
+}
+
+parsed_only!(
+    cohere::rerank::RerankBody,
+    score::ScoreBody,
+    tei::endpoint::Task,
+    voyage::EmbedBody,
+    weaviate::VectorizeBody
+);
+
 /// Reads a JSON body as the request of each route.
 pub(crate) async fn json(bytes: Bytes) {
     read_json::<EmbeddingsRequest>(bytes.clone()).await;
     read_json::<SimilarityRequest>(bytes.clone()).await;
     read_json::<ClassifyRequest>(bytes.clone()).await;
-    read_json::<FeaturesRequest>(bytes).await;
+    read_json::<FeaturesRequest>(bytes.clone()).await;
+    read_json::<cohere::EmbedBody>(bytes.clone()).await;
+    read_json::<cohere::rerank::RerankBody>(bytes.clone()).await;
+    read_json::<rerank::RerankBody>(bytes.clone()).await;
+    read_json::<score::ScoreBody>(bytes.clone()).await;
+    read_json::<tei::endpoint::Task>(bytes.clone()).await;
+    read_json::<voyage::EmbedBody>(bytes.clone()).await;
+    read_json::<weaviate::VectorizeBody>(bytes).await;
 }
 
 async fn read_json<T: Fuzzed>(bytes: Bytes) {
@@ -64,6 +103,14 @@ async fn read_json<T: Fuzzed>(bytes: Bytes) {
     if let Err(error) = outcome {
         check(&error);
     }
+}
+
+/// Reads a body of the Open Inference Protocol, of which `length` bytes are JSON; all where it is not given.
+pub(crate) async fn inference(bytes: Bytes, length: Option<usize>) -> Option<InferRequest> {
+    let limit = config::Limits::default().max_json_depth;
+    let call = Call::read(bytes, length, limit).await;
+    let request = call.and_then(|call| call.split(String::from("demo")));
+    request.map(|(request, _)| request).inspect_err(check).ok()
 }
 
 /// Reads a form as the request of each route; its body comes in pieces of `piece` bytes.
@@ -102,7 +149,7 @@ pub(crate) fn query(text: &str) {
 }
 
 /// Every fault is the client's, and its message does not carry the body back.
-fn check(error: &Error) {
+pub(crate) fn check(error: &Error) {
     assert!(error.code().spec().status.is_client_error(), "{error:?}");
     assert!(error.message().len() < 8 << 10, "{} bytes of message", error.message().len());
 }

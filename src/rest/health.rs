@@ -32,6 +32,24 @@ pub(super) async fn live() -> Json<Health> {
     Json(Health { status: "alive" })
 }
 
+/// Whether the server wants traffic.
+///
+/// # Errors
+/// Says why it does not.
+pub(super) fn check(state: &AppState) -> Result<(), Error> {
+    Err(match state.engine().registry().readiness() {
+        Readiness::Ready => return Ok(()),
+        Readiness::Starting => Error::new(Code::NotReady, "a model is loading or warming up"),
+        Readiness::ShuttingDown => Error::new(Code::ShuttingDown, "the server is shutting down"),
+        Readiness::WorkerRestarting(model) => {
+            Error::new(Code::NotReady, format!("the worker of the model `{model}` is restarting"))
+        }
+        Readiness::WorkerFailed(model) => {
+            Error::new(Code::NotReady, format!("the worker of the model `{model}` died"))
+        }
+    })
+}
+
 /// Says whether the server wants traffic
 ///
 /// Green once every tower of every model ran; red while draining, while a worker is replaced, and from the death of a worker on.
@@ -46,16 +64,6 @@ pub(super) async fn live() -> Json<Health> {
     ),
 )]
 pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Health>, Failure> {
-    let error = match state.engine().registry().readiness() {
-        Readiness::Ready => return Ok(Json(Health { status: "ready" })),
-        Readiness::Starting => Error::new(Code::NotReady, "a model is loading or warming up"),
-        Readiness::ShuttingDown => Error::new(Code::ShuttingDown, "the server is shutting down"),
-        Readiness::WorkerRestarting(model) => {
-            Error::new(Code::NotReady, format!("the worker of the model `{model}` is restarting"))
-        }
-        Readiness::WorkerFailed(model) => {
-            Error::new(Code::NotReady, format!("the worker of the model `{model}` died"))
-        }
-    };
-    Err(error.into())
+    check(&state)?;
+    Ok(Json(Health { status: "ready" }))
 }

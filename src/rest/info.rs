@@ -1,11 +1,14 @@
 //! `GET /info`: what is served, and within which limits.
 
+mod tei;
+
 use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use self::tei::TeiInfo;
 use super::AppState;
 use crate::{
     build_info, config,
@@ -25,6 +28,8 @@ pub(super) struct Info {
     limits: LimitsInfo,
     /// How pictures are fetched by URL; null where they are not.
     fetch: Option<FetchInfo>,
+    #[serde(flatten)]
+    tei: Option<TeiInfo>,
 }
 
 /// How pictures are fetched by URL. Which hosts and addresses are allowed is not told.
@@ -245,11 +250,13 @@ impl ModelInfo {
     responses((status = 200, description = "Models, versions and limits", body = Info)),
 )]
 pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
+    let registry = state.engine().registry();
     Json(Info {
         version: build_info::VERSION,
         commit: build_info::COMMIT,
-        models: ModelInfo::all(state.engine().registry()),
+        models: ModelInfo::all(registry),
         limits: state.limits().into(),
         fetch: state.engine().fetcher().map(|fetcher| fetcher.config().into()),
+        tei: registry.loaded().next().map(|model| TeiInfo::new(model, state.limits())),
     })
 }

@@ -15,7 +15,8 @@ use utoipa::{
 
 use super::{
     AppState,
-    problem::{self, Envelope, OpenAiError, Problem},
+    envelope::{CohereError, DetailError, Envelope, PlainError, TeiError},
+    problem::{self, OpenAiError, Problem},
     respond::json_body,
 };
 use crate::error::{Code, Error};
@@ -27,8 +28,7 @@ use crate::error::{Code, Error};
         title = "siglip-server",
         description = "Embeddings and calibrated pair probabilities of SigLIP image-text models.\n\n\
             Every answer carries `x-request-id` and `Server-Timing`. Errors are problem documents \
-            (RFC 9457), and OpenAI's envelope on the routes that speak OpenAI's format; `code` is the \
-            same in both.",
+            (RFC 9457), or the envelope of the API that a route speaks; `code` is the same in all.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     servers((url = "/", description = "This server")),
@@ -36,9 +36,17 @@ use crate::error::{Code, Error};
         (name = "embeddings", description = "Vectors of texts and pictures"),
         (name = "pairs", description = "Calibrated probabilities that a picture and a text match"),
         (name = "models", description = "What is served, and within which limits"),
+        (name = "compatible", description = "Routes that speak the format of another server"),
         (name = "operations", description = "Probes, metrics and this document"),
     ),
-    components(schemas(Problem<'static>, OpenAiError<'static>)),
+    components(schemas(
+        Problem<'static>,
+        OpenAiError<'static>,
+        CohereError<'static>,
+        DetailError,
+        TeiError,
+        PlainError,
+    )),
 )]
 struct Frame;
 
@@ -127,11 +135,32 @@ pub(super) struct ProblemErrors;
 /// The errors of a route that speaks OpenAI's format.
 pub(super) struct OpenAiErrors;
 
+/// The errors of a route that speaks Cohere's format.
+pub(super) struct CohereErrors;
+
+/// The errors of a route that words them as FastAPI does.
+pub(super) struct DetailErrors;
+
+/// The errors of a route that speaks the format of text-embeddings-inference.
+pub(super) struct TeiErrors;
+
+/// The errors of a route that words them as one text.
+pub(super) struct PlainErrors;
+
 /// The errors of a route that only looks a model up.
 pub(super) struct UnknownModelErrors;
 
+/// The same as one text, or of a model that does not take requests.
+pub(super) struct PlainUnknownModelErrors;
+
 /// The errors of the readiness probe.
 pub(super) struct NotReadyErrors;
+
+/// The same in the format of text-embeddings-inference.
+pub(super) struct TeiNotReadyErrors;
+
+/// The same as one text.
+pub(super) struct PlainNotReadyErrors;
 
 impl IntoResponses for ProblemErrors {
     fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
@@ -145,9 +174,40 @@ impl IntoResponses for OpenAiErrors {
     }
 }
 
+impl IntoResponses for CohereErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses(&ENGINE_CODES, Envelope::Cohere)
+    }
+}
+
+impl IntoResponses for DetailErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses(&ENGINE_CODES, Envelope::Detail)
+    }
+}
+
+impl IntoResponses for TeiErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses(&ENGINE_CODES, Envelope::Tei)
+    }
+}
+
+impl IntoResponses for PlainErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses(&ENGINE_CODES, Envelope::Plain)
+    }
+}
+
 impl IntoResponses for UnknownModelErrors {
     fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
         responses(&[Code::ModelNotFound], Envelope::OpenAi)
+    }
+}
+
+impl IntoResponses for PlainUnknownModelErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        let codes = [Code::ModelNotFound, Code::NotReady, Code::ShuttingDown];
+        responses(&codes, Envelope::Plain)
     }
 }
 
@@ -157,11 +217,23 @@ impl IntoResponses for NotReadyErrors {
     }
 }
 
+impl IntoResponses for TeiNotReadyErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses(&[Code::NotReady, Code::ShuttingDown], Envelope::Tei)
+    }
+}
+
+impl IntoResponses for PlainNotReadyErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses(&[Code::NotReady, Code::ShuttingDown], Envelope::Plain)
+    }
+}
+
 /// One response a status, with an example for each code that has it.
 fn responses(codes: &[Code], envelope: Envelope) -> BTreeMap<String, RefOr<ResponseDoc>> {
     let mut by_status = BTreeMap::<u16, Vec<Code>>::new();
     for &code in codes {
-        by_status.entry(code.spec().status.as_u16()).or_default().push(code);
+        by_status.entry(envelope.status(code).as_u16()).or_default().push(code);
     }
     by_status
         .into_iter()
@@ -170,23 +242,20 @@ fn responses(codes: &[Code], envelope: Envelope) -> BTreeMap<String, RefOr<Respo
 }
 
 fn response(codes: &[Code], envelope: Envelope) -> ResponseDoc {
-    let (content_type, schema) = match envelope {
-        Envelope::Problem => ("application/problem+json", "Problem"),
-        Envelope::OpenAi => ("application/json", "OpenAiError"),
-    };
     let examples = codes.iter().map(|code| {
         let error = Error::new(*code, "what is wrong with this very request");
         let value = problem::document(&error, envelope);
         (code.slug(), ExampleBuilder::new().value(Some(value)).build())
     });
     let content = ContentBuilder::new()
-        .schema(Some(Ref::from_schema_name(schema)))
+        .schema(Some(Ref::from_schema_name(envelope.schema())))
         .examples_from_iter(examples)
         .build();
     let titles: Vec<_> =
         codes.iter().map(|code| format!("{} (`{code}`)", code.spec().title)).collect();
-    let mut response =
-        ResponseBuilder::new().description(titles.join("; ")).content(content_type, content);
+    let mut response = ResponseBuilder::new()
+        .description(titles.join("; "))
+        .content(envelope.content_type(), content);
     if codes.contains(&Code::Overloaded) {
         let seconds = ObjectBuilder::new().schema_type(Type::Integer);
         let header = HeaderBuilder::new()

@@ -1,5 +1,5 @@
-//! Failures as the client sees them: RFC 9457 problem documents, or OpenAI's envelope on the routes that
-//! speak OpenAI's format. Both are drawn from the one table in [`crate::error`].
+//! Failures as the client sees them: RFC 9457 problem documents, or the envelope of the API that a route
+//! speaks. All are drawn from the one table in [`crate::error`].
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -8,6 +8,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::envelope::{CohereError, DetailError, Envelope, PlainError, TeiError};
 use crate::error::{Code, Error};
 
 /// An error on its way out of a handler or a layer.
@@ -28,26 +29,6 @@ impl IntoResponse for Failure {
         let mut response = self.0.code().spec().status.into_response();
         response.extensions_mut().insert(self);
         response
-    }
-}
-
-/// How a route words its failures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Envelope {
-    /// `application/problem+json`.
-    Problem,
-    /// `{"error": {...}}`, as OpenAI's clients expect.
-    OpenAi,
-}
-
-impl Envelope {
-    /// The format of a path, matched or not.
-    pub(super) fn of(path: &str) -> Self {
-        if path == "/v1/embeddings" || path == "/v1/models" || path.starts_with("/v1/models/") {
-            Self::OpenAi
-        } else {
-            Self::Problem
-        }
     }
 }
 
@@ -183,6 +164,10 @@ fn body(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Vec<u8> 
             errors: items(error),
         }),
         Envelope::OpenAi => serde_json::to_vec(&OpenAiError { error: error.into() }),
+        Envelope::Cohere => serde_json::to_vec(&CohereError::new(error, request_id)),
+        Envelope::Detail => serde_json::to_vec(&DetailError::from(error)),
+        Envelope::Tei => serde_json::to_vec(&TeiError::from(error)),
+        Envelope::Plain => serde_json::to_vec(&PlainError::from(error)),
     };
     // Only strings and numbers are written, to memory, which cannot fail.
     written.unwrap_or_default()
@@ -195,13 +180,9 @@ pub(super) fn document(error: &Error, envelope: Envelope) -> serde_json::Value {
 
 /// The response of a failure: status, headers and body.
 pub(super) fn render(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Response {
-    let content_type = match envelope {
-        Envelope::Problem => "application/problem+json",
-        Envelope::OpenAi => "application/json",
-    };
     let mut response = (
-        error.code().spec().status,
-        [(header::CONTENT_TYPE, content_type)],
+        envelope.status(error.code()),
+        [(header::CONTENT_TYPE, envelope.content_type())],
         body(error, envelope, request_id),
     )
         .into_response();

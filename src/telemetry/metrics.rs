@@ -10,7 +10,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
-use super::timings::Stage;
+use super::{tei, timings::Stage};
 use crate::{build_info, error::Code};
 
 /// From a cache hit (tens of microseconds) to a minute's timeout.
@@ -288,7 +288,9 @@ impl Metrics {
     /// Fails if a family cannot be written, which a buffer in memory never causes.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        let mut families = self.registry.gather();
+        families.extend(tei::aliases(&families));
+        TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
     }
 }
@@ -309,5 +311,6 @@ mod tests {
         assert!(text.contains("siglip_rejected_total{reason=\"overloaded\"} 0"), "{text}");
         assert!(text.contains("siglip_stage_duration_seconds_count{stage=\"forward\"} 0"));
         assert!(text.contains("siglip_build_info{"));
+        assert!(text.contains("te_request_queue_duration_count 0"), "{text}");
     }
 }

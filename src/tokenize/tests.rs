@@ -57,6 +57,20 @@ fn padded_to_the_length_with_the_tokenizers_own_pad() {
 }
 
 #[test]
+fn ids_of_a_client_are_padded_and_have_rows() {
+    let plain = tokenizer(PLAIN, 6);
+    for given in [&[5, 6, 1][..], &[5, 6, 1, 0, 0, 0]] {
+        let tokens = plain.accept(given).expect("ids of the vocabulary");
+        assert_eq!((&tokens.ids[..], tokens.used), (&[5, 6, 1, 0, 0, 0][..], 3));
+    }
+    assert_eq!(plain.accept(&[5, 10]), Err(IdsError::Unknown { id: 10, size: 10 }));
+    assert_eq!(plain.accept(&[3; 7]), Err(IdsError::TooMany { found: 7, limit: 6 }));
+    // Where the end token pads as well, the first one is still the text's.
+    let as_siglip_1 = tokenizer(r#"{"pad_token": "</s>"}"#, 6);
+    assert_eq!(as_siglip_1.accept(&[5, 6, 1, 1]).expect("ids").used, 3);
+}
+
+#[test]
 fn what_is_too_long_keeps_its_end_token() {
     let plain = tokenizer(PLAIN, 4);
     let tokens = plain.encode("a a a a a").expect("any text");

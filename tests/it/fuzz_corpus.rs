@@ -30,6 +30,11 @@ fn json() {
 }
 
 #[test]
+fn inference() {
+    replay("inference", fuzz::inference);
+}
+
+#[test]
 fn multipart() {
     replay("multipart", fuzz::multipart);
 }

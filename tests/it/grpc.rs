@@ -2,6 +2,7 @@
 
 mod access;
 mod health;
+mod inference;
 mod methods;
 mod parity;
 mod reflection;

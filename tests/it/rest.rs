@@ -4,6 +4,7 @@ mod access;
 mod bad_input;
 mod bulk;
 mod classify;
+mod compat;
 mod embeddings;
 mod errors;
 mod fetch;

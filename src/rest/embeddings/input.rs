@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The items of a request, in order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::rest) struct Inputs(pub(in crate::rest) Vec<Item>);
 
 /// One item as it was sent.

@@ -3,6 +3,7 @@
 use axum::{
     body::Body,
     extract::{Request, State},
+    http::Method,
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -12,12 +13,15 @@ use tracing::Span;
 use crate::rest::{AppState, problem::Failure};
 
 /// What is open to everybody: probes, and files that are the same in every copy of this server.
-const OPEN: [&str; 6] = ["/", "/page.css", "/page.js", "/docs", "/openapi.json", "/health"];
+const OPEN: [&str; 7] =
+    ["/", "/page.css", "/page.js", "/docs", "/openapi.json", "/health", "/ping"];
 /// Everything below these.
-const OPEN_BELOW: [&str; 2] = ["/docs/", "/health/"];
+const OPEN_BELOW: [&str; 4] = ["/docs/", "/health/", "/v2/health/", "/.well-known/"];
 
-fn is_open(path: &str) -> bool {
-    OPEN.contains(&path) || OPEN_BELOW.iter().any(|below| path.starts_with(below))
+/// Only what is read is open: `/` is the page to a browser, and to a client that posts a model's answer.
+fn is_open(method: &Method, path: &str) -> bool {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    reads && (OPEN.contains(&path) || OPEN_BELOW.iter().any(|below| path.starts_with(below)))
 }
 
 /// Refuses a request without a key, and one of a key that has enough of them in flight.
@@ -26,7 +30,8 @@ pub(in crate::rest) async fn authorize(
     request: Request,
     next: Next,
 ) -> Response {
-    let Some(keys) = state.0.access.keys.as_ref().filter(|_| !is_open(request.uri().path())) else {
+    let open = is_open(request.method(), request.uri().path());
+    let Some(keys) = state.0.access.keys.as_ref().filter(|_| !open) else {
         return next.run(request).await;
     };
     match keys.admit(request.headers()) {

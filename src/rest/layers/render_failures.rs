@@ -10,7 +10,10 @@ use axum::{
 use super::request_id::RequestId;
 use crate::{
     error::{Code, Error},
-    rest::problem::{Envelope, Failure, render},
+    rest::{
+        envelope::Envelope,
+        problem::{Failure, render},
+    },
 };
 
 /// Gives typed failures their body, and error statuses that came without a type (a framework's own

@@ -6,6 +6,7 @@ use siglip_server::{
     auth::Keys,
     grpc::{
         Access,
+        oip_proto::{self, grpc_inference_service_client::GrpcInferenceServiceClient},
         proto::{EmbedRequest, embedding_service_client::EmbeddingServiceClient},
     },
 };
@@ -50,6 +51,10 @@ async fn calls_present_a_key_and_health_checks_need_none() {
 
     let mut health = HealthClient::new(served.channel.clone());
     health.check(HealthCheckRequest::default()).await.expect("open");
+    let mut inference = GrpcInferenceServiceClient::new(served.channel.clone());
+    inference.server_ready(oip_proto::ServerReadyRequest {}).await.expect("open");
+    let refused = inference.model_infer(oip_proto::ModelInferRequest::default()).await;
+    assert_eq!(refused.expect_err("no key").code(), Code::Unauthenticated);
     let list = ServerReflectionRequest {
         message_request: Some(MessageRequest::ListServices(String::new())),
         ..ServerReflectionRequest::default()

@@ -34,9 +34,22 @@ fn embed(app: &TestApp) -> RequestBuilder {
 #[tokio::test]
 async fn without_a_key_there_is_nothing_but_health_and_pages() {
     let (app, _file) = locked().await;
-    for path in ["/health/live", "/health/ready", "/", "/docs/", "/openapi.json"] {
-        assert_eq!(app.get(path).await.status, StatusCode::OK, "{path}");
+    for path in [
+        "/health/live",
+        "/health/ready",
+        "/",
+        "/docs/",
+        "/openapi.json",
+        "/health",
+        "/ping",
+        "/v2/health/ready",
+        "/.well-known/ready",
+    ] {
+        assert!(app.get(path).await.status.is_success(), "{path}");
     }
+    // The page's path is a model's as well, to those who post.
+    let answer = app.post("/", json!({"inputs": "red"})).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
     for path in ["/metrics", "/info", "/v1/models", "/v1/models/colours", "/nothing", "/v1"] {
         let answer = app.get(path).await;
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path}");

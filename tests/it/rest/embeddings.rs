@@ -127,3 +127,26 @@ async fn a_large_answer_is_whole() {
     assert_ne!(rows[2998], rows[2999]);
     assert_eq!(rows[0], rows[2998]);
 }
+
+#[tokio::test]
+async fn one_message_is_one_embedding() {
+    let app = TestApp::start().await;
+    let picture = json!({"type": "image_url", "image_url": {"url": data_uri(RED)}});
+    let message = |content: Value| json!({"role": "user", "content": content});
+    let one = app.post(PATH, json!({"messages": [message(json!([picture]))]})).await.ok();
+    let expected = app.post(PATH, json!({"input": {"image": data_uri(RED)}})).await.ok();
+    assert_close(&vectors(&one)[0], &vectors(&expected)[0]);
+    let text = app.post(PATH, json!({"messages": [message(json!("red"))]})).await.ok();
+    assert_close(
+        &vectors(&text)[0],
+        &vectors(&app.post(PATH, json!({"input": "red"})).await.ok())[0],
+    );
+    for messages in [
+        json!([]),
+        json!([message(json!("red")), message(json!("blue"))]),
+        json!([message(json!([picture, {"type": "text", "text": "red"}]))]),
+    ] {
+        let answer = app.post(PATH, json!({"messages": messages})).await;
+        assert_eq!(answer.status, 400, "{}", answer.text);
+    }
+}

@@ -1,0 +1,181 @@
+//! Scores of a query against documents, of whatever kind each is.
+
+use std::{cmp::Ordering, sync::Arc};
+
+use super::{Context, Engine, Input, Usage, embed::Batch, item, until_deadline};
+use crate::{embedding::Embedding, error::Error, model::PairHead};
+
+/// Items of one side, with the name of the field that they came in.
+#[derive(Debug, Clone)]
+pub struct Side {
+    /// Names the items in errors: `documents[3]`; a single query goes by the name alone.
+    pub field: &'static str,
+    /// Texts and pictures.
+    pub inputs: Vec<Input>,
+}
+
+/// Queries and documents: one query for all documents, or one for each.
+#[derive(Debug, Clone)]
+pub struct RankRequest {
+    /// The model's name; the default model where none is given.
+    pub model: Option<String>,
+    /// One, or as many as there are documents.
+    pub queries: Side,
+    /// What is scored.
+    pub documents: Side,
+    /// Whether a text that is too long is cut; otherwise it is refused.
+    pub truncate: bool,
+}
+
+/// How well a document fits a query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pair {
+    /// Index into the request's documents.
+    pub document: usize,
+    /// Cosine of the angle between the embeddings, in `[-1, 1]`.
+    pub cosine: f32,
+    /// `exp(logit_scale) * cosine + logit_bias` for a picture and a text. None for two texts or two
+    /// pictures: the model was not trained to judge those, so it has no scale for them.
+    pub logit: Option<f32>,
+}
+
+/// The answer to a [`RankRequest`].
+#[derive(Debug, Clone)]
+pub struct Ranked {
+    /// The name of the model that answered.
+    pub model: Arc<str>,
+    /// What it consumed.
+    pub usage: Usage,
+    /// One a document, in the order of the request.
+    pub pairs: Vec<Pair>,
+}
+
+impl Pair {
+    /// A score in `[0, 1]`: the calibrated probability of a picture and a text; for two texts or two
+    /// pictures `(1 + cosine) / 2`, which orders them but is no probability.
+    #[must_use]
+    pub fn score(&self) -> f32 {
+        self.logit.map_or_else(|| self.cosine.midpoint(1.0), PairHead::sigmoid)
+    }
+
+    /// The score before it is mapped to `[0, 1]`: the logit, or the cosine where there is none.
+    #[must_use]
+    pub fn raw_score(&self) -> f32 {
+        self.logit.unwrap_or(self.cosine)
+    }
+
+    /// Best first. By the raw score: probabilities far from 0.5 round to the same number.
+    #[must_use]
+    pub fn best_first(&self, other: &Self) -> Ordering {
+        other.raw_score().total_cmp(&self.raw_score())
+    }
+}
+
+impl Engine {
+    /// Scores each document against its query.
+    ///
+    /// # Errors
+    /// The first failed item's error, its field named as in the request; [`crate::error::Code::InvalidRequest`]
+    /// for numbers of queries and documents that do not fit; or a limit's error before any work.
+    pub async fn rank(&self, request: RankRequest, context: &Context) -> Result<Ranked, Error> {
+        let RankRequest { model, queries, documents, truncate } = request;
+        let model = self.registry.get(model.as_deref())?;
+        for side in [&queries, &documents] {
+            self.check_count(side.field, side.inputs.len(), self.limits.max_items)?;
+        }
+        check_pairing(&queries, &documents)?;
+        let options = self.item_options(model, truncate, None)?;
+        let kinds = [&queries, &documents].map(kinds);
+        let name = (queries.inputs.len() == 1).then_some(queries.field);
+        let [queries, documents] =
+            [queries, documents].map(|side| Batch::new(side.field, side.inputs));
+        let _permit = self.admit(
+            model,
+            queries.inputs.len() + documents.inputs.len(),
+            queries.held_bytes() + documents.held_bytes(),
+        )?;
+        let queries = async {
+            let rows = self.embed_batch(model, queries, options, context).await;
+            rows.map_err(|error| match name {
+                Some(name) => error.map_field(|_| name.to_owned()),
+                None => error,
+            })
+        };
+        let documents = self.embed_batch(model, documents, options, context);
+        let work = async { tokio::try_join!(queries, documents) };
+        let ((queries, mut usage), (documents, used)) = until_deadline(context, work).await?;
+        usage += used;
+        self.metrics.pairs.inc_by(documents.len() as u64);
+        let pair = |document: usize| {
+            let query = document % queries.len();
+            let cosine = cosine(&queries[query], &documents[document]);
+            let logit = if kinds[0][query] == kinds[1][document] {
+                None
+            } else {
+                let head = model.card.pair_head.ok_or_else(|| item::no_text_tower(model))?;
+                Some(head.logit(cosine))
+            };
+            Ok(Pair { document, cosine, logit })
+        };
+        let pairs = (0..documents.len()).map(pair).collect::<Result<_, Error>>()?;
+        Ok(Ranked { model: model.name.as_str().into(), usage, pairs })
+    }
+}
+
+/// Whether each item is a picture.
+fn kinds(side: &Side) -> Vec<bool> {
+    side.inputs.iter().map(|input| matches!(input, Input::Image(_))).collect()
+}
+
+fn check_pairing(queries: &Side, documents: &Side) -> Result<(), Error> {
+    let (given, needed) = (queries.inputs.len(), documents.inputs.len());
+    if given == 1 || given == needed {
+        return Ok(());
+    }
+    let message = format!("{given} queries for {needed} documents: give one, or one for each");
+    Err(Error::invalid(queries.field, message))
+}
+
+/// The cosine of two rows, accumulated in f64; 0 where one of them has no direction.
+fn cosine(a: &Embedding, b: &Embedding) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    let (a, b) = (a.as_slice(), b.as_slice());
+    let norm = (dot(a, a) * dot(b, b)).sqrt();
+    // Rounding may push the cosine of equal directions past 1.
+    if norm > 0.0 { (dot(a, b) / norm).clamp(-1.0, 1.0) as f32 } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(cosine: f32, logit: Option<f32>) -> Pair {
+        Pair { document: 0, cosine, logit }
+    }
+
+    #[test]
+    fn only_a_picture_and_a_text_have_a_probability() {
+        assert_eq!(pair(0.5, Some(0.0)).score(), 0.5);
+        assert_eq!(pair(0.5, Some(3.0)).raw_score(), 3.0);
+        assert_eq!(pair(0.5, None).score(), 0.75);
+        assert_eq!(pair(0.5, None).raw_score(), 0.5);
+    }
+
+    #[test]
+    fn the_order_survives_where_probabilities_round_to_the_same() {
+        let mut pairs = [pair(0.1, Some(-300.0)), pair(0.2, Some(-200.0))];
+        assert_eq!(pairs[0].score(), pairs[1].score());
+        pairs.sort_by(Pair::best_first);
+        assert_eq!(pairs[0].cosine, 0.2);
+    }
+
+    #[test]
+    fn cosines_are_of_the_direction_alone() {
+        let row = |values: [f32; 2]| Embedding::new(values.to_vec());
+        assert_eq!(cosine(&row([2.0, 0.0]), &row([0.5, 0.0])), 1.0);
+        assert_eq!(cosine(&row([2.0, 0.0]), &row([0.0, 3.0])), 0.0);
+        assert_eq!(cosine(&row([0.0, 0.0]), &row([0.0, 3.0])), 0.0);
+    }
+}

@@ -1,0 +1,218 @@
+//! The methods of `inference.GRPCInferenceService`: the Open Inference Protocol.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tonic::{Request, Response, Status};
+
+use super::{
+    oip_proto::{
+        self as proto, grpc_inference_service_server as server, infer_parameter::ParameterChoice,
+        model_infer_request::InferInputTensor, model_infer_response::InferOutputTensor,
+        model_metadata_response::TensorMetadata,
+    },
+    service::accept,
+    status::status_in_words as status,
+};
+use crate::{
+    build_info,
+    engine::Engine,
+    error::Error,
+    oip::{self, Datatype, Elements, InferAnswer, InferRequest, Tensor, TensorSpec},
+    registry::{Model, Readiness},
+};
+
+/// Answers calls from an engine.
+pub(super) struct InferenceService {
+    engine: Arc<Engine>,
+}
+
+impl InferenceService {
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+
+    fn metadata(
+        &self,
+        request: &proto::ModelMetadataRequest,
+    ) -> Result<proto::ModelMetadataResponse, Error> {
+        oip::check_version(&request.version)?;
+        let model = self.engine.registry().get(Some(&request.name))?;
+        Ok(proto::ModelMetadataResponse {
+            name: model.name.clone(),
+            versions: vec![oip::VERSION.to_owned()],
+            platform: oip::PLATFORM.to_owned(),
+            inputs: oip::inputs(model).into_iter().map(tensor_metadata).collect(),
+            outputs: oip::outputs(model).into_iter().map(tensor_metadata).collect(),
+        })
+    }
+}
+
+/// A model in Triton's words.
+fn config(model: &Model) -> proto::ModelConfig {
+    let input = |spec: TensorSpec| proto::ModelInput {
+        name: spec.name.to_owned(),
+        data_type: data_type(spec.datatype).into(),
+        dims: spec.shape,
+        // Pictures or texts are enough.
+        optional: true,
+    };
+    let output = |spec: TensorSpec| proto::ModelOutput {
+        name: spec.name.to_owned(),
+        data_type: data_type(spec.datatype).into(),
+        dims: spec.shape,
+    };
+    proto::ModelConfig {
+        name: model.name.clone(),
+        platform: oip::PLATFORM.to_owned(),
+        max_batch_size: 0,
+        input: oip::inputs(model).into_iter().map(input).collect(),
+        output: oip::outputs(model).into_iter().map(output).collect(),
+    }
+}
+
+fn data_type(datatype: Datatype) -> proto::DataType {
+    match datatype {
+        Datatype::Bytes => proto::DataType::TypeString,
+        Datatype::Fp32 => proto::DataType::TypeFp32,
+        Datatype::Int64 => proto::DataType::TypeInt64,
+    }
+}
+
+fn tensor_metadata(spec: TensorSpec) -> TensorMetadata {
+    TensorMetadata {
+        name: spec.name.to_owned(),
+        datatype: spec.datatype.name().to_owned(),
+        shape: spec.shape,
+    }
+}
+
+/// Reads an inference request.
+///
+/// # Errors
+/// `invalid_request` for tensors whose elements are missing.
+fn read(message: proto::ModelInferRequest) -> Result<InferRequest, Error> {
+    oip::check_version(&message.model_version)?;
+    let raw = message.raw_input_contents;
+    if !raw.is_empty() && raw.len() != message.inputs.len() {
+        let message = format!("{} inputs, but {} raw contents", message.inputs.len(), raw.len());
+        return Err(Error::invalid("raw_input_contents", message));
+    }
+    let mut raw = raw.into_iter();
+    let inputs = message.inputs.into_iter().map(|input| tensor(input, raw.next()));
+    let normalize = match message.parameters.get("normalized").map(|value| &value.parameter_choice)
+    {
+        None => true,
+        Some(Some(ParameterChoice::BoolParam(normalize))) => *normalize,
+        Some(_) => return Err(Error::invalid("parameters.normalized", "must be a bool")),
+    };
+    Ok(InferRequest {
+        model: Some(message.model_name).filter(|name| !name.is_empty()),
+        inputs: inputs.collect::<Result<_, _>>()?,
+        outputs: message.outputs.into_iter().map(|output| output.name).collect(),
+        normalize,
+    })
+}
+
+fn tensor(input: InferInputTensor, raw: Option<Bytes>) -> Result<Tensor, Error> {
+    let InferInputTensor { name, datatype, shape, contents, .. } = input;
+    let elements = match (raw, contents) {
+        (Some(raw), None) => Elements::Raw(raw),
+        (None, Some(contents)) => match &*datatype {
+            "BYTES" => Elements::Bytes(contents.bytes_contents),
+            "FP32" => Elements::Floats(contents.fp32_contents),
+            "INT64" => Elements::Integers(contents.int64_contents),
+            _ => Elements::Integers(contents.int_contents.into_iter().map(Into::into).collect()),
+        },
+        (Some(_), Some(_)) => return Err(Error::invalid(name, "has its elements twice")),
+        (None, None) => return Err(Error::invalid(name, "has no elements")),
+    };
+    Ok(Tensor { name, datatype, shape, elements })
+}
+
+fn written(answer: &InferAnswer, id: String) -> proto::ModelInferResponse {
+    // Counts are bounded far below.
+    let size = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
+    let tensor = |output: &oip::Output| InferOutputTensor {
+        name: output.name.to_owned(),
+        datatype: "FP32".to_owned(),
+        shape: vec![size(output.matrix.rows), size(output.matrix.dim)],
+        ..Default::default()
+    };
+    proto::ModelInferResponse {
+        model_name: answer.model.to_string(),
+        model_version: oip::VERSION.to_owned(),
+        id,
+        outputs: answer.outputs.iter().map(tensor).collect(),
+        raw_output_contents: answer.outputs.iter().map(oip::Output::to_raw).collect(),
+        ..Default::default()
+    }
+}
+
+#[tonic::async_trait]
+impl server::GrpcInferenceService for InferenceService {
+    async fn server_live(
+        &self,
+        _: Request<proto::ServerLiveRequest>,
+    ) -> Result<Response<proto::ServerLiveResponse>, Status> {
+        Ok(Response::new(proto::ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(
+        &self,
+        _: Request<proto::ServerReadyRequest>,
+    ) -> Result<Response<proto::ServerReadyResponse>, Status> {
+        let ready = self.engine.registry().readiness() == Readiness::Ready;
+        Ok(Response::new(proto::ServerReadyResponse { ready }))
+    }
+
+    async fn model_ready(
+        &self,
+        request: Request<proto::ModelReadyRequest>,
+    ) -> Result<Response<proto::ModelReadyResponse>, Status> {
+        let proto::ModelReadyRequest { name, version } = request.into_inner();
+        let ready =
+            oip::check_version(&version).is_ok() && self.engine.registry().get(Some(&name)).is_ok();
+        Ok(Response::new(proto::ModelReadyResponse { ready }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<proto::ServerMetadataRequest>,
+    ) -> Result<Response<proto::ServerMetadataResponse>, Status> {
+        Ok(Response::new(proto::ServerMetadataResponse {
+            name: oip::PLATFORM.to_owned(),
+            version: build_info::VERSION.to_owned(),
+            // Raw tensors are part of the protocol here, not an extension.
+            extensions: vec!["model_configuration".to_owned()],
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<proto::ModelMetadataRequest>,
+    ) -> Result<Response<proto::ModelMetadataResponse>, Status> {
+        self.metadata(request.get_ref()).map(Response::new).map_err(status)
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<proto::ModelConfigRequest>,
+    ) -> Result<Response<proto::ModelConfigResponse>, Status> {
+        let proto::ModelConfigRequest { name, version } = request.into_inner();
+        oip::check_version(&version).map_err(status)?;
+        let model = self.engine.registry().get(Some(&name)).map_err(status)?;
+        Ok(Response::new(proto::ModelConfigResponse { config: Some(config(model)) }))
+    }
+
+    async fn model_infer(
+        &self,
+        request: Request<proto::ModelInferRequest>,
+    ) -> Result<Response<proto::ModelInferResponse>, Status> {
+        let (mut message, call) = accept(request).map_err(status)?;
+        let id = std::mem::take(&mut message.id);
+        let request = read(message).map_err(status)?;
+        let answer = oip::infer(&self.engine, request, &call.context()).await.map_err(status)?;
+        Ok(Response::new(written(&answer, id)))
+    }
+}

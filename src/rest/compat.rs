@@ -1,0 +1,64 @@
+//! Routes that speak the format of another server, so that its clients work unchanged.
+//!
+//! Each is thin: its own request to the engine's, the engine's answer to its own. What each supports and
+//! where it differs stands in `docs/compatibility.md`.
+
+pub(super) mod cohere;
+pub(super) mod content;
+pub(super) mod immich;
+pub(super) mod oip;
+pub(super) mod rerank;
+pub(super) mod score;
+pub(super) mod tei;
+pub(super) mod voyage;
+pub(super) mod weaviate;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::AppState;
+use crate::{
+    embedding::{Embedding, Encoding},
+    engine::{EmbedRequest, Input},
+    error::Error,
+};
+
+/// Every compatible route.
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(cohere::embed))
+        .routes(routes!(cohere::rerank::rerank))
+        .routes(routes!(voyage::embed))
+        .routes(routes!(tei::embed))
+        .routes(routes!(tei::similarity))
+        .routes(routes!(tei::endpoint::predict))
+        .routes(routes!(tei::health))
+        .routes(routes!(rerank::rerank))
+        .routes(routes!(rerank::versioned))
+        .routes(routes!(score::score))
+        .routes(routes!(score::versioned))
+        .merge(oip::routes())
+        .routes(routes!(weaviate::vectorize))
+        .routes(routes!(weaviate::meta))
+        .routes(routes!(weaviate::live))
+        .routes(routes!(weaviate::ready))
+        .routes(routes!(immich::predict))
+        .routes(routes!(immich::ping))
+}
+
+/// A request for normalised embeddings of everything in `inputs`.
+fn embed_all(model: Option<String>, inputs: Vec<Input>) -> EmbedRequest {
+    EmbedRequest { model, inputs, ..EmbedRequest::default() }
+}
+
+/// The engine names items `input[3]`; here the field is called `name`.
+fn in_field(error: Error, name: &'static str) -> Error {
+    error.map_field(|field| match field.strip_prefix("input") {
+        Some(rest) if rest.is_empty() || rest.starts_with('[') => format!("{name}{rest}"),
+        _ => field.to_owned(),
+    })
+}
+
+/// A row as base64 over little-endian 32-bit floats.
+fn base64_floats(row: &Embedding) -> String {
+    base64_simd::STANDARD.encode_to_string(row.encoded(Encoding::F32))
+}

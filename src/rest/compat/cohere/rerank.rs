@@ -1,0 +1,100 @@
+//! `POST /v2/rerank`, as Cohere's clients speak it.
+
+use axum::{extract::State, response::Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Meta;
+use crate::{
+    engine::Ranked,
+    rest::{
+        AppState,
+        body::{FromPayload, Payload},
+        compat::{
+            content::Item,
+            rerank::{Query, ranking},
+        },
+        layers::Ctx,
+        openapi::{CohereErrors, RequestHeaders},
+        problem::Failure,
+        respond,
+    },
+};
+
+/// A query, and the documents to order by it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(
+    as = CohereRerankRequest,
+    example = json!({"model": "demo", "query": "a cat", "documents": ["a kitten", "a truck"], "top_n": 1})
+)]
+pub(in crate::rest) struct RerankBody {
+    /// The model's name; the default model where none is given.
+    model: Option<String>,
+    /// A text, or an object with one text or one picture.
+    query: Item,
+    /// Texts, or objects with one text or one picture; all of one kind.
+    documents: Vec<Item>,
+    /// Keep only the best.
+    #[schema(minimum = 1)]
+    top_n: Option<usize>,
+}
+
+impl FromPayload for RerankBody {
+    const ACCEPTS: &'static str = "application/json";
+}
+
+/// The documents, best first.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CohereRerankResponse)]
+pub(in crate::rest) struct RerankAnswer {
+    id: String,
+    results: Vec<RerankResult>,
+    meta: Meta,
+}
+
+/// One document's score.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CohereRerankResult)]
+pub(in crate::rest) struct RerankResult {
+    /// Its place in the request.
+    index: usize,
+    /// A picture and a text: the calibrated probability. Two of a kind: `(1 + cosine) / 2`.
+    relevance_score: f32,
+}
+
+impl RerankAnswer {
+    fn new(ranked: &Ranked, top: Option<usize>) -> Self {
+        let results = ranking(ranked, top)
+            .into_iter()
+            .map(|pair| RerankResult { index: pair.document, relevance_score: pair.score() });
+        Self {
+            id: Uuid::now_v7().to_string(),
+            results: results.collect(),
+            meta: ranked.usage.into(),
+        }
+    }
+}
+
+/// Orders documents by a query, in Cohere's shape
+#[utoipa::path(
+    post,
+    path = "/v2/rerank",
+    operation_id = "cohere_rerank",
+    tag = "compatible",
+    params(RequestHeaders),
+    request_body = RerankBody,
+    responses((status = 200, description = "The documents, best first", body = RerankAnswer), CohereErrors),
+)]
+pub(in crate::rest) async fn rerank(
+    State(state): State<AppState>,
+    Ctx(context): Ctx,
+    Payload(body): Payload<RerankBody>,
+) -> Result<Response, Failure> {
+    let RerankBody { model, query, documents, top_n } = body;
+    let query = Query { model, query, field: "documents", documents, truncate: true };
+    let request = query.resolve()?;
+    let ranked = state.engine().rank(request, &context).await?;
+    let values = ranked.pairs.len();
+    respond::json(&state, &context, values, move || RerankAnswer::new(&ranked, top_n)).await
+}

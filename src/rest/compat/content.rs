@@ -1,0 +1,305 @@
+//! One thing to embed, in the shapes that the compatible APIs give it.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+use utoipa::ToSchema;
+
+use crate::{
+    engine::{ImageInput, Input},
+    error::Error,
+    rest::long_text::LongText,
+};
+
+/// A text, or an object that says what it holds.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+pub(in crate::rest) enum Item {
+    /// A text.
+    Text(String),
+    /// An object with one text or one picture.
+    Part(Part),
+}
+
+/// An object with one text or one picture, in whatever way an API writes that.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(examples(
+    json!({"text": "a cat"}),
+    json!({"image": "data:image/png;base64,iVBORw0..."}),
+    json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0..."}}),
+    json!({"content": [{"type": "text", "text": "a cat"}]})
+))]
+pub(in crate::rest) struct Part {
+    /// What the part holds; the field that is set tells as much.
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    /// A text.
+    text: Option<String>,
+    /// A picture: a data URI, base64, or a URL where the server fetches.
+    image: Option<LongText>,
+    /// A picture: a data URI or base64.
+    image_base64: Option<LongText>,
+    /// A picture: a data URI, base64, or a URL where the server fetches; alone or in an object.
+    image_url: Option<ImageUrl>,
+    /// Parts; each item is one text or one picture, so there is one.
+    #[schema(value_type = Option<ItemsSchema>, no_recursion)]
+    content: Option<Items>,
+}
+
+/// A picture's data URI, base64 or URL, alone or in an object.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected a string or {\"url\": ...}")]
+pub(in crate::rest) enum ImageUrl {
+    /// Alone.
+    Text(LongText),
+    /// In an object.
+    Object {
+        /// The data URI.
+        url: LongText,
+    },
+}
+
+/// One item, or an array of items.
+#[derive(Debug, Default)]
+pub(in crate::rest) struct Items(pub(in crate::rest) Vec<Item>);
+
+impl From<Part> for Item {
+    fn from(part: Part) -> Self {
+        Self::Part(part)
+    }
+}
+
+impl Item {
+    /// What the item is. Nothing is decoded here.
+    ///
+    /// # Errors
+    /// [`crate::error::Code::InvalidRequest`] for an item that is not one text or one picture; else what
+    /// [`ImageInput::parse`] says.
+    pub(in crate::rest) fn resolve(self) -> Result<Input, Error> {
+        match self {
+            Self::Text(text) => Ok(Input::Text(text)),
+            Self::Part(Part { content: Some(Items(content)), text: None, .. }) => single(content),
+            Self::Part(part) => part.resolve(),
+        }
+    }
+
+    /// The text, where it is one.
+    pub(in crate::rest) fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Part(part) => part.text.as_deref(),
+        }
+    }
+}
+
+impl Part {
+    fn resolve(self) -> Result<Input, Error> {
+        let url = self.image_url.map(|url| match url {
+            ImageUrl::Text(url) | ImageUrl::Object { url } => url,
+        });
+        let mut given = [self.image, self.image_base64, url].into_iter().flatten();
+        match (self.text, given.next(), given.next()) {
+            (Some(text), None, None) => Ok(Input::Text(text)),
+            (None, Some(image), None) => ImageInput::parse(image.0).map(Input::Image),
+            (None, None, None) => Err(unsupported(self.kind.as_deref())),
+            _ => Err(mixed()),
+        }
+    }
+}
+
+/// The one part of a content.
+fn single(mut content: Vec<Item>) -> Result<Input, Error> {
+    match (content.pop(), content.is_empty()) {
+        // Only leaves: a content in a content is in no API.
+        (Some(Item::Part(part)), true) if part.content.is_none() => part.resolve(),
+        (Some(Item::Text(text)), true) => Ok(Input::Text(text)),
+        (None, _) => Err(unsupported(None)),
+        _ => Err(mixed()),
+    }
+}
+
+fn unsupported(kind: Option<&str>) -> Error {
+    let message = match kind {
+        Some(kind) if !matches!(kind, "text" | "image" | "image_url" | "image_base64") => {
+            "only texts and pictures are embedded here".to_owned()
+        }
+        _ => "an item holds a text or a picture".to_owned(),
+    };
+    Error::new(crate::error::Code::InvalidRequest, message)
+}
+
+fn mixed() -> Error {
+    let message =
+        "an item is one text or one picture: this model has no vector for several together";
+    Error::new(crate::error::Code::InvalidRequest, message)
+}
+
+/// What each item is; every item that is neither is named.
+///
+/// # Errors
+/// The faults, folded into one error.
+pub(in crate::rest) fn resolve_all(
+    field: &'static str,
+    items: impl IntoIterator<Item = Item>,
+) -> Result<Vec<Input>, Error> {
+    collect(field, items.into_iter().map(Item::resolve))
+}
+
+/// Reads pictures that came as strings; every one that is not a picture is named.
+///
+/// # Errors
+/// The faults, folded into one error.
+pub(in crate::rest) fn pictures(
+    field: &'static str,
+    images: Vec<LongText>,
+) -> Result<Vec<Input>, Error> {
+    collect(field, images.into_iter().map(|image| ImageInput::parse(image.0).map(Input::Image)))
+}
+
+fn collect(
+    field: &'static str,
+    inputs: impl Iterator<Item = Result<Input, Error>>,
+) -> Result<Vec<Input>, Error> {
+    let mut errors = Vec::new();
+    let mut found = Vec::new();
+    for (index, input) in inputs.enumerate() {
+        match input {
+            Ok(input) => found.push(input),
+            Err(error) => errors.push(error.with_field(format!("{field}[{index}]"))),
+        }
+    }
+    Error::of_items(errors).map_or(Ok(found), Err)
+}
+
+// Written by hand, not as untagged enums: a fault deep in an array keeps its own message and path.
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ItemVisitor)
+    }
+}
+
+struct ItemVisitor;
+
+impl<'de> Visitor<'de> for ItemVisitor {
+    type Value = Item;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or an object with a text or a picture")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Item, E> {
+        Ok(Item::Text(text.to_owned()))
+    }
+
+    fn visit_string<E: de::Error>(self, text: String) -> Result<Item, E> {
+        Ok(Item::Text(text))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Item, A::Error> {
+        Part::deserialize(MapAccessDeserializer::new(map)).map(Item::Part)
+    }
+}
+
+impl<'de> Deserialize<'de> for Items {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ItemsVisitor)
+    }
+}
+
+struct ItemsVisitor;
+
+impl<'de> Visitor<'de> for ItemsVisitor {
+    type Value = Items;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, an object with a text or a picture, or an array of them")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Items, E> {
+        ItemVisitor.visit_str(text).map(|item| Items(vec![item]))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Items, A::Error> {
+        // An object with a content of several parts stands for several items here.
+        match ItemVisitor.visit_map(map)? {
+            Item::Part(Part { content: Some(items), text: None, .. }) => Ok(items),
+            item => Ok(Items(vec![item])),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Items, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Items(items))
+    }
+}
+
+/// One item, or an array of items, for the document.
+#[derive(ToSchema)]
+#[schema(as = Items)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only describes `Items`, which is read by hand")]
+pub(in crate::rest) enum ItemsSchema {
+    /// One.
+    One(Item),
+    /// Several.
+    Many(Vec<Item>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    fn items(json: &str) -> Result<Vec<Input>, Error> {
+        let items: Items = serde_json::from_str(json).expect(json);
+        resolve_all("documents", items.0)
+    }
+
+    #[test]
+    fn every_way_to_write_an_item_is_read() {
+        for json in [
+            r#""+/8=""#,
+            r#"["+/8="]"#,
+            r#"{"text": "+/8="}"#,
+            r#"[{"type": "text", "text": "+/8="}]"#,
+            r#"[{"content": [{"type": "text", "text": "+/8="}]}]"#,
+            r#"[{"role": "user", "content": "+/8="}]"#,
+        ] {
+            let read = items(json).expect(json);
+            assert!(matches!(&read[..], [Input::Text(text)] if text == "+/8="), "{json}");
+        }
+        for json in [
+            r#"{"image": "+/8="}"#,
+            r#"[{"type": "image_base64", "image_base64": "data:image/png;base64,+/8="}]"#,
+            r#"[{"type": "image_url", "image_url": {"url": "+/8=", "detail": "low"}}]"#,
+            r#"{"content": [{"type": "image_url", "image_url": "+/8="}]}"#,
+        ] {
+            let read = items(json).expect(json);
+            assert!(matches!(&read[..], [Input::Image(_)]), "{json}");
+        }
+        let url = items(r#"{"image_url": {"url": "https://example.com/a.png"}}"#).expect("a URL");
+        assert!(matches!(&url[..], [Input::Image(ImageInput::Url(_))]));
+        assert_eq!(items(r#"{"content": [{"text": "a"}, {"image": "b"}]}"#).expect("two").len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_one_text_or_one_picture_is_named() {
+        for (json, code) in [
+            (r#"["a", {"type": "video_url"}]"#, Code::InvalidRequest),
+            (r#"["a", {"text": "a", "image": "b"}]"#, Code::InvalidRequest),
+            (r#"["a", {"content": []}]"#, Code::InvalidRequest),
+            (r#"["a", {"content": [{"text": "a"}, {"image": "b"}]}]"#, Code::InvalidRequest),
+            (r#"["a", {"content": [{"content": [{"text": "a"}]}]}]"#, Code::InvalidRequest),
+            (r#"["a", {"image_url": "file:///a.png"}]"#, Code::FetchForbidden),
+        ] {
+            let error = items(json).expect_err(json);
+            assert_eq!((error.code(), error.field()), (code, Some("documents[1]")), "{json}");
+        }
+    }
+}

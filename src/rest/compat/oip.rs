@@ -1,0 +1,173 @@
+//! The Open Inference Protocol, version 2, over REST: KServe's and Triton's clients.
+
+mod models;
+mod schema;
+pub(in crate::rest) mod wire;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    response::Response,
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use self::{
+    schema::{InferBodySchema, InferResponseSchema},
+    wire::Call,
+};
+use crate::{
+    build_info,
+    engine::Context,
+    oip,
+    rest::{
+        AppState, health,
+        layers::Ctx,
+        openapi::{PlainErrors, PlainNotReadyErrors, RequestHeaders},
+        problem::Failure,
+    },
+};
+
+/// Every route of the protocol.
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(server))
+        .routes(routes!(live))
+        .routes(routes!(ready))
+        .routes(routes!(models::metadata))
+        .routes(routes!(models::ready))
+        .routes(routes!(models::config))
+        .routes(routes!(infer))
+        .routes(routes!(models::versioned_metadata))
+        .routes(routes!(models::versioned_ready))
+        .routes(routes!(models::versioned_config))
+        .routes(routes!(versioned_infer))
+}
+
+/// What serves.
+#[derive(Debug, Serialize, ToSchema)]
+struct ServerMetadata {
+    /// Always `siglip-server`.
+    #[schema(value_type = String)]
+    name: &'static str,
+    version: &'static str,
+    /// Extensions of the protocol that are spoken.
+    #[schema(value_type = Vec<String>)]
+    extensions: [&'static str; 2],
+}
+
+/// Describes the server, in the Open Inference Protocol
+#[utoipa::path(
+    get,
+    path = "/v2",
+    operation_id = "oip_server",
+    tag = "compatible",
+    responses((status = 200, description = "The server", body = ServerMetadata)),
+)]
+async fn server() -> Json<ServerMetadata> {
+    Json(ServerMetadata {
+        name: oip::PLATFORM,
+        version: build_info::VERSION,
+        extensions: oip::EXTENSIONS,
+    })
+}
+
+/// Says that the process answers, in the Open Inference Protocol
+#[utoipa::path(
+    get,
+    path = "/v2/health/live",
+    operation_id = "oip_live",
+    tag = "compatible",
+    responses((status = 200, description = "The process answers")),
+)]
+async fn live() {}
+
+/// Says whether the server wants traffic, in the Open Inference Protocol
+#[utoipa::path(
+    get,
+    path = "/v2/health/ready",
+    operation_id = "oip_ready",
+    tag = "compatible",
+    responses(
+        (status = 200, description = "Every tower ran and every worker lives"),
+        PlainNotReadyErrors,
+    ),
+)]
+async fn ready(State(state): State<AppState>) -> Result<(), Failure> {
+    Ok(health::check(&state)?)
+}
+
+/// Embeds and scores tensors, in the Open Inference Protocol
+///
+/// Reads `IMAGE` (BYTES; in JSON data URIs or base64) or `PIXEL_VALUES` (FP32 `[n, 3, height, width]`), and
+/// `TEXT` (BYTES) or `INPUT_IDS` (INT32 or INT64 `[n, length]`). Answers `EMBEDDING`, pictures first, and where
+/// both sides are given `LOGIT` and `PROBABILITY` `[pictures, texts]`. With the header
+/// `Inference-Header-Content-Length` the body is that much JSON, and raw tensors behind it.
+#[utoipa::path(
+    post,
+    path = "/v2/models/{model}/infer",
+    operation_id = "oip_infer",
+    tag = "compatible",
+    params(
+        ("model" = String, Path, description = "The model's name", example = "demo"),
+        (
+            "inference-header-content-length" = Option<usize>,
+            Header,
+            description = "Bytes of JSON, where raw tensors stand behind it"
+        ),
+        RequestHeaders,
+    ),
+    request_body(content((InferBodySchema = "application/json"))),
+    responses((status = 200, description = "The tensors", body = InferResponseSchema), PlainErrors),
+)]
+async fn infer(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    Ctx(context): Ctx,
+    call: Call,
+) -> Result<Response, Failure> {
+    answer(&state, &context, name, call).await
+}
+
+/// Embeds and scores tensors of a version, in the Open Inference Protocol
+///
+/// The same as without a version, of which there is one: `1`.
+#[utoipa::path(
+    post,
+    path = "/v2/models/{model}/versions/{version}/infer",
+    operation_id = "oip_infer_version",
+    tag = "compatible",
+    params(
+        ("model" = String, Path, description = "The model's name", example = "demo"),
+        ("version" = String, Path, description = "Always `1`", example = "1"),
+        (
+            "inference-header-content-length" = Option<usize>,
+            Header,
+            description = "Bytes of JSON, where raw tensors stand behind it"
+        ),
+        RequestHeaders,
+    ),
+    request_body(content((InferBodySchema = "application/json"))),
+    responses((status = 200, description = "The tensors", body = InferResponseSchema), PlainErrors),
+)]
+async fn versioned_infer(
+    State(state): State<AppState>,
+    Path((name, version)): Path<(String, String)>,
+    Ctx(context): Ctx,
+    call: Call,
+) -> Result<Response, Failure> {
+    oip::check_version(&version)?;
+    answer(&state, &context, name, call).await
+}
+
+async fn answer(
+    state: &AppState,
+    context: &Context,
+    model: String,
+    call: Call,
+) -> Result<Response, Failure> {
+    let (request, form) = call.split(model)?;
+    let answer = oip::infer(state.engine(), request, context).await?;
+    Ok(form.respond(state, context, answer).await?)
+}

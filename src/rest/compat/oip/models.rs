@@ -1,0 +1,243 @@
+//! What the Open Inference Protocol tells of a model.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    error::Error,
+    oip::{self, TensorSpec},
+    rest::{AppState, openapi::PlainUnknownModelErrors, problem::Failure},
+};
+
+/// What is known of a model.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ModelMetadata {
+    name: String,
+    /// Always `["1"]`.
+    #[schema(value_type = Vec<String>)]
+    versions: [&'static str; 1],
+    /// Always `siglip-server`.
+    #[schema(value_type = String)]
+    platform: &'static str,
+    /// Tensors that are read.
+    inputs: Vec<TensorMetadata>,
+    /// Tensors that are answered.
+    outputs: Vec<TensorMetadata>,
+}
+
+/// What is known of a tensor.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TensorMetadata {
+    #[schema(value_type = String, example = "EMBEDDING")]
+    name: &'static str,
+    #[schema(value_type = String, example = "FP32")]
+    datatype: &'static str,
+    /// -1 for a size that requests choose.
+    shape: Vec<i64>,
+}
+
+/// The same in Triton's words.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ModelConfig {
+    name: String,
+    /// Always `siglip-server`.
+    #[schema(value_type = String)]
+    platform: &'static str,
+    /// Always 0: shapes are whole, and the server forms its batches itself.
+    #[schema(value_type = i32)]
+    max_batch_size: i32,
+    /// Tensors that are read.
+    input: Vec<TensorConfig>,
+    /// Tensors that are answered.
+    output: Vec<TensorConfig>,
+}
+
+/// A tensor in Triton's words.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TensorConfig {
+    #[schema(value_type = String, example = "EMBEDDING")]
+    name: &'static str,
+    #[schema(value_type = String, example = "TYPE_FP32")]
+    data_type: &'static str,
+    /// -1 for a size that requests choose.
+    dims: Vec<i64>,
+    /// Whether a request may leave it out; of inputs only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    optional: bool,
+}
+
+impl From<TensorSpec> for TensorMetadata {
+    fn from(spec: TensorSpec) -> Self {
+        Self { name: spec.name, datatype: spec.datatype.name(), shape: spec.shape }
+    }
+}
+
+impl TensorConfig {
+    fn of(specs: Vec<TensorSpec>, optional: bool) -> Vec<Self> {
+        let tensor = |spec: TensorSpec| Self {
+            name: spec.name,
+            data_type: spec.datatype.config_name(),
+            dims: spec.shape,
+            optional,
+        };
+        specs.into_iter().map(tensor).collect()
+    }
+}
+
+fn described(state: &AppState, name: &str) -> Result<Json<ModelMetadata>, Failure> {
+    let model = state.engine().registry().get(Some(name))?;
+    let tensors = |specs: Vec<TensorSpec>| specs.into_iter().map(Into::into).collect();
+    Ok(Json(ModelMetadata {
+        name: model.name.clone(),
+        versions: [oip::VERSION],
+        platform: oip::PLATFORM,
+        inputs: tensors(oip::inputs(model)),
+        outputs: tensors(oip::outputs(model)),
+    }))
+}
+
+fn configured(state: &AppState, name: &str) -> Result<Json<ModelConfig>, Failure> {
+    let model = state.engine().registry().get(Some(name))?;
+    Ok(Json(ModelConfig {
+        name: model.name.clone(),
+        platform: oip::PLATFORM,
+        max_batch_size: 0,
+        // Pictures or texts are enough.
+        input: TensorConfig::of(oip::inputs(model), true),
+        output: TensorConfig::of(oip::outputs(model), false),
+    }))
+}
+
+/// Describes a model, in the Open Inference Protocol
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}",
+    operation_id = "oip_model",
+    tag = "compatible",
+    params(("model" = String, Path, description = "The model's name", example = "demo")),
+    responses(
+        (status = 200, description = "The model", body = ModelMetadata),
+        PlainUnknownModelErrors,
+    ),
+)]
+pub(super) async fn metadata(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+) -> Result<Json<ModelMetadata>, Failure> {
+    described(&state, &name)
+}
+
+/// Describes a version of a model, in the Open Inference Protocol
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/versions/{version}",
+    operation_id = "oip_model_version",
+    tag = "compatible",
+    params(
+        ("model" = String, Path, description = "The model's name", example = "demo"),
+        ("version" = String, Path, description = "Always `1`", example = "1"),
+    ),
+    responses(
+        (status = 200, description = "The model", body = ModelMetadata),
+        PlainUnknownModelErrors,
+    ),
+)]
+pub(super) async fn versioned_metadata(
+    State(state): State<AppState>,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<Json<ModelMetadata>, Failure> {
+    oip::check_version(&version)?;
+    described(&state, &name)
+}
+
+/// Describes a model in Triton's words, in the Open Inference Protocol
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/config",
+    operation_id = "oip_model_config",
+    tag = "compatible",
+    params(("model" = String, Path, description = "The model's name", example = "demo")),
+    responses(
+        (status = 200, description = "The model", body = ModelConfig),
+        PlainUnknownModelErrors,
+    ),
+)]
+pub(super) async fn config(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+) -> Result<Json<ModelConfig>, Failure> {
+    configured(&state, &name)
+}
+
+/// Describes a version of a model in Triton's words, in the Open Inference Protocol
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/versions/{version}/config",
+    operation_id = "oip_model_config_version",
+    tag = "compatible",
+    params(
+        ("model" = String, Path, description = "The model's name", example = "demo"),
+        ("version" = String, Path, description = "Always `1`", example = "1"),
+    ),
+    responses(
+        (status = 200, description = "The model", body = ModelConfig),
+        PlainUnknownModelErrors,
+    ),
+)]
+pub(super) async fn versioned_config(
+    State(state): State<AppState>,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<Json<ModelConfig>, Failure> {
+    oip::check_version(&version)?;
+    configured(&state, &name)
+}
+
+/// Says whether a model takes requests, in the Open Inference Protocol
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/ready",
+    operation_id = "oip_model_ready",
+    tag = "compatible",
+    params(("model" = String, Path, description = "The model's name", example = "demo")),
+    responses(
+        (status = 200, description = "The model takes requests"),
+        PlainUnknownModelErrors,
+    ),
+)]
+pub(super) async fn ready(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+) -> Result<(), Failure> {
+    Ok(taking(&state, &name)?)
+}
+
+/// Says whether a version of a model takes requests, in the Open Inference Protocol
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/versions/{version}/ready",
+    operation_id = "oip_model_ready_version",
+    tag = "compatible",
+    params(
+        ("model" = String, Path, description = "The model's name", example = "demo"),
+        ("version" = String, Path, description = "Always `1`", example = "1"),
+    ),
+    responses(
+        (status = 200, description = "The model takes requests"),
+        PlainUnknownModelErrors,
+    ),
+)]
+pub(super) async fn versioned_ready(
+    State(state): State<AppState>,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<(), Failure> {
+    oip::check_version(&version)?;
+    Ok(taking(&state, &name)?)
+}
+
+fn taking(state: &AppState, name: &str) -> Result<(), Error> {
+    state.engine().registry().get(Some(name)).map(drop)
+}

@@ -1,0 +1,138 @@
+//! `POST /score`, as vLLM speaks it.
+
+use axum::{extract::State, response::Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::content::{self, Items, ItemsSchema};
+use crate::{
+    engine::{Context, Pair, RankRequest, RankSide, Ranked},
+    rest::{
+        AppState,
+        body::{FromPayload, Payload},
+        layers::Ctx,
+        openapi::{OpenAiErrors, RequestHeaders},
+        problem::Failure,
+        respond::{self, Usage},
+    },
+};
+
+/// Queries and documents: one query for all documents, or one for each.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "queries": "a cat", "documents": ["a kitten", {"image": "data:image/png;base64,iVBORw0..."}]
+}))]
+pub(in crate::rest) struct ScoreBody {
+    /// The model's name; the default model where none is given.
+    model: Option<String>,
+    /// One, or as many as there are documents.
+    #[serde(alias = "text_1", alias = "data_1")]
+    #[schema(value_type = ItemsSchema)]
+    queries: Items,
+    /// What is scored.
+    #[serde(alias = "text_2", alias = "data_2", alias = "items")]
+    #[schema(value_type = ItemsSchema)]
+    documents: Items,
+}
+
+impl FromPayload for ScoreBody {
+    const ACCEPTS: &'static str = "application/json";
+}
+
+/// One score a document, in the order of the request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::rest) struct ScoreAnswer {
+    id: String,
+    /// Always `list`.
+    #[schema(value_type = String)]
+    object: &'static str,
+    /// The model that answered.
+    model: String,
+    data: Vec<ScoreObject>,
+    usage: Usage,
+}
+
+/// One score.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::rest) struct ScoreObject {
+    /// The document's place in the request.
+    index: usize,
+    /// Always `score`.
+    #[schema(value_type = String)]
+    object: &'static str,
+    /// A picture and a text: the calibrated probability. Two of a kind: `(1 + cosine) / 2`.
+    score: f32,
+}
+
+impl ScoreAnswer {
+    fn new(ranked: &Ranked) -> Self {
+        let object = |pair: &Pair| ScoreObject {
+            index: pair.document,
+            object: "score",
+            score: pair.score(),
+        };
+        Self {
+            id: format!("score-{}", Uuid::now_v7().simple()),
+            object: "list",
+            model: ranked.model.to_string(),
+            data: ranked.pairs.iter().map(object).collect(),
+            usage: ranked.usage.into(),
+        }
+    }
+}
+
+async fn scores(state: &AppState, context: &Context, body: ScoreBody) -> Result<Response, Failure> {
+    let side = |field, Items(items)| {
+        content::resolve_all(field, items).map(|inputs| RankSide { field, inputs })
+    };
+    let request = RankRequest {
+        model: body.model,
+        queries: side("queries", body.queries)?,
+        documents: side("documents", body.documents)?,
+        truncate: true,
+    };
+    let ranked = state.engine().rank(request, context).await?;
+    let values = ranked.pairs.len();
+    respond::json(state, context, values, move || ScoreAnswer::new(&ranked)).await
+}
+
+/// Scores documents against queries, in vLLM's shape
+///
+/// A picture and a text are scored by their calibrated probability, two of a kind by `(1 + cosine) / 2`.
+#[utoipa::path(
+    post,
+    path = "/score",
+    operation_id = "score",
+    tag = "compatible",
+    params(RequestHeaders),
+    request_body = ScoreBody,
+    responses((status = 200, description = "The scores", body = ScoreAnswer), OpenAiErrors),
+)]
+pub(in crate::rest) async fn score(
+    State(state): State<AppState>,
+    Ctx(context): Ctx,
+    Payload(body): Payload<ScoreBody>,
+) -> Result<Response, Failure> {
+    scores(&state, &context, body).await
+}
+
+/// Scores documents against queries, in vLLM's shape
+///
+/// The same as `/score`.
+#[utoipa::path(
+    post,
+    path = "/v1/score",
+    operation_id = "score_v1",
+    tag = "compatible",
+    params(RequestHeaders),
+    request_body = ScoreBody,
+    responses((status = 200, description = "The scores", body = ScoreAnswer), OpenAiErrors),
+)]
+pub(in crate::rest) async fn versioned(
+    State(state): State<AppState>,
+    Ctx(context): Ctx,
+    Payload(body): Payload<ScoreBody>,
+) -> Result<Response, Failure> {
+    scores(&state, &context, body).await
+}

@@ -1,0 +1,236 @@
+//! `POST /`: the tasks of an inference endpoint of Hugging Face.
+
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, IgnoredAny},
+};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::{EmbedBody, SimilarityBody, cosines, embeddings};
+use crate::{
+    engine::{ClassifyRequest, Context, ImageInput, ImageSide},
+    rest::{
+        AppState,
+        body::{FromPayload, Payload},
+        layers::Ctx,
+        long_text::LongText,
+        openapi::{RequestHeaders, TeiErrors},
+        problem::Failure,
+        respond,
+    },
+};
+
+/// A picture, and the labels to judge it by.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "inputs": "iVBORw0...", "parameters": {"candidate_labels": ["a cat", "a dog"]}
+}))]
+pub(in crate::rest) struct ZeroShotBody {
+    /// A data URI or base64.
+    inputs: LongText,
+    parameters: ZeroShotParameters,
+    /// The model's name; the default model where none is given. Not in the original format.
+    model: Option<String>,
+}
+
+/// The labels.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(in crate::rest) struct ZeroShotParameters {
+    candidate_labels: Vec<String>,
+    /// Has a `{}` where the label goes; `This is a photo of {}.` where none is given.
+    hypothesis_template: Option<String>,
+}
+
+/// One label's score.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::rest) struct LabelScore {
+    #[schema(value_type = String)]
+    label: Arc<str>,
+    /// The calibrated probability, each label on its own.
+    score: f32,
+}
+
+async fn labels(
+    state: &AppState,
+    context: &Context,
+    body: ZeroShotBody,
+) -> Result<Response, Failure> {
+    let image = ImageInput::parse(body.inputs.0).map_err(|error| error.with_field("inputs"))?;
+    let labels = body.parameters.candidate_labels;
+    let names: Vec<Arc<str>> = labels.iter().map(|label| label.as_str().into()).collect();
+    let request = ClassifyRequest {
+        model: body.model,
+        images: ImageSide::Images(vec![image]),
+        labels,
+        templates: body.parameters.hypothesis_template.into_iter().collect(),
+        top_k: None,
+        max_num_patches: None,
+    };
+    let classified = state.engine().classify(request, context).await;
+    let classified = classified.map_err(|error| error.map_field(field_of_task))?;
+    let scores: Vec<_> = classified
+        .images
+        .into_iter()
+        .flatten()
+        .map(|score| LabelScore {
+            label: Arc::clone(&names[score.label]),
+            score: score.probability,
+        })
+        .collect();
+    respond::json(state, context, scores.len(), move || scores).await
+}
+
+/// The task's name of a field of the classification.
+fn field_of_task(field: &str) -> String {
+    match field {
+        "images[0]" => "inputs".to_owned(),
+        "templates[0]" => "parameters.hypothesis_template".to_owned(),
+        _ => field.replace("labels", "parameters.candidate_labels"),
+    }
+}
+
+/// One of the three tasks of an endpoint.
+#[derive(Debug, ToSchema)]
+#[schema(as = EndpointTask)]
+#[serde(untagged)]
+pub(in crate::rest) enum Task {
+    /// Zero-shot image classification.
+    ZeroShot(ZeroShotBody),
+    /// Sentence similarity.
+    Similarity(SimilarityBody),
+    /// Feature extraction.
+    Embed(EmbedBody),
+}
+
+/// What tells the tasks apart. Nothing of it is kept.
+#[derive(Deserialize)]
+#[serde(expecting = "expected an object with `inputs`")]
+struct Shape<'t> {
+    #[serde(borrow)]
+    inputs: Option<&'t RawValue>,
+    #[serde(borrow)]
+    parameters: Option<&'t RawValue>,
+}
+
+/// The keys that tell; none in what is not an object.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Keys {
+    candidate_labels: Option<IgnoredAny>,
+    source_sentence: Option<IgnoredAny>,
+    sentences: Option<IgnoredAny>,
+}
+
+impl Keys {
+    fn of(value: Option<&RawValue>) -> serde_json::Result<Self> {
+        // A struct would be read from an array as well.
+        let object = value.map(RawValue::get).filter(|json| json.starts_with('{'));
+        object.map_or_else(|| Ok(Self::default()), serde_json::from_str)
+    }
+}
+
+impl Task {
+    fn read(json: &str) -> serde_json::Result<Self> {
+        let shape: Shape<'_> = serde_json::from_str(json)?;
+        let inputs = Keys::of(shape.inputs)?;
+        if Keys::of(shape.parameters)?.candidate_labels.is_some() {
+            serde_json::from_str(json).map(Self::ZeroShot)
+        } else if inputs.source_sentence.or(inputs.sentences).is_some() {
+            serde_json::from_str(json).map(Self::Similarity)
+        } else {
+            serde_json::from_str(json).map(Self::Embed)
+        }
+    }
+}
+
+// By what is there, so that a fault keeps the message of its own task. Read twice in place: a tree of values
+// would copy a picture's base64.
+impl<'de> Deserialize<'de> for Task {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = <&RawValue>::deserialize(deserializer)?;
+        Self::read(json.get()).map_err(de::Error::custom)
+    }
+}
+
+impl FromPayload for Task {
+    const ACCEPTS: &'static str = "application/json";
+}
+
+/// What each task answers.
+#[derive(ToSchema)]
+#[schema(as = EndpointAnswer)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only describes the answers of the three tasks")]
+pub(in crate::rest) enum TaskAnswer {
+    /// Zero-shot image classification: best first.
+    ZeroShot(Vec<LabelScore>),
+    /// Sentence similarity: cosines.
+    Similarity(Vec<f32>),
+    /// Feature extraction: one row a text.
+    Embed(Vec<Vec<f32>>),
+}
+
+/// Answers a task of an inference endpoint of Hugging Face
+///
+/// What is in the request tells the task: `parameters.candidate_labels` zero-shot image classification,
+/// `inputs.source_sentence` sentence similarity, anything else feature extraction.
+#[utoipa::path(
+    post,
+    path = "/",
+    operation_id = "endpoint_task",
+    tag = "compatible",
+    params(RequestHeaders),
+    request_body = Task,
+    responses((status = 200, description = "The task's answer", body = TaskAnswer), TeiErrors),
+)]
+pub(in crate::rest) async fn predict(
+    State(state): State<AppState>,
+    Ctx(context): Ctx,
+    Payload(task): Payload<Task>,
+) -> Result<Response, Failure> {
+    match task {
+        Task::ZeroShot(body) => labels(&state, &context, body).await,
+        Task::Similarity(body) => cosines(&state, &context, body).await,
+        Task::Embed(body) => embeddings(&state, &context, body).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::rest::long_text::sharing;
+
+    #[test]
+    fn what_is_there_tells_the_task() {
+        for (json, task) in [
+            (r#"{"inputs": "a", "parameters": {"candidate_labels": ["b"]}}"#, "ZeroShot"),
+            (r#"{"inputs": {"source_sentence": "a", "sentences": ["b"]}}"#, "Similarity"),
+            (r#"{"inputs": "a"}"#, "Embed"),
+            (r#"{"inputs": ["a", "b", "c"], "parameters": null}"#, "Embed"),
+            (r#"{"inputs": {"text": "a"}, "normalize": false}"#, "Embed"),
+        ] {
+            let read: Task = serde_json::from_str(json).expect(json);
+            assert!(format!("{read:?}").starts_with(task), "{json}");
+        }
+        for json in [r#""a""#, "{}", r#"{"inputs": {"sentences": ["b"]}}"#, r#"{"inputs": 1}"#] {
+            assert!(serde_json::from_str::<Task>(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_picture_stays_where_the_body_holds_it() {
+        let picture = "A".repeat(1 << 16);
+        let json =
+            format!(r#"{{"inputs": "{picture}", "parameters": {{"candidate_labels": []}}}}"#);
+        let body = Bytes::from(json);
+        let task = sharing(&body, || serde_json::from_slice(&body)).expect("a task");
+        let Task::ZeroShot(ZeroShotBody { inputs, .. }) = task else { panic!("another task") };
+        assert!(body.as_ptr_range().contains(&inputs.0.as_ptr()));
+    }
+}

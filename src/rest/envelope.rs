@@ -1,0 +1,175 @@
+//! Error bodies of the compatible APIs, each as its clients read it.
+
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::error::{Code, Error};
+
+/// How a route words its failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Envelope {
+    /// `application/problem+json`.
+    Problem,
+    /// `{"error": {...}}`, as OpenAI's clients expect, and vLLM's.
+    OpenAi,
+    /// `{"message": ...}`, as Cohere's clients expect.
+    Cohere,
+    /// `{"detail": ...}`: Voyage, and what is written with FastAPI.
+    Detail,
+    /// `{"error": ..., "error_type": ...}`: text-embeddings-inference.
+    Tei,
+    /// `{"error": ...}`: the Open Inference Protocol and Weaviate.
+    Plain,
+}
+
+impl Envelope {
+    /// The format of a path, matched or not.
+    pub(super) fn of(path: &str) -> Self {
+        match path {
+            "/v1/embeddings" | "/v1/models" | "/v1/rerank" | "/v1/score" | "/score" => Self::OpenAi,
+            "/v2/embed" | "/v2/rerank" => Self::Cohere,
+            "/v1/multimodalembeddings" | "/predict" | "/ping" => Self::Detail,
+            "/" | "/embed" | "/rerank" | "/similarity" | "/health" => Self::Tei,
+            "/v2" | "/vectorize" | "/meta" => Self::Plain,
+            _ if path.starts_with("/v1/models/") => Self::OpenAi,
+            _ if path.starts_with("/v2/models/") || path.starts_with("/v2/health/") => Self::Plain,
+            _ if path.starts_with("/.well-known/") => Self::Plain,
+            _ => Self::Problem,
+        }
+    }
+
+    /// The status of a code. One table for all, but for text-embeddings-inference, whose clients tell its
+    /// own statuses apart.
+    pub(super) fn status(self, code: Code) -> StatusCode {
+        match (self, code) {
+            (Self::Tei, Code::InvalidRequest) => StatusCode::UNPROCESSABLE_ENTITY,
+            (Self::Tei, Code::DeviceFailed) => StatusCode::FAILED_DEPENDENCY,
+            _ => code.spec().status,
+        }
+    }
+
+    /// The content type of a failure's body.
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Problem => "application/problem+json",
+            _ => "application/json",
+        }
+    }
+
+    /// The schema of a failure's body in the OpenAPI document.
+    pub(super) fn schema(self) -> &'static str {
+        match self {
+            Self::Problem => "Problem",
+            Self::OpenAi => "OpenAiError",
+            Self::Cohere => "CohereError",
+            Self::Detail => "DetailError",
+            Self::Tei => "TeiError",
+            Self::Plain => "PlainError",
+        }
+    }
+}
+
+/// A failure in Cohere's format.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "id": "0198c9a4-6f0e-7c6b-9f3a-2b1d7c1e5a44",
+    "message": "texts: must not be empty",
+    "code": "invalid_request"
+}))]
+pub(super) struct CohereError<'e> {
+    /// The id to look for in the server's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'e str>,
+    /// What is wrong, with the part of the request at fault.
+    message: String,
+    /// The machine-readable name, as in problem documents. Not in Cohere's format.
+    code: &'static str,
+}
+
+/// A failure as FastAPI words it: Voyage and Immich.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"detail": "inputs: must not be empty", "code": "invalid_request"}))]
+pub(super) struct DetailError {
+    /// What is wrong, with the part of the request at fault.
+    detail: String,
+    /// The machine-readable name, as in problem documents. Not in the original format.
+    code: &'static str,
+}
+
+/// A failure in the format of text-embeddings-inference.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "error": "inputs: must not be empty",
+    "error_type": "Validation",
+    "code": "invalid_request"
+}))]
+pub(super) struct TeiError {
+    /// What is wrong, with the part of the request at fault.
+    error: String,
+    /// `Unhealthy`, `Backend`, `Overloaded`, `Validation` or `Tokenizer`.
+    error_type: &'static str,
+    /// The machine-readable name, as in problem documents. Not in the original format.
+    code: &'static str,
+}
+
+/// A failure as one text: the Open Inference Protocol, and Weaviate's module.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"error": "TEXT: must not be empty", "code": "invalid_request"}))]
+pub(super) struct PlainError {
+    /// What is wrong, with the part of the request at fault.
+    error: String,
+    /// The machine-readable name, as in problem documents. Not in the original format.
+    code: &'static str,
+}
+
+impl<'e> CohereError<'e> {
+    pub(super) fn new(error: &Error, id: Option<&'e str>) -> Self {
+        Self { id, message: error.to_string(), code: error.code().slug() }
+    }
+}
+
+impl From<&Error> for DetailError {
+    fn from(error: &Error) -> Self {
+        Self { detail: error.to_string(), code: error.code().slug() }
+    }
+}
+
+impl From<&Error> for TeiError {
+    fn from(error: &Error) -> Self {
+        let error_type = match error.code() {
+            Code::NotReady | Code::ShuttingDown => "Unhealthy",
+            Code::Internal | Code::DeviceFailed | Code::DeadlineExceeded => "Backend",
+            Code::Overloaded => "Overloaded",
+            Code::TextTooLong => "Tokenizer",
+            _ => "Validation",
+        };
+        Self { error: error.to_string(), error_type, code: error.code().slug() }
+    }
+}
+
+impl From<&Error> for PlainError {
+    fn from(error: &Error) -> Self {
+        Self { error: error.to_string(), code: error.code().slug() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_paths_near_a_compatible_one_keep_its_format() {
+        assert_eq!(Envelope::of("/v2/models/m/infer"), Envelope::Plain);
+        assert_eq!(Envelope::of("/v1/models/x"), Envelope::OpenAi);
+        assert_eq!(Envelope::of("/v1/similarity"), Envelope::Problem);
+    }
+
+    #[test]
+    fn tei_has_statuses_of_its_own() {
+        assert_eq!(Envelope::Tei.status(Code::InvalidRequest).as_u16(), 422);
+        assert_eq!(Envelope::Tei.status(Code::DeviceFailed).as_u16(), 424);
+        assert_eq!(Envelope::Tei.status(Code::Overloaded).as_u16(), 429);
+        assert_eq!(Envelope::Cohere.status(Code::InvalidRequest).as_u16(), 400);
+    }
+}

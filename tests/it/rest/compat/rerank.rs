@@ -1,0 +1,66 @@
+//! `/score`, `/rerank` and their `/v1` forms.
+
+use super::*;
+
+fn scores(answer: &Value) -> Vec<f32> {
+    let data = answer["data"].as_array().expect("data");
+    data.iter().map(|object| object["score"].as_f64().expect("a number") as f32).collect()
+}
+
+#[tokio::test]
+async fn one_query_or_one_for_each_document() {
+    let app = TestApp::start().await;
+    let image = |colour| json!({"content": [{"type": "image_url", "image_url": {"url": data_uri(colour)}}]});
+    let expected = [probability(&app, RED, "red").await, probability(&app, BLUE, "red").await];
+    let body = json!({"model": MODEL, "queries": "red", "documents": [image(RED), image(BLUE)]});
+    for path in ["/score", "/v1/score"] {
+        assert_close(&scores(&app.post(path, body.clone()).await.ok()), &expected);
+    }
+    // The same as several parts of one content, and with the picture as the query.
+    let content = json!({"content": [{"image": data_uri(RED)}, {"image": data_uri(BLUE)}]});
+    let answer = app.post("/score", json!({"text_1": "red", "text_2": content})).await.ok();
+    assert_close(&scores(&answer), &expected);
+    let body = json!({"queries": [image(RED), image(BLUE)], "documents": ["red", "red"]});
+    assert_close(&scores(&app.post("/score", body).await.ok()), &expected);
+    let answer = app
+        .post("/score", json!({"queries": ["red", "red"], "documents": ["red", "red", "red"]}))
+        .await;
+    assert_eq!(answer.json()["error"]["param"], "queries");
+}
+
+#[tokio::test]
+async fn two_of_a_kind_have_a_similarity_and_no_probability() {
+    let app = TestApp::start().await;
+    let cosine = super::super::cosine(
+        &native(&app, json!(["red"])).await[0],
+        &native(&app, json!(["green"])).await[0],
+    ) as f32;
+    let answer =
+        app.post("/score", json!({"queries": "red", "documents": ["green", "red"]})).await.ok();
+    assert_close(&scores(&answer), &[cosine.midpoint(1.0), 1.0]);
+    let (red, green) = (json!({"image": data_uri(RED)}), json!({"image": data_uri(GREEN)}));
+    let answer = app.post("/score", json!({"queries": red, "documents": green})).await.ok();
+    assert_close(&scores(&answer), &[cosine.midpoint(1.0)]);
+}
+
+#[tokio::test]
+async fn documents_come_back_best_first() {
+    let app = TestApp::start().await;
+    let body =
+        json!({"query": {"image": data_uri(RED)}, "documents": ["green", "red"], "top_n": 1});
+    for path in ["/rerank", "/v1/rerank"] {
+        let answer = app.post(path, body.clone()).await.ok();
+        assert_eq!(answer["results"].as_array().expect("results").len(), 1);
+        let best = &answer["results"][0];
+        assert_eq!((&best["index"], &best["document"]["text"]), (&json!(1), &json!("red")));
+        let score = best["relevance_score"].as_f64().expect("a number") as f32;
+        assert!((score - probability(&app, RED, "red").await).abs() < 1e-5, "{score}");
+        assert_eq!(answer["usage"]["images"], 1);
+    }
+    let mixed = json!({"query": "red", "documents": ["red", {"image": data_uri(RED)}]});
+    let answer = app.post("/v1/rerank", mixed).await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.json()["error"]["param"]),
+        (400, &json!("documents"))
+    );
+}
