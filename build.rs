@@ -57,6 +57,8 @@ fn compile_protos() -> Result<(), Box<dyn Error>> {
     let path = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
     fs::write(path, prost::Message::encode_to_vec(&descriptors))?;
     tonic_prost_build::configure()
+        // Messages are held against a bound before they are taken apart.
+        .codec_path("crate::grpc::codec::BoundedCodec")
         // Pictures are slices of the received message, not copies.
         .bytes(".siglip.v1.Image")
         .bytes(".siglip.v1.FeatureMap")

@@ -115,9 +115,10 @@ impl AppHandle {
 
     /// Begins to drain: readiness is red, new work is refused, accepted work is finished.
     pub fn stop(&self) {
-        self.leave();
+        // First of all: who sees red readiness, and no delay was asked for, is refused from then on.
         self.engine.registry().close();
         self.stop.cancel();
+        self.leave();
     }
 }
 

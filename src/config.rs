@@ -175,7 +175,8 @@ section! {
         /// Most bytes of one encoded picture.
         max_image_bytes: usize = 20 << 20, Size "SIZE";
         // 50 megapixels: the largest pictures of common cameras, 150 MB once decoded.
-        /// Most pixels of one picture, read from its header before decoding.
+        /// Most pixels of one picture, read from its header before decoding. No side may have more than a
+        /// million, whatever this says.
         max_image_pixels: u64 = 50_000_000, Count "N";
         // SigLIP 2 was trained on up to 1024; attention costs the square of it.
         /// Most patches of one picture that a request may ask for, of a model that reads pictures in

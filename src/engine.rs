@@ -8,6 +8,7 @@ mod classify;
 mod embed;
 mod features;
 mod fetching;
+mod given_up;
 mod input;
 mod item;
 mod matrix;

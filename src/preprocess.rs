@@ -93,6 +93,16 @@ pub enum ImageError {
         /// The limit on their product.
         limit: u64,
     },
+    /// A side that is longer than any picture's, by its header.
+    #[error("the image has {width} x {height} pixels, a side of more than {limit}")]
+    TooLongSide {
+        /// Columns.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// The limit on each of them.
+        limit: u32,
+    },
     /// Decoding it would allocate more than allowed.
     #[error("decoding the image needs more than {limit} bytes of memory")]
     TooMuchMemory {

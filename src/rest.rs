@@ -42,7 +42,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{
     layers::{
-        authorize, bound_body, carry_request_id, catch_panic, compress, cors, observe,
+        authorize, bound_body, carry_request_id, catch_panic, compress, cors, observe, plain_body,
         render_failures, set_context,
     },
     problem::Failure,
@@ -220,6 +220,8 @@ fn finished(bounded: Router<AppState>, streams: Router<AppState>, state: AppStat
         .layer(middleware::from_fn_with_state(state.clone(), set_context))
         // Before anything is read of the body or done for the request.
         .layer(middleware::from_fn_with_state(state.clone(), authorize))
+        // Every route, streams included, reads bodies as they come.
+        .layer(middleware::from_fn(plain_body))
         // A panicking handler answers `internal` and takes nothing else down.
         .layer(middleware::from_fn(catch_panic));
     // Innermost: the body is bounded where it is read, and what it holds is released once the handler is

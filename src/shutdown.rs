@@ -84,10 +84,13 @@ impl Signals {
 pub async fn drain_on_signal(mut signals: Signals, handle: AppHandle) -> Signal {
     let first = signals.next().await;
     tracing::info!(signal = ?first, "draining on a signal; a second one ends the process at once");
-    handle.leave();
-    tokio::select! {
-        second = signals.next() => return second,
-        () = tokio::time::sleep(handle.drain_delay()) => {}
+    let delay = handle.drain_delay();
+    if !delay.is_zero() {
+        handle.leave();
+        tokio::select! {
+            second = signals.next() => return second,
+            () = tokio::time::sleep(delay) => {}
+        }
     }
     handle.stop();
     signals.next().await

@@ -1,10 +1,12 @@
 //! HTTP/1.1 and cleartext HTTP/2 on one port, and the drain of its connections.
 
+mod leftover;
+
 use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -47,6 +49,14 @@ const MAX_STREAMS: u32 = 256;
 /// A peer that vanished without a word is noticed after this, plus the timeout.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Most bytes of a request's head over HTTP/1, and of a body that are read at once. Over HTTP/2 the library
+/// has 16 KiB for heads.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// A server that drained is quiet once no request came for this long: one that a client sent over an open
+/// connection before it could read of the end is still answered. Longer than a packet takes within a region.
+const QUIET: Duration = Duration::from_millis(100);
+/// Clients that never stop to ask keep no server from its end.
+const MAX_QUIET_ROUNDS: usize = 10;
 /// How long to wait when the process is out of file descriptors: some request will end by then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -88,7 +98,8 @@ impl Door {
 ///
 /// While requests from before the stop are answered, the port and the connections stay open: a client
 /// reads `shutting_down` where a closed connection would tell it nothing, or lose the request that it
-/// was just sending. Each such answer closes its connection. The accept loop is our own because
+/// was just sending. Each such answer closes its connection. Then it waits until nobody asks any more, since
+/// connections that are idle close without a word. The accept loop is our own because
 /// `axum::serve` closes at once, and sets no timeouts.
 ///
 /// Where other processes share the port, it is closed already when they are to take over: what the system
@@ -96,11 +107,17 @@ impl Door {
 pub(super) async fn serve(listener: impl Listener, door: Door) {
     let (accepted, _) = watch::channel(());
     let slots = Arc::new(Semaphore::new(door.max_connections.min(Semaphore::MAX_PERMITS)));
-    let server = Arc::new(Server { builder: builder(door.idle_timeout), door, accepted });
+    let server = Arc::new(Server {
+        builder: builder(door.idle_timeout),
+        door,
+        accepted,
+        requests: AtomicUsize::new(0),
+    });
     let connections = GracefulShutdown::new();
     let drained = async {
         server.door.stop.cancelled().await;
         server.accepted.closed().await;
+        server.quiet().await;
     };
     let mut drained = std::pin::pin!(drained);
     let mut listener = Some(listener);
@@ -133,6 +150,7 @@ fn builder(idle_timeout: Duration) -> Builder {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(idle_timeout)
+        .max_buf_size(MAX_HEAD_BYTES)
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -166,9 +184,22 @@ struct Server {
     door: Door,
     /// Each request from before the stop holds a receiver until its answer is out.
     accepted: watch::Sender<()>,
+    /// Requests so far.
+    requests: AtomicUsize,
 }
 
 impl Server {
+    /// Resolves once nobody asks any more.
+    async fn quiet(&self) {
+        for _ in 0..MAX_QUIET_ROUNDS {
+            let before = self.requests.load(Ordering::Relaxed);
+            tokio::time::sleep(QUIET).await;
+            if self.requests.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+
     fn spawn<S>(self: &Arc<Self>, stream: S, slot: Option<OwnedSemaphorePermit>, watcher: Watcher)
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
@@ -192,19 +223,18 @@ impl Server {
     }
 
     /// Serves one connection to its end.
-    async fn connection<S>(&self, stream: S, watcher: Watcher)
+    async fn connection<S>(self: Arc<Self>, stream: S, watcher: Watcher)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Door { router, leave, stop, .. } = &self.door;
-        let (router, leave, stop) = (router.clone(), leave.clone(), stop.clone());
-        let accepted = self.accepted.clone();
         let seen = Arc::new(AtomicBool::new(false));
         let service = {
-            let seen = Arc::clone(&seen);
+            let (server, seen) = (Arc::clone(&self), Arc::clone(&seen));
             service_fn(move |request: Request<Incoming>| {
                 seen.store(true, Ordering::Relaxed);
-                let work = (!stop.is_cancelled()).then(|| accepted.subscribe());
+                server.requests.fetch_add(1, Ordering::Relaxed);
+                let Door { router, leave, stop, .. } = &server.door;
+                let work = (!stop.is_cancelled()).then(|| server.accepted.subscribe());
                 answer(router.clone(), request, Turn { work, leaves: leave.is_cancelled() })
             })
         };
@@ -236,7 +266,7 @@ async fn answer(
 ) -> Result<Response, Infallible> {
     let version = request.version();
     // A router is always ready, so it needs no poll before the call.
-    let mut response = router.call(request).await?;
+    let mut response = router.call(leftover::Body::keep(request)).await?;
     if turn.leaves && version <= Version::HTTP_11 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     embedding::{Embedding, normalize},
-    error::Error,
+    error::{Code, Error},
     model::PairHead,
 };
 
@@ -75,22 +75,25 @@ impl Engine {
         self.check_side(model, &images)?;
         self.check_count("labels", request.labels.len(), self.limits.max_labels)?;
         let options = self.item_options(model, true, request.max_num_patches)?;
-        let prompts = Prompts::new(&request.labels, &request.templates)?;
+        let prompts =
+            Prompts::new(&request.labels, &request.templates, self.limits.max_text_bytes)?;
+        // Before they are written: a few labels in many templates are more than the request itself.
         let permit = self.admit(
             model,
-            images.items() + prompts.batch.inputs.len(),
-            images.held_bytes() + prompts.batch.held_bytes(),
+            images.items().saturating_add(prompts.count()),
+            images.held_bytes().saturating_add(prompts.bytes()),
         )?;
+        let batch = prompts.written();
         let work = async {
             tokio::try_join!(
                 self.embed_side(model, images, options, context),
-                self.embed_batch(model, prompts.batch, options, context),
+                self.embed_batch(model, batch, options, context),
             )
         };
         let ((images, mut usage), (rows, texts_usage)) = until_deadline(context, work).await?;
         usage += texts_usage;
         self.metrics.pairs.inc_by((images.rows * request.labels.len()) as u64);
-        let labels = averaged(&rows, prompts.templates, model.card.embedding_dim);
+        let labels = averaged(&rows, prompts.templates.len(), model.card.embedding_dim);
         let scored = Scored::new(model.name.as_str().into(), usage, head, (images, labels))?;
         let images = scored.holding(permit).ranked(request.top_k).await?;
         Ok(Classified { model: model.name.as_str().into(), images, usage })
@@ -122,31 +125,82 @@ impl Scored {
 
 /// Every label in every template, label by label.
 #[derive(Debug)]
-struct Prompts {
-    batch: Batch,
-    /// Prompts of one label.
-    templates: usize,
+struct Prompts<'r> {
+    labels: &'r [String],
+    templates: Vec<Template<'r>>,
 }
 
-impl Prompts {
-    fn new(labels: &[String], templates: &[String]) -> Result<Self, Error> {
-        let default = [DEFAULT_TEMPLATE.to_owned()];
-        let templates = if templates.is_empty() { &default[..] } else { templates };
-        let slots = templates.iter().enumerate().map(|(index, template)| {
-            // One kind of slot is filled, so that a label which holds the other stays as it is.
-            ["{label}", "{}"].into_iter().find(|slot| template.contains(slot)).ok_or_else(|| {
+/// A prompt but for its label.
+#[derive(Debug, Clone, Copy)]
+struct Template<'r> {
+    text: &'r str,
+    /// Where the label goes.
+    slot: &'static str,
+    slots: usize,
+}
+
+impl<'r> Template<'r> {
+    /// None without a place for the label.
+    fn new(text: &'r str) -> Option<Self> {
+        // One kind of slot is filled, so that a label which holds the other stays as it is.
+        let slot = ["{label}", "{}"].into_iter().find(|slot| text.contains(slot))?;
+        Some(Self { text, slot, slots: text.matches(slot).count() })
+    }
+
+    /// Bytes without any label.
+    fn own_bytes(&self) -> usize {
+        self.text.len() - self.slots * self.slot.len()
+    }
+}
+
+impl<'r> Prompts<'r> {
+    fn new(labels: &'r [String], templates: &'r [String], max_bytes: usize) -> Result<Self, Error> {
+        let given = templates.iter().enumerate().map(|(index, text)| {
+            Template::new(text).ok_or_else(|| {
                 let message = "a template needs `{label}` where the label goes";
                 Error::invalid(format!("templates[{index}]"), message)
             })
         });
-        let slots = slots.collect::<Result<Vec<_>, _>>()?;
-        let fill = |label: &String| -> Vec<_> {
-            let prompts = templates.iter().zip(&slots);
-            prompts.map(|(template, slot)| Input::Text(template.replace(slot, label))).collect()
+        let mut templates = given.collect::<Result<Vec<_>, _>>()?;
+        if templates.is_empty() {
+            templates.extend(Template::new(DEFAULT_TEMPLATE));
+        }
+        let longest = labels.iter().enumerate().max_by_key(|(_, label)| label.len());
+        if let Some((index, label)) = longest {
+            let filled = |template: &Template<'_>| {
+                template.own_bytes().saturating_add(template.slots.saturating_mul(label.len()))
+            };
+            let bytes = templates.iter().map(filled).max().unwrap_or_default();
+            if bytes > max_bytes {
+                let message =
+                    format!("its prompt has {bytes} bytes, more than the limit of {max_bytes}");
+                let error = Error::new(Code::TextTooLarge, message);
+                return Err(error.with_field(format!("labels[{index}]")));
+            }
+        }
+        Ok(Self { labels, templates })
+    }
+
+    fn count(&self) -> usize {
+        self.labels.len().saturating_mul(self.templates.len())
+    }
+
+    /// Bytes of all prompts, none of which is longer than a text may be.
+    fn bytes(&self) -> usize {
+        let sum = |each: fn(&Template<'r>) -> usize| self.templates.iter().map(each).sum::<usize>();
+        let labels: usize = self.labels.iter().map(String::len).sum();
+        let own = sum(Template::own_bytes).saturating_mul(self.labels.len());
+        own.saturating_add(sum(|template| template.slots).saturating_mul(labels))
+    }
+
+    fn written(&self) -> Batch {
+        let fill = |label: &'r String| {
+            self.templates
+                .iter()
+                .map(move |template| Input::Text(template.text.replace(template.slot, label)))
         };
-        let inputs = labels.iter().flat_map(fill).collect();
-        let templates = templates.len();
-        Ok(Self { batch: Batch { field: "labels", inputs, inputs_per_name: templates }, templates })
+        let inputs = self.labels.iter().flat_map(fill).collect();
+        Batch { field: "labels", inputs, inputs_per_name: self.templates.len() }
     }
 }
 

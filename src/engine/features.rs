@@ -175,8 +175,8 @@ impl Engine {
     ) -> Result<FeatureMap, Error> {
         let (image, slot) = self.fetched(image, context).await?;
         let started = Instant::now();
-        let encoded = self.encoded(image).await?;
-        let prepared = self.prepare(model, encoded, size).await?;
+        let encoded = self.encoded(image, context).await?;
+        let prepared = self.prepare(model, encoded, size, context).await?;
         drop(slot);
         self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
         self.note(context, Stage::Decode, started);

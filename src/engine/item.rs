@@ -4,7 +4,7 @@ use std::{borrow::Cow, time::Instant};
 
 use bytes::Bytes;
 
-use super::{Context, Engine, ImageInput, Input, Usage};
+use super::{Context, Engine, ImageInput, Input, Usage, given_up::OnItsWay};
 use crate::{
     batch::{Answer, BatchError},
     cache::Key,
@@ -110,7 +110,7 @@ impl Engine {
             tokenize(&tokenizer, &identity, &text)?
         } else {
             let job = move || tokenize(&tokenizer, &identity, &text);
-            self.pool.run(job).await.map_err(Error::internal)??
+            self.on_pool(context, job).await.map_err(Error::internal)??
         };
         self.note(context, Stage::Tokenize, started);
         if tokens.truncated && !truncate {
@@ -145,10 +145,14 @@ impl Engine {
     }
 
     /// The encoded picture of an item, base64 removed, its header within the limits.
-    pub(super) async fn encoded(&self, image: ImageInput) -> Result<Encoded, Error> {
+    pub(super) async fn encoded(
+        &self,
+        image: ImageInput,
+        context: &Context,
+    ) -> Result<Encoded, Error> {
         let limits = self.image_limits();
         let job = move || Encoded::read(image, &limits);
-        self.pool.run(job).await.map_err(decoder_panicked)?
+        self.on_pool(context, job).await.map_err(decoder_panicked)?
     }
 
     fn image_limits(&self) -> ImageLimits {
@@ -175,9 +179,9 @@ impl Engine {
             let encoded = Encoded::read(image, &limits)?;
             Ok((Key::image(&identity, &preprocessing(size), &encoded.bytes), encoded))
         };
-        let (key, encoded) = self.pool.run(hash).await.map_err(decoder_panicked)??;
+        let (key, encoded) = self.on_pool(context, hash).await.map_err(decoder_panicked)??;
         let compute = async {
-            let prepared = self.prepare(model, encoded, size).await?;
+            let prepared = self.prepare(model, encoded, size, context).await?;
             drop(slot);
             self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
             self.note(context, Stage::Decode, started);
@@ -194,6 +198,7 @@ impl Engine {
         model: &Model,
         encoded: Encoded,
         size: TargetSize,
+        context: &Context,
     ) -> Result<Prepared, Error> {
         let Encoded { bytes, header } = encoded;
         let _pixels = self.admission.admit_pixels(header.pixels).map_err(|_| {
@@ -203,11 +208,14 @@ impl Engine {
             self.count_rejected(&error, 1);
             error
         })?;
+        let item = OnItsWay::new(&self.metrics, context);
         let _memory = self.decode_memory.take(header.decode_bytes).await;
         let limits = self.image_limits();
         let spec = ImageSpec { size, ..model.image.clone() };
         let job = move || preprocess::prepare(&bytes, &spec, &limits);
-        self.pool.run(job).await.map_err(decoder_panicked)?.map_err(image_error)
+        let prepared = self.pool.run(job).await;
+        item.arrive();
+        prepared.map_err(decoder_panicked)?.map_err(image_error)
     }
 
     /// Notes a stage that began at `started` and ends now.
@@ -274,7 +282,7 @@ impl Encoded {
 fn image_error(error: ImageError) -> Error {
     let code = match error {
         ImageError::TooManyBytes { .. } => Code::ImageTooLarge,
-        ImageError::TooManyPixels { .. } => Code::TooManyPixels,
+        ImageError::TooManyPixels { .. } | ImageError::TooLongSide { .. } => Code::TooManyPixels,
         ImageError::TooMuchMemory { .. } => Code::DecodeTooLarge,
         ImageError::Empty | ImageError::UnknownFormat | ImageError::Damaged { .. } => {
             Code::UndecodableImage

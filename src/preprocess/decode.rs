@@ -23,6 +23,10 @@ const FORMATS: [ImageFormat; 6] = [
 /// two bytes), or the copies by which other pictures become upright RGB (four bytes, or three).
 const EXTRA_BYTES_PER_PIXEL: u64 = 6;
 
+/// Most pixels of a side, as in libpng. The weights of a resize are as many as its longest side has pixels: for
+/// a strip of one by fifty million they cost more than all else together.
+const MAX_SIDE: u32 = 1_000_000;
+
 /// What may be allocated for all that is not pixels: a colour profile or a comment can be packed a thousand
 /// to one. The PNG decoder keeps to it to the end, for which it is enough: it holds a row at a time.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
@@ -113,6 +117,9 @@ fn check_header(decoder: &impl ImageDecoder, limits: &ImageLimits) -> Result<Hea
     let pixels = u64::from(width) * u64::from(height);
     if pixels > limits.max_pixels {
         return Err(ImageError::TooManyPixels { width, height, limit: limits.max_pixels });
+    }
+    if width.max(height) > MAX_SIDE {
+        return Err(ImageError::TooLongSide { width, height, limit: MAX_SIDE });
     }
     let decode_bytes = decoder.total_bytes().saturating_add(pixels * EXTRA_BYTES_PER_PIXEL);
     if decode_bytes > limits.max_decode_bytes {

@@ -17,6 +17,7 @@ use utoipa::{
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, schema::Type},
 };
 
+use self::depth::Excess;
 use super::{AppState, layers::BodyError, long_text::sharing, problem::Failure};
 use crate::error::{Code, Error};
 
@@ -134,7 +135,7 @@ fn broken_off(error: &(dyn StdError + 'static)) -> Error {
 /// Reads JSON that is nested no deeper than `max_depth`.
 ///
 /// # Errors
-/// [`Code::JsonTooDeep`]; [`Code::InvalidRequest`] at the field at fault.
+/// [`Code::JsonTooDeep`]; [`Code::TooManyItems`]; [`Code::InvalidRequest`] at the field at fault.
 pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
     bytes: Bytes,
     max_depth: usize,
@@ -142,9 +143,8 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
     let inline = bytes.len() <= INLINE_PARSE_BYTES;
     let parse = move || {
         // Before any parser: some of them recurse, and one that skips an unknown field does not count.
-        if depth::exceeds(&bytes, max_depth) {
-            let message = format!("the JSON is nested deeper than the limit of {max_depth}");
-            return Err(Error::new(Code::JsonTooDeep, message));
+        if let Some(excess) = depth::excess(&bytes, max_depth) {
+            return Err(too_much(excess));
         }
         parse_json(&bytes)
     };
@@ -153,6 +153,21 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
     }
     // Bounded by the budget of body bytes, so these threads are few.
     tokio::task::spawn_blocking(parse).await.map_err(Error::internal)?
+}
+
+fn too_much(excess: Excess) -> Error {
+    match excess {
+        Excess::Depth(limit) => Error::new(
+            Code::JsonTooDeep,
+            format!("the JSON is nested deeper than the limit of {limit}"),
+        ),
+        Excess::Parts(limit) => Error::new(
+            Code::TooManyItems,
+            format!(
+                "the JSON has more than {limit} strings, arrays and objects; split the request"
+            ),
+        ),
+    }
 }
 
 /// Parses JSON; a fault is named by its path.

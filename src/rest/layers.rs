@@ -6,6 +6,7 @@ mod catch_panic;
 mod compress;
 mod cors;
 mod observe;
+mod plain_body;
 mod render_failures;
 mod request_id;
 mod set_context;
@@ -17,6 +18,7 @@ pub(super) use self::{
     compress::compress,
     cors::cors,
     observe::{UNMATCHED, observe},
+    plain_body::plain_body,
     render_failures::render_failures,
     request_id::carry_request_id,
     set_context::Ctx,

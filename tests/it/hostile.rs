@@ -168,6 +168,7 @@ pub(crate) fn bombs() -> Vec<Hostile> {
             png([u32::MAX >> 1, u32::MAX >> 1], 16, 6, b"", b""),
             MEMORY,
         ),
+        hostile("png, a strip", png([1, 1_000_001], 1, 0, &zeros(2_000_002), b""), PIXELS),
         hostile("png, deep colours", png([7000, 7000], 16, 6, b"", b""), MEMORY),
         hostile("jpeg, header alone", jpeg(65_535, 65_535), PIXELS),
         hostile("webp, header alone", webp(16_383, 16_383), PIXELS),

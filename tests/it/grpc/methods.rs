@@ -183,6 +183,17 @@ async fn a_message_over_the_limit_is_refused_and_the_next_one_is_answered() {
 }
 
 #[tokio::test]
+async fn lists_without_an_end_are_refused_before_they_are_taken_apart() {
+    let served = Served::ready(|_| ()).await;
+    let request =
+        proto::EmbedRequest { input: vec![proto::Input::default(); 1 << 20], ..Default::default() };
+    let status = client(&served).embed(request).await.expect_err("too many");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert_eq!(said(&status, "siglip-code"), Some("too_many_items"));
+    client(&served).embed(text("a")).await.expect_err("it embeds pictures only");
+}
+
+#[tokio::test]
 async fn bad_metadata_is_refused_by_name() {
     let served = Served::ready(|_| ()).await;
     let mut request = Request::new(text("a"));

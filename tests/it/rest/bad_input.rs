@@ -236,6 +236,40 @@ async fn json_that_is_none_or_too_deep() {
 }
 
 #[tokio::test]
+async fn lists_without_an_end_are_refused_before_they_are_parsed() {
+    let app = TestApp::start().await;
+    let list = |item: &str| format!("[{}{item}]", format!("{item},").repeat(10_000_000));
+    let strings = list("\"\"");
+    for (path, body) in [
+        (PATH, format!("{{\"input\": {strings}}}")),
+        (PATH, format!("{{\"input\": {}}}", list("[]"))),
+        ("/v1/classify", format!("{{\"images\": [], \"labels\": {strings}}}")),
+        ("/v1/similarity", format!("{{\"images\": [], \"texts\": {strings}}}")),
+    ] {
+        assert_eq!(code_of(&app, path, body.into_bytes()).await, "too_many_items", "{path}");
+    }
+    still_well(&app).await;
+}
+
+#[tokio::test]
+async fn labels_that_swell_in_their_templates_are_refused_before_they_are_written() {
+    let app = TestApp::start().await;
+    let classify = async |labels: Value, templates: Value| {
+        let body = json!({"images": [data_uri(RED)], "labels": labels, "templates": templates});
+        app.post("/v1/classify", body).await.json()["code"].clone()
+    };
+    let (long, many) = ("a".repeat(60_000), "{}".repeat(1000));
+    assert_eq!(classify(json!(vec![long; 100]), json!([many])).await, "text_too_large");
+    // 1024 prompts of 60 kB fit, nine times as many do not.
+    let (short, wide) = ("a".repeat(60), "{}".repeat(1000));
+    let found = classify(json!(vec![short; 1024]), json!(vec![wide; 7])).await;
+    assert_eq!(found, "payload_too_large");
+    let found = classify(json!(vec!["red"; 1000]), json!(vec!["{}"; 1000])).await;
+    assert_eq!(found, "payload_too_large");
+    still_well(&app).await;
+}
+
+#[tokio::test]
 async fn numbers_that_are_none_are_refused() {
     let app = TestApp::start().await;
     let mut not_a_number = [0.5_f32; 8];
@@ -270,12 +304,26 @@ async fn a_hundred_megabytes_are_refused_before_they_are_read() {
         .request("POST", PATH)
         .header(header::CONTENT_TYPE, "application/json")
         .body(format!("{{\"input\": \"{}\"}}", "a".repeat(100 << 20)));
-    // The server may close while the client still writes; both are a refusal.
+    // This server runs without the listener that reads on, so it may close while the client still writes.
     if let Ok(answer) = announced.send().await {
         assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
     let series = format!("siglip_requests_total{{code=\"payload_too_large\",route=\"{PATH}\"}}");
     assert_eq!(app.metric(&series).await, 1.0);
+    still_well(&app).await;
+}
+
+#[tokio::test]
+async fn a_form_of_very_many_parts_is_refused() {
+    let app = TestApp::start().await;
+    let part = "--X\r\ncontent-disposition: form-data; name=\"text\"\r\n\r\nred\r\n";
+    for (parts, code) in [(100_000, "payload_too_large"), (1025, "too_many_items")] {
+        let request = app.request("POST", PATH);
+        let request = request.header(header::CONTENT_TYPE, "multipart/form-data; boundary=X");
+        let answer = Answer::of(request.body(part.repeat(parts) + "--X--\r\n")).await;
+        assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", answer.text);
+        assert_eq!(answer.json()["error"]["code"], code, "{}", answer.text);
+    }
     still_well(&app).await;
 }
 

@@ -1,0 +1,99 @@
+//! What only bytes on a connection show: requests that are refused early, heads that mean harm, clients that
+//! are slow, and how each of them is got rid of.
+
+mod early;
+mod heads;
+mod http2;
+mod slow;
+
+use std::{net::SocketAddr, time::Duration};
+
+use siglip_server::{
+    app::{App, AppHandle},
+    config::Config,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+};
+
+const EMBED: &str = "/v1/embeddings";
+/// Whoever is to be got rid of is gone by then, however busy the machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The whole server, with the demo model.
+struct Server {
+    address: SocketAddr,
+    handle: AppHandle,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.listen.http.set_port(0);
+        change(&mut config);
+        let app = App::bind(config).await.expect("a free port");
+        let handle = app.handle();
+        let task = tokio::spawn(async move { app.serve().await.expect("serves and drains") });
+        handle.ready().await;
+        Self { address: handle.http_addr(), handle, task }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("connects")
+    }
+
+    /// Sends bytes as they are, all of them before anything is read, and reads until the server closes.
+    async fn exchange(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        // The server may close first.
+        let _ = stream.write_all(bytes).await;
+        read_to_end(&mut stream).await
+    }
+
+    /// The ordinary answer, which whatever happened to others does not change.
+    async fn still_well(&self) {
+        let body = r#"{"input": "a cat"}"#;
+        let answer = self.exchange(&post(EMBED, "connection: close\r\n", body.as_bytes())).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+
+    async fn end(self) {
+        self.handle.stop();
+        tokio::time::timeout(PATIENCE, self.task).await.expect("drains").expect("well");
+    }
+}
+
+/// A request with more lines in its head.
+fn post(path: &str, more: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{more}content-length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// What the server sends until it closes, in whatever way it does.
+async fn read_to_end(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
+    assert!(read.is_ok(), "not closed after {}", String::from_utf8_lossy(&bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What the server sends until a mark has come.
+async fn read_until(stream: &mut TcpStream, mark: &str) -> String {
+    let mut text = String::new();
+    let reading = async {
+        while !text.contains(mark) {
+            let mut bytes = [0; 4096];
+            let length = stream.read(&mut bytes).await.expect("open");
+            assert!(length > 0, "closed after {text}");
+            text.push_str(&String::from_utf8_lossy(&bytes[..length]));
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.expect("answered");
+    text
+}
