@@ -64,8 +64,10 @@ type Arm = Box<dyn Fn(Towers) -> Towers + Send>;
 /// Nothing, but in builds for tests where faults are ordered.
 fn arming() -> Arm {
     #[cfg(debug_assertions)]
-    if let Some(point) = super::failpoint::Failpoint::from_env() {
-        return Box::new(move |towers| point.arm(towers));
+    if let Some(points) = super::failpoint::Failpoint::from_env() {
+        return Box::new(move |towers| {
+            points.iter().fold(towers, |towers, point| point.arm(towers))
+        });
     }
     Box::new(|towers| towers)
 }

@@ -1,62 +1,133 @@
-//! The corpus of `fuzz/`, read by the functions that fuzzing calls: what it found once stays fixed.
+//! The corpus of `fuzz/`, read by the functions that fuzzing calls: what it found once stays fixed. Then the
+//! same files changed in a fixed sequence of ways, a short smoke of what fuzzing does for hours.
 #![cfg(debug_assertions)]
 
 use std::{fs, path::Path};
 
 use siglip_server::fuzz;
 
-/// Feeds every file of a target's corpus.
-fn replay(target: &str, function: fn(&[u8])) {
+/// Longest input that changes lead to.
+const MAX_BYTES: usize = 64 << 10;
+/// Numbers at which lengths and counts go wrong.
+const EDGES: [u64; 8] = [0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff];
+
+/// A fixed sequence, so that a failure can be repeated.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end.max(1) as u64) as usize
+    }
+
+    /// Two places of an input, in order.
+    fn range(&mut self, bytes: &[u8]) -> (usize, usize) {
+        let (a, b) = (self.below(bytes.len() + 1), self.below(bytes.len() + 1));
+        (a.min(b), a.max(b).min(a.min(b) + 256))
+    }
+
+    /// Changes an input as a fuzzer does, with parts of another one.
+    fn change(&mut self, bytes: &mut Vec<u8>, other: &[u8]) {
+        let at = self.below(bytes.len());
+        let (from, to) = self.range(bytes);
+        match self.below(8) {
+            0 if !bytes.is_empty() => bytes[at] ^= 1 << self.below(8),
+            1 if !bytes.is_empty() => bytes[at] = self.below(256) as u8,
+            2 => drop(bytes.drain(from..to)),
+            3 => {
+                let copy = bytes[from..to].to_vec();
+                bytes.splice(at..at, copy);
+            }
+            4 => {
+                let width = 1 << self.below(4);
+                let edge = EDGES[self.below(EDGES.len())].to_le_bytes();
+                let end = (at + width).min(bytes.len());
+                bytes.splice(at..end, edge[..width].iter().copied());
+            }
+            5 => {
+                let (from, to) = self.range(other);
+                bytes.splice(at..at, other[from..to].iter().copied());
+            }
+            6 => {
+                bytes.truncate(at);
+                bytes.extend(&other[self.below(other.len())..]);
+            }
+            _ => bytes.truncate(bytes.len() - self.below(bytes.len() / 4 + 1)),
+        }
+        bytes.truncate(MAX_BYTES);
+    }
+}
+
+/// Feeds every file of a target's corpus, then as many inputs that come of changing them.
+fn replay(target: &str, function: fn(&[u8]), changed: usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let mut files = 0;
-    for entry in fs::read_dir(folder).expect("a corpus") {
-        let path = entry.expect("an entry").path();
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .expect("a corpus")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    // Whatever the order on this disk.
+    paths.sort();
+    assert!(paths.len() > 3, "{target} has {} files", paths.len());
+    let mut files = Vec::new();
+    for path in paths {
         // Shown where a test fails.
         println!("{}", path.display());
-        function(&fs::read(path).expect("a file"));
-        files += 1;
+        files.push(fs::read(path).expect("a file"));
+        function(&files[files.len() - 1]);
     }
-    assert!(files > 3, "{target} has {files} files");
+    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    for round in 0..changed {
+        let mut bytes = files[dice.below(files.len())].clone();
+        bytes.truncate(MAX_BYTES);
+        for _ in 0..=dice.below(4) {
+            let other = dice.below(files.len());
+            dice.change(&mut bytes, &files[other]);
+        }
+        println!("round {round}: {} bytes", bytes.len());
+        function(&bytes);
+    }
 }
 
 #[test]
 fn image() {
-    replay("image", fuzz::image);
+    replay("image", fuzz::image, 3000);
 }
 
 #[test]
 fn json() {
-    replay("json", fuzz::json);
+    replay("json", fuzz::json, 5000);
 }
 
 #[test]
 fn inference() {
-    replay("inference", fuzz::inference);
+    replay("inference", fuzz::inference, 5000);
 }
 
 #[test]
 fn multipart() {
-    replay("multipart", fuzz::multipart);
+    replay("multipart", fuzz::multipart, 5000);
 }
 
 #[test]
 fn bulk() {
-    replay("bulk", fuzz::bulk);
+    replay("bulk", fuzz::bulk, 5000);
 }
 
 #[test]
 fn text() {
-    replay("text", fuzz::text);
+    replay("text", fuzz::text, 1000);
 }
 
 #[test]
 fn url() {
-    replay("url", fuzz::url);
+    replay("url", fuzz::url, 5000);
 }
 
 #[test]
 fn checkpoint() {
-    replay("checkpoint", fuzz::checkpoint);
+    replay("checkpoint", fuzz::checkpoint, 200);
     let folder = std::env::temp_dir().join(format!("siglip-fuzz-{}", std::process::id()));
     fs::remove_dir_all(folder).expect("its folder");
 }
@@ -68,7 +139,7 @@ fn every_target_is_replayed() {
     for entry in fs::read_dir(root.join("fuzz/fuzz_targets")).expect("targets") {
         let name = entry.expect("an entry").path();
         let name = name.file_stem().and_then(|stem| stem.to_str()).expect("utf-8").to_owned();
-        assert!(here.contains(&format!("replay(\"{name}\", fuzz::{name})")), "{name}");
+        assert!(here.contains(&format!("replay(\"{name}\", fuzz::{name}, ")), "{name}");
         assert!(root.join("fuzz/corpus").join(&name).is_dir(), "{name} has no corpus");
     }
 }

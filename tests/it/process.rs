@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
-    process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio},
 };
 
 /// The binary with these arguments and none of the environment of the tests.
@@ -77,18 +77,29 @@ impl Server {
         line.and_then(|rest| rest.split_whitespace().next()).expect("announced")
     }
 
+    /// The process's number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its log, unless that was taken. It must be read: a pipe that is full stops the server.
+    pub(crate) fn log(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
+    }
+
     /// Sends a signal: `TERM` or `INT`.
     pub(crate) fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
+        let kill = format!("kill -{name} {}", self.pid());
         let sent = Command::new("sh").args(["-c", &kill]).status().expect("a shell");
         assert!(sent.success());
     }
 
-    /// Waits for the process's end: its status and its log.
+    /// Waits for the process's end: its status and its log, unless that was taken.
     pub(crate) fn wait(mut self) -> (ExitStatus, String) {
         let mut log = String::new();
-        let mut stderr = self.child.stderr.take().expect("piped");
-        stderr.read_to_string(&mut log).expect("utf-8");
+        if let Some(mut stderr) = self.log() {
+            stderr.read_to_string(&mut log).expect("utf-8");
+        }
         (self.child.wait().expect("the process ends"), log)
     }
 }
