@@ -17,7 +17,7 @@ mod served;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::{
-    choices::{DType, Device, LogFormat, TextNormalization},
+    choices::{CpuFeatures, DType, Device, LogFormat, TextNormalization},
     lists::{Host, List, Network, WebOrigin},
     load::{Effective, Origin, Sources},
     served::{Served, is_hub_id},
@@ -136,6 +136,9 @@ section! {
         /// Threads of forward passes on the CPU; 0 means one per core. Models with equal numbers share
         /// their threads.
         threads: usize = 0, CountOrZero "N", flag "threads";
+        /// Which instructions of the processor forward passes use: `auto` is the widest that it has;
+        /// `portable`, `avx2` and `avx512` pin one, so that machines of different kinds give equal vectors.
+        cpu_features: CpuFeatures = CpuFeatures::default(), Choice "auto|portable|avx2|avx512", flag "cpu-features";
         /// Threads that decode and resize pictures; 0 means one per core.
         cpu_pool_threads: usize = 0, CountOrZero "N", flag "cpu-pool-threads";
     }

@@ -13,7 +13,7 @@
 //! | 3 | [`batch`], [`model`] |
 //! | 2 | [`preprocess`], [`tokenize`], [`fetch`], [`auth`], [`hub`], [`cache`], [`cpu_pool`] |
 //! | 1 | [`telemetry`], [`embedding`], [`tls`] |
-//! | 0 | [`config`], [`error`], [`build_info`], `dispatch` |
+//! | 0 | [`config`], [`error`], [`build_info`] |
 
 pub mod app;
 pub mod auth;
@@ -23,7 +23,6 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod cpu_pool;
-mod dispatch;
 pub mod embedding;
 pub mod engine;
 pub mod error;

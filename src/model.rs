@@ -134,6 +134,8 @@ pub struct ModelCard {
     pub dtype: config::DType,
     /// Where they run.
     pub device: config::Device,
+    /// The processor's instructions that they use; none on other devices.
+    pub cpu_features: Option<String>,
 }
 
 /// A loaded checkpoint, ready to be handed to a worker.

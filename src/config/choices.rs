@@ -74,6 +74,9 @@ impl FromStr for DType {
     }
 }
 
+/// Which instructions of the processor the towers use.
+pub use siglip_kernels::Choice as CpuFeatures;
+
 /// What is done to a text before the tokenizer reads it; references disagree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TextNormalization {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    ops::Deref,
+    ops::{Deref, Range},
     path::{Component, Path},
 };
 
@@ -33,6 +33,24 @@ impl Deref for FileBytes {
             Self::Mapped(map) => map,
             Self::Read(bytes) => bytes,
         }
+    }
+}
+
+impl FileBytes {
+    /// Takes a range that was read out of the process's memory; it comes back when it is read again.
+    pub(super) fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: of a file that is mapped for reading the pages are dropped, and read again from the file by
+            // whoever looks there next.
+            let advised = unsafe { map.unchecked_advise_range(advice, range.start, range.len()) };
+            if let Err(error) = advised {
+                tracing::debug!(%error, "the pages of a weight file stay in memory");
+            }
+        }
+        #[cfg(not(unix))]
+        drop(range);
     }
 }
 

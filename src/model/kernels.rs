@@ -1,17 +1,17 @@
 //! The arithmetic of a tower, with the implementation chosen when the checkpoint is loaded.
 //!
-//! Everything above calls [`Linear`], [`LayerNorm`], [`attention`] and [`Activation`] and knows no device.
-//! On the CPU they run on f32 slices with no copies in between; elsewhere they are candle's operations.
+//! Everything above calls [`Linear`], [`LayerNorm`], [`Attention`] and [`Activation`] and knows no device.
+//! On the CPU they run the package `siglip_kernels` (below this folder) on f32 slices with no copies in between;
+//! elsewhere they are candle's operations.
 
 mod activation;
 mod attention;
-mod elementwise;
 mod layer_norm;
 mod linear;
 mod view;
 
 pub(super) use activation::Activation;
-pub(super) use attention::attention;
+pub(super) use attention::Attention;
 pub(super) use layer_norm::LayerNorm;
 pub(super) use linear::Linear;
 

@@ -95,6 +95,7 @@ pub fn load_siglip(config: &config::Model) -> Result<Siglip, LoadError> {
         weight_bytes: weights.resident_bytes(),
         dtype: config.dtype,
         device: config.device,
+        cpu_features: runtime.cpu_features(),
     };
     Ok(Siglip { vision: towers.vision, text: towers.text, tokenizer, image, card })
 }

@@ -5,9 +5,10 @@ use std::sync::{Arc, Weak};
 use candle_core::{DType, Device};
 use parking_lot::Mutex;
 use rayon::ThreadPool;
+use siglip_kernels::{Element, Level};
 
 use super::{LoadError, TowerError};
-use crate::config;
+use crate::config::{self, CpuFeatures};
 
 /// Where a tower computes, in which types and on how many threads. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -15,9 +16,13 @@ pub(super) struct Runtime {
     pub(super) device: Device,
     /// The type of activations.
     pub(super) compute: DType,
-    /// The type of resident matrices. It may be narrower than `compute`: a processor keeps 16-bit
-    /// weights, for the memory, and computes in f32.
+    /// The type of tables of which single rows are read.
     pub(super) resident: DType,
+    /// What the weights of layers are made of on a processor. It may be narrower than `compute`: 16-bit weights
+    /// are kept for the memory, and widened on the way into the product.
+    pub(super) element: Element,
+    /// The processor's instructions that the kernels use.
+    pub(super) level: Level,
     /// The processor's threads; none for a device that brings its own parallelism.
     pool: Option<Arc<ThreadPool>>,
 }
@@ -26,20 +31,28 @@ impl Runtime {
     /// # Errors
     /// Fails if the device is absent or not compiled in, or if the threads cannot be started.
     pub(super) fn new(config: &config::Model) -> Result<Self, LoadError> {
-        let resident = match config.dtype {
-            config::DType::F32 => DType::F32,
-            config::DType::F16 => DType::F16,
-            config::DType::Bf16 => DType::BF16,
+        let (resident, element) = match config.dtype {
+            config::DType::F32 => (DType::F32, Element::F32),
+            config::DType::F16 => (DType::F16, Element::F16),
+            config::DType::Bf16 => (DType::BF16, Element::Bf16),
         };
+        let level = level(config.cpu_features)?;
         let device = open(config.device).map_err(|error| {
             LoadError::new(format!("device `{}` cannot be used: {error}", config.device))
         })?;
         if !matches!(device, Device::Cpu) {
-            return Ok(Self { device, compute: resident, resident, pool: None });
+            let pool = None;
+            return Ok(Self { device, compute: resident, resident, element, level, pool });
         }
         let pool = shared_pool(config.threads)
             .map_err(|error| LoadError::new(format!("tower threads cannot start: {error}")))?;
-        Ok(Self { device, compute: DType::F32, resident, pool: Some(pool) })
+        let (compute, pool) = (DType::F32, Some(pool));
+        Ok(Self { device, compute, resident, element, level, pool })
+    }
+
+    /// The instructions in use, where a processor computes.
+    pub(super) fn cpu_features(&self) -> Option<String> {
+        matches!(self.device, Device::Cpu).then(|| self.level.to_string())
     }
 
     /// Runs a forward pass on this runtime's threads.
@@ -47,12 +60,35 @@ impl Runtime {
         &self,
         forward: impl FnOnce() -> candle_core::Result<T> + Send,
     ) -> Result<T, TowerError> {
-        match &self.pool {
-            Some(pool) => pool.install(forward),
-            None => forward(),
-        }
-        .map_err(tower_error)
+        self.install(forward).map_err(tower_error)
     }
+
+    /// Runs other work on this runtime's threads.
+    pub(super) fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match &self.pool {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
+    }
+}
+
+/// The instructions that the configuration asks for, once they were seen to compute what plain Rust computes: a
+/// processor, or what emulates one, may say that it has some and get them wrong.
+fn level(choice: CpuFeatures) -> Result<Level, LoadError> {
+    let chosen = Level::choose(choice).map_err(|error| LoadError::new(error.to_string()))?;
+    if choice != CpuFeatures::Auto {
+        return match chosen.is_sound() {
+            true => Ok(chosen),
+            false => Err(LoadError::new(format!("this processor computes wrongly with {chosen}"))),
+        };
+    }
+    for level in Level::available().into_iter().rev() {
+        if level.is_sound() {
+            return Ok(level);
+        }
+        tracing::warn!(%level, "the processor computes wrongly with these instructions; they are not used");
+    }
+    Ok(chosen)
 }
 
 /// The pools of this process, by what `threads` says.

@@ -1,6 +1,7 @@
 //! Named tensors of a checkpoint, read in place from mapped or embedded safetensors.
 
 mod element;
+mod layers;
 mod names;
 mod read;
 
@@ -33,6 +34,8 @@ pub(super) struct Weights {
     taken: RefCell<BTreeSet<String>>,
     parameters: Cell<u64>,
     resident_bytes: Cell<u64>,
+    /// Room for one matrix on its way.
+    scratch: RefCell<Vec<f32>>,
 }
 
 /// Buffers that old exports carry along; transformers ignores them too.
@@ -64,6 +67,7 @@ impl Weights {
             taken: RefCell::default(),
             parameters: Cell::new(0),
             resident_bytes: Cell::new(0),
+            scratch: RefCell::default(),
         })
     }
 
@@ -99,7 +103,7 @@ impl Weights {
         self.parameters.get()
     }
 
-    /// Bytes of the tensors made so far.
+    /// Bytes of the tensors and layers made so far.
     pub(super) fn resident_bytes(&self) -> u64 {
         self.resident_bytes.get()
     }
@@ -174,11 +178,6 @@ impl<'w> Scope<'w> {
         self.stack(&[name], shape, self.runtime.compute)
     }
 
-    /// A tensor in the resident type: a matrix that activations are multiplied with.
-    pub(super) fn matrix(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        self.stack(&[name], shape, self.runtime.resident)
-    }
-
     /// A table of which single rows are read. Kept as the file has it where that is narrower: the
     /// values are the same, and a table of 250,000 tokens is most of a text tower.
     pub(super) fn table(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
@@ -187,24 +186,6 @@ impl<'w> Scope<'w> {
             _ => self.runtime.resident,
         };
         self.stack(&[name], shape, dtype)
-    }
-
-    /// Matrices of `shape` stacked along the first dimension, in the resident type.
-    pub(super) fn stacked_matrix(
-        &self,
-        names: &[&str],
-        shape: &[usize],
-    ) -> Result<Tensor, LoadError> {
-        self.stack(names, shape, self.runtime.resident)
-    }
-
-    /// Vectors of `shape` stacked along the first dimension, in the compute type.
-    pub(super) fn stacked_vector(
-        &self,
-        names: &[&str],
-        shape: &[usize],
-    ) -> Result<Tensor, LoadError> {
-        self.stack(names, shape, self.runtime.compute)
     }
 
     /// A single value, for the host.
@@ -230,7 +211,7 @@ impl<'w> Scope<'w> {
     ) -> Result<Tensor, LoadError> {
         let make = || Tensor::from_vec(values, shape, &self.runtime.device)?.to_dtype(dtype);
         let tensor = make().map_err(|error| LoadError::new(format!("{}: {error}", self.prefix)))?;
-        self.count(&tensor);
+        self.count(tensor.elem_count() * tensor.dtype().size_in_bytes());
         Ok(tensor)
     }
 
@@ -255,12 +236,11 @@ impl<'w> Scope<'w> {
         }
         let tensor = Tensor::from_vec(values, stacked, &self.runtime.device)
             .map_err(|error| LoadError::new(format!("{}: {error}", self.path(names.join("+")))))?;
-        self.count(&tensor);
+        self.count(tensor.elem_count() * tensor.dtype().size_in_bytes());
         Ok(tensor)
     }
 
-    fn count(&self, tensor: &Tensor) {
-        let bytes = tensor.elem_count() * tensor.dtype().size_in_bytes();
+    fn count(&self, bytes: usize) {
         self.weights.resident_bytes.set(self.weights.resident_bytes.get() + bytes as u64);
     }
 }

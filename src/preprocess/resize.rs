@@ -4,21 +4,21 @@
 //! clips to a byte. Clipping in between makes the order of the passes visible where edges are hard (up to 27
 //! levels of 255 with the bicubic filter), so the order is Pillow's too.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::LazyLock};
 
 use image::RgbImage;
+use siglip_kernels::{
+    Level,
+    resize::{LANES, PRECISION, weigh_columns, weigh_rows},
+};
 
 use super::{Pixels, Resample, filter::Filter};
-use crate::dispatch::dispatched;
 
 /// Red, green and blue.
 const CHANNELS: usize = 3;
 
-/// Bits behind the point: of 32, 8 are the value's and 2 take the overshoot of negative lobes.
-const PRECISION: u32 = 22;
-
-/// Rows that the horizontal pass treats side by side: the lanes of one vector.
-const LANES: usize = 16;
+/// The widest vectors of this processor. Integers: the choice changes no bit.
+static LEVEL: LazyLock<Level> = LazyLock::new(Level::detect);
 
 /// Resizes to `[height, width]`; the aspect ratio is the caller's to keep.
 pub(super) fn resize(picture: RgbImage, to: [u32; 2], resample: Resample) -> Pixels {
@@ -75,7 +75,12 @@ impl Raster {
                 for channel in 0..CHANNELS {
                     let first = taps.start * CHANNELS + channel;
                     let mut result = [0u8; LANES];
-                    weigh_columns(&columns[first..], &taps.weights, &mut result);
+                    weigh_columns(
+                        *LEVEL,
+                        (&columns[first..], CHANNELS),
+                        &taps.weights,
+                        &mut result,
+                    );
                     let at = index * CHANNELS + channel;
                     for (line, value) in out.chunks_exact_mut(out_row).zip(result) {
                         line[at] = value;
@@ -94,7 +99,7 @@ impl Raster {
         let mut data = vec![0u8; row * filter.output];
         for (index, out) in data.chunks_exact_mut(row).enumerate() {
             let taps = Taps::new(filter, index);
-            weigh_rows(&self.data[taps.start * row..], row, &taps.weights, out);
+            weigh_rows(*LEVEL, (&self.data[taps.start * row..], row), &taps.weights, out);
         }
         Self { width: self.width, height: filter.output, data }
     }
@@ -112,61 +117,5 @@ impl Taps {
         let (start, weights) = filter.weights(index);
         let fixed = |weight: f64| (weight * f64::from(1 << PRECISION)).round() as i32;
         Self { start, weights: weights.into_iter().map(fixed).collect() }
-    }
-}
-
-/// Half of the last place kept, so that the shift rounds.
-const HALF: i32 = 1 << (PRECISION - 1);
-
-#[inline(always)]
-fn to_byte(sum: i32) -> u8 {
-    (sum >> PRECISION).clamp(0, 255) as u8
-}
-
-dispatched! {
-    /// One result value for each lane, from the columns of one channel.
-    fn weigh_columns(columns: &[[u8; LANES]], weights: &[i32], out: &mut [u8; LANES]) =
-        weigh_columns_body
-}
-
-#[inline(always)]
-fn weigh_columns_body(columns: &[[u8; LANES]], weights: &[i32], out: &mut [u8; LANES]) {
-    let mut sums = [HALF; LANES];
-    for (column, &weight) in columns.iter().step_by(CHANNELS).zip(weights) {
-        for (sum, &value) in sums.iter_mut().zip(column) {
-            *sum += i32::from(value) * weight;
-        }
-    }
-    for (out, sum) in out.iter_mut().zip(sums) {
-        *out = to_byte(sum);
-    }
-}
-
-dispatched! {
-    /// One result row from adjacent source rows of `row` values.
-    fn weigh_rows(rows: &[u8], row: usize, weights: &[i32], out: &mut [u8]) = weigh_rows_body
-}
-
-#[inline(always)]
-fn weigh_rows_body(rows: &[u8], row: usize, weights: &[i32], out: &mut [u8]) {
-    // So many sums stay in registers while the rows pass by.
-    const WIDTH: usize = 64;
-    for (chunk, out) in out.chunks_mut(WIDTH).enumerate() {
-        let mut sums = [HALF; WIDTH];
-        for (line, &weight) in rows.chunks_exact(row).zip(weights) {
-            let values = &line[chunk * WIDTH..];
-            if let Some(values) = values.first_chunk::<WIDTH>() {
-                for (sum, &value) in sums.iter_mut().zip(values) {
-                    *sum += i32::from(value) * weight;
-                }
-            } else {
-                for (sum, &value) in sums.iter_mut().zip(values) {
-                    *sum += i32::from(value) * weight;
-                }
-            }
-        }
-        for (out, sum) in out.iter_mut().zip(sums) {
-            *out = to_byte(sum);
-        }
     }
 }

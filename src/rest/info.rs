@@ -57,6 +57,8 @@ pub(super) struct ModelInfo {
     dtype: String,
     /// Where they run: `cpu`, `cuda:0`, `metal`.
     device: String,
+    /// The processor's instructions that the towers use: `portable`, `avx2`, `avx512`; null on other devices.
+    cpu_features: Option<String>,
     /// Values of an embedding.
     dimension: usize,
     /// Ids of a text, padding included; null without a text tower.
@@ -215,6 +217,7 @@ impl ModelInfo {
             family: card.family.clone(),
             revision: card.revision.clone(),
             dtype: card.dtype.to_string(),
+            cpu_features: card.cpu_features.clone(),
             device: card.device.to_string(),
             dimension: card.embedding_dim,
             text_length: card.text_length,

@@ -166,5 +166,6 @@ pub(crate) fn card() -> ModelCard {
         weight_bytes: 0,
         dtype: DType::F32,
         device: Device::Cpu,
+        cpu_features: None,
     }
 }

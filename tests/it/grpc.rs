@@ -141,6 +141,7 @@ fn card() -> ModelCard {
         weight_bytes: 0,
         dtype: DType::F32,
         device: Device::Cpu,
+        cpu_features: None,
     }
 }
 

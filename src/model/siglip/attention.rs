@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::super::{
     LoadError,
-    kernels::{Linear, attention},
+    kernels::{Attention, Linear},
     weights::Scope,
 };
 use super::{config::EncoderConfig, mlp::linear};
@@ -20,7 +20,7 @@ pub(super) struct SelfAttention {
     q: Linear,
     kv: Linear,
     out: Linear,
-    heads: usize,
+    attention: Attention,
     hidden: usize,
 }
 
@@ -30,13 +30,11 @@ impl SelfAttention {
         scope: &Scope<'_>,
     ) -> std::result::Result<Self, LoadError> {
         let hidden = config.hidden_size;
-        let weight = scope.stacked_matrix(
+        let qkv = scope.linear(
             &["q_proj.weight", "k_proj.weight", "v_proj.weight"],
-            &[hidden, hidden],
+            &["q_proj.bias", "k_proj.bias", "v_proj.bias"],
+            [hidden, hidden],
         )?;
-        let bias =
-            scope.stacked_vector(&["q_proj.bias", "k_proj.bias", "v_proj.bias"], &[hidden])?;
-        let qkv = Linear::new(weight, Some(bias));
         let rows = |start, len| {
             qkv.rows(start, len).map_err(|error| LoadError::new(format!("self_attn: {error}")))
         };
@@ -45,7 +43,7 @@ impl SelfAttention {
             kv: rows(hidden, 2 * hidden)?,
             qkv,
             out: linear(&scope.at("out_proj"), hidden, hidden)?,
-            heads: config.num_attention_heads,
+            attention: Attention::new(config.num_attention_heads, scope.runtime().level),
             hidden,
         })
     }
@@ -54,7 +52,7 @@ impl SelfAttention {
     pub(super) fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let qkv = self.qkv.forward(x)?;
         let part = |index| qkv.narrow(2, index * self.hidden, self.hidden);
-        let mixed = attention(&part(0)?, &part(1)?, &part(2)?, self.heads)?;
+        let mixed = self.attention.forward(&part(0)?, &part(1)?, &part(2)?)?;
         self.out.forward_residual(&mixed, residual)
     }
 
@@ -66,7 +64,7 @@ impl SelfAttention {
         let q = self.q.forward(&x.narrow(1, x.dim(1)? - 1, 1)?)?;
         let kv = self.kv.forward(x)?;
         let (k, v) = (kv.narrow(2, 0, self.hidden)?, kv.narrow(2, self.hidden, self.hidden)?);
-        let mixed = attention(&q, &k, &v, self.heads)?;
+        let mixed = self.attention.forward(&q, &k, &v)?;
         self.out.forward_residual(&mixed, residual)
     }
 }

@@ -38,14 +38,14 @@ impl PatchEmbeddings {
     ) -> std::result::Result<Self, LoadError> {
         let (hidden, patch) = (config.encoder.hidden_size, config.patch_size);
         let runtime = scope.runtime();
-        let weight = match config.resolution {
+        let projection = match config.resolution {
             Resolution::Fixed { .. } => convolution(hidden, patch, scope)?,
             Resolution::Naflex => {
-                scope.matrix("patch_embedding.weight", &[hidden, patch * patch * 3])?
+                scope.linear(&["patch_embedding.weight"], &[], [hidden, patch * patch * 3])?
             }
         };
         Ok(Self {
-            projection: Linear::new(weight, None),
+            projection,
             positions: Positions::load(config, scope)?,
             table: normalized_values(image),
             patch,
@@ -155,19 +155,19 @@ impl PatchEmbeddings {
     }
 }
 
-/// A patch convolution's kernel as a matrix over pixels in memory's order: `[hidden, patch * patch * 3]`.
+/// A patch convolution as a layer over pixels in memory's order: `[hidden, patch * patch * 3]`.
 fn convolution(
     hidden: usize,
     patch: usize,
     scope: &Scope<'_>,
-) -> std::result::Result<Tensor, LoadError> {
+) -> std::result::Result<Linear, LoadError> {
     let area = patch * patch;
     let kernel = scope.host("patch_embedding.weight", &[hidden, 3, patch, patch])?;
     let mut by_pixel = Vec::with_capacity(kernel.len());
     for kernel in kernel.chunks_exact(3 * area) {
         by_pixel.extend((0..3 * area).map(|at| kernel[at % 3 * area + at / 3]));
     }
-    scope.tensor(by_pixel, &[hidden, 3 * area], scope.runtime().resident)
+    scope.linear_of(by_pixel, [hidden, 3 * area])
 }
 
 /// `(value * rescale - mean) / std` for each channel and each value of a byte.
@@ -259,7 +259,7 @@ mod tests {
         let runtime = Runtime::new(&runtime).expect("the processor is there");
         let nothing = Tensor::zeros((1, 12), DType::F32, &Device::Cpu)?;
         let embeddings = PatchEmbeddings {
-            projection: Linear::new(nothing.clone(), None),
+            projection: Linear::tensors(nothing.clone(), None),
             positions: Positions::Fixed { side: 4, values: nothing },
             table: normalized_values(&spec),
             patch: 2,

@@ -115,5 +115,5 @@ pub(super) fn layer_norm(
 ) -> std::result::Result<LayerNorm, LoadError> {
     let shape = [config.hidden_size];
     let (weight, bias) = (scope.vector("weight", &shape)?, scope.vector("bias", &shape)?);
-    Ok(LayerNorm::new(weight, bias, config.layer_norm_eps))
+    Ok(LayerNorm::new(weight, bias, config.layer_norm_eps, scope.runtime().level))
 }

@@ -34,7 +34,7 @@ impl Mlp {
 
     /// `residual + fc2(gelu(fc1(x)))`, all of `[.., hidden_size]`.
     pub(super) fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        let inner = self.activation.apply(self.fc1.forward(x)?)?;
+        let inner = self.fc1.forward_activated(x, self.activation)?;
         self.fc2.forward_residual(&inner, residual)
     }
 }
@@ -45,6 +45,5 @@ pub(super) fn linear(
     out: usize,
     width: usize,
 ) -> std::result::Result<Linear, LoadError> {
-    let weight = scope.matrix("weight", &[out, width])?;
-    Ok(Linear::new(weight, Some(scope.vector("bias", &[out])?)))
+    scope.linear(&["weight"], &["bias"], [out, width])
 }

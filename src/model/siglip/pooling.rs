@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::super::{
     LoadError,
-    kernels::{LayerNorm, Linear, attention},
+    kernels::{Attention, LayerNorm, Linear},
     weights::Scope,
 };
 use super::{
@@ -24,7 +24,7 @@ pub(super) struct PoolingHead {
     out: Linear,
     layernorm: LayerNorm,
     mlp: Mlp,
-    heads: usize,
+    attention: Attention,
     hidden: usize,
 }
 
@@ -36,10 +36,8 @@ impl PoolingHead {
         let hidden = config.hidden_size;
         let attention = scope.at("attention");
         // Packed as `torch.nn.MultiheadAttention` does: Q above K above V.
-        let in_proj = Linear::new(
-            attention.matrix("in_proj_weight", &[3 * hidden, hidden])?,
-            Some(attention.vector("in_proj_bias", &[3 * hidden])?),
-        );
+        let in_proj =
+            attention.linear(&["in_proj_weight"], &["in_proj_bias"], [3 * hidden, hidden])?;
         let probe = scope.vector("probe", &[1, 1, hidden])?;
         let constant = |error| LoadError::new(format!("the pooling head's query: {error}"));
         Ok(Self {
@@ -48,7 +46,7 @@ impl PoolingHead {
             out: linear(&attention.at("out_proj"), hidden, hidden)?,
             layernorm: layer_norm(config, &scope.at("layernorm"))?,
             mlp: Mlp::load(config, &scope.at("mlp"))?,
-            heads: config.num_attention_heads,
+            attention: Attention::new(config.num_attention_heads, scope.runtime().level),
             hidden,
         })
     }
@@ -59,7 +57,7 @@ impl PoolingHead {
         let kv = self.kv.forward(x)?;
         let (k, v) = (kv.narrow(2, 0, self.hidden)?, kv.narrow(2, self.hidden, self.hidden)?);
         let query = self.query.broadcast_as((x.dim(0)?, 1, self.hidden))?;
-        let pooled = self.out.forward(&attention(&query, &k, &v, self.heads)?)?;
+        let pooled = self.out.forward(&self.attention.forward(&query, &k, &v)?)?;
         // The residual is taken behind the attention: the probe itself is not added.
         self.mlp.forward(&self.layernorm.forward(&pooled)?, &pooled)?.squeeze(1)
     }

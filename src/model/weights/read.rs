@@ -101,6 +101,8 @@ impl Weights {
                 ))
             },
         )?;
+        // What was converted need not stay in memory a second time.
+        shard.bytes.release(shard.data_start + start..shard.data_start + end);
         self.taken.borrow_mut().insert(stored.to_owned());
         Ok(())
     }

@@ -124,6 +124,37 @@ fn threads_do_not_change_a_row() {
     assert!(difference(&flat(&a.expect("valid")), &flat(&b.expect("valid"))) <= 1e-6);
 }
 
+/// What the processor lacks is refused, and what it has computes what the reference did.
+#[test]
+fn every_set_of_instructions_agrees() {
+    for name in ["tiny", "odd-shapes", "erf-gelu", "naflex-up"] {
+        let expected = Reference::open(&format!("{name}/expected.safetensors"));
+        for cpu_features in ["portable", "avx2", "avx512"] {
+            let source = reference::folder().join(name).to_string_lossy().into_owned();
+            let cpu_features: config::CpuFeatures = cpu_features.parse().expect("a set");
+            let config = config::Model { source, cpu_features, ..config::Model::default() };
+            let mut model = match model::load_siglip(&config) {
+                Ok(model) => model,
+                Err(error) => {
+                    assert_eq!(error.to_string(), format!("this processor has no {cpu_features}"));
+                    assert_ne!(cpu_features, config::CpuFeatures::Portable);
+                    continue;
+                }
+            };
+            assert_eq!(model.card.cpu_features.as_deref(), Some(&*cpu_features.to_string()));
+            if let Some(text) = &mut model.text {
+                let texts = text.forward(&expected.tokens()).expect("valid texts");
+                expected.check("text.pooled", &expected.floats("text.pooled").0, &flat(&texts));
+            }
+            if expected.has("pixels") {
+                let images = model.vision.forward(&expected.pixels()).expect("valid pictures");
+                let shape = expected.floats("vision.pooled").0;
+                expected.check("vision.pooled", &shape, &flat(&images));
+            }
+        }
+    }
+}
+
 /// Every variant with its weights narrowed: what a device's dtype costs.
 #[test]
 fn sixteen_bit_weights_stay_close() {

@@ -1,0 +1,172 @@
+//! Which instructions the kernels use, chosen once at start.
+
+use std::{fmt, str::FromStr};
+
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{avx2::Avx2, avx512::Avx512};
+use crate::{
+    Activation, Element, Epilogue, Packer, product,
+    simd::{Kernel, Portable},
+};
+
+/// A set of instructions that kernels are compiled for. A value exists only for a set that this processor has,
+/// so that having one is the proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level(Set);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Set {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// What an operator may ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The widest that the processor has.
+    #[default]
+    Auto,
+    /// Plain Rust: what the compiler makes of it for the oldest processor of the architecture.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512: F, BW, DQ and VL.
+    Avx512,
+}
+
+/// The processor lacks what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this processor has no {0}")]
+pub struct Lacking(Choice);
+
+impl Level {
+    /// The widest set that this processor has.
+    #[must_use]
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if Self::avx512().is_some() {
+                return Self(Set::Avx512);
+            }
+            if Self::avx2().is_some() {
+                return Self(Set::Avx2);
+            }
+        }
+        Self(Set::Portable)
+    }
+
+    /// # Errors
+    /// Fails if the processor lacks the set.
+    pub fn choose(choice: Choice) -> Result<Self, Lacking> {
+        match choice {
+            Choice::Auto => Ok(Self::detect()),
+            Choice::Portable => Ok(Self(Set::Portable)),
+            #[cfg(target_arch = "x86_64")]
+            Choice::Avx2 if Self::avx2().is_some() => Ok(Self(Set::Avx2)),
+            #[cfg(target_arch = "x86_64")]
+            Choice::Avx512 if Self::avx512().is_some() => Ok(Self(Set::Avx512)),
+            _ => Err(Lacking(choice)),
+        }
+    }
+
+    /// Every set that this processor has, the narrowest first.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        [Choice::Portable, Choice::Avx2, Choice::Avx512]
+            .into_iter()
+            .filter_map(|choice| Self::choose(choice).ok())
+            .collect()
+    }
+
+    /// Whether the set computes what plain Rust computes, on a small product.
+    #[must_use]
+    pub fn is_sound(self) -> bool {
+        let (rows, depth, columns) = (17, 67, 35);
+        let value = |index: usize| ((index * 7919) % 2001) as f32 / 1000.0 - 1.0;
+        let x: Vec<_> = (0..rows * depth).map(value).collect();
+        let weights: Vec<_> = (0..columns * depth).map(|index| value(index + 13)).collect();
+        let run = |level| {
+            let mut packer = Packer::new(columns, depth, Element::F32);
+            packer.push(&weights);
+            let epilogue = Epilogue { activation: Activation::GeluTanh, residual: None };
+            product(level, &x, &packer.finish().part(0..columns), epilogue)
+        };
+        let pairs = run(self).into_iter().zip(run(Self(Set::Portable)));
+        // Two orders of rounding in a sum of 67 products of up to 1.
+        pairs.into_iter().all(|(own, portable)| (own - portable).abs() < 1e-4)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn avx2() -> Option<Avx2> {
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        // SAFETY: just asked.
+        has.then(|| unsafe { Avx2::assume() })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn avx512() -> Option<Avx512> {
+        let has = Self::avx2().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        // SAFETY: just asked.
+        has.then(|| unsafe { Avx512::assume() })
+    }
+
+    /// Runs a kernel compiled for this set.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Set::Portable => kernel.run(Portable),
+            // SAFETY: a level of this set exists only where the processor has it, as do the two below.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => unsafe { Avx2::assume().vectorize(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Set::Avx512 => unsafe { Avx512::assume().vectorize(kernel) },
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Set::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => "avx512",
+        })
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        })
+    }
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "portable" => Ok(Self::Portable),
+            "avx2" => Ok(Self::Avx2),
+            "avx512" => Ok(Self::Avx512),
+            _ => Err(format!("`{text}` is not a level: auto, portable, avx2 or avx512")),
+        }
+    }
+}

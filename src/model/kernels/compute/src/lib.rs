@@ -1,0 +1,26 @@
+//! The arithmetic of the towers on a processor: slices in, slices out, no tensors.
+//!
+//! Each kernel is written once over the trait `Simd` and compiled for every set of instructions; a [`Level`] names
+//! one that the processor has. [`Level`] `portable` is plain Rust, and the twin that the others are tested against.
+//!
+//! This is a package of its own for two reasons. It is compiled with optimisation in every profile, so that tests
+//! of whole towers stay fast; and all code that is `unsafe` for speed is in it, so that the server's own package
+//! need allow none.
+
+mod attention;
+mod level;
+mod math;
+mod packed;
+mod product;
+pub mod resize;
+mod rows;
+mod simd;
+
+pub use attention::{Rows, Shape, attention};
+pub use level::{Choice, Lacking, Level};
+pub use packed::{Columns, Element, Packed, Packer};
+pub use product::{Activation, Epilogue, Residual, product};
+pub use rows::{activate, normalize_rows, softmax_row};
+
+#[cfg(test)]
+mod tests;

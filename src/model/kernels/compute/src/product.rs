@@ -1,0 +1,340 @@
+//! `y = f(x W^T + b) + residual`, blocked for the caches and spread over the threads.
+
+use std::{hint::black_box, ops::Range};
+
+use rayon::prelude::*;
+
+use crate::{
+    Columns, Level, math,
+    packed::Line,
+    simd::{Kernel, Out, PANEL, Simd, by_height},
+};
+
+/// What is done to each sum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// GELU with the tanh approximation.
+    GeluTanh,
+    /// The exact GELU.
+    GeluErf,
+}
+
+impl Activation {
+    #[inline(always)]
+    pub(crate) fn apply<S: Simd>(self, simd: S, x: S::F) -> S::F {
+        match self {
+            Self::None => x,
+            Self::GeluTanh => math::gelu_tanh(simd, x),
+            Self::GeluErf => math::gelu_erf(simd, x),
+        }
+    }
+}
+
+/// What is added to the result: rows of as many values as the result's, repeated from the first when they end.
+#[derive(Debug, Clone, Copy)]
+pub struct Residual<'a>(pub &'a [f32]);
+
+/// What is done to a product before it is written, beside the bias that the weights bring along.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// First.
+    pub activation: Activation,
+    /// Then.
+    pub residual: Option<Residual<'a>>,
+}
+
+/// Rows of x that a task works on, at most: with `DEPTH` inputs each they fill two thirds of a second-level cache
+/// of 512 KiB, and stay there while the panels pass by.
+const ROWS: usize = 216;
+
+/// Inputs of one pass: 16 columns of so many fill most of a first-level cache of 32 KiB, and stay there while the
+/// rows pass by.
+const DEPTH: usize = 384;
+
+/// Inputs of one turn of the product's loop, so that counting them costs little.
+const UNROLLED: usize = 4;
+
+/// Tasks for each thread, so that one which is interrupted leaves its last ones to the others.
+const TASKS_PER_THREAD: usize = 4;
+
+/// `f(x W^T + b) + residual`.
+///
+/// * `x`: `[rows, depth]`, row-major
+/// * returns `[rows, columns]`
+///
+/// Runs on the threads of the current pool. A row's result does not depend on the other rows or on the number of
+/// threads.
+///
+/// # Panics
+/// If `x` is no whole number of rows, or if the residual's rows do not repeat into the result's.
+#[must_use]
+pub fn product(level: Level, x: &[f32], weights: &Columns<'_>, epilogue: Epilogue<'_>) -> Vec<f32> {
+    let (depth, columns) = (weights.packed.depth(), weights.columns.len());
+    let rows = x.len() / depth.max(1);
+    assert!(depth > 0 && x.len() == rows * depth, "{} values in rows of {depth}", x.len());
+    if let Some(Residual(values)) = epilogue.residual {
+        assert!(!values.is_empty() && values.len().is_multiple_of(columns.max(1)));
+        assert!((rows * columns).is_multiple_of(values.len()));
+    }
+    let mut y = Vec::<f32>::with_capacity(rows * columns);
+    if rows * columns > 0 {
+        let out = Out(y.as_mut_ptr());
+        let tasks = Tasks::new(rows, &weights.columns, rayon::current_num_threads());
+        (0..tasks.count()).into_par_iter().with_max_len(1).for_each(|index| {
+            let (rows, panels) = tasks.get(index);
+            level.run(Block { x, weights, epilogue: &epilogue, out, rows, panels });
+        });
+    }
+    // SAFETY: the tasks cover every row and every panel that has a column of `weights`, and each writes all values
+    // of its own.
+    unsafe { y.set_len(rows * columns) };
+    y
+}
+
+/// How the result is cut into tasks.
+struct Tasks {
+    rows: usize,
+    rows_per_task: usize,
+    panels: Range<usize>,
+    panels_per_task: usize,
+}
+
+impl Tasks {
+    fn new(rows: usize, columns: &Range<usize>, threads: usize) -> Self {
+        let panels = columns.start / PANEL..columns.end.div_ceil(PANEL);
+        let row_tasks = rows.div_ceil(ROWS);
+        // Equal ones, of whole tiles.
+        let rows_per_task = rows.div_ceil(row_tasks).next_multiple_of(6).min(rows);
+        let row_tasks = rows.div_ceil(rows_per_task);
+        let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
+        let panel_tasks = wanted.div_ceil(row_tasks).min(panels.len());
+        Self { rows, rows_per_task, panels_per_task: panels.len().div_ceil(panel_tasks), panels }
+    }
+
+    fn count(&self) -> usize {
+        self.rows.div_ceil(self.rows_per_task) * self.panels.len().div_ceil(self.panels_per_task)
+    }
+
+    /// Rows and panels of a task. The rows change first, so that threads which are close share weights.
+    fn get(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let row_tasks = self.rows.div_ceil(self.rows_per_task);
+        let row = index % row_tasks * self.rows_per_task;
+        let panel = self.panels.start + index / row_tasks * self.panels_per_task;
+        (
+            row..self.rows.min(row + self.rows_per_task),
+            panel..self.panels.end.min(panel + self.panels_per_task),
+        )
+    }
+}
+
+/// One task: some rows times some panels.
+struct Block<'a> {
+    x: &'a [f32],
+    weights: &'a Columns<'a>,
+    epilogue: &'a Epilogue<'a>,
+    out: Out,
+    rows: Range<usize>,
+    panels: Range<usize>,
+}
+
+impl Kernel for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let depth = self.weights.packed.depth();
+        // Equal passes.
+        let step = depth.div_ceil(depth.div_ceil(DEPTH));
+        let mut scratch = [Line([0f32; PANEL]); DEPTH];
+        for start in (0..depth).step_by(step) {
+            let inputs = start..depth.min(start + step);
+            for panel in self.panels.clone() {
+                let packed = self.weights.packed;
+                let lines = packed.block(simd, panel, inputs.clone(), &mut scratch);
+                let tiles = self.rows.len().div_ceil(S::ROWS);
+                let ahead = lines.len().div_ceil(tiles);
+                for (tile, row) in self.rows.clone().step_by(S::ROWS).enumerate() {
+                    // The next panel is on its way while this one is worked on, a part with each tile.
+                    if panel + 1 < self.panels.end {
+                        let from = inputs.end.min(inputs.start + tile * ahead);
+                        packed.prefetch(simd, panel + 1, from..inputs.end.min(from + ahead));
+                    }
+                    let tile = Tile { panel, inputs: &inputs, lines, row };
+                    by_height!(S, self.rows.end - row, HEIGHT => self.tile::<S, HEIGHT>(simd, &tile));
+                }
+            }
+        }
+    }
+}
+
+/// Where a register tile is.
+struct Tile<'a> {
+    panel: usize,
+    inputs: &'a Range<usize>,
+    lines: &'a [Line<f32>],
+    row: usize,
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn tile<S: Simd, const HEIGHT: usize>(&self, simd: S, tile: &Tile<'_>) {
+        let Range { start, end } = self.weights.columns;
+        let origin = tile.panel * PANEL;
+        let (columns, depth) = (end - start, self.weights.packed.depth());
+        // The lanes of the panel that are columns of the result, which is narrower where a layer is cut or ends.
+        let lanes = start.saturating_sub(origin)..(end - origin).min(PANEL);
+        // Where the panel's first lane would be in a row of the result.
+        let column = origin.wrapping_sub(start);
+        let place = |row: usize| ((tile.row + row) * columns).wrapping_add(column);
+        let mut sums = [[simd.splat(0.0); 2]; HEIGHT];
+        if tile.inputs.start > 0 {
+            for (row, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the task's own values, which the pass before has written.
+                *sums = unsafe { read_line(simd, self.out.0.wrapping_add(place(row)), &lanes) };
+            }
+        }
+        // SAFETY: rows of `x` that the task has, and inputs that each has.
+        unsafe {
+            let x = self.x.as_ptr().add(tile.row * depth + tile.inputs.start);
+            let lines = (tile.lines.as_ptr().cast(), PANEL);
+            multiply(simd, (x, depth), lines, tile.lines.len(), &mut sums);
+        }
+        if tile.inputs.end == depth {
+            self.finish(simd, tile, &mut sums, (&lanes, column));
+        }
+        for (row, sums) in sums.iter().enumerate() {
+            // SAFETY: the task's own values.
+            unsafe { write_line(simd, self.out.0.wrapping_add(place(row)), &lanes, sums) };
+        }
+    }
+
+    /// Bias, activation and residual of a tile's sums.
+    ///
+    /// * `place`: the lanes that are columns of the result, and the place of the first lane in a row
+    #[inline(always)]
+    fn finish<S: Simd, const HEIGHT: usize>(
+        &self,
+        simd: S,
+        tile: &Tile<'_>,
+        sums: &mut [[S::F; 2]; HEIGHT],
+        (lanes, column): (&Range<usize>, usize),
+    ) {
+        let bias = self.weights.packed.bias(tile.panel);
+        // SAFETY: a line has 16 values.
+        let bias = unsafe { read_line(simd, bias.as_ptr(), &(0..PANEL)) };
+        let columns = self.weights.columns.len();
+        for (row, sums) in sums.iter_mut().enumerate() {
+            for (sum, bias) in sums.iter_mut().zip(bias).take(PANEL / S::LANES) {
+                *sum = self.epilogue.activation.apply(simd, simd.add(*sum, bias));
+            }
+            if let Some(Residual(values)) = self.epilogue.residual {
+                let row = (tile.row + row) * columns % values.len();
+                let from = values.as_ptr().wrapping_add(row.wrapping_add(column));
+                // SAFETY: the residual has whole rows, as long as the result's.
+                let residual = unsafe { read_line(simd, from, lanes) };
+                for (sum, residual) in sums.iter_mut().zip(residual).take(PANEL / S::LANES) {
+                    *sum = simd.add(*sum, residual);
+                }
+            }
+        }
+    }
+}
+
+/// 16 adjacent values, of which some may not be there.
+///
+/// # Safety
+/// The values `lanes` behind `from` are readable.
+#[inline(always)]
+pub(crate) unsafe fn read_line<S: Simd>(
+    simd: S,
+    from: *const f32,
+    lanes: &Range<usize>,
+) -> [S::F; 2] {
+    let mut copy = [0f32; PANEL];
+    let mut from = from;
+    if lanes.len() < PANEL {
+        for lane in lanes.clone() {
+            // SAFETY: the caller's promise.
+            copy[lane] = unsafe { from.wrapping_add(lane).read() };
+        }
+        from = copy.as_ptr();
+    }
+    let mut vectors = [simd.splat(0.0); 2];
+    for (index, vector) in vectors.iter_mut().enumerate().take(PANEL / S::LANES) {
+        // SAFETY: 16 values either way.
+        *vector = unsafe { simd.load(from.add(index * S::LANES)) };
+    }
+    vectors
+}
+
+/// The opposite.
+///
+/// # Safety
+/// The values `lanes` behind `to` are writable.
+#[inline(always)]
+pub(crate) unsafe fn write_line<S: Simd>(
+    simd: S,
+    to: *mut f32,
+    lanes: &Range<usize>,
+    vectors: &[S::F; 2],
+) {
+    let mut copy = [0f32; PANEL];
+    let all = if lanes.len() < PANEL { copy.as_mut_ptr() } else { to };
+    for (index, vector) in vectors.iter().enumerate().take(PANEL / S::LANES) {
+        // SAFETY: 16 values either way.
+        unsafe { simd.store(all.add(index * S::LANES), *vector) };
+    }
+    if lanes.len() < PANEL {
+        for lane in lanes.clone() {
+            // SAFETY: the caller's promise.
+            unsafe { to.wrapping_add(lane).write(copy[lane]) };
+        }
+    }
+}
+
+/// Adds to `sums` the product of `HEIGHT` rows and 16 columns.
+///
+/// * `x`: the first value, and how far apart rows are
+/// * `lines`: the first of 16 values for each input, and how far apart inputs are
+///
+/// # Safety
+/// `depth` values of each row and lines of 16 values are readable.
+#[inline(always)]
+pub(crate) unsafe fn multiply<S: Simd, const HEIGHT: usize>(
+    simd: S,
+    x: (*const f32, usize),
+    lines: (*const f32, usize),
+    depth: usize,
+    sums: &mut [[S::F; 2]; HEIGHT],
+) {
+    let mut local = *sums;
+    // So many pointers fit the registers. The box keeps the compiler from adding up each of them anew, from the first
+    // and the distance, for every input: a quarter of all instructions.
+    let rows: [*const f32; HEIGHT] =
+        black_box(std::array::from_fn(|row| x.0.wrapping_add(row * x.1)));
+    let step = |input: usize, local: &mut [[S::F; 2]; HEIGHT]| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let weights = read_line(simd, lines.0.add(input * lines.1), &(0..PANEL));
+            for (row, sums) in rows.iter().zip(local) {
+                let value = simd.splat(*row.add(input));
+                for (sum, weights) in sums.iter_mut().zip(weights).take(PANEL / S::LANES) {
+                    *sum = simd.mul_add(value, weights, *sum);
+                }
+            }
+        }
+    };
+    let whole = depth / UNROLLED * UNROLLED;
+    for input in (0..whole).step_by(UNROLLED) {
+        for ahead in 0..UNROLLED {
+            step(input + ahead, &mut local);
+        }
+    }
+    for input in whole..depth {
+        step(input, &mut local);
+    }
+    *sums = local;
+}

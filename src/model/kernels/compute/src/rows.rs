@@ -1,0 +1,135 @@
+//! Arithmetic on single rows.
+
+use crate::{
+    Activation, Level, math,
+    simd::{Kernel, Simd},
+};
+
+/// Applies an activation in place.
+pub fn activate(level: Level, activation: Activation, values: &mut [f32]) {
+    level.run(Activate { activation, values });
+}
+
+/// Softmax of one row, in place.
+pub fn softmax_row(level: Level, row: &mut [f32]) {
+    level.run(Softmax { row });
+}
+
+/// Layer normalisation of rows of `x` into `y`, each of as many values as `weight` and `bias` have.
+///
+/// Two passes over a row. One pass, `E[x^2] - E[x]^2`, cancels where a few channels are large, as they are in the
+/// deeper layers of real checkpoints.
+///
+/// # Panics
+/// If the lengths do not agree.
+pub fn normalize_rows(level: Level, x: &[f32], affine: (&[f32], &[f32]), eps: f32, y: &mut [f32]) {
+    let (weight, bias) = affine;
+    assert!(weight.len() == bias.len() && x.len() == y.len());
+    assert!(!weight.is_empty() && x.len().is_multiple_of(weight.len()));
+    level.run(Normalize { x, weight, bias, eps, y });
+}
+
+struct Activate<'a> {
+    activation: Activation,
+    values: &'a mut [f32],
+}
+
+impl Kernel for Activate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for values in self.values.chunks_mut(S::LANES) {
+            let x = simd.load_slice(values);
+            simd.store_slice(values, self.activation.apply(simd, x));
+        }
+    }
+}
+
+struct Softmax<'a> {
+    row: &'a mut [f32],
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let mut highest = simd.splat(f32::NEG_INFINITY);
+        let whole = self.row.len() / S::LANES * S::LANES;
+        for values in self.row[..whole].chunks_exact(S::LANES) {
+            highest = simd.max(simd.load_slice(values), highest);
+        }
+        let rest = self.row[whole..].iter().copied();
+        let max = rest.fold(simd.max_of(highest), f32::max);
+        let mut sum = 0.0;
+        let mut sums = simd.splat(0.0);
+        for values in self.row.chunks_mut(S::LANES) {
+            let p = math::exp(simd, simd.sub(simd.load_slice(values), simd.splat(max)));
+            simd.store_slice(values, p);
+            if values.len() == S::LANES {
+                sums = simd.add(sums, p);
+            } else {
+                sum = values.iter().sum::<f32>();
+            }
+        }
+        let factor = simd.splat(1.0 / (sum + simd.sum(sums)));
+        for values in self.row.chunks_mut(S::LANES) {
+            let p = simd.mul(simd.load_slice(values), factor);
+            simd.store_slice(values, p);
+        }
+    }
+}
+
+struct Normalize<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    eps: f32,
+    y: &'a mut [f32],
+}
+
+impl Kernel for Normalize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let width = self.weight.len();
+        for (x, y) in self.x.chunks_exact(width).zip(self.y.chunks_exact_mut(width)) {
+            let mean = sum_of(simd, x, |x| x, |x| x) / width as f32;
+            let means = simd.splat(mean);
+            let squared = |x| {
+                let centred = simd.sub(x, means);
+                simd.mul(centred, centred)
+            };
+            let variance = sum_of(simd, x, squared, |x| (x - mean) * (x - mean)) / width as f32;
+            let factor = simd.splat(1.0 / (variance + self.eps).sqrt());
+            let rows = x.chunks(S::LANES).zip(y.chunks_mut(S::LANES));
+            let affine = self.weight.chunks(S::LANES).zip(self.bias.chunks(S::LANES));
+            for ((x, y), (weight, bias)) in rows.zip(affine) {
+                let centred = simd.mul(simd.sub(simd.load_slice(x), means), factor);
+                let (weight, bias) = (simd.load_slice(weight), simd.load_slice(bias));
+                simd.store_slice(y, simd.mul_add(centred, weight, bias));
+            }
+        }
+    }
+}
+
+/// The sum of a term of each value. Four vectors of sums, because one addition takes as long as four begin.
+#[inline(always)]
+fn sum_of<S: Simd>(
+    simd: S,
+    x: &[f32],
+    term: impl Fn(S::F) -> S::F,
+    scalar_term: impl Fn(f32) -> f32,
+) -> f32 {
+    let mut sums = [simd.splat(0.0); 4];
+    let mut chunks = x.chunks_exact(4 * S::LANES);
+    for chunk in &mut chunks {
+        for (sum, values) in sums.iter_mut().zip(chunk.chunks_exact(S::LANES)) {
+            *sum = simd.add(*sum, term(simd.load_slice(values)));
+        }
+    }
+    let rest: f32 = chunks.remainder().iter().map(|&value| scalar_term(value)).sum();
+    simd.sum(simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3]))) + rest
+}

@@ -1,0 +1,125 @@
+//! Vectors of f32 for each set of instructions, behind one trait: a kernel is written once.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+mod portable;
+
+use half::{bf16, f16};
+
+pub(crate) use self::portable::Portable;
+
+/// Columns of a panel of packed weights: one AVX-512 register, two of AVX2.
+pub(crate) const PANEL: usize = 16;
+
+/// The operations of one set of instructions. A value of an implementing type is the proof that the processor
+/// has them, so that only what takes pointers is unsafe.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// A vector of f32.
+    type F: Copy;
+    /// How many.
+    const LANES: usize;
+    /// Rows of the product's register tile: as many as leave registers for two vectors and a broadcast.
+    const ROWS: usize;
+
+    fn splat(self, value: f32) -> Self::F;
+    /// # Safety
+    /// `LANES` values are readable behind `from`.
+    unsafe fn load(self, from: *const f32) -> Self::F;
+    /// # Safety
+    /// `LANES` values are writable behind `to`.
+    unsafe fn store(self, to: *mut f32, vector: Self::F);
+    /// # Safety
+    /// `LANES` values are readable behind `from`.
+    unsafe fn load_bf16(self, from: *const bf16) -> Self::F;
+    /// # Safety
+    /// `LANES` values are readable behind `from`.
+    unsafe fn load_f16(self, from: *const f16) -> Self::F;
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, in one rounding where the set has it.
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger; `b` where one of them is not a number.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller; `b` where one of them is not a number.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `2^n`, where the lowest bits of `shifted` hold the integer `n`.
+    fn power_of_two(self, shifted: Self::F) -> Self::F;
+    /// The magnitude of `magnitude` with the sign of `sign`.
+    fn copy_sign(self, magnitude: Self::F, sign: Self::F) -> Self::F;
+    fn sum(self, vector: Self::F) -> f32;
+    fn max_of(self, vector: Self::F) -> f32;
+    /// Asks for the cache line behind an address, which need not be valid.
+    fn prefetch<T>(self, address: *const T);
+
+    #[inline(always)]
+    fn abs(self, vector: Self::F) -> Self::F {
+        self.copy_sign(vector, self.splat(0.0))
+    }
+
+    /// The first values of a slice, and zeros where it ends.
+    #[inline(always)]
+    fn load_slice(self, values: &[f32]) -> Self::F {
+        if values.len() >= Self::LANES {
+            // SAFETY: as many values are there.
+            return unsafe { self.load(values.as_ptr()) };
+        }
+        let mut lanes = [0f32; PANEL];
+        lanes[..values.len()].copy_from_slice(values);
+        // SAFETY: no vector has more lanes than a panel has columns.
+        unsafe { self.load(lanes.as_ptr()) }
+    }
+
+    /// As many values as the slice takes, `LANES` at most.
+    #[inline(always)]
+    fn store_slice(self, values: &mut [f32], vector: Self::F) {
+        if values.len() >= Self::LANES {
+            // SAFETY: as many values are there.
+            return unsafe { self.store(values.as_mut_ptr(), vector) };
+        }
+        let mut lanes = [0f32; PANEL];
+        // SAFETY: no vector has more lanes than a panel has columns.
+        unsafe { self.store(lanes.as_mut_ptr(), vector) };
+        values.copy_from_slice(&lanes[..values.len()]);
+    }
+}
+
+/// Work that is compiled once for each set. `run` must be `#[inline(always)]`, as must all that it calls with a
+/// `Simd` in hand, or it is compiled for the oldest processor.
+pub(crate) trait Kernel {
+    type Output;
+
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Calls an expression with a constant: the number of rows of a tile, or as many as a tile of the set has.
+macro_rules! by_height {
+    ($set:ident, $rows:expr, $height:ident => $call:expr) => {
+        by_height!(@ $set, $rows, $height => $call, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    };
+    (@ $set:ident, $rows:expr, $height:ident => $call:expr, $($rows_:literal)*) => {
+        match Ord::min($rows, $set::ROWS) {
+            // The condition leaves out what the set never uses.
+            $($rows_ if $rows_ <= $set::ROWS => {
+                const $height: usize = $rows_;
+                $call
+            })*
+            _ => {}
+        }
+    };
+}
+
+pub(crate) use by_height;
+
+/// A result of which each task writes a part of its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Out(pub(crate) *mut f32);
+
+// SAFETY: whoever shares one sees to it that the tasks' parts are disjoint, and reads none of them before all tasks
+// have ended.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}

@@ -1,0 +1,123 @@
+//! Plain Rust: the twin that every other set is compared with, and what other architectures run.
+
+use half::{bf16, f16};
+
+use super::Simd;
+
+const LANES: usize = 8;
+
+/// No instructions beyond the architecture's own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Portable;
+
+#[inline(always)]
+fn each(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+    let mut result = a;
+    for (a, b) in result.iter_mut().zip(b) {
+        *a = f(*a, b);
+    }
+    result
+}
+
+impl Simd for Portable {
+    type F = [f32; LANES];
+    const LANES: usize = LANES;
+    // A row is four registers of the oldest x86, which has 16 of them.
+    const ROWS: usize = if cfg!(target_arch = "aarch64") { 6 } else { 2 };
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> Self::F {
+        // SAFETY: the caller's promise; unaligned.
+        unsafe { from.cast::<[f32; LANES]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, vector: Self::F) {
+        // SAFETY: the caller's promise; unaligned.
+        unsafe { to.cast::<[f32; LANES]>().write_unaligned(vector) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> Self::F {
+        // SAFETY: the caller's promise; unaligned.
+        unsafe { from.cast::<[bf16; LANES]>().read_unaligned() }.map(bf16::to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> Self::F {
+        // SAFETY: the caller's promise; unaligned.
+        unsafe { from.cast::<[f16; LANES]>().read_unaligned() }.map(f16::to_f32)
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| a / b)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        let mut result = c;
+        for ((c, a), b) in result.iter_mut().zip(a).zip(b) {
+            // Elsewhere a fused product is a call into the C library.
+            *c = if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+                a.mul_add(b, *c)
+            } else {
+                a * b + *c
+            };
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| if a < b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, shifted: Self::F) -> Self::F {
+        shifted.map(|value| f32::from_bits((value.to_bits() << 23).wrapping_add(0x3f80_0000)))
+    }
+
+    #[inline(always)]
+    fn copy_sign(self, magnitude: Self::F, sign: Self::F) -> Self::F {
+        each(magnitude, sign, f32::copysign)
+    }
+
+    #[inline(always)]
+    fn sum(self, vector: Self::F) -> f32 {
+        vector.iter().sum()
+    }
+
+    #[inline(always)]
+    fn max_of(self, vector: Self::F) -> f32 {
+        vector.into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, _: *const T) {}
+}

@@ -1,0 +1,66 @@
+//! Fully connected layers, their weights straight from the mapped bytes to where the product reads them.
+
+use candle_core::Device;
+use siglip_kernels::Packer;
+
+use super::{super::kernels::Linear, LoadError, Scope};
+
+impl Scope<'_> {
+    /// Layers with the same input, their outputs one after the other.
+    ///
+    /// * `weights`: names of matrices of `shape`, `[out, in]`
+    /// * `biases`: names of vectors, one for each matrix, or none at all
+    pub(in crate::model) fn linear(
+        &self,
+        weights: &[&str],
+        biases: &[&str],
+        shape: [usize; 2],
+    ) -> Result<Linear, LoadError> {
+        let [out, width] = shape;
+        if !matches!(self.runtime.device, Device::Cpu) {
+            let compute = self.runtime.compute;
+            let weight = self.stack(weights, &shape, compute)?;
+            let bias = (!biases.is_empty()).then(|| self.stack(biases, &[out], compute));
+            return Ok(Linear::tensors(weight, bias.transpose()?));
+        }
+        let mut packer = Packer::new(weights.len() * out, width, self.runtime.element);
+        // One matrix at a time, in memory that is kept for the next: there is no second copy of them all.
+        let mut values = self.weights.scratch.take();
+        for name in weights {
+            values.clear();
+            self.weights.read(&self.path(name), &shape, &mut values)?;
+            self.runtime.install(|| packer.push(&values));
+        }
+        self.weights.scratch.replace(values);
+        let mut bias = Vec::with_capacity(biases.len() * out);
+        for name in biases {
+            self.weights.read(&self.path(name), &[out], &mut bias)?;
+        }
+        if !bias.is_empty() {
+            packer.set_bias(&bias);
+        }
+        Ok(self.packed(packer))
+    }
+
+    /// A layer without a bias, of values that were computed on the host.
+    ///
+    /// * `weight`: of `shape`, `[out, in]`
+    pub(in crate::model) fn linear_of(
+        &self,
+        weight: Vec<f32>,
+        shape: [usize; 2],
+    ) -> Result<Linear, LoadError> {
+        if !matches!(self.runtime.device, Device::Cpu) {
+            return Ok(Linear::tensors(self.tensor(weight, &shape, self.runtime.compute)?, None));
+        }
+        let mut packer = Packer::new(shape[0], shape[1], self.runtime.element);
+        packer.push(&weight);
+        Ok(self.packed(packer))
+    }
+
+    fn packed(&self, packer: Packer) -> Linear {
+        let packed = packer.finish();
+        self.count(packed.bytes());
+        Linear::packed(packed, self.runtime.level)
+    }
+}
