@@ -34,7 +34,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use axum::{Router, middleware, routing::get};
+use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tower::ServiceBuilder;
@@ -229,6 +229,8 @@ fn finished(bounded: Router<AppState>, streams: Router<AppState>, state: AppStat
     let bound = middleware::from_fn_with_state(state.clone(), bound_body);
     bounded
         .layer(bound)
+        // The library's own limit of 2 MB on forms would come before ours.
+        .layer(DefaultBodyLimit::disable())
         .merge(streams)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)

@@ -33,7 +33,7 @@ use self::{
 };
 
 /// Primes, so that every kind meets passes of every size. `broken` costs a reload.
-const FAULTS: &str = "error:53,panic:97,nan:71,memory:83,broken:1009:2,row";
+const FAULTS: &str = "error:53,panic:97,nan:71,memory:83,broken:151:2,row";
 /// Clients that speak gRPC, beside the others.
 const RPC_CLIENTS: usize = 4;
 /// Short, so that slow clients are got rid of many times.

@@ -1,5 +1,6 @@
 //! `POST /v1/embeddings`.
 
+use image::ImageFormat;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
@@ -7,6 +8,7 @@ use super::{BLUE, GREEN, RED, assert_close, base64, data_uri, encoded, floats, p
 use crate::{
     app::{Answer, MODEL, TestApp},
     fake::DIM,
+    hostile,
 };
 
 const PATH: &str = "/v1/embeddings";
@@ -115,6 +117,16 @@ async fn a_form_carries_many_files_and_texts_in_order() {
     assert_close(&rows[0], &[0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
     assert_close(&rows[1], &[1.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
     assert_close(&rows[2], &[0.0, 0.0, 1.0, 1.0, 1.0, 0.0]);
+}
+
+#[tokio::test]
+async fn a_form_may_be_as_large_as_any_body() {
+    let app = TestApp::start().await;
+    // Three megabytes.
+    let picture = hostile::encoded(ImageFormat::Bmp, 1000, 1000);
+    let form = Form::new().part("a", Part::bytes(picture).file_name("picture"));
+    let answer = Answer::of(app.request("POST", PATH).multipart(form)).await.ok();
+    assert_eq!(vectors(&answer).len(), 1);
 }
 
 #[tokio::test]
