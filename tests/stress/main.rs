@@ -37,7 +37,9 @@ const FAULTS: &str = "error:53,panic:97,nan:71,memory:83,broken:151:2,row";
 /// Clients that speak gRPC, beside the others.
 const RPC_CLIENTS: usize = 4;
 /// Short, so that slow clients are got rid of many times.
-const FLAGS: [&str; 18] = [
+const FLAGS: [&str; 20] = [
+    "--limits-request-timeout",
+    "150s",
     "--listen",
     "127.0.0.1:0",
     "--grpc-listen",
