@@ -167,7 +167,7 @@ fn convolution(
     for kernel in kernel.chunks_exact(3 * area) {
         by_pixel.extend((0..3 * area).map(|at| kernel[at % 3 * area + at / 3]));
     }
-    scope.linear_of(by_pixel, [hidden, 3 * area])
+    scope.linear_of(by_pixel, None, [hidden, 3 * area])
 }
 
 /// `(value * rescale - mean) / std` for each channel and each value of a byte.

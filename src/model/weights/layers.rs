@@ -42,19 +42,27 @@ impl Scope<'_> {
         Ok(self.packed(packer))
     }
 
-    /// A layer without a bias, of values that were computed on the host.
+    /// A layer of values that are on the host.
     ///
     /// * `weight`: of `shape`, `[out, in]`
+    /// * `bias`: `[out]`
     pub(in crate::model) fn linear_of(
         &self,
         weight: Vec<f32>,
+        bias: Option<Vec<f32>>,
         shape: [usize; 2],
     ) -> Result<Linear, LoadError> {
         if !matches!(self.runtime.device, Device::Cpu) {
-            return Ok(Linear::tensors(self.tensor(weight, &shape, self.runtime.compute)?, None));
+            let compute = self.runtime.compute;
+            let weight = self.tensor(weight, &shape, compute)?;
+            let bias = bias.map(|bias| self.tensor(bias, &shape[..1], compute));
+            return Ok(Linear::tensors(weight, bias.transpose()?));
         }
         let mut packer = Packer::new(shape[0], shape[1], self.runtime.element);
-        packer.push(&weight);
+        self.runtime.install(|| packer.push(&weight));
+        if let Some(bias) = bias {
+            packer.set_bias(&bias);
+        }
         Ok(self.packed(packer))
     }
 
