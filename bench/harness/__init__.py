@@ -1,0 +1,1 @@
+"""Measures siglip-server beside its peers; `bench/run` starts it."""

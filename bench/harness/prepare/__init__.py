@@ -1,0 +1,1 @@
+"""What has to exist before anything can be measured: checkpoints, exported models, inputs."""
