@@ -129,104 +129,46 @@ const ENGINE_CODES: [Code; 21] = [
     Code::DeviceFailed,
 ];
 
-/// The errors of a route that answers problem documents.
-pub(super) struct ProblemErrors;
+/// Kinds of errors: which codes, and in whose words.
+macro_rules! errors {
+    ($($(#[$doc:meta])+ $name:ident: $codes:expr, $envelope:ident;)+) => {$(
+        $(#[$doc])+
+        pub(super) struct $name;
 
-/// The errors of a route that speaks OpenAI's format.
-pub(super) struct OpenAiErrors;
-
-/// The errors of a route that speaks Cohere's format.
-pub(super) struct CohereErrors;
-
-/// The errors of a route that words them as FastAPI does.
-pub(super) struct DetailErrors;
-
-/// The errors of a route that speaks the format of text-embeddings-inference.
-pub(super) struct TeiErrors;
-
-/// The errors of a route that words them as one text.
-pub(super) struct PlainErrors;
-
-/// The errors of a route that only looks a model up.
-pub(super) struct UnknownModelErrors;
-
-/// The same as one text, or of a model that does not take requests.
-pub(super) struct PlainUnknownModelErrors;
-
-/// The errors of the readiness probe.
-pub(super) struct NotReadyErrors;
-
-/// The same in the format of text-embeddings-inference.
-pub(super) struct TeiNotReadyErrors;
-
-/// The same as one text.
-pub(super) struct PlainNotReadyErrors;
-
-impl IntoResponses for ProblemErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        responses(&ENGINE_CODES, Envelope::Problem)
-    }
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+                responses(&$codes, Envelope::$envelope)
+            }
+        }
+    )+};
 }
 
-impl IntoResponses for OpenAiErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        responses(&ENGINE_CODES, Envelope::OpenAi)
-    }
-}
+/// What a probe may answer.
+const PROBE_CODES: [Code; 2] = [Code::NotReady, Code::ShuttingDown];
 
-impl IntoResponses for CohereErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        responses(&ENGINE_CODES, Envelope::Cohere)
-    }
-}
-
-impl IntoResponses for DetailErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        responses(&ENGINE_CODES, Envelope::Detail)
-    }
-}
-
-impl IntoResponses for TeiErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        responses(&ENGINE_CODES, Envelope::Tei)
-    }
-}
-
-impl IntoResponses for PlainErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        responses(&ENGINE_CODES, Envelope::Plain)
-    }
-}
-
-impl IntoResponses for UnknownModelErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        responses(&[Code::ModelNotFound], Envelope::OpenAi)
-    }
-}
-
-impl IntoResponses for PlainUnknownModelErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        let codes = [Code::ModelNotFound, Code::NotReady, Code::ShuttingDown];
-        responses(&codes, Envelope::Plain)
-    }
-}
-
-impl IntoResponses for NotReadyErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        responses(&[Code::NotReady, Code::ShuttingDown], Envelope::Problem)
-    }
-}
-
-impl IntoResponses for TeiNotReadyErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        responses(&[Code::NotReady, Code::ShuttingDown], Envelope::Tei)
-    }
-}
-
-impl IntoResponses for PlainNotReadyErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        responses(&[Code::NotReady, Code::ShuttingDown], Envelope::Plain)
-    }
+errors! {
+    /// The errors of a route that answers problem documents.
+    ProblemErrors: ENGINE_CODES, Problem;
+    /// The errors of a route that speaks OpenAI's format.
+    OpenAiErrors: ENGINE_CODES, OpenAi;
+    /// The errors of a route that speaks Cohere's format.
+    CohereErrors: ENGINE_CODES, Cohere;
+    /// The errors of a route that words them as FastAPI does.
+    DetailErrors: ENGINE_CODES, Detail;
+    /// The errors of a route that speaks the format of text-embeddings-inference.
+    TeiErrors: ENGINE_CODES, Tei;
+    /// The errors of a route that words them as one text.
+    PlainErrors: ENGINE_CODES, Plain;
+    /// The errors of a route that only looks a model up.
+    UnknownModelErrors: [Code::ModelNotFound], OpenAi;
+    /// The same as one text, or of a model that does not take requests.
+    PlainUnknownModelErrors: [Code::ModelNotFound, Code::NotReady, Code::ShuttingDown], Plain;
+    /// The errors of the readiness probe.
+    NotReadyErrors: PROBE_CODES, Problem;
+    /// The same in the format of text-embeddings-inference.
+    TeiNotReadyErrors: PROBE_CODES, Tei;
+    /// The same as one text.
+    PlainNotReadyErrors: PROBE_CODES, Plain;
 }
 
 /// One response a status, with an example for each code that has it.

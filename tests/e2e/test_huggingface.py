@@ -21,6 +21,13 @@ def test_feature_extraction(server, client):
     np.testing.assert_allclose(one, expected[:1], atol=1e-5)
 
 
+def test_features_that_are_not_normalised(server, client):
+    raw = np.array(client.feature_extraction(TEXTS, normalize=False))
+    norms = np.linalg.norm(raw, axis=1, keepdims=True)
+    assert np.abs(norms - 1).max() > 1e-3
+    np.testing.assert_allclose(raw / norms, server.embed(TEXTS), atol=1e-5)
+
+
 def test_sentence_similarity(server, client):
     query, *others = server.embed(["a cat", "a kitten", "a red car"])
     found = client.sentence_similarity("a cat", other_sentences=["a kitten", "a red car"])

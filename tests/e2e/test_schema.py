@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 # Bounded: with what its other phases try, enough to reach each operation's own errors in a few minutes.
 EXAMPLES = 10
 
 
-def test_every_operation(server):
+def test_every_operation(server, tmp_path):
     arguments = [
         *("--config-file", HERE / "schemathesis.toml", "run", server.http + "/openapi.json"),
         *("--checks", "not_a_server_error,status_code_conformance"),
@@ -18,11 +18,13 @@ def test_every_operation(server):
         *("--generation-deterministic", "--no-color", "--warnings", "off", "--request-timeout", 60),
     ]
     run = subprocess.run(
-        [Path(sys.executable).with_name("schemathesis"), *map(str, arguments)],
+        [Path(sys.executable).absolute().with_name("schemathesis"), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=600,
-        env=os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_hooks"},
+        # It leaves notes where it runs.
+        cwd=tmp_path,
+        env=os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(HERE)},
     )
     assert run.returncode == 0, run.stdout + run.stderr
     # Every operation of the document, none left out.

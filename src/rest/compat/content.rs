@@ -253,8 +253,10 @@ pub(in crate::rest) enum ItemsSchema {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
-    use crate::error::Code;
+    use crate::{error::Code, rest::long_text::sharing};
 
     fn items(json: &str) -> Result<Vec<Input>, Error> {
         let items: Items = serde_json::from_str(json).expect(json);
@@ -286,6 +288,26 @@ mod tests {
         let url = items(r#"{"image_url": {"url": "https://example.com/a.png"}}"#).expect("a URL");
         assert!(matches!(&url[..], [Input::Image(ImageInput::Url(_))]));
         assert_eq!(items(r#"{"content": [{"text": "a"}, {"image": "b"}]}"#).expect("two").len(), 2);
+    }
+
+    /// A picture in base64 is copied once on its way, where the body is put together, and not again.
+    #[test]
+    fn a_picture_stays_where_the_body_holds_it() {
+        let payload = "A".repeat(1 << 16);
+        for json in [
+            format!(r#"{{"image": "{payload}"}}"#),
+            format!(r#"[{{"type": "image_base64", "image_base64": "{payload}"}}]"#),
+            format!(r#"{{"content": [{{"image_url": {{"url": "{payload}"}}}}]}}"#),
+            format!(r#"[{{"content": {{"image_url": "{payload}"}}}}]"#),
+        ] {
+            let body = Bytes::from(json);
+            let items: Items = sharing(&body, || serde_json::from_slice(&body)).expect("items");
+            let inputs = resolve_all("documents", items.0).expect("a picture");
+            let [Input::Image(ImageInput::Base64 { text, .. })] = &inputs[..] else {
+                panic!("{inputs:?}");
+            };
+            assert!(body.as_ptr_range().contains(&text.as_ptr()));
+        }
     }
 
     #[test]

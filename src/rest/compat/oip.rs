@@ -1,26 +1,22 @@
 //! The Open Inference Protocol, version 2, over REST: KServe's and Triton's clients.
 
 mod models;
+mod path;
 mod schema;
 pub(in crate::rest) mod wire;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{Json, extract::State, response::Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{
+    path::{FramingHeader, ModelPath, Named, VersionPath},
     schema::{InferBodySchema, InferResponseSchema},
     wire::Call,
 };
 use crate::{
-    build_info,
-    engine::Context,
-    oip,
+    build_info, oip,
     rest::{
         AppState, health,
         layers::Ctx,
@@ -109,25 +105,19 @@ async fn ready(State(state): State<AppState>) -> Result<(), Failure> {
     path = "/v2/models/{model}/infer",
     operation_id = "oip_infer",
     tag = "compatible",
-    params(
-        ("model" = String, Path, description = "The model's name", example = "demo"),
-        (
-            "inference-header-content-length" = Option<usize>,
-            Header,
-            description = "Bytes of JSON, where raw tensors stand behind it"
-        ),
-        RequestHeaders,
-    ),
+    params(ModelPath, FramingHeader, RequestHeaders),
     request_body(content((InferBodySchema = "application/json"))),
     responses((status = 200, description = "The tensors", body = InferResponseSchema), PlainErrors),
 )]
 async fn infer(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Named(model): Named,
     Ctx(context): Ctx,
     call: Call,
 ) -> Result<Response, Failure> {
-    answer(&state, &context, name, call).await
+    let (request, form) = call.split(model)?;
+    let answer = oip::infer(state.engine(), request, &context).await?;
+    Ok(form.respond(&state, &context, answer).await?)
 }
 
 /// Embeds and scores tensors of a version, in the Open Inference Protocol
@@ -138,36 +128,15 @@ async fn infer(
     path = "/v2/models/{model}/versions/{version}/infer",
     operation_id = "oip_infer_version",
     tag = "compatible",
-    params(
-        ("model" = String, Path, description = "The model's name", example = "demo"),
-        ("version" = String, Path, description = "Always `1`", example = "1"),
-        (
-            "inference-header-content-length" = Option<usize>,
-            Header,
-            description = "Bytes of JSON, where raw tensors stand behind it"
-        ),
-        RequestHeaders,
-    ),
+    params(VersionPath, FramingHeader, RequestHeaders),
     request_body(content((InferBodySchema = "application/json"))),
     responses((status = 200, description = "The tensors", body = InferResponseSchema), PlainErrors),
 )]
 async fn versioned_infer(
-    State(state): State<AppState>,
-    Path((name, version)): Path<(String, String)>,
-    Ctx(context): Ctx,
+    state: State<AppState>,
+    model: Named,
+    context: Ctx,
     call: Call,
 ) -> Result<Response, Failure> {
-    oip::check_version(&version)?;
-    answer(&state, &context, name, call).await
-}
-
-async fn answer(
-    state: &AppState,
-    context: &Context,
-    model: String,
-    call: Call,
-) -> Result<Response, Failure> {
-    let (request, form) = call.split(model)?;
-    let answer = oip::infer(state.engine(), request, context).await?;
-    Ok(form.respond(state, context, answer).await?)
+    infer(state, model, context, call).await
 }

@@ -42,7 +42,13 @@ async fn a_url_is_a_picture_like_any_other() {
     let body = json!({"images": [url, data_uri(GREEN)], "labels": ["red"]});
     let labels = app.post("/v1/classify", body).await.ok();
     assert!(labels["results"][0][0]["probability"].as_f64() > Some(0.9), "{labels}");
-    assert_eq!(app.metric("siglip_stage_duration_seconds_count{stage=\"fetch\"}").await, 2.0);
+    // The formats of other servers have URLs too.
+    let part = json!({"type": "image_url", "image_url": {"url": url}});
+    let rows = app.post("/v2/embed", json!({"images": [url]})).await.ok();
+    assert_eq!(floats(&rows["embeddings"]["float"][0]), floats(&data[0]["embedding"]));
+    let body = json!({"query": "red", "documents": [{"image": data_uri(GREEN)}, part]});
+    assert_eq!(app.post("/v1/rerank", body).await.ok()["results"][0]["index"], 1);
+    assert_eq!(app.metric("siglip_stage_duration_seconds_count{stage=\"fetch\"}").await, 4.0);
     let info = app.get("/info").await.ok();
     assert_eq!(info["fetch"]["schemes"], json!(["https", "http"]));
 }

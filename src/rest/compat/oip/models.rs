@@ -1,14 +1,11 @@
 //! What the Open Inference Protocol tells of a model.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::path::{ModelPath, Named, VersionPath};
 use crate::{
-    error::Error,
     oip::{self, TensorSpec},
     rest::{AppState, openapi::PlainUnknownModelErrors, problem::Failure},
 };
@@ -88,8 +85,23 @@ impl TensorConfig {
     }
 }
 
-fn described(state: &AppState, name: &str) -> Result<Json<ModelMetadata>, Failure> {
-    let model = state.engine().registry().get(Some(name))?;
+/// Describes a model, in the Open Inference Protocol
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}",
+    operation_id = "oip_model",
+    tag = "compatible",
+    params(ModelPath),
+    responses(
+        (status = 200, description = "The model", body = ModelMetadata),
+        PlainUnknownModelErrors,
+    ),
+)]
+pub(super) async fn metadata(
+    State(state): State<AppState>,
+    Named(name): Named,
+) -> Result<Json<ModelMetadata>, Failure> {
+    let model = state.engine().registry().get(Some(&name))?;
     let tensors = |specs: Vec<TensorSpec>| specs.into_iter().map(Into::into).collect();
     Ok(Json(ModelMetadata {
         name: model.name.clone(),
@@ -100,8 +112,42 @@ fn described(state: &AppState, name: &str) -> Result<Json<ModelMetadata>, Failur
     }))
 }
 
-fn configured(state: &AppState, name: &str) -> Result<Json<ModelConfig>, Failure> {
-    let model = state.engine().registry().get(Some(name))?;
+/// Describes a version of a model, in the Open Inference Protocol
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/versions/{version}",
+    operation_id = "oip_model_version",
+    tag = "compatible",
+    params(VersionPath),
+    responses(
+        (status = 200, description = "The model", body = ModelMetadata),
+        PlainUnknownModelErrors,
+    ),
+)]
+pub(super) async fn versioned_metadata(
+    state: State<AppState>,
+    model: Named,
+) -> Result<Json<ModelMetadata>, Failure> {
+    metadata(state, model).await
+}
+
+/// Describes a model in Triton's words, in the Open Inference Protocol
+#[utoipa::path(
+    get,
+    path = "/v2/models/{model}/config",
+    operation_id = "oip_model_config",
+    tag = "compatible",
+    params(ModelPath),
+    responses(
+        (status = 200, description = "The model", body = ModelConfig),
+        PlainUnknownModelErrors,
+    ),
+)]
+pub(super) async fn config(
+    State(state): State<AppState>,
+    Named(name): Named,
+) -> Result<Json<ModelConfig>, Failure> {
+    let model = state.engine().registry().get(Some(&name))?;
     Ok(Json(ModelConfig {
         name: model.name.clone(),
         platform: oip::PLATFORM,
@@ -112,88 +158,23 @@ fn configured(state: &AppState, name: &str) -> Result<Json<ModelConfig>, Failure
     }))
 }
 
-/// Describes a model, in the Open Inference Protocol
-#[utoipa::path(
-    get,
-    path = "/v2/models/{model}",
-    operation_id = "oip_model",
-    tag = "compatible",
-    params(("model" = String, Path, description = "The model's name", example = "demo")),
-    responses(
-        (status = 200, description = "The model", body = ModelMetadata),
-        PlainUnknownModelErrors,
-    ),
-)]
-pub(super) async fn metadata(
-    State(state): State<AppState>,
-    Path(name): Path<String>,
-) -> Result<Json<ModelMetadata>, Failure> {
-    described(&state, &name)
-}
-
-/// Describes a version of a model, in the Open Inference Protocol
-#[utoipa::path(
-    get,
-    path = "/v2/models/{model}/versions/{version}",
-    operation_id = "oip_model_version",
-    tag = "compatible",
-    params(
-        ("model" = String, Path, description = "The model's name", example = "demo"),
-        ("version" = String, Path, description = "Always `1`", example = "1"),
-    ),
-    responses(
-        (status = 200, description = "The model", body = ModelMetadata),
-        PlainUnknownModelErrors,
-    ),
-)]
-pub(super) async fn versioned_metadata(
-    State(state): State<AppState>,
-    Path((name, version)): Path<(String, String)>,
-) -> Result<Json<ModelMetadata>, Failure> {
-    oip::check_version(&version)?;
-    described(&state, &name)
-}
-
-/// Describes a model in Triton's words, in the Open Inference Protocol
-#[utoipa::path(
-    get,
-    path = "/v2/models/{model}/config",
-    operation_id = "oip_model_config",
-    tag = "compatible",
-    params(("model" = String, Path, description = "The model's name", example = "demo")),
-    responses(
-        (status = 200, description = "The model", body = ModelConfig),
-        PlainUnknownModelErrors,
-    ),
-)]
-pub(super) async fn config(
-    State(state): State<AppState>,
-    Path(name): Path<String>,
-) -> Result<Json<ModelConfig>, Failure> {
-    configured(&state, &name)
-}
-
 /// Describes a version of a model in Triton's words, in the Open Inference Protocol
 #[utoipa::path(
     get,
     path = "/v2/models/{model}/versions/{version}/config",
     operation_id = "oip_model_config_version",
     tag = "compatible",
-    params(
-        ("model" = String, Path, description = "The model's name", example = "demo"),
-        ("version" = String, Path, description = "Always `1`", example = "1"),
-    ),
+    params(VersionPath),
     responses(
         (status = 200, description = "The model", body = ModelConfig),
         PlainUnknownModelErrors,
     ),
 )]
 pub(super) async fn versioned_config(
-    State(state): State<AppState>,
-    Path((name, version)): Path<(String, String)>,
+    state: State<AppState>,
+    model: Named,
 ) -> Result<Json<ModelConfig>, Failure> {
-    oip::check_version(&version)?;
-    configured(&state, &name)
+    config(state, model).await
 }
 
 /// Says whether a model takes requests, in the Open Inference Protocol
@@ -202,7 +183,7 @@ pub(super) async fn versioned_config(
     path = "/v2/models/{model}/ready",
     operation_id = "oip_model_ready",
     tag = "compatible",
-    params(("model" = String, Path, description = "The model's name", example = "demo")),
+    params(ModelPath),
     responses(
         (status = 200, description = "The model takes requests"),
         PlainUnknownModelErrors,
@@ -210,9 +191,10 @@ pub(super) async fn versioned_config(
 )]
 pub(super) async fn ready(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Named(name): Named,
 ) -> Result<(), Failure> {
-    Ok(taking(&state, &name)?)
+    state.engine().registry().get(Some(&name))?;
+    Ok(())
 }
 
 /// Says whether a version of a model takes requests, in the Open Inference Protocol
@@ -221,23 +203,12 @@ pub(super) async fn ready(
     path = "/v2/models/{model}/versions/{version}/ready",
     operation_id = "oip_model_ready_version",
     tag = "compatible",
-    params(
-        ("model" = String, Path, description = "The model's name", example = "demo"),
-        ("version" = String, Path, description = "Always `1`", example = "1"),
-    ),
+    params(VersionPath),
     responses(
         (status = 200, description = "The model takes requests"),
         PlainUnknownModelErrors,
     ),
 )]
-pub(super) async fn versioned_ready(
-    State(state): State<AppState>,
-    Path((name, version)): Path<(String, String)>,
-) -> Result<(), Failure> {
-    oip::check_version(&version)?;
-    Ok(taking(&state, &name)?)
-}
-
-fn taking(state: &AppState, name: &str) -> Result<(), Error> {
-    state.engine().registry().get(Some(name)).map(drop)
+pub(super) async fn versioned_ready(state: State<AppState>, model: Named) -> Result<(), Failure> {
+    ready(state, model).await
 }
