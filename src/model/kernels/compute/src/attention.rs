@@ -4,14 +4,14 @@
 //! larger one comes they are scaled down. What a task needs beside its result is one block of keys and values, and
 //! the scores of one tile of queries.
 
-use std::{cell::RefCell, ops::Range};
+use std::{cell::RefCell, hint::black_box, ops::Range};
 
 use rayon::prelude::*;
 
 use crate::{
     Level, math,
     packed::Line,
-    product::{multiply, read_line, write_line},
+    product::{UNROLLED, read_line, write_line},
     simd::{Kernel, Out, PANEL, Simd, by_height},
 };
 
@@ -281,4 +281,48 @@ fn soften<S: Simd>(
     let factor = if before == *largest { 1.0 } else { (before - *largest).exp() };
     *total = *total * factor + simd.sum(sums);
     factor
+}
+
+/// Adds to `sums` the product of `HEIGHT` rows and 16 columns.
+///
+/// * `x`: the first value, and how far apart rows are
+/// * `lines`: the first of 16 values for each input, and how far apart inputs are
+///
+/// # Safety
+/// `depth` values of each row and lines of 16 values are readable.
+#[inline(always)]
+unsafe fn multiply<S: Simd, const HEIGHT: usize>(
+    simd: S,
+    x: (*const f32, usize),
+    lines: (*const f32, usize),
+    depth: usize,
+    sums: &mut [[S::F; 2]; HEIGHT],
+) {
+    let mut local = *sums;
+    // So many pointers fit the registers. The box keeps the compiler from adding up each of them anew, from the first
+    // and the distance, for every input: a quarter of all instructions.
+    let rows: [*const f32; HEIGHT] =
+        black_box(std::array::from_fn(|row| x.0.wrapping_add(row * x.1)));
+    let step = |input: usize, local: &mut [[S::F; 2]; HEIGHT]| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let weights = read_line(simd, lines.0.add(input * lines.1), &(0..PANEL));
+            for (row, sums) in rows.iter().zip(local) {
+                let value = simd.splat(*row.add(input));
+                for (sum, weights) in sums.iter_mut().zip(weights).take(PANEL / S::LANES) {
+                    *sum = simd.mul_add(value, weights, *sum);
+                }
+            }
+        }
+    };
+    let whole = depth / UNROLLED * UNROLLED;
+    for input in (0..whole).step_by(UNROLLED) {
+        for ahead in 0..UNROLLED {
+            step(input + ahead, &mut local);
+        }
+    }
+    for input in whole..depth {
+        step(input, &mut local);
+    }
+    *sums = local;
 }

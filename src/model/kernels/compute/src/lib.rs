@@ -15,6 +15,7 @@ mod product;
 pub mod resize;
 mod rows;
 mod simd;
+mod tiles;
 
 pub use attention::{Rows, Shape, attention};
 pub use level::{Choice, Lacking, Level};

@@ -24,6 +24,17 @@ pub enum Element {
     Bf16,
 }
 
+/// Inputs of a pass whose weights are widened to f32 first: 16 columns of so many fill most of a first-level cache of
+/// 32 KiB, and stay there while the rows pass by.
+pub(crate) const WIDENED: usize = 384;
+
+/// Inputs of a layer that takes one pass, its weights read in place: they come from the second-level cache in order,
+/// faster than they are used up, and no sum is written and read again.
+const WHOLE: usize = 1152;
+
+/// Inputs of a pass of a layer that has more of them: with those of a tile of rows they would no longer fit there.
+const PART: usize = 512;
+
 #[derive(Debug)]
 enum Lines {
     F32(Vec<Line<f32>>),
@@ -77,7 +88,16 @@ impl Packed {
         Columns { packed: self, columns }
     }
 
-    /// The lines `inputs` of a panel: in place, or widened into `scratch`, which has room for as many.
+    /// Inputs of one pass over the rows, at most.
+    pub(crate) fn pass(&self) -> usize {
+        match self.lines {
+            Lines::F32(_) if self.depth <= WHOLE => WHOLE,
+            Lines::F32(_) => PART,
+            Lines::F16(_) | Lines::Bf16(_) => WIDENED,
+        }
+    }
+
+    /// The lines `inputs` of a panel: in place, or widened into `scratch`, which has room for `WIDENED` lines.
     #[inline(always)]
     pub(crate) fn block<'b, S: Simd>(
         &'b self,

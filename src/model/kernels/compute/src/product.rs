@@ -1,13 +1,14 @@
 //! `y = f(x W^T + b) + residual`, blocked for the caches and spread over the threads.
 
-use std::{hint::black_box, ops::Range};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::{
     Columns, Level, math,
-    packed::Line,
+    packed::{Line, WIDENED},
     simd::{Kernel, Out, PANEL, Simd, by_height},
+    tiles::Tiles,
 };
 
 /// What is done to each sum.
@@ -46,16 +47,12 @@ pub struct Epilogue<'a> {
     pub residual: Option<Residual<'a>>,
 }
 
-/// Rows of x that a task works on, at most: with `DEPTH` inputs each they fill two thirds of a second-level cache
-/// of 512 KiB, and stay there while the panels pass by.
+/// Rows of x that a task works on, at most. They are read once for each panel, in order, so that a cache of the
+/// second level need not hold them; more of them only make the tasks too few.
 const ROWS: usize = 216;
 
-/// Inputs of one pass: 16 columns of so many fill most of a first-level cache of 32 KiB, and stay there while the
-/// rows pass by.
-const DEPTH: usize = 384;
-
 /// Inputs of one turn of the product's loop, so that counting them costs little.
-const UNROLLED: usize = 4;
+pub(crate) const UNROLLED: usize = 4;
 
 /// Tasks for each thread, so that one which is interrupted leaves its last ones to the others.
 const TASKS_PER_THREAD: usize = 4;
@@ -82,7 +79,8 @@ pub fn product(level: Level, x: &[f32], weights: &Columns<'_>, epilogue: Epilogu
     let mut y = Vec::<f32>::with_capacity(rows * columns);
     if rows * columns > 0 {
         let out = Out(y.as_mut_ptr());
-        let tasks = Tasks::new(rows, &weights.columns, rayon::current_num_threads());
+        let x = &Tiles::pack(level, x, depth);
+        let tasks = Tasks::new(x, &weights.columns, rayon::current_num_threads());
         (0..tasks.count()).into_par_iter().with_max_len(1).for_each(|index| {
             let (rows, panels) = tasks.get(index);
             level.run(Block { x, weights, epilogue: &epilogue, out, rows, panels });
@@ -103,11 +101,12 @@ struct Tasks {
 }
 
 impl Tasks {
-    fn new(rows: usize, columns: &Range<usize>, threads: usize) -> Self {
+    fn new(x: &Tiles, columns: &Range<usize>, threads: usize) -> Self {
+        let rows = x.rows();
         let panels = columns.start / PANEL..columns.end.div_ceil(PANEL);
         let row_tasks = rows.div_ceil(ROWS);
         // Equal ones, of whole tiles.
-        let rows_per_task = rows.div_ceil(row_tasks).next_multiple_of(6).min(rows);
+        let rows_per_task = rows.div_ceil(row_tasks).next_multiple_of(x.height()).min(rows);
         let row_tasks = rows.div_ceil(rows_per_task);
         let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
         let panel_tasks = wanted.div_ceil(row_tasks).min(panels.len());
@@ -132,7 +131,7 @@ impl Tasks {
 
 /// One task: some rows times some panels.
 struct Block<'a> {
-    x: &'a [f32],
+    x: &'a Tiles,
     weights: &'a Columns<'a>,
     epilogue: &'a Epilogue<'a>,
     out: Out,
@@ -147,8 +146,8 @@ impl Kernel for Block<'_> {
     fn run<S: Simd>(self, simd: S) {
         let depth = self.weights.packed.depth();
         // Equal passes.
-        let step = depth.div_ceil(depth.div_ceil(DEPTH));
-        let mut scratch = [Line([0f32; PANEL]); DEPTH];
+        let step = depth.div_ceil(depth.div_ceil(self.weights.packed.pass()));
+        let mut scratch = [Line([0f32; PANEL]); WIDENED];
         for start in (0..depth).step_by(step) {
             let inputs = start..depth.min(start + step);
             for panel in self.panels.clone() {
@@ -196,12 +195,8 @@ impl Block<'_> {
                 *sums = unsafe { read_line(simd, self.out.0.wrapping_add(place(row)), &lanes) };
             }
         }
-        // SAFETY: rows of `x` that the task has, and inputs that each has.
-        unsafe {
-            let x = self.x.as_ptr().add(tile.row * depth + tile.inputs.start);
-            let lines = (tile.lines.as_ptr().cast(), PANEL);
-            multiply(simd, (x, depth), lines, tile.lines.len(), &mut sums);
-        }
+        let x = self.x.inputs(tile.row, tile.inputs.clone());
+        multiply(simd, x, tile.lines, &mut sums);
         if tile.inputs.end == depth {
             self.finish(simd, tile, &mut sums, (&lanes, column));
         }
@@ -295,46 +290,37 @@ pub(crate) unsafe fn write_line<S: Simd>(
     }
 }
 
-/// Adds to `sums` the product of `HEIGHT` rows and 16 columns.
+/// Adds to `sums` the product of a tile's first `HEIGHT` rows and 16 columns.
 ///
-/// * `x`: the first value, and how far apart rows are
-/// * `lines`: the first of 16 values for each input, and how far apart inputs are
-///
-/// # Safety
-/// `depth` values of each row and lines of 16 values are readable.
+/// * `x`: of each input the values of all rows of a tile, `S::ROWS`
+/// * `lines`: a line for each input
 #[inline(always)]
-pub(crate) unsafe fn multiply<S: Simd, const HEIGHT: usize>(
+fn multiply<S: Simd, const HEIGHT: usize>(
     simd: S,
-    x: (*const f32, usize),
-    lines: (*const f32, usize),
-    depth: usize,
+    x: &[f32],
+    lines: &[Line<f32>],
     sums: &mut [[S::F; 2]; HEIGHT],
 ) {
+    // A copy that no pointer leads to, which the compiler keeps in registers.
     let mut local = *sums;
-    // So many pointers fit the registers. The box keeps the compiler from adding up each of them anew, from the first
-    // and the distance, for every input: a quarter of all instructions.
-    let rows: [*const f32; HEIGHT] =
-        black_box(std::array::from_fn(|row| x.0.wrapping_add(row * x.1)));
-    let step = |input: usize, local: &mut [[S::F; 2]; HEIGHT]| {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let weights = read_line(simd, lines.0.add(input * lines.1), &(0..PANEL));
-            for (row, sums) in rows.iter().zip(local) {
-                let value = simd.splat(*row.add(input));
-                for (sum, weights) in sums.iter_mut().zip(weights).take(PANEL / S::LANES) {
-                    *sum = simd.mul_add(value, weights, *sum);
-                }
+    let mut step = |x: &[f32], line: &Line<f32>| {
+        // SAFETY: a line has 16 values.
+        let weights = unsafe { read_line(simd, line.0.as_ptr(), &(0..PANEL)) };
+        for (value, sums) in x.iter().zip(&mut local) {
+            for (sum, weights) in sums.iter_mut().zip(weights).take(PANEL / S::LANES) {
+                *sum = simd.mul_add(simd.splat(*value), weights, *sum);
             }
         }
     };
-    let whole = depth / UNROLLED * UNROLLED;
-    for input in (0..whole).step_by(UNROLLED) {
-        for ahead in 0..UNROLLED {
-            step(input + ahead, &mut local);
+    let turns = x.chunks_exact(UNROLLED * S::ROWS).zip(lines.chunks_exact(UNROLLED));
+    for (x, lines) in turns {
+        for (x, line) in x.chunks_exact(S::ROWS).zip(lines) {
+            step(x, line);
         }
     }
-    for input in whole..depth {
-        step(input, &mut local);
+    let rest = lines.len() / UNROLLED * UNROLLED;
+    for (x, line) in x[rest * S::ROWS..].chunks_exact(S::ROWS).zip(&lines[rest..]) {
+        step(x, line);
     }
     *sums = local;
 }

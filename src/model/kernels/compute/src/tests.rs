@@ -62,7 +62,7 @@ struct Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let depth = prop_oneof![1..40usize, 380..390usize, 766..772usize];
+    let depth = prop_oneof![1..40usize, 380..390usize, 766..772usize, 1150..1155usize];
     let rows = prop_oneof![1..30usize, 214..220usize, 430..436usize];
     let element = prop_oneof![Just(Element::F32), Just(Element::F16), Just(Element::Bf16)];
     let activation =
@@ -130,6 +130,9 @@ impl Case {
     }
 }
 
+/// A sum of 1,155 products reaches 40, where a rounding is 2e-6 at most; they cancel, but not all.
+const TOLERANCE: f64 = 1e-4;
+
 fn worst(a: &[f32], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - b).abs()).fold(0.0, f64::max)
@@ -144,7 +147,7 @@ proptest! {
         for level in Level::available() {
             let y = case.run(level, &case.x(), &case.residual());
             let worst = worst(&y, &expected);
-            prop_assert!(worst < 5e-5, "{level}: {worst:e}");
+            prop_assert!(worst < TOLERANCE, "{level}: {worst:e}");
         }
     }
 
@@ -155,7 +158,7 @@ proptest! {
         let twin: Vec<f64> = twin.into_iter().map(f64::from).collect();
         for level in Level::available() {
             let worst = worst(&case.run(level, &case.x(), &case.residual()), &twin);
-            prop_assert!(worst < 5e-5, "{level}: {worst:e}");
+            prop_assert!(worst < TOLERANCE, "{level}: {worst:e}");
         }
     }
 
