@@ -227,6 +227,20 @@ impl fmt::Display for Code {
     }
 }
 
+/// The longest message: a request's body may hold a name of tens of megabytes, and its error be logged and sent
+/// as often as it comes.
+const MAX_MESSAGE_BYTES: usize = 2 << 10;
+/// The longest path of a field, which may hold a key of the request.
+const MAX_FIELD_BYTES: usize = 256;
+
+/// The head of a text that is too long, whole characters only.
+fn shortened(text: Cow<'static, str>, bytes: usize) -> Cow<'static, str> {
+    if text.len() <= bytes {
+        return text;
+    }
+    format!("{}...", &text[..text.floor_char_boundary(bytes)]).into()
+}
+
 /// A failure as the caller will see it.
 ///
 /// The message is for the caller; `source` is for the log and never leaves the process. Cheap to clone,
@@ -243,10 +257,12 @@ pub struct Error {
 
 impl Error {
     /// An error with a message in lower case, without a full stop.
+    ///
+    /// Cut where it is longer than anybody reads: it may quote the request.
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
-            message: message.into(),
+            message: shortened(message.into(), MAX_MESSAGE_BYTES),
             field: None,
             retry_after: None,
             items: None,
@@ -271,7 +287,7 @@ impl Error {
     /// Names the part of the request that is at fault, replacing any earlier name.
     #[must_use]
     pub fn with_field(mut self, field: impl Into<Cow<'static, str>>) -> Self {
-        self.field = Some(field.into());
+        self.field = Some(shortened(field.into(), MAX_FIELD_BYTES));
         self
     }
 
@@ -377,6 +393,15 @@ mod tests {
                 assert!(spec.status.is_client_error(), "{code}");
             }
         }
+    }
+
+    #[test]
+    fn what_quotes_a_long_request_is_cut() {
+        let long = || "가".repeat(1 << 20);
+        let error = Error::new(Code::ModelNotFound, long()).with_field(long());
+        assert!(error.message().len() < MAX_MESSAGE_BYTES + 4 && error.message().ends_with("..."));
+        assert!(error.field().is_some_and(|field| field.len() < MAX_FIELD_BYTES + 4));
+        assert_eq!(Error::invalid("input[3]", "no text").to_string(), "input[3]: no text");
     }
 
     #[test]

@@ -24,6 +24,9 @@ use crate::{
     registry::Model,
 };
 
+/// Most dimensions of a tensor: more than any that is read here has.
+pub const MAX_RANK: usize = 8;
+
 /// A tensor of a request.
 #[derive(Debug, Clone)]
 pub struct Tensor {
@@ -31,7 +34,7 @@ pub struct Tensor {
     pub name: String,
     /// The type of its elements.
     pub datatype: String,
-    /// Its shape.
+    /// Its shape, of at most [`MAX_RANK`] dimensions.
     pub shape: Vec<i64>,
     /// Its elements, row-major.
     pub elements: Elements,

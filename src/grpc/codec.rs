@@ -1,5 +1,7 @@
 //! Messages that are held against a bound before they are taken apart.
 
+use std::any::TypeId;
+
 use bytes::Buf;
 use prost::{Message, decode_length_delimiter};
 use tonic::{
@@ -8,10 +10,10 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-use super::status::status;
+use super::{oip_proto, proto, status::status};
 use crate::error::{Code, Error};
 
-/// Most fields of a message, each item of a list being one. Items are bounded by the engine, which sees them
+/// Most fields of a message, each item of a list being one, and each whole number. Items are bounded by the engine, which sees them
 /// once they are taken apart: an empty one has two bytes on the wire, and fifty in memory.
 const MAX_FIELDS: usize = 1 << 19;
 
@@ -48,37 +50,75 @@ where
 #[derive(Debug)]
 pub(super) struct BoundedDecoder<U>(ProstDecoder<U>);
 
-impl<U: Message + Default> Decoder for BoundedDecoder<U> {
+impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         // A message lies in one piece.
-        if exceeds(buf.chunk(), MAX_FIELDS) {
-            let message = format!("the message has more than {MAX_FIELDS} fields; split it");
+        if exceeds(buf.chunk(), lists::<U>(), MAX_FIELDS) {
+            let message =
+                format!("the message has more than {MAX_FIELDS} fields and numbers; split it");
             return Err(status(Error::new(Code::TooManyItems, message)));
         }
         self.0.decode(buf)
     }
 }
 
-/// Where messages have lists within lists: the `inputs` of the Open Inference Protocol, and their `contents`. No
-/// other field of that number has anything below it that a list would be taken for.
-const WITHIN: [usize; 2] = [5, 5];
+/// Where a message holds lists other than in its own fields.
+#[derive(Debug)]
+struct Lists {
+    /// Fields that are messages with lists in them.
+    within: &'static [(usize, Self)],
+    /// Fields that are lists of whole numbers without keys between them: one takes a byte on the wire, and up to
+    /// eight in memory.
+    packed: &'static [usize],
+}
+
+/// No lists below the message's own fields, as in most messages.
+const FLAT: Lists = Lists { within: &[], packed: &[] };
+
+/// `scores` of a [`proto::SimilarityRequest`].
+const SIMILARITY: Lists = Lists { within: &[], packed: &[6] };
+
+/// A [`oip_proto::ModelInferRequest`]: its `inputs` with shape, parameters and contents, its `outputs` with
+/// parameters.
+const INFER: Lists = Lists {
+    within: &[
+        (5, Lists { within: &[(5, Lists { within: &[], packed: &[2, 3, 4, 5] })], packed: &[3] }),
+        (6, FLAT),
+    ],
+    packed: &[],
+};
+
+/// Where messages of a type hold lists.
+fn lists<T: 'static>() -> &'static Lists {
+    let of = TypeId::of::<T>();
+    if of == TypeId::of::<oip_proto::ModelInferRequest>() {
+        &INFER
+    } else if of == TypeId::of::<proto::SimilarityRequest>() {
+        &SIMILARITY
+    } else {
+        &FLAT
+    }
+}
 
 /// Whether a message has more than `limit` fields. What is no message is for the decoder to refuse.
-fn exceeds(message: &[u8], limit: usize) -> bool {
-    count(message, &WITHIN, limit).is_none()
+fn exceeds(message: &[u8], lists: &Lists, limit: usize) -> bool {
+    count(message, lists, limit).is_none()
 }
 
 /// How many more fields there may be after those of a message; none where they are too many.
-fn count(mut message: &[u8], within: &[usize], mut left: usize) -> Option<usize> {
+fn count(mut message: &[u8], lists: &Lists, mut left: usize) -> Option<usize> {
     while let Some((number, payload)) = next_field(&mut message) {
         left = left.checked_sub(1)?;
-        if let Some((first, rest)) = within.split_first()
-            && *first == number
-        {
-            left = count(payload, rest, left)?;
+        if lists.packed.contains(&number) {
+            // The last byte of a number has its highest bit clear.
+            let numbers = payload.iter().filter(|byte| byte.is_ascii()).count();
+            left = left.checked_sub(numbers)?;
+        }
+        if let Some((_, lists)) = lists.within.iter().find(|(field, _)| *field == number) {
+            left = count(payload, lists, left)?;
         }
     }
     Some(left)
@@ -105,12 +145,21 @@ fn next_field<'m>(rest: &mut &'m [u8]) -> Option<(usize, &'m [u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grpc::{
-        oip_proto::{
-            InferTensorContents, ModelInferRequest, model_infer_request::InferInputTensor,
-        },
-        proto,
+    use crate::grpc::oip_proto::{
+        InferParameter, InferTensorContents, ModelInferRequest,
+        model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     };
+
+    /// Holds a message to have as many fields.
+    fn check<T: Message + std::fmt::Debug + 'static>(message: &T, fields: usize) {
+        let bytes = message.encode_to_vec();
+        assert!(exceeds(&bytes, lists::<T>(), fields - 1), "{message:?}");
+        assert!(!exceeds(&bytes, lists::<T>(), fields), "{message:?}");
+    }
+
+    fn infer(input: InferInputTensor) -> ModelInferRequest {
+        ModelInferRequest { inputs: vec![input], ..Default::default() }
+    }
 
     #[test]
     fn fields_are_counted_up_to_the_bound() {
@@ -120,21 +169,45 @@ mod tests {
             dimensions: Some(300),
             ..Default::default()
         };
-        let bytes = request.encode_to_vec();
-        assert!(exceeds(&bytes, 6));
-        assert!(!exceeds(&bytes, 7));
-        let matrix = proto::Matrix { rows: 1, columns: 2, values: vec![1.0, 2.0] };
-        assert!(!exceeds(&matrix.encode_to_vec(), 3));
-        let bytes_contents = vec![Default::default(); 10];
-        let contents = Some(InferTensorContents { bytes_contents, ..Default::default() });
-        let inputs = vec![InferInputTensor { contents, ..Default::default() }];
-        let bytes = ModelInferRequest { inputs, ..Default::default() }.encode_to_vec();
-        assert!(exceeds(&bytes, 11));
-        assert!(!exceeds(&bytes, 12));
+        check(&request, 7);
+        check(&proto::Matrix { rows: 1, columns: 2, values: vec![1.0, 2.0] }, 3);
         for damaged in
             [&b"\x0a\xff"[..], b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x0d\x01"]
         {
-            assert!(!exceeds(damaged, 0), "{damaged:?}");
+            assert!(!exceeds(damaged, &FLAT, 0), "{damaged:?}");
         }
+    }
+
+    #[test]
+    fn lists_within_lists_count() {
+        let contents = |contents| infer(InferInputTensor { contents, ..Default::default() });
+        let of_bytes = InferTensorContents {
+            bytes_contents: vec![Default::default(); 10],
+            ..Default::default()
+        };
+        check(&contents(Some(of_bytes)), 12);
+        let parameters = || ["a", "b"].map(|key| (key.to_owned(), InferParameter::default()));
+        let parameters = || parameters().into_iter().collect();
+        check(&infer(InferInputTensor { parameters: parameters(), ..Default::default() }), 3);
+        let output = InferRequestedOutputTensor { parameters: parameters(), ..Default::default() };
+        check(&ModelInferRequest { outputs: vec![output], ..Default::default() }, 3);
+    }
+
+    #[test]
+    fn whole_numbers_count_and_floats_do_not() {
+        check(&infer(InferInputTensor { shape: vec![1, 300, -1], ..Default::default() }), 5);
+        let contents = |contents: InferTensorContents| {
+            infer(InferInputTensor { contents: Some(contents), ..Default::default() })
+        };
+        let numbers = InferTensorContents {
+            int_contents: vec![1; 4],
+            int64_contents: vec![1 << 40; 4],
+            ..Default::default()
+        };
+        check(&contents(numbers), 12);
+        let fp32_contents = vec![1.0; 100];
+        check(&contents(InferTensorContents { fp32_contents, ..Default::default() }), 3);
+        let scores = vec![1; 7];
+        check(&proto::SimilarityRequest { scores, ..Default::default() }, 8);
     }
 }

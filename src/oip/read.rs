@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::{Elements, IMAGE, INPUT_IDS, PIXEL_VALUES, Sides, TEXT, Tensor};
+use super::{Elements, IMAGE, INPUT_IDS, MAX_RANK, PIXEL_VALUES, Sides, TEXT, Tensor};
 use crate::{
     engine::{ImageInput, Input},
     error::Error,
@@ -42,8 +42,12 @@ pub(super) fn sides(tensors: Vec<Tensor>, image: &ImageSpec) -> Result<Sides, Er
 /// Elements of a shape, and the size of each dimension.
 ///
 /// # Errors
-/// For a negative size, or more elements than there can be.
+/// For more dimensions than any tensor has, a negative size, or more elements than there can be.
 fn sizes(name: &'static str, shape: &[i64]) -> Result<(usize, Vec<usize>), Error> {
+    if shape.len() > MAX_RANK {
+        let message = format!("its shape has {} dimensions, more than {MAX_RANK}", shape.len());
+        return Err(Error::invalid(name, message));
+    }
     let sizes = shape.iter().map(|&size| usize::try_from(size).ok()).collect::<Option<Vec<_>>>();
     let product = sizes.as_ref().and_then(|sizes| {
         sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size))
@@ -242,9 +246,13 @@ mod tests {
         };
         assert_eq!(texts(&[2]).expect("two").len(), 2);
         assert_eq!(texts(&[2, 1]).expect("two").len(), 2);
-        for shape in [&[1][..], &[3], &[-1], &[2, 2], &[], &[i64::MAX, i64::MAX]] {
+        for shape in
+            [&[1][..], &[3], &[-1], &[2, 2], &[], &[i64::MAX, i64::MAX], &[1; MAX_RANK + 1]]
+        {
             assert!(texts(shape).is_err(), "{shape:?}");
         }
+        let long = texts(&vec![1; 1 << 20]).expect_err("too many");
+        assert!(long.message().len() < 100, "{long}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 mod depth;
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, fmt};
 
 use axum::{
     body::{Body, HttpBody},
@@ -11,7 +11,10 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned, SeqAccess, Visitor, value::SeqAccessDeserializer},
+};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, schema::Type},
@@ -344,25 +347,42 @@ pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Error> {
 }
 
 /// One string or an array of strings.
-#[derive(Debug, Default, Deserialize)]
-#[serde(from = "OneOrMany")]
+#[derive(Debug, Default)]
 pub(super) struct Strings(pub(super) Vec<String>);
 
+// Written by hand: an untagged enum keeps what it reads until it knows what it is, and a number of two bytes
+// takes thirty-two then.
+impl<'de> Deserialize<'de> for Strings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct StringsVisitor;
+
+        impl<'de> Visitor<'de> for StringsVisitor {
+            type Value = Strings;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of strings")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Strings, E> {
+                Ok(Strings(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Strings, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Strings)
+            }
+        }
+
+        deserializer.deserialize_any(StringsVisitor)
+    }
+}
+
 /// One string, or an array of strings.
-#[derive(Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or an array of strings")]
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only describes `Strings` for the document")]
 pub(super) enum OneOrMany {
     One(String),
     Many(Vec<String>),
-}
-
-impl From<OneOrMany> for Strings {
-    fn from(given: OneOrMany) -> Self {
-        Self(match given {
-            OneOrMany::One(text) => vec![text],
-            OneOrMany::Many(texts) => texts,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod hub;
 mod layering;
 mod lifecycle;
 mod listeners;
+mod memory;
 mod metrics_docs;
 mod models;
 mod process;

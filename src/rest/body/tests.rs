@@ -47,3 +47,14 @@ fn options_are_words_numbers_or_booleans() {
     assert_eq!(option::<String>("s", "float").expect("a word"), "float");
     assert_eq!(option::<usize>("n", "twelve").expect_err("a word").field(), Some("n"));
 }
+
+#[test]
+fn one_string_or_several_are_read_and_nothing_else() {
+    let read = |json| serde_json::from_str::<Strings>(json).map(|strings| strings.0);
+    assert_eq!(read(r#""a\nb""#).expect("one"), ["a\nb"]);
+    assert_eq!(read(r#"["a", "b"]"#).expect("two"), ["a", "b"]);
+    for json in ["1", "[1]", "null", "{}", r#"[["a"]]"#] {
+        let error = read(json).expect_err(json).to_string();
+        assert!(error.contains("string"), "{error}");
+    }
+}

@@ -50,8 +50,8 @@ pub(in crate::rest) struct Part {
 }
 
 /// A picture's data URI, base64 or URL, alone or in an object.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or {\"url\": ...}")]
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
 pub(in crate::rest) enum ImageUrl {
     /// Alone.
     Text(LongText),
@@ -60,6 +60,12 @@ pub(in crate::rest) enum ImageUrl {
         /// The data URI.
         url: LongText,
     },
+}
+
+/// [`ImageUrl::Object`], as it is read.
+#[derive(Deserialize)]
+struct UrlObject {
+    url: LongText,
 }
 
 /// One item, or an array of items.
@@ -174,7 +180,8 @@ fn collect(
     Error::of_items(errors).map_or(Ok(found), Err)
 }
 
-// Written by hand, not as untagged enums: a fault deep in an array keeps its own message and path.
+// Written by hand, not as untagged enums: a fault deep in an array keeps its own message and path, and nothing is
+// kept beside what it becomes.
 impl<'de> Deserialize<'de> for Item {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ItemVisitor)
@@ -200,6 +207,35 @@ impl<'de> Visitor<'de> for ItemVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Item, A::Error> {
         Part::deserialize(MapAccessDeserializer::new(map)).map(Item::Part)
+    }
+}
+
+impl<'de> Deserialize<'de> for ImageUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ImageUrlVisitor)
+    }
+}
+
+struct ImageUrlVisitor;
+
+impl<'de> Visitor<'de> for ImageUrlVisitor {
+    type Value = ImageUrl;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or {\"url\": ...}")
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<ImageUrl, E> {
+        Ok(ImageUrl::Text(LongText::borrowed(text)))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<ImageUrl, E> {
+        Ok(ImageUrl::Text(LongText(text.into())))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ImageUrl, A::Error> {
+        let object = UrlObject::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(ImageUrl::Object { url: object.url })
     }
 }
 

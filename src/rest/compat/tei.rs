@@ -29,8 +29,22 @@ pub(in crate::rest) struct EmbedBody {
     /// One text or several; objects with a text or a picture are taken too.
     #[schema(value_type = ItemsSchema)]
     inputs: Items,
-    #[serde(flatten)]
-    options: EmbedOptions,
+    // The options once more, since a flattened struct would keep every field that it does not know.
+    /// The model's name; the default model where none is given. Not in the original format.
+    model: Option<String>,
+    /// Whether embeddings are scaled to length 1; true where it is not given.
+    #[schema(default = true)]
+    normalize: Option<bool>,
+    /// Whether a text that is too long is cut; true where it is not given.
+    #[schema(default = true)]
+    truncate: Option<bool>,
+    /// Only `right` is served: the end is cut.
+    truncation_direction: Option<Direction>,
+    /// Not served: the model has no prompts.
+    prompt_name: Option<String>,
+    /// Keep only the first values of each embedding.
+    #[schema(minimum = 1)]
+    dimensions: Option<usize>,
 }
 
 /// How texts are embedded.
@@ -66,6 +80,20 @@ pub(in crate::rest) enum Direction {
     Right,
 }
 
+impl EmbedBody {
+    fn split(self) -> (Items, EmbedOptions) {
+        let options = EmbedOptions {
+            model: self.model,
+            normalize: self.normalize,
+            truncate: self.truncate,
+            truncation_direction: self.truncation_direction,
+            prompt_name: self.prompt_name,
+            dimensions: self.dimensions,
+        };
+        (self.inputs, options)
+    }
+}
+
 impl EmbedOptions {
     fn request(self, inputs: Vec<Input>) -> Result<EmbedRequest, Error> {
         if self.truncation_direction == Some(Direction::Left) {
@@ -92,7 +120,8 @@ async fn embeddings(
     context: &Context,
     body: EmbedBody,
 ) -> Result<Response, Failure> {
-    let request = body.options.request(content::resolve_all("inputs", body.inputs.0)?)?;
+    let (Items(items), options) = body.split();
+    let request = options.request(content::resolve_all("inputs", items)?)?;
     let embedded = state.engine().embed(request, context).await;
     let embedded = embedded.map_err(|error| in_field(error, "inputs"))?;
     let values = embedded.embeddings.iter().map(Embedding::dim).sum();

@@ -51,11 +51,42 @@ struct RequestParameters {
 #[derive(Debug, Deserialize)]
 struct InputTensor {
     name: String,
-    shape: Vec<i64>,
+    shape: Shape,
     datatype: String,
     #[serde(default)]
     parameters: TensorParameters,
     data: Option<Data>,
+}
+
+/// The size of each dimension. One more than there may be is read, and what follows is skipped: the tensor's name
+/// belongs into the error.
+#[derive(Debug)]
+struct Shape(Vec<i64>);
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ShapeVisitor;
+
+        impl<'de> Visitor<'de> for ShapeVisitor {
+            type Value = Shape;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of whole numbers")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+                let mut sizes = Vec::new();
+                while let Some(size) = seq.next_element()? {
+                    if sizes.len() <= oip::MAX_RANK {
+                        sizes.push(size);
+                    }
+                }
+                Ok(Shape(sizes))
+            }
+        }
+
+        deserializer.deserialize_seq(ShapeVisitor)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -209,7 +240,8 @@ impl Call {
                     return Err(Error::invalid(input.name, message));
                 }
             };
-            Ok(Tensor { name: input.name, datatype: input.datatype, shape: input.shape, elements })
+            let (name, datatype, Shape(shape)) = (input.name, input.datatype, input.shape);
+            Ok(Tensor { name, datatype, shape, elements })
         };
         let inputs = body.inputs.into_iter().map(tensor).collect::<Result<_, _>>()?;
         let is_raw = |output: &RequestedOutput| {
