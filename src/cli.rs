@@ -7,7 +7,7 @@ mod options;
 mod serve;
 mod show;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -16,6 +16,8 @@ use crate::{config::load::Problems, rest};
 
 /// A command that failed.
 const FAILURE: u8 = 1;
+/// How long a process that ends waits for its last line to be taken.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A command line or a configuration that is wrong.
 const USAGE: u8 = 2;
 
@@ -87,10 +89,22 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The whole chain on one line: `{:#}` is anyhow's notation for it.
-            eprintln!("siglip-server: {error:#}");
+            complain(format!("siglip-server: {error:#}\n"));
             ExitCode::from(FAILURE)
         }
     }
+}
+
+/// Writes the last line to standard error. A pipe that nobody reads must not keep the process from its end.
+fn complain(line: String) {
+    use std::io::Write as _;
+    let (done, written) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Nobody is left to be told that it failed.
+        std::io::stderr().write_all(line.as_bytes()).unwrap_or_default();
+        done.send(()).unwrap_or_default();
+    });
+    written.recv_timeout(LAST_WORDS).unwrap_or_default();
 }
 
 fn refuse(problems: &Problems) -> ExitCode {

@@ -24,7 +24,7 @@ pub(super) struct Download {
 
 impl Download {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<()> {
-        logs::init(&config.log)?;
+        let _log = logs::init(&config.log)?;
         let wanted = wanted(config)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {

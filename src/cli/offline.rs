@@ -154,7 +154,7 @@ fn with_engine(
     config: &Config,
     job: impl AsyncFnOnce(&Arc<Engine>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    logs::init(&config.log)?;
+    let _log = logs::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(async {
         let engine = app::engine_alone(config).await?;

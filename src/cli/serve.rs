@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
-    logs::init(&config.log)?;
+    let _log = logs::init(&config.log)?;
     // The default is a thread a core, for a runtime that only moves bytes: decoding, tokenizing and the
     // towers have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use prometheus::{
     Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+    core::{Collector, Desc},
+    proto::MetricFamily,
 };
 
-use super::{tei, timings::Stage};
+use super::{logs, tei, timings::Stage};
 use crate::{build_info, error::Code};
 
 /// From a cache hit (tens of microseconds) to a minute's timeout.
@@ -97,6 +99,28 @@ fn registered<C: Collector + Clone + 'static>(
 #[expect(clippy::expect_used, reason = "names are constants, and a test registers them all")]
 fn register(registry: &Registry, collector: impl Collector + 'static) {
     registry.register(Box::new(collector)).expect("every metric name is used once");
+}
+
+/// The log's own count of what it dropped, read at each scrape.
+#[derive(Debug)]
+struct DroppedLines(IntCounter);
+
+#[expect(clippy::expect_used, reason = "the name is a constant")]
+fn lines_counter() -> IntCounter {
+    let help = "Lines of the log that were dropped because nobody read it.";
+    IntCounter::new("siglip_log_lines_dropped_total", help).expect("a valid name")
+}
+
+impl Collector for DroppedLines {
+    fn desc(&self) -> Vec<&Desc> {
+        self.0.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let now = lines_counter();
+        now.inc_by(logs::dropped_lines());
+        now.collect()
+    }
 }
 
 impl Metrics {
@@ -223,6 +247,7 @@ impl Metrics {
         };
         metrics.touch_known_series();
         metrics.describe_build();
+        register(r, DroppedLines(lines_counter()));
         #[cfg(target_os = "linux")]
         register(r, prometheus::process_collector::ProcessCollector::for_self());
         metrics

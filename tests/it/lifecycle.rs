@@ -1,6 +1,6 @@
 //! The life of a server process, from its first line to its exit code.
 
-use std::process::ExitStatus;
+use std::{process::ExitStatus, time::Duration};
 
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
@@ -97,6 +97,37 @@ async fn a_second_signal_ends_the_process_at_once() {
     server.signal("INT");
     let (status, log) = ended(server).await;
     assert!(matches!(status.code(), Some(130 | 143)), "{status} {log}");
+}
+
+/// The log's pipe is never read, or closed: neither is an answer's affair.
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_no_request_up() {
+    let json = ["--log-format", "json"];
+    for closed in [false, true] {
+        let (client, mut server) = (client(), Server::start(&json));
+        let log = server.log().expect("piped");
+        let kept = if closed {
+            drop(log);
+            None
+        } else {
+            Some(log)
+        };
+        let url = format!("{}/v1/embeddings", server.url);
+        // A pipe holds 64 KiB, and a line has two hundred bytes and more.
+        for number in 0..400 {
+            let request = client.post(&url).json(&json!({"input": format!("text {number}")}));
+            let answer = tokio::time::timeout(Duration::from_secs(60), request.send()).await;
+            assert_eq!(answer.expect("in time").expect("answers").status(), StatusCode::OK);
+        }
+        let metrics = client.get(format!("{}/metrics", server.url)).send().await.expect("answers");
+        let metrics = metrics.text().await.expect("text");
+        assert!(metrics.contains("\nsiglip_log_lines_dropped_total "), "{metrics}");
+        server.signal("TERM");
+        let ending = tokio::task::spawn_blocking(|| server.wait());
+        let ended = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("in time");
+        assert_eq!(ended.expect("waits").0.code(), Some(0), "closed: {closed}");
+        drop(kept);
+    }
 }
 
 #[tokio::test]

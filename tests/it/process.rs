@@ -82,7 +82,7 @@ impl Server {
         self.child.id()
     }
 
-    /// Its log, unless that was taken. It must be read: a pipe that is full stops the server.
+    /// Its log, unless that was taken. It must be read by who wants all of it: lines past a full pipe are dropped.
     pub(crate) fn log(&mut self) -> Option<ChildStderr> {
         self.child.stderr.take()
     }
