@@ -209,6 +209,43 @@ async fn a_full_queue_refuses_at_once_but_not_for_rows_that_left() {
     assert!(!third.is_finished(), "the row of the caller that left made room");
 }
 
+#[test]
+fn a_retry_is_worth_it_once_both_queues_are_drained() {
+    let seconds = Duration::from_secs;
+    let row = |input| {
+        let (reply, _) = tokio::sync::oneshot::channel();
+        let (submitted, span) = (Instant::now(), tracing::Span::none());
+        queue::Entry { input, tap: Tap::default(), reply, submitted, deadline: None, span }
+    };
+    let mut queues = shared::Queues {
+        image: queue::Queue::new(8, 100),
+        text: queue::Queue::new(8, 100),
+        closed: false,
+    };
+    let estimate = |queues: &_| shared::Shared::drain_estimate(queues);
+    assert_eq!(estimate(&queues), Duration::from_millis(100), "never at once");
+    queues.image.account(2, seconds(4));
+    (0..3).for_each(|id| queues.image.push(row(image(id)), Priority::Interactive));
+    assert_eq!(estimate(&queues), seconds(3 * 2));
+    queues.text.account(10, seconds(5));
+    let entry = |id| {
+        let (reply, _) = tokio::sync::oneshot::channel();
+        let (submitted, span) = (Instant::now(), tracing::Span::none());
+        queue::Entry {
+            input: text(id),
+            tap: Tap::default(),
+            reply,
+            submitted,
+            deadline: None,
+            span,
+        }
+    };
+    (0..4).for_each(|id| queues.text.push(entry(id), Priority::Bulk));
+    assert_eq!(estimate(&queues), seconds(3 * 2 + 2), "they take turns on one device");
+    (0..60).for_each(|id| queues.image.push(row(image(id)), Priority::Interactive));
+    assert_eq!(estimate(&queues), seconds(60), "more would be a guess");
+}
+
 #[tokio::test]
 async fn a_bad_row_fails_alone() {
     let (mut fake, passes) = Fake::new();

@@ -59,6 +59,22 @@ fn a_batch_of_larger_rows_has_fewer_of_them() {
 }
 
 #[test]
+fn the_time_to_drain_follows_the_rate_of_late() {
+    let ms = Duration::from_millis;
+    let mut queue = queue_of(&[4; 3], 2);
+    assert_eq!(queue.drain_time(), ms(0), "nothing is known before the first batch");
+    queue.account(4, ms(400));
+    assert_eq!(queue.drain_time(), ms(3 * 100));
+    // A fifth of the newest rate.
+    queue.account(1, ms(600));
+    assert_eq!(queue.drain_time(), ms(3 * 200));
+    queue.take_batch();
+    assert_eq!(queue.drain_time(), ms(200), "one row is left");
+    queue.push(entry(9, 4).0, Priority::Bulk);
+    assert_eq!(queue.drain_time(), ms(400), "bulk waits as well");
+}
+
+#[test]
 fn bulk_of_a_rare_size_leads_after_a_while() {
     let mut queue = Queue::new(2, 1000);
     queue.push(entry(1000, 9).0, Priority::Bulk);

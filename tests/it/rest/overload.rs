@@ -8,6 +8,9 @@ use super::{RED, data_uri};
 use crate::app::{Answer, TestApp};
 
 const PATH: &str = "/v1/embeddings";
+/// Interactive texts that wait.
+const WAITING: &str =
+    "siglip_queue_rows{model=\"colours\",priority=\"interactive\",tower=\"text\"}";
 
 #[tokio::test]
 async fn a_passed_deadline_is_answered_and_harms_nobody() {
@@ -51,6 +54,52 @@ async fn work_beyond_the_limit_is_refused_at_once() {
     app.gate.set_open(true);
     admitted.await.ok();
     assert_eq!(app.metric("siglip_rejected_total{reason=\"overloaded\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_refusal_tells_how_long_the_queue_needs() {
+    let app = TestApp::with(|config| {
+        config.batch.max_text_rows = 1;
+        config.limits.max_items_in_flight = 41;
+        // For a machine that does much else.
+        config.limits.request_timeout = std::time::Duration::from_secs(600);
+    })
+    .await;
+    // One pass of half a second raises the time of a row to a tenth of a second at least, since a new rate
+    // counts for a fifth.
+    app.gate.set_open(false);
+    let slow = Box::pin(app.post(PATH, json!({"input": "red"})));
+    let Either::Right((_, slow)) = select(slow, Box::pin(held_for_half_a_second(&app))).await
+    else {
+        panic!("the gate is closed");
+    };
+    app.gate.set_open(true);
+    slow.await.ok();
+    // Forty rows wait for as long, less the one that runs.
+    app.gate.set_open(false);
+    let texts: Vec<_> = (0..40).map(|number| format!("red {number}")).collect();
+    let waiting = Box::pin(app.post(PATH, json!({ "input": texts })));
+    let refused = async {
+        while app.metric(WAITING).await < 39.0 {
+            tokio::task::yield_now().await;
+        }
+        app.post(PATH, json!({"input": ["green", "blue"]})).await
+    };
+    let Either::Right((refused, waiting)) = select(waiting, Box::pin(refused)).await else {
+        panic!("the gate is closed");
+    };
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    let seconds = refused.header("retry-after").parse::<u64>().expect("seconds");
+    assert!((4..=60).contains(&seconds), "39 rows of a tenth of a second each: {seconds} s");
+    app.gate.set_open(true);
+    waiting.await.ok();
+}
+
+async fn held_for_half_a_second(app: &TestApp) {
+    while !app.gate.holds() {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
 }
 
 #[tokio::test]
