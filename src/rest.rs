@@ -43,7 +43,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::{
     layers::{
         authorize, bound_body, carry_request_id, catch_panic, compress, cors, observe, plain_body,
-        render_failures, set_context,
+        plain_unless_named, render_failures, set_context,
     },
     problem::Failure,
 };
@@ -204,6 +204,7 @@ fn finished(bounded: Router<AppState>, streams: Router<AppState>, state: AppStat
     // Outermost first. Each layer says why it stands where it does.
     let layers = ServiceBuilder::new()
         // Outside of everything: what is counted, timed and rendered below is the answer itself.
+        .layer(middleware::from_fn(plain_unless_named))
         .layer(compress())
         // Before the rest, so that whatever happens below is logged and answered under the request's id.
         .layer(middleware::from_fn(carry_request_id))

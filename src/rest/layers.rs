@@ -15,7 +15,7 @@ pub(super) use self::{
     authorize::authorize,
     bound_body::{BodyError, bound_body},
     catch_panic::catch_panic,
-    compress::compress,
+    compress::{compress, plain_unless_named},
     cors::cors,
     observe::{UNMATCHED, observe},
     plain_body::plain_body,

@@ -1,6 +1,12 @@
 //! Answers in fewer bytes, for clients that ask for it.
 
-use axum::{body::HttpBody, http};
+use axum::{
+    body::HttpBody,
+    extract::Request,
+    http::{self, HeaderValue, header::ACCEPT_ENCODING},
+    middleware::Next,
+    response::Response,
+};
 use tower_http::{
     CompressionLevel,
     compression::{
@@ -39,4 +45,44 @@ impl Predicate for Worthwhile {
 /// for.
 pub(in crate::rest) fn compress() -> CompressionLayer<Worthwhile> {
     CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(Worthwhile)
+}
+
+/// Takes `Accept-Encoding` away where it names no coding that is served. Whoever forbids plain bytes as well gets
+/// them all the same, as RFC 9110 allows, and not a status that no route has.
+pub(in crate::rest) async fn plain_unless_named(mut request: Request, next: Next) -> Response {
+    let headers = request.headers_mut();
+    if !headers.get_all(ACCEPT_ENCODING).iter().any(names_a_coding) {
+        headers.remove(ACCEPT_ENCODING);
+    }
+    next.run(request).await
+}
+
+fn names_a_coding(value: &HeaderValue) -> bool {
+    let is_wanted = |entry: &str| {
+        let (coding, weight) = entry.split_once(';').unwrap_or((entry, ""));
+        let weight = weight.trim().strip_prefix("q=").and_then(|weight| weight.parse::<f32>().ok());
+        ["gzip", "x-gzip", "br"].iter().any(|served| coding.trim().eq_ignore_ascii_case(served))
+            && weight != Some(0.0)
+    };
+    value.to_str().is_ok_and(|text| text.split(',').any(is_wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codings_are_named_unless_they_weigh_nothing() {
+        for (value, named) in [
+            ("gzip", true),
+            ("deflate, BR;q=0.5", true),
+            ("identity;q=0, gzip;q=1", true),
+            ("identity;q=0", false),
+            ("*;q=0", false),
+            ("gzip;q=0, br;q=0.0", false),
+            ("", false),
+        ] {
+            assert_eq!(names_a_coding(&HeaderValue::from_static(value)), named, "{value}");
+        }
+    }
 }
