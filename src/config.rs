@@ -133,9 +133,13 @@ section! {
         /// What is done to a text before the tokenizer reads it: `auto` is what the checkpoint was trained
         /// with; `hf`, `bigvision` and `openclip` are what each reference does; `none` is nothing.
         text_normalization: TextNormalization = TextNormalization::default(), Choice "MODE", flag "text-normalization";
-        /// Threads of forward passes on the CPU; 0 means one per core. Models with equal numbers share
-        /// their threads.
+        /// Threads of forward passes on the CPU; 0 means one per physical core. Models with equal numbers
+        /// share their threads.
         threads: usize = 0, CountOrZero "N", flag "threads";
+        /// Among how many replicas of the towers, each on cores of its own, the rows of a batch are shared
+        /// out. With many cores more than one give more images a second; a lone row takes longer. The
+        /// weights are held once.
+        replicas: usize = 1, Count "N", flag "replicas";
         /// Which instructions of the processor forward passes use: `auto` is the widest that it has;
         /// `portable`, `avx2` and `avx512` pin one, so that machines of different kinds give equal vectors.
         cpu_features: CpuFeatures = CpuFeatures::default(), Choice "auto|portable|avx2|avx512", flag "cpu-features";

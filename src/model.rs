@@ -1,10 +1,12 @@
 //! SigLIP's two towers, resident on a device.
 
 mod checkpoint;
+mod cores;
 mod demo;
 mod kernels;
 mod load;
 mod open_clip;
+mod replicated;
 mod runtime;
 pub mod siglip;
 mod tap;

@@ -6,6 +6,7 @@ use super::{
     LoadError, Loaded, ModelCard, PairHead,
     checkpoint::Checkpoint,
     open_clip,
+    replicated::replicated,
     runtime::Runtime,
     siglip::{
         self,
@@ -31,13 +32,16 @@ pub struct Siglip {
     pub image: ImageSpec,
     /// What the checkpoint says of itself.
     pub card: ModelCard,
+    /// Where the towers run: one, or as many as there are to be replicas.
+    runtimes: Vec<Runtime>,
 }
 
 impl From<Siglip> for Loaded {
     fn from(model: Siglip) -> Self {
+        let runtimes = &model.runtimes[..];
         Self {
-            vision: Box::new(model.vision),
-            text: model.text.map(|text| Box::new(text) as _),
+            vision: replicated(model.vision, runtimes, siglip::Vision::on),
+            text: model.text.map(|text| replicated(text, runtimes, siglip::Text::on)),
             tokenizer: model.tokenizer,
             image: model.image,
             card: model.card,
@@ -80,6 +84,7 @@ pub fn load_siglip(config: &config::Model) -> Result<Siglip, LoadError> {
         None => None,
     };
     let runtime = Runtime::new(config)?;
+    let runtimes = runtime.replicas(config.replicas).map_err(within)?;
     let towers = Towers::load(&model, &image, &Scope::root(&weights, &runtime)).map_err(within)?;
     weights.finish().map_err(within)?;
     let card = ModelCard {
@@ -97,7 +102,7 @@ pub fn load_siglip(config: &config::Model) -> Result<Siglip, LoadError> {
         device: config.device,
         cpu_features: runtime.cpu_features(),
     };
-    Ok(Siglip { vision: towers.vision, text: towers.text, tokenizer, image, card })
+    Ok(Siglip { vision: towers.vision, text: towers.text, tokenizer, image, card, runtimes })
 }
 
 struct Towers {

@@ -1,13 +1,16 @@
 //! Where a tower computes, in which types and on how many threads.
 
-use std::sync::{Arc, Weak};
+use std::{
+    ops::Range,
+    sync::{Arc, Weak},
+};
 
 use candle_core::{DType, Device};
 use parking_lot::Mutex;
 use rayon::ThreadPool;
 use siglip_kernels::{Element, Level};
 
-use super::{LoadError, TowerError};
+use super::{LoadError, TowerError, cores::Cores};
 use crate::config::{self, CpuFeatures};
 
 /// Where a tower computes, in which types and on how many threads. Cheap to clone.
@@ -44,10 +47,39 @@ impl Runtime {
             let pool = None;
             return Ok(Self { device, compute: resident, resident, element, level, pool });
         }
-        let pool = shared_pool(config.threads)
-            .map_err(|error| LoadError::new(format!("tower threads cannot start: {error}")))?;
+        let threads = match config.threads {
+            0 => default_threads(),
+            threads => threads,
+        };
+        let pool = shared_pool(threads, None).map_err(cannot_start)?;
         let (compute, pool) = (DType::F32, Some(pool));
         Ok(Self { device, compute, resident, element, level, pool })
+    }
+
+    /// As many runtimes, each with its share of the threads on cores of its own; this one where it is one.
+    ///
+    /// # Errors
+    /// Fails for more replicas than threads, or on a device that brings its own parallelism.
+    pub(super) fn replicas(&self, count: usize) -> Result<Vec<Self>, LoadError> {
+        if count == 1 {
+            return Ok(vec![self.clone()]);
+        }
+        let threads = self.pool.as_ref().map_or(0, |pool| pool.current_num_threads());
+        if count > threads {
+            return Err(LoadError::new(match threads {
+                0 => "replicas share out the cores of a processor; this device has none".to_owned(),
+                _ => format!(
+                    "{count} replicas of the towers need as many threads; there are {threads}"
+                ),
+            }));
+        }
+        let share = |index: usize| index * threads / count..(index + 1) * threads / count;
+        (0..count)
+            .map(|index| {
+                let pool = shared_pool(share(index).len(), Some(share(index)));
+                Ok(Self { pool: Some(pool.map_err(cannot_start)?), ..self.clone() })
+            })
+            .collect()
     }
 
     /// The instructions in use, where a processor computes.
@@ -91,25 +123,48 @@ fn level(choice: CpuFeatures) -> Result<Level, LoadError> {
     Ok(chosen)
 }
 
-/// The pools of this process, by what `threads` says.
-static POOLS: Mutex<Vec<(usize, Weak<ThreadPool>)>> = Mutex::new(Vec::new());
+/// One for each physical core: the threads of a core share what products are made of.
+fn default_threads() -> usize {
+    let allowed = std::thread::available_parallelism().map_or(1, Into::into);
+    num_cpus::get_physical().clamp(1, allowed)
+}
 
-/// The threads that every model with an equal `threads` shares: two models that are busy at once take
+fn cannot_start(error: rayon::ThreadPoolBuildError) -> LoadError {
+    LoadError::new(format!("tower threads cannot start: {error}"))
+}
+
+/// Threads, and which of the cores they keep to; all where there is none.
+type PoolKey = (usize, Option<Range<usize>>);
+
+/// The pools of this process.
+static POOLS: Mutex<Vec<(PoolKey, Weak<ThreadPool>)>> = Mutex::new(Vec::new());
+
+/// The threads that every model with equal numbers shares: two models that are busy at once take
 /// turns on the cores, where a pool each would put twice as many threads on them.
 ///
 /// Not rayon's global pool: `threads` is obeyed, and the pictures being decoded elsewhere do not queue
 /// behind a product. Its threads sleep when idle, and end with the last model.
-fn shared_pool(threads: usize) -> Result<Arc<ThreadPool>, rayon::ThreadPoolBuildError> {
+///
+/// * `cores`: counted among those that the process may use
+fn shared_pool(
+    threads: usize,
+    cores: Option<Range<usize>>,
+) -> Result<Arc<ThreadPool>, rayon::ThreadPoolBuildError> {
+    let key = (threads, cores);
     let mut pools = POOLS.lock();
     pools.retain(|(_, pool)| pool.strong_count() > 0);
-    let known = pools.iter().find(|(known, _)| *known == threads);
+    let known = pools.iter().find(|(known, _)| *known == key);
     if let Some(pool) = known.and_then(|(_, pool)| pool.upgrade()) {
         return Ok(pool);
     }
-    let name = |index| format!("tower-{index}");
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build()?;
-    let pool = Arc::new(pool);
-    pools.push((threads, Arc::downgrade(&pool)));
+    let first = key.1.as_ref().map_or(0, |cores| cores.start);
+    let name = move |index| format!("tower-{}", first + index);
+    let mut builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name);
+    if let Some(cores) = key.1.clone().map(Cores::nth) {
+        builder = builder.start_handler(move |_| cores.keep_to());
+    }
+    let pool = Arc::new(builder.build()?);
+    pools.push((key, Arc::downgrade(&pool)));
     Ok(pool)
 }
 

@@ -6,7 +6,8 @@ use siglip_server::{
     config,
     embedding::Embedding,
     model::{self, Loaded, Tower},
-    preprocess::{self, ImageLimits},
+    preprocess::{self, ImageLimits, ImageSpec, Pixels},
+    tokenize::{TextTokenizer, Tokens},
 };
 
 use crate::hostile;
@@ -51,18 +52,47 @@ fn check<I: Clone + Send + 'static>(what: &str, tower: &mut dyn Tower<Input = I>
 fn an_input_gives_the_same_whenever_and_with_whomever() {
     let loaded = model::load(&config::Model::default()).expect("the demo");
     let Loaded { mut vision, text, tokenizer, image, .. } = loaded;
-    let limits = ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 20, max_decode_bytes: 1 << 24 };
-    let pictures: Vec<_> = (0..ROWS as u32)
-        .map(|index| {
-            let bytes = hostile::encoded(ImageFormat::Png, 20 + index, 50 - index);
-            preprocess::prepare(&bytes, &image, &limits).expect("a picture").pixels
-        })
-        .collect();
+    let pictures = pictures(&image);
     check("pictures", vision.as_mut(), &pictures);
 
     let (mut text, tokenizer) = (text.expect("a text tower"), tokenizer.expect("its tokenizer"));
-    let texts: Vec<_> = (0..ROWS)
-        .map(|index| tokenizer.encode(&format!("a cat and {index} dogs")).expect("any text"))
-        .collect();
+    let texts = texts(&tokenizer);
     check("texts", text.as_mut(), &texts);
+}
+
+fn pictures(spec: &ImageSpec) -> Vec<Pixels> {
+    let limits = ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 20, max_decode_bytes: 1 << 24 };
+    let picture = |index| {
+        let bytes = hostile::encoded(ImageFormat::Png, 20 + index, 50 - index);
+        preprocess::prepare(&bytes, spec, &limits).expect("a picture").pixels
+    };
+    (0..ROWS as u32).map(picture).collect()
+}
+
+fn texts(tokenizer: &TextTokenizer) -> Vec<Tokens> {
+    let text = |index| tokenizer.encode(&format!("a cat and {index} dogs")).expect("any text");
+    (0..ROWS).map(text).collect()
+}
+
+#[test]
+fn replicas_give_the_same_bits_as_one_tower() {
+    let embed = |replicas| {
+        let config = config::Model { threads: 3, replicas, ..config::Model::default() };
+        let mut loaded = model::load(&config).expect("the demo");
+        let pictures = loaded.vision.forward(&pictures(&loaded.image)).expect("pictures");
+        let (mut text, tokenizer) = (loaded.text.expect("a text tower"), loaded.tokenizer);
+        let texts = text.forward(&texts(&tokenizer.expect("its tokenizer"))).expect("texts");
+        [bits(&pictures), bits(&texts)]
+    };
+    let one = embed(1);
+    for replicas in [2, 3] {
+        assert_eq!(embed(replicas), one, "{replicas} replicas");
+    }
+}
+
+#[test]
+fn more_replicas_than_threads_are_refused() {
+    let config = config::Model { threads: 2, replicas: 3, ..config::Model::default() };
+    let error = model::load(&config).err().expect("refused").to_string();
+    assert_eq!(error, "demo: 3 replicas of the towers need as many threads; there are 2");
 }

@@ -12,7 +12,7 @@ use super::{config::EncoderConfig, mlp::linear};
 /// Mirrors transformers' [`SiglipAttention`], with Q, K and V as one product.
 ///
 /// [`SiglipAttention`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct SelfAttention {
     /// `[3 * hidden_size, hidden_size]`: Q above K above V.
     qkv: Linear,

@@ -18,7 +18,7 @@ use crate::{
 ///
 /// [`SiglipVisionEmbeddings`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
 /// [`Siglip2VisionEmbeddings`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip2/modeling_siglip2.py
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct PatchEmbeddings {
     /// `[hidden_size, patch * patch * 3]`: row, column, channel, as the pixels lie in memory. Its bias is
     /// in the positions.
@@ -51,6 +51,11 @@ impl PatchEmbeddings {
             patch,
             runtime: runtime.clone(),
         })
+    }
+
+    /// The same weights, computed with elsewhere.
+    pub(super) fn on(&self, runtime: &Runtime) -> Self {
+        Self { runtime: runtime.clone(), ..self.clone() }
     }
 
     /// # Errors
@@ -184,7 +189,7 @@ fn normalized_values(image: &ImageSpec) -> Vec<[f32; 256]> {
 /// Mirrors transformers' [`SiglipTextEmbeddings`].
 ///
 /// [`SiglipTextEmbeddings`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct TokenEmbeddings {
     /// `[vocab_size, hidden_size]`.
     tokens: Tensor,
@@ -210,6 +215,11 @@ impl TokenEmbeddings {
             length,
             runtime: scope.runtime().clone(),
         })
+    }
+
+    /// The same weights, computed with elsewhere.
+    pub(super) fn on(&self, runtime: &Runtime) -> Self {
+        Self { runtime: runtime.clone(), ..self.clone() }
     }
 
     /// # Errors

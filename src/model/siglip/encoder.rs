@@ -8,7 +8,7 @@ use super::{attention::SelfAttention, config::EncoderConfig, mlp::Mlp};
 /// Mirrors transformers' [`SiglipEncoderLayer`].
 ///
 /// [`SiglipEncoderLayer`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct EncoderLayer {
     layer_norm1: LayerNorm,
     self_attn: SelfAttention,
@@ -41,7 +41,7 @@ impl EncoderLayer {
 /// Mirrors transformers' [`SiglipEncoder`].
 ///
 /// [`SiglipEncoder`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Encoder {
     layers: Vec<EncoderLayer>,
 }

@@ -12,7 +12,7 @@ use super::config::EncoderConfig;
 /// Mirrors transformers' [`SiglipMLP`].
 ///
 /// [`SiglipMLP`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Mlp {
     fc1: Linear,
     fc2: Linear,

@@ -20,7 +20,7 @@ use super::{
 /// `V x + v` is `V` of its mean of `x`, and `v`: the values' projection reads one row a head instead of one a patch.
 ///
 /// [`SiglipMultiheadAttentionPoolingHead`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct PoolingHead {
     /// `[1, heads, hidden_size]`: what each head looks for in a patch.
     queries: Tensor,

@@ -1,5 +1,7 @@
 //! What tells a patch where it stands.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 use indexmap::IndexMap;
 use parking_lot::Mutex;
@@ -12,7 +14,7 @@ use crate::preprocess::{Filter, Resample};
 pub(super) type Grid = [usize; 2];
 
 /// A learnt vector for each place of a patch, with the patch projection's bias added in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Positions {
     /// One grid, for pictures of one size.
     Fixed {
@@ -22,7 +24,7 @@ pub(super) enum Positions {
         values: Tensor,
     },
     /// A grid for each shape, interpolated from the stored one.
-    Naflex(StoredGrid),
+    Naflex(Arc<StoredGrid>),
 }
 
 impl Positions {
@@ -45,13 +47,13 @@ impl Positions {
                 side: image_size,
                 values: scope.tensor(values, &[1, grid * grid, hidden], runtime.compute)?,
             },
-            Resolution::Naflex => Self::Naflex(StoredGrid {
+            Resolution::Naflex => Self::Naflex(Arc::new(StoredGrid {
                 values,
                 grid,
                 hidden,
                 runtime: runtime.clone(),
                 resized: Mutex::default(),
-            }),
+            })),
         })
     }
 

@@ -19,7 +19,7 @@ use crate::{embedding::Embedding, tokenize::Tokens};
 /// position, normally padding, is the text's vector.
 ///
 /// [`SiglipTextModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Text {
     embeddings: TokenEmbeddings,
     encoder: Encoder,
@@ -43,6 +43,12 @@ impl Text {
             projection,
             runtime: scope.runtime().clone(),
         })
+    }
+
+    /// The same weights, which both share, computed with on other threads of the same device.
+    pub(in crate::model) fn on(&self, runtime: &Runtime) -> Self {
+        let embeddings = self.embeddings.on(runtime);
+        Self { embeddings, runtime: runtime.clone(), ..self.clone() }
     }
 
     /// Every stage on the way, for tests.

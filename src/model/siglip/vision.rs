@@ -29,7 +29,7 @@ use crate::{
 ///
 /// [`SiglipVisionModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
 /// [`Siglip2VisionModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip2/modeling_siglip2.py
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Vision {
     embeddings: PatchEmbeddings,
     encoder: Encoder,
@@ -56,6 +56,12 @@ impl Vision {
             size: image.size,
             runtime: scope.runtime().clone(),
         })
+    }
+
+    /// The same weights, which both share, computed with on other threads of the same device.
+    pub(in crate::model) fn on(&self, runtime: &Runtime) -> Self {
+        let embeddings = self.embeddings.on(runtime);
+        Self { embeddings, runtime: runtime.clone(), ..self.clone() }
     }
 
     /// Every stage on the way, for tests and for feature extraction.
