@@ -6,6 +6,8 @@
 
 mod activation;
 mod attention;
+#[cfg(feature = "flash-attn")]
+mod flash;
 mod layer_norm;
 mod linear;
 mod view;

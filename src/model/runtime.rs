@@ -1,6 +1,7 @@
 //! Where a tower computes, in which types and on how many threads.
 
 use std::{
+    borrow::Cow,
     ops::Range,
     sync::{Arc, Weak},
 };
@@ -102,6 +103,17 @@ impl Runtime {
             None => work(),
         }
     }
+
+    /// `rows` for one pass on this device, of which the results beyond `rows.len()` are to be dropped.
+    ///
+    /// A device gets few different batch sizes, so that the buffers and kernel plans of one batch serve the
+    /// next; the processor gets exactly what was asked for.
+    pub(super) fn filled<'a, T: Clone>(&self, rows: &'a [T]) -> Cow<'a, [T]> {
+        match (&self.device, rows.last()) {
+            (Device::Cpu, _) | (_, None) => Cow::Borrowed(rows),
+            (_, Some(last)) => filled_up(rows, last),
+        }
+    }
 }
 
 /// The instructions that the configuration asks for, once they were seen to compute what plain Rust computes: a
@@ -127,6 +139,21 @@ fn level(choice: CpuFeatures) -> Result<Level, LoadError> {
 fn default_threads() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, Into::into);
     num_cpus::get_physical().clamp(1, allowed)
+}
+
+/// `rows` and as many copies of `last` as lead to a power of two up to 8, or to a multiple of 8.
+fn filled_up<'a, T: Clone>(rows: &'a [T], last: &T) -> Cow<'a, [T]> {
+    let few = if rows.len() <= 8 {
+        rows.len().next_power_of_two()
+    } else {
+        rows.len().next_multiple_of(8)
+    };
+    if few == rows.len() {
+        return Cow::Borrowed(rows);
+    }
+    let mut filled = rows.to_vec();
+    filled.resize(few, last.clone());
+    Cow::Owned(filled)
 }
 
 fn cannot_start(error: rayon::ThreadPoolBuildError) -> LoadError {
@@ -183,5 +210,24 @@ fn tower_error(error: candle_core::Error) -> TowerError {
         TowerError::OutOfMemory
     } else {
         TowerError::Device(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_sees_few_batch_sizes() {
+        let mut sizes = Vec::new();
+        for len in 1..=32_usize {
+            let rows: Vec<_> = (0..len).collect();
+            let filled = filled_up(&rows, &(len - 1));
+            assert_eq!(filled[..len], rows, "what was asked for stays in front");
+            assert!(filled[len..].iter().all(|&row| row == len - 1));
+            sizes.push(filled.len());
+        }
+        sizes.dedup();
+        assert_eq!(sizes, [1, 2, 4, 8, 16, 24, 32]);
     }
 }

@@ -25,6 +25,10 @@ impl Attention {
         if matches!(q.device(), Device::Cpu) && q.dtype() == DType::F32 {
             return self.forward_on_host(q, k, v);
         }
+        #[cfg(feature = "flash-attn")]
+        if let Some(mixed) = super::flash::flash_attention(q, k, v, self.heads)? {
+            return Ok(mixed);
+        }
         let (batch, queries, width) = q.dims3()?;
         let head_dim = width / self.heads;
         let split = |x: &Tensor| {

@@ -80,10 +80,11 @@ impl Tower for Text {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
+        let filled = self.runtime.filled(rows);
         self.runtime.run(|| {
-            let last = self.encoder.forward_last(self.embeddings.forward(rows)?)?;
+            let last = self.encoder.forward_last(self.embeddings.forward(&filled)?)?;
             let pooled = self.head.forward(&self.final_layer_norm.forward(&last)?)?;
-            taps::embeddings(&pooled.squeeze(1)?)
+            taps::embeddings(&pooled.squeeze(1)?.narrow(0, 0, rows.len())?)
         })
     }
 }

@@ -158,8 +158,10 @@ impl Tower for Vision {
 
     fn forward(&mut self, rows: &[Pixels]) -> std::result::Result<Vec<Embedding>, TowerError> {
         self.grouped(rows, |rows, _| {
-            let x = self.encoder.forward(self.embeddings.forward(rows)?)?;
-            taps::embeddings(&self.pool(&self.post_layernorm.forward(&x)?)?)
+            let filled = self.runtime.filled(rows);
+            let x = self.encoder.forward(self.embeddings.forward(&filled)?)?;
+            let pooled = self.pool(&self.post_layernorm.forward(&x)?)?;
+            taps::embeddings(&pooled.narrow(0, 0, rows.len())?)
         })
     }
 
