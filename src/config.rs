@@ -17,7 +17,7 @@ mod served;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::{
-    choices::{CpuFeatures, DType, Device, LogFormat, TextNormalization},
+    choices::{Agreement, CpuFeatures, DType, Device, LogFormat, TextNormalization},
     lists::{Host, List, Network, WebOrigin},
     load::{Effective, Origin, Sources},
     served::{Served, is_hub_id},
@@ -128,8 +128,12 @@ section! {
         revision: Option<String> = None, Text "REVISION", flag "revision";
         /// Where the towers run.
         device: Device = Device::default(), Choice "cpu|cuda[:N]|metal", flag "device";
-        /// The type of weights and activations; norms, softmax and scores stay f32.
-        dtype: DType = DType::default(), Choice "f32|f16|bf16", flag "dtype";
+        /// The type of weights and activations; norms, softmax and scores stay f32. `int8` is for the CPU.
+        dtype: DType = DType::default(), Choice "f32|f16|bf16|int8", flag "dtype";
+        /// The least cosine between embeddings in another type than f32 and the same in f32, on a few pictures
+        /// and texts at load; a model below it does not start. By default 0.999 for `f16` and `bf16`, and 0.99
+        /// for `int8`. 0 measures nothing, which saves the time of loading the model in f32.
+        min_agreement: Option<Agreement> = None, Choice "COSINE", flag "min-agreement";
         /// What is done to a text before the tokenizer reads it: `auto` is what the checkpoint was trained
         /// with; `hf`, `bigvision` and `openclip` are what each reference does; `none` is nothing.
         text_normalization: TextNormalization = TextNormalization::default(), Choice "MODE", flag "text-normalization";
@@ -141,8 +145,8 @@ section! {
         /// weights are held once.
         replicas: usize = 1, Count "N", flag "replicas";
         /// Which instructions of the processor forward passes use: `auto` is the widest that it has;
-        /// `portable`, `avx2` and `avx512` pin one, so that machines of different kinds give equal vectors.
-        cpu_features: CpuFeatures = CpuFeatures::default(), Choice "auto|portable|avx2|avx512", flag "cpu-features";
+        /// the others pin one, so that machines of different kinds give equal vectors.
+        cpu_features: CpuFeatures = CpuFeatures::default(), Choice "auto|portable|avx2|avx512|avx512vnni", flag "cpu-features";
         /// Threads that decode and resize pictures; 0 means one per core.
         cpu_pool_threads: usize = 0, CountOrZero "N", flag "cpu-pool-threads";
     }

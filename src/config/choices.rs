@@ -49,6 +49,8 @@ pub enum DType {
     F16,
     /// 16-bit floats with 7 bits of mantissa.
     Bf16,
+    /// Bytes: an encoder layer's weights with a scale for each output, its inputs with one for each row.
+    Int8,
 }
 
 impl fmt::Display for DType {
@@ -57,6 +59,7 @@ impl fmt::Display for DType {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         })
     }
 }
@@ -69,8 +72,49 @@ impl FromStr for DType {
             "f32" => Ok(Self::F32),
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("`{text}` is not an element type: f32, f16 or bf16")),
+            "int8" => Ok(Self::Int8),
+            _ => Err(format!("`{text}` is not an element type: f32, f16, bf16 or int8")),
         }
+    }
+}
+
+/// A cosine that embeddings must reach: 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Agreement(f32);
+
+impl Agreement {
+    /// What is asked of embeddings in a type, unless the configuration says otherwise: what a sound checkpoint
+    /// reaches easily, and a broken one does not.
+    #[must_use]
+    pub fn usual(dtype: DType) -> Self {
+        Self(match dtype {
+            DType::F32 => 0.0,
+            DType::F16 | DType::Bf16 => 0.999,
+            DType::Int8 => 0.99,
+        })
+    }
+
+    /// The cosine.
+    #[must_use]
+    pub fn cosine(self) -> f32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Agreement {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let cosine = text.parse().ok().filter(|cosine| (0.0..=1.0).contains(cosine));
+        cosine
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is not a cosine from 0 to 1, such as 0.999"))
     }
 }
 

@@ -6,6 +6,7 @@ use super::{
     LoadError, Loaded, ModelCard, PairHead,
     checkpoint::Checkpoint,
     open_clip,
+    probe::{Answers, Probe},
     replicated::replicated,
     runtime::Runtime,
     siglip::{
@@ -85,8 +86,18 @@ pub fn load_siglip(config: &config::Model) -> Result<Siglip, LoadError> {
     };
     let runtime = Runtime::new(config)?;
     let runtimes = runtime.replicas(config.replicas).map_err(within)?;
-    let towers = Towers::load(&model, &image, &Scope::root(&weights, &runtime)).map_err(within)?;
+    let check = Check::new(config, &image, tokenizer.as_deref())?;
+    let expected = match &check {
+        Some(check) => Some(check.expected(config, &model, &weights).map_err(within)?),
+        None => None,
+    };
+    let root = Scope::root(&weights, &runtime);
+    let mut towers = Towers::load(&model, &image, &root).map_err(within)?;
     weights.finish().map_err(within)?;
+    let mut agreement = None;
+    if let Some((check, expected)) = check.zip(expected) {
+        agreement = Some(check.agreement(&mut towers, &expected).map_err(within)?);
+    }
     let card = ModelCard {
         family: model.vision.family().to_owned(),
         revision,
@@ -99,6 +110,7 @@ pub fn load_siglip(config: &config::Model) -> Result<Siglip, LoadError> {
         parameters: weights.parameters(),
         weight_bytes: weights.resident_bytes(),
         dtype: config.dtype,
+        agreement,
         device: config.device,
         cpu_features: runtime.cpu_features(),
     };
@@ -113,30 +125,102 @@ struct Towers {
 
 impl Towers {
     fn load(model: &SiglipConfig, image: &ImageSpec, root: &Scope<'_>) -> Result<Self, LoadError> {
-        // A stand-alone tower may be stored with the full model's prefix or without one.
-        let scope = |prefix: &str, probe: &str| {
-            if root.contains(probe) { root.clone() } else { root.at(prefix) }
-        };
-        let vision = siglip::Vision::load(
-            &model.vision,
-            image,
-            &scope("vision_model", "embeddings.patch_embedding.weight"),
-        )?;
-        let Some(config) = &model.text else {
+        let vision = vision(model, image, root)?;
+        let Some(text) = text(model, root)? else {
             return Ok(Self { vision, text: None, pair_head: None });
         };
-        if config.projection_size != model.vision.encoder.hidden_size {
-            return Err(LoadError::new(format!(
-                "config.json: text_config.projection_size {} is not vision_config.hidden_size {}",
-                config.projection_size, model.vision.encoder.hidden_size
-            )));
-        }
-        let text = siglip::Text::load(config, &root.at("text_model"))?;
         let pair_head = PairHead {
             logit_scale: root.scalar("logit_scale")?,
             logit_bias: root.scalar("logit_bias")?,
         };
         Ok(Self { vision, text: Some(text), pair_head: Some(pair_head) })
+    }
+}
+
+fn vision(
+    model: &SiglipConfig,
+    image: &ImageSpec,
+    root: &Scope<'_>,
+) -> Result<siglip::Vision, LoadError> {
+    // A stand-alone tower may be stored with the full model's prefix or without one.
+    let scope = match root.contains("embeddings.patch_embedding.weight") {
+        true => root.clone(),
+        false => root.at("vision_model"),
+    };
+    siglip::Vision::load(&model.vision, image, &scope)
+}
+
+fn text(model: &SiglipConfig, root: &Scope<'_>) -> Result<Option<siglip::Text>, LoadError> {
+    let Some(config) = &model.text else { return Ok(None) };
+    if config.projection_size != model.vision.encoder.hidden_size {
+        return Err(LoadError::new(format!(
+            "config.json: text_config.projection_size {} is not vision_config.hidden_size {}",
+            config.projection_size, model.vision.encoder.hidden_size
+        )));
+    }
+    siglip::Text::load(config, &root.at("text_model")).map(Some)
+}
+
+/// The comparison of a narrow type with f32.
+struct Check<'i> {
+    probe: Probe,
+    image: &'i ImageSpec,
+    dtype: config::DType,
+    least: f32,
+}
+
+impl<'i> Check<'i> {
+    /// None in f32 itself, and where nothing is asked.
+    fn new(
+        config: &config::Model,
+        image: &'i ImageSpec,
+        tokenizer: Option<&TextTokenizer>,
+    ) -> Result<Option<Self>, LoadError> {
+        let dtype = config.dtype;
+        let least = config.min_agreement.unwrap_or(config::Agreement::usual(dtype)).cosine();
+        if dtype == config::DType::F32 || least == 0.0 {
+            return Ok(None);
+        }
+        let probe = Probe::new(image, tokenizer)?;
+        Ok(Some(Self { probe, image, dtype, least }))
+    }
+
+    /// What f32 gives. Of its towers one is in memory at a time, and none when the others are loaded.
+    fn expected(
+        &self,
+        config: &config::Model,
+        model: &SiglipConfig,
+        weights: &Weights,
+    ) -> Result<Answers, LoadError> {
+        let runtime = Runtime::new(&config::Model { dtype: config::DType::F32, ..config.clone() })?;
+        let root = Scope::root(weights, &runtime);
+        let images = self.probe.images(&mut vision(model, self.image, &root)?)?;
+        let texts = match text(model, &root)? {
+            Some(mut text) => self.probe.texts(&mut text)?,
+            None => Vec::new(),
+        };
+        weights.forget();
+        Ok(Answers::new(images, texts))
+    }
+
+    /// # Errors
+    /// Fails if the towers give something else than f32 does.
+    fn agreement(&self, towers: &mut Towers, expected: &Answers) -> Result<f32, LoadError> {
+        let images = self.probe.images(&mut towers.vision)?;
+        let texts = match &mut towers.text {
+            Some(text) => self.probe.texts(text)?,
+            None => Vec::new(),
+        };
+        let (cosine, dtype) = (Answers::new(images, texts).agreement(expected), self.dtype);
+        if cosine >= self.least {
+            tracing::info!(%dtype, cosine, "the least cosine with embeddings in f32");
+            return Ok(cosine);
+        }
+        Err(LoadError::new(format!(
+            "the least cosine between embeddings in {dtype} and in f32 is {cosine}, below the {} of \
+             --min-agreement: load it in another dtype, or ask for less",
+            self.least
+        )))
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Runtime {
     /// What the weights of layers are made of on a processor. It may be narrower than `compute`: 16-bit weights
     /// are kept for the memory, and widened on the way into the product.
     pub(super) element: Element,
+    /// Whether the layers that do most of the work are made of bytes instead.
+    pub(super) bytes: bool,
     /// The processor's instructions that the kernels use.
     pub(super) level: Level,
     /// The processor's threads; none for a device that brings its own parallelism.
@@ -38,15 +40,23 @@ impl Runtime {
         let (resident, element) = match config.dtype {
             config::DType::F32 => (DType::F32, Element::F32),
             config::DType::F16 => (DType::F16, Element::F16),
-            config::DType::Bf16 => (DType::BF16, Element::Bf16),
+            // What is not bytes is a small part of the model, and costs little where it is exact to 8 bits.
+            config::DType::Bf16 | config::DType::Int8 => (DType::BF16, Element::Bf16),
         };
+        let bytes = config.dtype == config::DType::Int8;
+        if bytes && config.device != config::Device::Cpu {
+            return Err(LoadError::new(format!(
+                "dtype `int8` is for the device `cpu`; on `{}` choose bf16 or f16",
+                config.device
+            )));
+        }
         let level = level(config.cpu_features)?;
         let device = open(config.device).map_err(|error| {
             LoadError::new(format!("device `{}` cannot be used: {error}", config.device))
         })?;
         if !matches!(device, Device::Cpu) {
             let pool = None;
-            return Ok(Self { device, compute: resident, resident, element, level, pool });
+            return Ok(Self { device, compute: resident, resident, element, bytes, level, pool });
         }
         let threads = match config.threads {
             0 => default_threads(),
@@ -54,7 +64,7 @@ impl Runtime {
         };
         let pool = shared_pool(threads, None).map_err(cannot_start)?;
         let (compute, pool) = (DType::F32, Some(pool));
-        Ok(Self { device, compute, resident, element, level, pool })
+        Ok(Self { device, compute, resident, element, bytes, level, pool })
     }
 
     /// As many runtimes, each with its share of the threads on cores of its own; this one where it is one.

@@ -103,6 +103,13 @@ impl Weights {
         self.parameters.get()
     }
 
+    /// Begins to count anew, for towers that are loaded once more.
+    pub(super) fn forget(&self) {
+        self.taken.borrow_mut().clear();
+        self.parameters.set(0);
+        self.resident_bytes.set(0);
+    }
+
     /// Bytes of the tensors and layers made so far.
     pub(super) fn resident_bytes(&self) -> u64 {
         self.resident_bytes.get()
@@ -145,16 +152,24 @@ pub(super) struct Scope<'w> {
     weights: &'w Weights,
     runtime: &'w Runtime,
     prefix: String,
+    /// Whether layers may be made of bytes.
+    in_bytes: bool,
 }
 
 impl<'w> Scope<'w> {
     pub(super) fn root(weights: &'w Weights, runtime: &'w Runtime) -> Self {
-        Self { weights, runtime, prefix: String::new() }
+        Self { weights, runtime, prefix: String::new(), in_bytes: false }
     }
 
     /// A child: `self.name`.
     pub(super) fn at(&self, name: impl std::fmt::Display) -> Self {
         Self { prefix: self.path(name), ..self.clone() }
+    }
+
+    /// The same place, for layers that are made of bytes where the runtime says so: those that do most of the
+    /// work, and not those that read or give the one vector of a picture or a text, on which all errors tell.
+    pub(super) fn in_bytes(&self) -> Self {
+        Self { in_bytes: self.runtime.bytes, ..self.clone() }
     }
 
     /// Whether the checkpoint has the tensor.

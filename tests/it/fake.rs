@@ -165,6 +165,7 @@ pub(crate) fn card() -> ModelCard {
         parameters: 0,
         weight_bytes: 0,
         dtype: DType::F32,
+        agreement: None,
         device: Device::Cpu,
         cpu_features: None,
     }

@@ -140,6 +140,7 @@ fn card() -> ModelCard {
         parameters: 0,
         weight_bytes: 0,
         dtype: DType::F32,
+        agreement: None,
         device: Device::Cpu,
         cpu_features: None,
     }

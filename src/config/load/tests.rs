@@ -79,7 +79,8 @@ fn every_problem_is_named_with_its_origin() {
                 .to_owned(),
             format!("{name}:4: [listen] htpp: there is no such option; did you mean `http`?"),
             format!("{name}:2: [limits] max_items: `-1` is not a whole number"),
-            "variable SIGLIP_DTYPE: `f64` is not an element type: f32, f16 or bf16".to_owned(),
+            "variable SIGLIP_DTYPE: `f64` is not an element type: f32, f16, bf16 or int8"
+                .to_owned(),
             "flag --listen: `8080` is not an address with a port, such as 127.0.0.1:8080 or \
              [::]:8080"
                 .to_owned(),

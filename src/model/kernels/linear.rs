@@ -3,7 +3,7 @@
 use std::{fmt, ops::Range, sync::Arc};
 
 use candle_core::{Device, Result, Tensor};
-use siglip_kernels::{Epilogue, Level, Packed, Residual, product};
+use siglip_kernels::{Epilogue, Level, Packed, Quantized, Residual, product, quantized_product};
 
 use super::{Activation, view::with_f32};
 
@@ -15,6 +15,8 @@ pub(in crate::model) struct Linear(Kernel);
 enum Kernel {
     /// On the processor: weights in the order of the product, computing in f32.
     Packed { packed: Arc<Packed>, columns: Range<usize>, level: Level },
+    /// On the processor: weights as bytes, and inputs made bytes row by row.
+    Quantized { layer: Arc<Quantized>, columns: Range<usize>, level: Level },
     /// Elsewhere: `[out, in]` and `[out]`, both in the compute type.
     Tensors { weight: Tensor, bias: Option<Tensor> },
 }
@@ -24,6 +26,14 @@ impl Linear {
     pub(in crate::model) fn packed(packed: Packed, level: Level) -> Self {
         let columns = 0..packed.columns();
         Self(Kernel::Packed { packed: Arc::new(packed), columns, level })
+    }
+
+    /// A layer of bytes on the processor.
+    ///
+    /// * `level`: the one that it was packed for
+    pub(in crate::model) fn quantized(layer: Quantized, level: Level) -> Self {
+        let columns = 0..layer.columns();
+        Self(Kernel::Quantized { layer: Arc::new(layer), columns, level })
     }
 
     /// A layer on any device.
@@ -38,6 +48,11 @@ impl Linear {
         Ok(Self(match &self.0 {
             Kernel::Packed { packed, columns, level } => Kernel::Packed {
                 packed: Arc::clone(packed),
+                columns: columns.start + start..columns.start + start + len,
+                level: *level,
+            },
+            Kernel::Quantized { layer, columns, level } => Kernel::Quantized {
+                layer: Arc::clone(layer),
                 columns: columns.start + start..columns.start + start + len,
                 level: *level,
             },
@@ -80,23 +95,21 @@ impl Linear {
         activation: Option<Activation>,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
+        let on_host = activation.map(Activation::on_host).unwrap_or_default();
         let (weight, bias) = match &self.0 {
             Kernel::Tensors { weight, bias } => (weight, bias),
             Kernel::Packed { packed, columns, level } => {
                 let layer = packed.part(columns.clone());
-                let activation = activation.map(Activation::on_host).unwrap_or_default();
-                let run = |x: &[f32], residual: Option<Residual<'_>>| {
-                    product(*level, x, &layer, Epilogue { activation, residual })
-                };
-                let x = x.contiguous()?;
-                let y = with_values(&x, |x| match residual {
-                    Some(residual) => {
-                        let residual = residual.contiguous()?;
-                        with_values(&residual, |values| Ok(run(x, Some(Residual(values)))))
-                    }
-                    None => Ok(run(x, None)),
-                })?;
-                return Tensor::from_vec(y, shape(&x, columns.len()), &Device::Cpu);
+                return host_product(x, residual, columns.len(), |x, residual| {
+                    product(*level, x, &layer, Epilogue { activation: on_host, residual })
+                });
+            }
+            Kernel::Quantized { layer, columns, level } => {
+                let layer = layer.part(columns.clone());
+                return host_product(x, residual, columns.len(), |x, residual| {
+                    let epilogue = Epilogue { activation: on_host, residual };
+                    quantized_product(*level, x, &layer, epilogue)
+                });
             }
         };
         let (out, width) = weight.dims2()?;
@@ -128,9 +141,35 @@ impl fmt::Debug for Linear {
                     packed.depth()
                 )
             }
+            Kernel::Quantized { layer, columns, level } => {
+                write!(
+                    f,
+                    "Linear({columns:?} of {} x {} bytes, {level})",
+                    layer.columns(),
+                    layer.depth()
+                )
+            }
             Kernel::Tensors { weight, .. } => write!(f, "Linear({:?})", weight.dims()),
         }
     }
+}
+
+/// Runs `product` on the values of `x` and of the residual: `[.., columns]`.
+fn host_product(
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    columns: usize,
+    product: impl FnOnce(&[f32], Option<Residual<'_>>) -> Vec<f32>,
+) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let y = with_values(&x, |x| match residual {
+        Some(residual) => {
+            let residual = residual.contiguous()?;
+            with_values(&residual, |values| Ok(product(x, Some(Residual(values)))))
+        }
+        None => Ok(product(x, None)),
+    })?;
+    Tensor::from_vec(y, shape(&x, columns), &Device::Cpu)
 }
 
 /// The shape of `x` with another last dimension.

@@ -51,8 +51,9 @@ impl Encoder {
         config: &EncoderConfig,
         scope: &Scope<'_>,
     ) -> std::result::Result<Self, LoadError> {
+        let layers = scope.at("layers").in_bytes();
         let layers = (0..config.num_hidden_layers)
-            .map(|index| EncoderLayer::load(config, &scope.at("layers").at(index)))
+            .map(|index| EncoderLayer::load(config, &layers.at(index)))
             .collect::<std::result::Result<_, _>>()?;
         Ok(Self { layers })
     }

@@ -1,7 +1,7 @@
 //! Fully connected layers, their weights straight from the mapped bytes to where the product reads them.
 
 use candle_core::Device;
-use siglip_kernels::Packer;
+use siglip_kernels::{Packer, Quantized, Quantizer};
 
 use super::{super::kernels::Linear, LoadError, Scope};
 
@@ -23,7 +23,7 @@ impl Scope<'_> {
             let bias = (!biases.is_empty()).then(|| self.stack(biases, &[out], compute));
             return Ok(Linear::tensors(weight, bias.transpose()?));
         }
-        let mut packer = Packer::new(weights.len() * out, width, self.runtime.element);
+        let mut packer = self.packing(weights.len() * out, width);
         // One matrix at a time, in memory that is kept for the next: there is no second copy of them all.
         let mut values = self.weights.scratch.take();
         for name in weights {
@@ -58,7 +58,7 @@ impl Scope<'_> {
             let bias = bias.map(|bias| self.tensor(bias, &shape[..1], compute));
             return Ok(Linear::tensors(weight, bias.transpose()?));
         }
-        let mut packer = Packer::new(shape[0], shape[1], self.runtime.element);
+        let mut packer = self.packing(shape[0], shape[1]);
         self.runtime.install(|| packer.push(&weight));
         if let Some(bias) = bias {
             packer.set_bias(&bias);
@@ -66,9 +66,49 @@ impl Scope<'_> {
         Ok(self.packed(packer))
     }
 
-    fn packed(&self, packer: Packer) -> Linear {
-        let packed = packer.finish();
-        self.count(packed.bytes());
-        Linear::packed(packed, self.runtime.level)
+    fn packing(&self, columns: usize, depth: usize) -> Packing {
+        let runtime = self.runtime;
+        match self.in_bytes && depth <= Quantized::MOST_INPUTS {
+            true => Packing::Bytes(Quantizer::new(columns, depth, runtime.level)),
+            false => Packing::Floats(Packer::new(columns, depth, runtime.element)),
+        }
+    }
+
+    fn packed(&self, packing: Packing) -> Linear {
+        let level = self.runtime.level;
+        match packing {
+            Packing::Floats(packer) => {
+                let packed = packer.finish();
+                self.count(packed.bytes());
+                Linear::packed(packed, level)
+            }
+            Packing::Bytes(quantizer) => {
+                let layer = quantizer.finish();
+                self.count(layer.bytes());
+                Linear::quantized(layer, level)
+            }
+        }
+    }
+}
+
+/// A layer on its way to where the product reads it.
+enum Packing {
+    Floats(Packer),
+    Bytes(Quantizer),
+}
+
+impl Packing {
+    fn push(&mut self, weights: &[f32]) {
+        match self {
+            Self::Floats(packer) => packer.push(weights),
+            Self::Bytes(quantizer) => quantizer.push(weights),
+        }
+    }
+
+    fn set_bias(&mut self, bias: &[f32]) {
+        match self {
+            Self::Floats(packer) => packer.set_bias(bias),
+            Self::Bytes(quantizer) => quantizer.set_bias(bias),
+        }
     }
 }

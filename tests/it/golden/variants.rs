@@ -129,7 +129,7 @@ fn threads_do_not_change_a_row() {
 fn every_set_of_instructions_agrees() {
     for name in ["tiny", "odd-shapes", "erf-gelu", "naflex-up"] {
         let expected = Reference::open(&format!("{name}/expected.safetensors"));
-        for cpu_features in ["portable", "avx2", "avx512"] {
+        for cpu_features in ["portable", "avx2", "avx512", "avx512vnni"] {
             let source = reference::folder().join(name).to_string_lossy().into_owned();
             let cpu_features: config::CpuFeatures = cpu_features.parse().expect("a set");
             let config = config::Model { source, cpu_features, ..config::Model::default() };
@@ -157,7 +157,7 @@ fn every_set_of_instructions_agrees() {
 
 /// Every variant with its weights narrowed: what a device's dtype costs.
 #[test]
-fn sixteen_bit_weights_stay_close() {
+fn narrow_weights_stay_close() {
     let variants = [
         "tiny",
         "odd-shapes",
@@ -170,12 +170,18 @@ fn sixteen_bit_weights_stay_close() {
         "open-clip-erf",
         "open-clip-tanh",
     ];
-    let least = 0.9999;
-    for dtype in [config::DType::F16, config::DType::Bf16] {
+    let auto = config::CpuFeatures::Auto;
+    for (dtype, cpu_features, least) in [
+        (config::DType::F16, auto, 0.9999),
+        (config::DType::Bf16, auto, 0.9999),
+        // Inputs of 8 bits, and what the processor takes fastest: 7 on many.
+        (config::DType::Int8, config::CpuFeatures::Portable, 0.999),
+        (config::DType::Int8, auto, 0.995),
+    ] {
         for name in variants {
             let expected = Reference::open(&format!("{name}/expected.safetensors"));
             let source = reference::folder().join(name).to_string_lossy().into_owned();
-            let config = config::Model { source, dtype, threads: 1, ..config::Model::default() };
+            let config = config::Model { source, dtype, cpu_features, ..config::Model::default() };
             let mut model = model::load_siglip(&config).expect("any type");
             let images = model.vision.forward(&expected.pixels()).expect("valid pictures");
             let mut worst = least_cosine(&images, &expected.floats("vision.pooled"));
@@ -184,13 +190,38 @@ fn sixteen_bit_weights_stay_close() {
                 worst = worst.min(least_cosine(&texts, &expected.floats("text.pooled")));
             }
             reference::row(
-                &format!("{name} {dtype}"),
+                &format!("{name} {dtype} {cpu_features}"),
                 &format!("cosine {worst:.6}"),
                 &least.to_string(),
             );
-            assert!(worst >= least, "{name} {dtype}: {worst}");
+            assert!(worst >= least, "{name} {dtype} {cpu_features}: {worst}");
+            // The load itself compares other rows, and refuses.
+            assert!(model.card.agreement.is_some(), "{name} {dtype}");
         }
     }
+}
+
+#[test]
+fn a_type_that_agrees_too_little_is_refused() {
+    let source = reference::folder().join("tiny").to_string_lossy().into_owned();
+    let model = |dtype: &str, device: &str, least: &str| config::Model {
+        source: source.clone(),
+        dtype: dtype.parse().expect("a type"),
+        device: device.parse().expect("a device"),
+        min_agreement: Some(least.parse().expect("a cosine")),
+        ..config::Model::default()
+    };
+    let load = |model: &config::Model| model::load_siglip(model).map(|model| model.card.agreement);
+    let error = load(&model("int8", "cpu", "1")).expect_err("rounded").to_string();
+    let (before, after) =
+        ("the least cosine between embeddings in int8 and in f32 is 0.99", "below the 1 of");
+    assert!(error.contains(before) && error.contains(after), "{error}");
+    assert!(load(&model("int8", "cpu", "0.99")).expect("near enough").is_some());
+    // Nothing is measured where nothing is asked, or where there is nothing to compare with.
+    assert_eq!(load(&model("int8", "cpu", "0")).expect("any"), None);
+    assert_eq!(load(&model("f32", "cpu", "1")).expect("itself"), None);
+    let error = load(&model("int8", "cuda", "0")).expect_err("of the processor").to_string();
+    assert!(error.contains("dtype `int8` is for the device `cpu`"), "{error}");
 }
 
 /// The least cosine between rows and their references.

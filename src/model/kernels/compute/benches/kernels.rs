@@ -4,13 +4,32 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use siglip_kernels::{
-    Activation, Element, Epilogue, Level, Packer, Rows, Shape, activate, attention, normalize_rows,
-    product,
+    Activation, Element, Epilogue, Level, Packer, Quantizer, Rows, Shape, activate, attention,
+    normalize_rows, product, quantized_product,
     resize::{LANES, weigh_columns, weigh_rows},
 };
 
 fn values(count: usize) -> Vec<f32> {
     (0..count).map(|at| ((at * 7919) % 2001) as f32 / 1000.0 - 1.0).collect()
+}
+
+fn products_of_bytes(criterion: &mut Criterion) {
+    for level in Level::available() {
+        let mut group = criterion.benchmark_group(format!("product of bytes/{level}"));
+        group.sample_size(10);
+        for (rows, depth, columns) in [(196, 768, 2304), (196, 3072, 768), (64, 768, 3072)] {
+            let (x, weights) = (values(rows * depth), values(depth * columns));
+            let mut quantizer = Quantizer::new(columns, depth, level);
+            quantizer.push(&weights);
+            let layer = quantizer.finish();
+            group.throughput(Throughput::Elements((rows * depth * columns) as u64));
+            group.bench_function(format!("{rows}x{depth}x{columns}"), |bencher| {
+                let part = layer.part(0..columns);
+                bencher
+                    .iter(|| quantized_product(level, black_box(&x), &part, Epilogue::default()));
+            });
+        }
+    }
 }
 
 /// One picture is 196 rows, one text 64. Elements a second are multiply-adds.
@@ -88,5 +107,5 @@ fn resizes(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(kernels, products, attentions, rows, resizes);
+criterion_group!(kernels, products, products_of_bytes, attentions, rows, resizes);
 criterion_main!(kernels);

@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use siglip_kernels::{
-    Activation, Choice, Element, Epilogue, Level, Packer, Residual, Rows, Shape, attention,
-    normalize_rows, product,
+    Activation, Choice, Element, Epilogue, Level, Packer, Quantizer, Residual, Rows, Shape,
+    attention, normalize_rows, product, quantized_product,
     resize::{LANES, weigh_columns, weigh_rows},
 };
 
@@ -28,6 +28,17 @@ fn linear(level: Level, element: Element, activation: Activation) {
     counted(&mut || drop(black_box(product(level, &x, &packed.part(0..columns), epilogue))));
 }
 
+fn linear_int8(level: Level) {
+    let (rows, depth, columns) = (66, 512, 64);
+    let (x, residual) = (values(rows * depth), values(rows * columns));
+    let mut quantizer = Quantizer::new(columns, depth, level);
+    quantizer.push(&values(depth * columns));
+    let layer = quantizer.finish();
+    let epilogue = Epilogue { activation: Activation::None, residual: Some(Residual(&residual)) };
+    let part = layer.part(0..columns);
+    counted(&mut || drop(black_box(quantized_product(level, &x, &part, epilogue))));
+}
+
 fn main() {
     let kernel = std::env::args().nth(1).unwrap_or_default();
     let level = Level::choose(Choice::Avx2).unwrap_or_else(|error| panic!("{error}"));
@@ -38,6 +49,7 @@ fn main() {
         "linear-f32" => linear(level, Element::F32, Activation::None),
         "linear-bf16" => linear(level, Element::Bf16, Activation::None),
         "linear-f16" => linear(level, Element::F16, Activation::None),
+        "linear-int8" => linear_int8(level),
         "linear-gelu-tanh" => linear(level, Element::F32, Activation::GeluTanh),
         "linear-gelu-erf" => linear(level, Element::F32, Activation::GeluErf),
         "attention" => {

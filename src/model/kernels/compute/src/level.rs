@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{avx2::Avx2, avx512::Avx512};
 use crate::{
-    Activation, Element, Epilogue, Packer, product,
+    Activation, Element, Epilogue, Packer, Quantizer, product, quantized_product,
     simd::{Kernel, Portable},
 };
 
@@ -21,6 +21,8 @@ enum Set {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
 }
 
 /// What an operator may ask for.
@@ -35,6 +37,8 @@ pub enum Choice {
     Avx2,
     /// AVX-512: F, BW, DQ and VL.
     Avx512,
+    /// The same with VNNI, for products of bytes.
+    Avx512Vnni,
 }
 
 /// The processor lacks what was asked for.
@@ -48,6 +52,9 @@ impl Level {
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
+            if Self::avx512_vnni().is_some() {
+                return Self(Set::Avx512Vnni);
+            }
             if Self::avx512().is_some() {
                 return Self(Set::Avx512);
             }
@@ -68,6 +75,8 @@ impl Level {
             Choice::Avx2 if Self::avx2().is_some() => Ok(Self(Set::Avx2)),
             #[cfg(target_arch = "x86_64")]
             Choice::Avx512 if Self::avx512().is_some() => Ok(Self(Set::Avx512)),
+            #[cfg(target_arch = "x86_64")]
+            Choice::Avx512Vnni if Self::avx512_vnni().is_some() => Ok(Self(Set::Avx512Vnni)),
             _ => Err(Lacking(choice)),
         }
     }
@@ -75,28 +84,34 @@ impl Level {
     /// Every set that this processor has, the narrowest first.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        [Choice::Portable, Choice::Avx2, Choice::Avx512]
+        [Choice::Portable, Choice::Avx2, Choice::Avx512, Choice::Avx512Vnni]
             .into_iter()
             .filter_map(|choice| Self::choose(choice).ok())
             .collect()
     }
 
-    /// Whether the set computes what plain Rust computes, on a small product.
+    /// Whether the set computes what plain Rust computes, on a small product of floats and on one of bytes.
     #[must_use]
     pub fn is_sound(self) -> bool {
         let (rows, depth, columns) = (17, 67, 35);
         let value = |index: usize| ((index * 7919) % 2001) as f32 / 1000.0 - 1.0;
         let x: Vec<_> = (0..rows * depth).map(value).collect();
         let weights: Vec<_> = (0..columns * depth).map(|index| value(index + 13)).collect();
+        let epilogue = Epilogue { activation: Activation::GeluTanh, residual: None };
+        let mut packer = Packer::new(columns, depth, Element::F32);
+        packer.push(&weights);
+        let floats = packer.finish();
+        // Packed for this set, which plain Rust multiplies too.
+        let mut quantizer = Quantizer::new(columns, depth, self);
+        quantizer.push(&weights);
+        let bytes = quantizer.finish();
         let run = |level| {
-            let mut packer = Packer::new(columns, depth, Element::F32);
-            packer.push(&weights);
-            let epilogue = Epilogue { activation: Activation::GeluTanh, residual: None };
-            product(level, &x, &packer.finish().part(0..columns), epilogue)
+            let floats = product(level, &x, &floats.part(0..columns), epilogue);
+            let bytes = quantized_product(level, &x, &bytes.part(0..columns), epilogue);
+            floats.into_iter().chain(bytes)
         };
-        let pairs = run(self).into_iter().zip(run(Self(Set::Portable)));
         // Two orders of rounding in a sum of 67 products of up to 1.
-        pairs.into_iter().all(|(own, portable)| (own - portable).abs() < 1e-4)
+        run(self).zip(run(Self(Set::Portable))).all(|(own, plain)| (own - plain).abs() < 1e-4)
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -109,7 +124,7 @@ impl Level {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn avx512() -> Option<Avx512> {
+    fn avx512() -> Option<Avx512<false>> {
         let has = Self::avx2().is_some()
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -119,17 +134,35 @@ impl Level {
         has.then(|| unsafe { Avx512::assume() })
     }
 
+    #[cfg(target_arch = "x86_64")]
+    fn avx512_vnni() -> Option<Avx512<true>> {
+        let has = Self::avx512().is_some() && is_x86_feature_detected!("avx512vnni");
+        // SAFETY: just asked.
+        has.then(|| unsafe { Avx512::assume() })
+    }
+
     /// Runs a kernel compiled for this set.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             Set::Portable => kernel.run(Portable),
-            // SAFETY: a level of this set exists only where the processor has it, as do the two below.
+            // SAFETY: a level of this set exists only where the processor has it, as do those below.
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => unsafe { Avx2::assume().vectorize(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Set::Avx512 => unsafe { Avx512::assume().vectorize(kernel) },
+            // SAFETY: as above. VNNI adds nothing but products of bytes.
+            Set::Avx512 | Set::Avx512Vnni => unsafe { Avx512::<false>::assume().vectorize(kernel) },
+        }
+    }
+
+    /// The same of a kernel that multiplies bytes.
+    #[inline]
+    pub(crate) fn run_on_bytes<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a level of this set exists only where the processor has it.
+            Set::Avx512Vnni => unsafe { Avx512::<true>::assume().vectorize(kernel) },
+            _ => self.run(kernel),
         }
     }
 }
@@ -142,6 +175,8 @@ impl fmt::Display for Level {
             Set::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Vnni => "avx512vnni",
         })
     }
 }
@@ -153,6 +188,7 @@ impl fmt::Display for Choice {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512vnni",
         })
     }
 }
@@ -166,7 +202,10 @@ impl FromStr for Choice {
             "portable" => Ok(Self::Portable),
             "avx2" => Ok(Self::Avx2),
             "avx512" => Ok(Self::Avx512),
-            _ => Err(format!("`{text}` is not a level: auto, portable, avx2 or avx512")),
+            "avx512vnni" => Ok(Self::Avx512Vnni),
+            _ => {
+                Err(format!("`{text}` is not a level: auto, portable, avx2, avx512 or avx512vnni"))
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ mod level;
 mod math;
 mod packed;
 mod product;
+mod quantized;
 pub mod resize;
 mod rows;
 mod simd;
@@ -21,6 +22,7 @@ pub use attention::{Rows, Shape, attention};
 pub use level::{Choice, Lacking, Level};
 pub use packed::{Columns, Element, Packed, Packer};
 pub use product::{Activation, Epilogue, Residual, product};
+pub use quantized::{Quantized, QuantizedColumns, Quantizer, quantized_product};
 pub use rows::{activate, normalize_rows, softmax_row};
 
 #[cfg(test)]

@@ -80,7 +80,8 @@ pub fn product(level: Level, x: &[f32], weights: &Columns<'_>, epilogue: Epilogu
     if rows * columns > 0 {
         let out = Out(y.as_mut_ptr());
         let x = &Tiles::pack(level, x, depth);
-        let tasks = Tasks::new(x, &weights.columns, rayon::current_num_threads());
+        let shape = (x.rows(), x.height());
+        let tasks = Tasks::new(shape, &weights.columns, rayon::current_num_threads());
         (0..tasks.count()).into_par_iter().with_max_len(1).for_each(|index| {
             let (rows, panels) = tasks.get(index);
             level.run(Block { x, weights, epilogue: &epilogue, out, rows, panels });
@@ -93,7 +94,7 @@ pub fn product(level: Level, x: &[f32], weights: &Columns<'_>, epilogue: Epilogu
 }
 
 /// How the result is cut into tasks.
-struct Tasks {
+pub(crate) struct Tasks {
     rows: usize,
     rows_per_task: usize,
     panels: Range<usize>,
@@ -101,24 +102,28 @@ struct Tasks {
 }
 
 impl Tasks {
-    fn new(x: &Tiles, columns: &Range<usize>, threads: usize) -> Self {
-        let rows = x.rows();
+    /// * `height`: rows of a tile, of which a task has whole ones
+    pub(crate) fn new(
+        (rows, height): (usize, usize),
+        columns: &Range<usize>,
+        threads: usize,
+    ) -> Self {
         let panels = columns.start / PANEL..columns.end.div_ceil(PANEL);
         let row_tasks = rows.div_ceil(ROWS);
         // Equal ones, of whole tiles.
-        let rows_per_task = rows.div_ceil(row_tasks).next_multiple_of(x.height()).min(rows);
+        let rows_per_task = rows.div_ceil(row_tasks).next_multiple_of(height).min(rows);
         let row_tasks = rows.div_ceil(rows_per_task);
         let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
         let panel_tasks = wanted.div_ceil(row_tasks).min(panels.len());
         Self { rows, rows_per_task, panels_per_task: panels.len().div_ceil(panel_tasks), panels }
     }
 
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.rows.div_ceil(self.rows_per_task) * self.panels.len().div_ceil(self.panels_per_task)
     }
 
     /// Rows and panels of a task. The rows change first, so that threads which are close share weights.
-    fn get(&self, index: usize) -> (Range<usize>, Range<usize>) {
+    pub(crate) fn get(&self, index: usize) -> (Range<usize>, Range<usize>) {
         let row_tasks = self.rows.div_ceil(self.rows_per_task);
         let row = index % row_tasks * self.rows_per_task;
         let panel = self.panels.start + index / row_tasks * self.panels_per_task;
@@ -180,56 +185,92 @@ struct Tile<'a> {
 impl Block<'_> {
     #[inline(always)]
     fn tile<S: Simd, const HEIGHT: usize>(&self, simd: S, tile: &Tile<'_>) {
-        let Range { start, end } = self.weights.columns;
-        let origin = tile.panel * PANEL;
-        let (columns, depth) = (end - start, self.weights.packed.depth());
-        // The lanes of the panel that are columns of the result, which is narrower where a layer is cut or ends.
-        let lanes = start.saturating_sub(origin)..(end - origin).min(PANEL);
-        // Where the panel's first lane would be in a row of the result.
-        let column = origin.wrapping_sub(start);
-        let place = |row: usize| ((tile.row + row) * columns).wrapping_add(column);
+        let depth = self.weights.packed.depth();
+        let place = Place::new(&self.weights.columns, tile.panel);
         let mut sums = [[simd.splat(0.0); 2]; HEIGHT];
         if tile.inputs.start > 0 {
             for (row, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: the task's own values, which the pass before has written.
-                *sums = unsafe { read_line(simd, self.out.0.wrapping_add(place(row)), &lanes) };
+                *sums = unsafe { place.read(simd, self.out, tile.row + row) };
             }
         }
         let x = self.x.inputs(tile.row, tile.inputs.clone());
         multiply(simd, x, tile.lines, &mut sums);
         if tile.inputs.end == depth {
-            self.finish(simd, tile, &mut sums, (&lanes, column));
+            let bias = self.weights.packed.bias(tile.panel);
+            place.finish(simd, (self.epilogue, bias), tile.row, &mut sums);
         }
         for (row, sums) in sums.iter().enumerate() {
             // SAFETY: the task's own values.
-            unsafe { write_line(simd, self.out.0.wrapping_add(place(row)), &lanes, sums) };
+            unsafe { place.write(simd, self.out, tile.row + row, sums) };
         }
+    }
+}
+
+/// Where a panel's lanes are in the rows of a result.
+pub(crate) struct Place {
+    /// Those that are columns of the result, which is narrower where a layer is cut or ends.
+    lanes: Range<usize>,
+    /// Where the first lane would be in a row.
+    column: usize,
+    /// Of a row.
+    columns: usize,
+}
+
+impl Place {
+    #[inline(always)]
+    pub(crate) fn new(columns: &Range<usize>, panel: usize) -> Self {
+        let origin = panel * PANEL;
+        Self {
+            lanes: columns.start.saturating_sub(origin)..(columns.end - origin).min(PANEL),
+            column: origin.wrapping_sub(columns.start),
+            columns: columns.len(),
+        }
+    }
+
+    #[inline(always)]
+    fn at(&self, row: usize) -> usize {
+        (row * self.columns).wrapping_add(self.column)
+    }
+
+    /// # Safety
+    /// The place is in the result, and initialised.
+    #[inline(always)]
+    unsafe fn read<S: Simd>(&self, simd: S, out: Out, row: usize) -> [S::F; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { read_line(simd, out.0.wrapping_add(self.at(row)), &self.lanes) }
+    }
+
+    /// # Safety
+    /// The place is in the result, and no other thread's.
+    #[inline(always)]
+    pub(crate) unsafe fn write<S: Simd>(&self, simd: S, out: Out, row: usize, line: &[S::F; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe { write_line(simd, out.0.wrapping_add(self.at(row)), &self.lanes, line) };
     }
 
     /// Bias, activation and residual of a tile's sums.
     ///
-    /// * `place`: the lanes that are columns of the result, and the place of the first lane in a row
+    /// * `first`: the row of the first
     #[inline(always)]
-    fn finish<S: Simd, const HEIGHT: usize>(
+    pub(crate) fn finish<S: Simd, const HEIGHT: usize>(
         &self,
         simd: S,
-        tile: &Tile<'_>,
+        (epilogue, bias): (&Epilogue<'_>, &[f32; PANEL]),
+        first: usize,
         sums: &mut [[S::F; 2]; HEIGHT],
-        (lanes, column): (&Range<usize>, usize),
     ) {
-        let bias = self.weights.packed.bias(tile.panel);
         // SAFETY: a line has 16 values.
         let bias = unsafe { read_line(simd, bias.as_ptr(), &(0..PANEL)) };
-        let columns = self.weights.columns.len();
         for (row, sums) in sums.iter_mut().enumerate() {
             for (sum, bias) in sums.iter_mut().zip(bias).take(PANEL / S::LANES) {
-                *sum = self.epilogue.activation.apply(simd, simd.add(*sum, bias));
+                *sum = epilogue.activation.apply(simd, simd.add(*sum, bias));
             }
-            if let Some(Residual(values)) = self.epilogue.residual {
-                let row = (tile.row + row) * columns % values.len();
-                let from = values.as_ptr().wrapping_add(row.wrapping_add(column));
+            if let Some(Residual(values)) = epilogue.residual {
+                let row = (first + row) * self.columns % values.len();
+                let from = values.as_ptr().wrapping_add(row.wrapping_add(self.column));
                 // SAFETY: the residual has whole rows, as long as the result's.
-                let residual = unsafe { read_line(simd, from, lanes) };
+                let residual = unsafe { read_line(simd, from, &self.lanes) };
                 for (sum, residual) in sums.iter_mut().zip(residual).take(PANEL / S::LANES) {
                     *sum = simd.add(*sum, residual);
                 }

@@ -20,8 +20,14 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type F: Copy;
     /// How many.
     const LANES: usize;
+    /// A vector of as many i32, or of four bytes in the place of each.
+    type I: Copy;
     /// Rows of the product's register tile: as many as leave registers for two vectors and a broadcast.
     const ROWS: usize;
+    /// The same of the product of bytes, which needs four vectors of weights and two broadcasts: 2, 4 or 12.
+    const BYTE_ROWS: usize;
+    /// What sums of bytes' products have room for.
+    const ROOM: Room;
 
     fn splat(self, value: f32) -> Self::F;
     /// # Safety
@@ -52,6 +58,20 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn copy_sign(self, magnitude: Self::F, sign: Self::F) -> Self::F;
     fn sum(self, vector: Self::F) -> f32;
     fn max_of(self, vector: Self::F) -> f32;
+    /// # Safety
+    /// `LANES` values are readable behind `from`.
+    unsafe fn load_i32(self, from: *const i32) -> Self::I;
+    fn splat_i32(self, value: i32) -> Self::I;
+    /// Adds to each sum the products of two times four bytes: inputs without a sign, weights with one. Exact
+    /// where they keep to `ROOM`.
+    fn add_products(self, inputs: [Self::I; 2], weights: [Self::I; 2], sums: Self::I) -> Self::I;
+    /// Rounds to the nearest.
+    fn to_f32(self, vector: Self::I) -> Self::F;
+    /// Stores values of 0 to 255 as bytes, rounded to the nearest, of two equally near to the even one.
+    ///
+    /// # Safety
+    /// `LANES` bytes are writable behind `to`.
+    unsafe fn store_u8(self, to: *mut u8, vector: Self::F);
     /// Asks for the cache line behind an address, which need not be valid.
     fn prefetch<T>(self, address: *const T);
 
@@ -84,6 +104,34 @@ pub(crate) trait Simd: Copy + Send + Sync {
         // SAFETY: no vector has more lanes than a panel has columns.
         unsafe { self.store(lanes.as_mut_ptr(), vector) };
         values.copy_from_slice(&lanes[..values.len()]);
+    }
+}
+
+/// What the sums of bytes' products have room for, which is what bytes may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Sums are of 32 bits from the first product on: any bytes.
+    Any,
+    /// The first four products are added in 16 bits. Inputs are of 0 to 127, and no four weights that meet there
+    /// have a sum beyond 258 on either side of zero: 127 * 258 = 32766.
+    Sixteen,
+}
+
+impl Room {
+    /// The largest input.
+    pub(crate) fn largest_input(self) -> u8 {
+        match self {
+            Self::Any => 255,
+            Self::Sixteen => 127,
+        }
+    }
+
+    /// How far weights of one sign may add up that meet in a first sum.
+    pub(crate) fn largest_sum(self) -> Option<u16> {
+        match self {
+            Self::Any => None,
+            Self::Sixteen => Some(258),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// Values without structure in -1..1, the same on every run.
-fn values(count: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn values(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -34,7 +34,7 @@ fn erf(x: f64) -> f64 {
     (1.0 - complement).copysign(x)
 }
 
-fn activated(activation: Activation, x: f64) -> f64 {
+pub(crate) fn activated(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::None => x,
         Activation::GeluTanh => {
@@ -133,7 +133,7 @@ impl Case {
 /// A sum of 1,155 products reaches 40, where a rounding is 2e-6 at most; they cancel, but not all.
 const TOLERANCE: f64 = 1e-4;
 
-fn worst(a: &[f32], b: &[f64]) -> f64 {
+pub(crate) fn worst(a: &[f32], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - b).abs()).fold(0.0, f64::max)
 }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernel, Simd};
+use super::{Kernel, Room, Simd};
 
 /// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]
@@ -32,9 +32,13 @@ impl Avx2 {
 // SAFETY of the blocks below: `self` is the proof that the processor has the instructions.
 impl Simd for Avx2 {
     type F = __m256;
+    type I = __m256i;
     const LANES: usize = 8;
     // Twelve sums, two vectors of weights, one broadcast.
     const ROWS: usize = 6;
+    // Eight sums: with more rows, what is on its way to a sum no longer fits.
+    const BYTE_ROWS: usize = 4;
+    const ROOM: Room = Room::Sixteen;
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
@@ -137,6 +141,46 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn max_of(self, vector: __m256) -> f32 {
         lanes(vector).into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> __m256i {
+        // SAFETY: the caller's promise; unaligned.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> __m256i {
+        // SAFETY: see above the impl.
+        unsafe { _mm256_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    fn add_products(self, a: [__m256i; 2], w: [__m256i; 2], sums: __m256i) -> __m256i {
+        // SAFETY: see above the impl. The first instruction saturates, the second wraps: neither does either on
+        // what keeps to `ROOM`.
+        unsafe {
+            let pairs = [_mm256_maddubs_epi16(a[0], w[0]), _mm256_maddubs_epi16(a[1], w[1])];
+            let fours = _mm256_add_epi16(pairs[0], pairs[1]);
+            _mm256_add_epi32(sums, _mm256_madd_epi16(fours, _mm256_set1_epi16(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn to_f32(self, vector: __m256i) -> __m256 {
+        // SAFETY: see above the impl.
+        unsafe { _mm256_cvtepi32_ps(vector) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, to: *mut u8, vector: __m256) {
+        // SAFETY: the caller's promise, and see above the impl.
+        unsafe {
+            let wide = _mm256_cvtps_epi32(vector);
+            let halves = (_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
+            let words = _mm_packus_epi32(halves.0, halves.1);
+            _mm_storel_epi64(to.cast(), _mm_packus_epi16(words, words));
+        }
     }
 
     #[inline(always)]

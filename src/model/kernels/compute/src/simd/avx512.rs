@@ -4,15 +4,15 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernel, Simd};
+use super::{Kernel, Room, Simd};
 
-/// Proof that the processor has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C.
+/// Proof that the processor has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C; with `VNNI`, that too.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const VNNI: bool>(());
 
-impl Avx512 {
+impl<const VNNI: bool> Avx512<VNNI> {
     /// # Safety
-    /// The processor has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C.
+    /// The processor has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C; with `VNNI`, that too.
     pub(crate) unsafe fn assume() -> Self {
         Self(())
     }
@@ -21,20 +21,28 @@ impl Avx512 {
     #[inline]
     pub(crate) fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        fn inner<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
+        fn inner<K: Kernel, S: Simd>(simd: S, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        fn inner_vnni<K: Kernel, S: Simd>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }
         // SAFETY: `self` is the proof.
-        unsafe { inner(self, kernel) }
+        unsafe { if VNNI { inner_vnni(self, kernel) } else { inner(self, kernel) } }
     }
 }
 
 // SAFETY of the blocks below: `self` is the proof that the processor has the instructions.
-impl Simd for Avx512 {
+impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type F = __m512;
+    type I = __m512i;
     const LANES: usize = 16;
     // Fourteen sums of one panel and a vector of weights; the broadcasts are operands in memory.
     const ROWS: usize = 14;
+    // Twelve sums, two vectors of weights, and room for what is on its way to a sum.
+    const BYTE_ROWS: usize = 12;
+    const ROOM: Room = if VNNI { Room::Any } else { Room::Sixteen };
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
@@ -137,6 +145,47 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn max_of(self, vector: __m512) -> f32 {
         lanes(vector).into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> __m512i {
+        // SAFETY: the caller's promise; unaligned.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> __m512i {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    fn add_products(self, a: [__m512i; 2], w: [__m512i; 2], sums: __m512i) -> __m512i {
+        // SAFETY: see above the impl. With VNNI the sums are of 32 bits at once; else the first instruction
+        // saturates and the second wraps, but neither on what keeps to `ROOM`.
+        unsafe {
+            if VNNI {
+                return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sums, a[0], w[0]), a[1], w[1]);
+            }
+            let pairs = [_mm512_maddubs_epi16(a[0], w[0]), _mm512_maddubs_epi16(a[1], w[1])];
+            let fours = _mm512_add_epi16(pairs[0], pairs[1]);
+            _mm512_add_epi32(sums, _mm512_madd_epi16(fours, _mm512_set1_epi16(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn to_f32(self, vector: __m512i) -> __m512 {
+        // SAFETY: see above the impl.
+        unsafe { _mm512_cvtepi32_ps(vector) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, to: *mut u8, vector: __m512) {
+        // SAFETY: the caller's promise, and see above the impl.
+        unsafe {
+            let bytes = _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(vector));
+            _mm_storeu_si128(to.cast(), bytes);
+        }
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::Simd;
+use super::{Room, Simd};
 
 const LANES: usize = 8;
 
@@ -21,9 +21,12 @@ fn each(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; 
 
 impl Simd for Portable {
     type F = [f32; LANES];
+    type I = [i32; LANES];
     const LANES: usize = LANES;
     // A row is four registers of the oldest x86, which has 16 of them.
     const ROWS: usize = if cfg!(target_arch = "aarch64") { 6 } else { 2 };
+    const BYTE_ROWS: usize = 2;
+    const ROOM: Room = Room::Any;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -116,6 +119,43 @@ impl Simd for Portable {
     #[inline(always)]
     fn max_of(self, vector: Self::F) -> f32 {
         vector.into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> Self::I {
+        // SAFETY: the caller's promise; unaligned.
+        unsafe { from.cast::<Self::I>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> Self::I {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn add_products(self, a: [Self::I; 2], w: [Self::I; 2], sums: Self::I) -> Self::I {
+        let mut result = sums;
+        for (a, w) in a.into_iter().zip(w) {
+            for ((sum, a), w) in result.iter_mut().zip(a).zip(w) {
+                for (a, w) in a.to_ne_bytes().into_iter().zip(w.to_ne_bytes()) {
+                    *sum += i32::from(a) * i32::from(w as i8);
+                }
+            }
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn to_f32(self, vector: Self::I) -> Self::F {
+        vector.map(|value| value as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, to: *mut u8, vector: Self::F) {
+        // Adding 1.5 * 2^23 rounds to an integer, and leaves it in the low bits.
+        let bytes = vector.map(|value| (value + 12_582_912.0).to_bits() as u8);
+        // SAFETY: the caller's promise; unaligned.
+        unsafe { to.cast::<[u8; LANES]>().write_unaligned(bytes) }
     }
 
     #[inline(always)]

@@ -1,0 +1,240 @@
+//! Layers whose weights and inputs are bytes: sums of products are exact integers.
+//!
+//! Each output has a scale of its own, `w = scale * q` with q of -127 to 127, found when the weights are packed. Each
+//! row of inputs has a scale and a lowest value, `x = lowest + scale * q` with q from 0 on, found when the product
+//! begins. Then `x . w = scale_x scale_w (q_x . q_w) + lowest scale_w (1 . q_w)`; the last factor is a constant of
+//! the output.
+//!
+//! How large the bytes may be is the set's: `Room`. Where it is narrow, an output's scale is also one by which no
+//! four weights that meet in a sum of 16 bits overflow it. Of the weights of trained layers, which are as often
+//! positive as negative, that is about the scale that their largest has them have anyway.
+
+mod product;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+pub use self::product::quantized_product;
+use crate::{
+    Level,
+    packed::Line,
+    simd::{Kernel, PANEL, Room, Simd},
+};
+
+/// Inputs that are multiplied at once.
+pub(crate) const GROUP: usize = 8;
+
+/// Weights of a group for each column of a panel: those of the first four inputs column by column, then of the
+/// others.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Bytes(pub(crate) [i8; PANEL * GROUP]);
+
+/// What turns the sums of a panel into values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Factors {
+    /// Of the weights.
+    pub(crate) scales: Line<f32>,
+    /// The sum of an output's weights.
+    pub(crate) totals: Line<f32>,
+    pub(crate) bias: Line<f32>,
+}
+
+/// A layer's weights as bytes, and its bias, packed once for one set of instructions.
+#[derive(Debug)]
+pub struct Quantized {
+    /// Panel by panel, group by group; inputs and outputs are filled up with zeros.
+    pub(crate) groups: Vec<Bytes>,
+    /// A panel each.
+    pub(crate) factors: Vec<Factors>,
+    depth: usize,
+    columns: usize,
+    room: Room,
+}
+
+impl Quantized {
+    /// Most inputs of a layer, so that no sum overflows: 65536 * 255 * 127 < 2^31.
+    pub const MOST_INPUTS: usize = 65536;
+
+    /// Inputs of the layer.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Outputs of the layer.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Memory of the weights, padding included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.groups[..]) + size_of_val(&self.factors[..])
+    }
+
+    /// What its weights were made for.
+    pub(crate) fn room(&self) -> Room {
+        self.room
+    }
+
+    /// The groups of a panel.
+    pub(crate) fn panel(&self, panel: usize) -> &[Bytes] {
+        let groups = self.depth.div_ceil(GROUP);
+        &self.groups[panel * groups..][..groups]
+    }
+}
+
+/// Fills a [`Quantized`], so that weights which are stored in pieces never exist in one.
+#[derive(Debug)]
+pub struct Quantizer {
+    layer: Quantized,
+    filled: usize,
+}
+
+impl Quantizer {
+    /// Room for `columns` outputs of `depth` inputs, to be multiplied at `level`.
+    ///
+    /// # Panics
+    /// If there are more inputs than [`Quantized::MOST_INPUTS`].
+    #[must_use]
+    pub fn new(columns: usize, depth: usize, level: Level) -> Self {
+        assert!(depth <= Quantized::MOST_INPUTS, "{depth} inputs");
+        let panels = columns.div_ceil(PANEL);
+        let zeros = Line([0.0; PANEL]);
+        let layer = Quantized {
+            groups: vec![Bytes([0; PANEL * GROUP]); panels * depth.div_ceil(GROUP)],
+            factors: vec![Factors { scales: zeros, totals: zeros, bias: zeros }; panels],
+            depth,
+            columns,
+            room: level.run_on_bytes(Ask),
+        };
+        Self { layer, filled: 0 }
+    }
+
+    /// Packs the weights of the next outputs.
+    ///
+    /// * `weights`: `[outputs, depth]`, row-major, as `torch.nn.Linear` has them
+    ///
+    /// # Panics
+    /// If they are no whole number of rows, or more than there is room for.
+    pub fn push(&mut self, weights: &[f32]) {
+        let Quantized { groups, factors, depth, columns, room } = &mut self.layer;
+        let (depth, room) = (*depth, *room);
+        let rows = weights.len() / depth.max(1);
+        assert!(weights.len() == rows * depth && self.filled + rows <= *columns);
+        if rows == 0 {
+            return;
+        }
+        let columns = self.filled..self.filled + rows;
+        let touched = columns.start / PANEL..columns.end.div_ceil(PANEL);
+        let groups = groups.par_chunks_exact_mut(depth.div_ceil(GROUP)).zip(factors);
+        let panels = groups.enumerate().skip(touched.start).take(touched.len());
+        panels.for_each(|(panel, (groups, factors))| {
+            let origin = panel * PANEL;
+            for column in columns.start.max(origin)..columns.end.min(origin + PANEL) {
+                let row = &weights[(column - columns.start) * depth..][..depth];
+                let lane = column - origin;
+                let scale = scale(row, room);
+                factors.scales.0[lane] = scale;
+                factors.totals.0[lane] = fill(groups, lane, row, scale) as f32;
+            }
+        });
+        self.filled = columns.end;
+    }
+
+    /// Sets the bias of all outputs; it is zero otherwise.
+    ///
+    /// # Panics
+    /// If there is not one value for each output.
+    pub fn set_bias(&mut self, bias: &[f32]) {
+        assert_eq!(bias.len(), self.layer.columns);
+        for (factors, bias) in self.layer.factors.iter_mut().zip(bias.chunks(PANEL)) {
+            factors.bias.0[..bias.len()].copy_from_slice(bias);
+        }
+    }
+
+    /// # Panics
+    /// If weights are missing.
+    #[must_use]
+    pub fn finish(self) -> Quantized {
+        assert_eq!(self.filled, self.layer.columns, "weights are missing");
+        self.layer
+    }
+}
+
+/// Some of a layer's outputs.
+#[derive(Debug, Clone)]
+pub struct QuantizedColumns<'q> {
+    pub(crate) layer: &'q Quantized,
+    pub(crate) columns: Range<usize>,
+}
+
+impl Quantized {
+    /// Some of the outputs, as a layer.
+    ///
+    /// # Panics
+    /// If they are not there.
+    #[must_use]
+    pub fn part(&self, columns: Range<usize>) -> QuantizedColumns<'_> {
+        assert!(columns.start <= columns.end && columns.end <= self.columns, "{columns:?}");
+        QuantizedColumns { layer: self, columns }
+    }
+}
+
+/// What a set has room for.
+pub(crate) struct Ask;
+
+impl Kernel for Ask {
+    type Output = Room;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Room {
+        S::ROOM
+    }
+}
+
+/// The value of a step of an output's weights: the smallest by which they fit. Zero where all are; not a number
+/// where one of them is none, or infinite, so that it shows in the result.
+fn scale(row: &[f32], room: Room) -> f32 {
+    if !row.iter().all(|weight| weight.is_finite()) {
+        return f32::NAN;
+    }
+    let largest = row.iter().fold(0f32, |most, weight| most.max(weight.abs()));
+    let by_largest = largest / 127.0;
+    let Some(largest_sum) = room.largest_sum() else { return by_largest };
+    let mut most = 0f32;
+    for group in row.chunks(GROUP) {
+        // Of a group, the first two inputs of each four meet, and the last two.
+        let mut sums = [[0f32; 2]; 2];
+        for (at, &weight) in group.iter().enumerate() {
+            sums[at % 4 / 2][usize::from(weight < 0.0)] += weight.abs();
+        }
+        most = sums.iter().flatten().fold(most, |most, &sum| most.max(sum));
+    }
+    // Four roundings may add up to two steps.
+    by_largest.max(most / f32::from(largest_sum - 2))
+}
+
+/// Writes an output's weights to their places.
+///
+/// * returns their sum
+fn fill(groups: &mut [Bytes], lane: usize, row: &[f32], scale: f32) -> i32 {
+    let mut total = 0;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    for (group, weights) in groups.iter_mut().zip(row.chunks(GROUP)) {
+        for (at, &weight) in weights.iter().enumerate() {
+            // The inverse of a scale that is nearly nothing is infinite; it fits for a weight that is nothing, too.
+            let step =
+                (weight * inverse.min(f32::MAX)).round_ties_even().clamp(-127.0, 127.0) as i8;
+            group.0[at / 4 * 4 * PANEL + lane * 4 + at % 4] = step;
+            total += i32::from(step);
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests;
