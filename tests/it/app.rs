@@ -35,6 +35,7 @@ pub(crate) struct TestApp {
     pub(crate) engine: Arc<Engine>,
     /// Holds forward passes back.
     pub(crate) gate: Gate,
+    batch: config::Batch,
     client: reqwest::Client,
     server: JoinHandle<()>,
 }
@@ -83,14 +84,13 @@ impl TestApp {
             axum::serve(listener, router).await.expect("the server serves");
         });
         let gate = Gate::open_one();
-        Self { address, engine, gate, client: client(), server }
+        Self { address, engine, gate, batch: config.batch, client: client(), server }
     }
 
     /// Loads and warms the model of a [`TestApp::loading`] server.
     pub(crate) async fn load(&self) {
-        let config = config::Batch::default();
         let metrics = Arc::clone(self.engine.metrics());
-        let handle = batch::spawn(MODEL, fake::towers(&self.gate), &config, metrics)
+        let handle = batch::spawn(MODEL, fake::towers(&self.gate), &self.batch, metrics)
             .expect("the worker starts");
         self.engine.registry().install(Arc::new(Model {
             name: MODEL.to_owned(),
@@ -109,8 +109,7 @@ impl TestApp {
         let model::Loaded { vision, text, tokenizer, image, card } = loaded.expect("a checkpoint");
         let towers = batch::Towers { vision, text };
         let metrics = Arc::clone(self.engine.metrics());
-        let handle = batch::spawn(MODEL, towers, &config::Batch::default(), metrics)
-            .expect("the worker starts");
+        let handle = batch::spawn(MODEL, towers, &self.batch, metrics).expect("the worker starts");
         let model = Model { name: MODEL.to_owned(), card, image, tokenizer, handle };
         self.engine.registry().install(Arc::new(model));
         self.engine.warm_up(MODEL).await.expect("the towers run");
