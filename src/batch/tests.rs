@@ -212,11 +212,11 @@ async fn a_full_queue_refuses_at_once_but_not_for_rows_that_left() {
 #[test]
 fn a_retry_is_worth_it_once_both_queues_are_drained() {
     let seconds = Duration::from_secs;
-    let row = |input| {
+    fn row<I>(input: I) -> queue::Entry<I> {
         let (reply, _) = tokio::sync::oneshot::channel();
         let (submitted, span) = (Instant::now(), tracing::Span::none());
         queue::Entry { input, tap: Tap::default(), reply, submitted, deadline: None, span }
-    };
+    }
     let mut queues = shared::Queues {
         image: queue::Queue::new(8, 100),
         text: queue::Queue::new(8, 100),
@@ -228,19 +228,7 @@ fn a_retry_is_worth_it_once_both_queues_are_drained() {
     (0..3).for_each(|id| queues.image.push(row(image(id)), Priority::Interactive));
     assert_eq!(estimate(&queues), seconds(3 * 2));
     queues.text.account(10, seconds(5));
-    let entry = |id| {
-        let (reply, _) = tokio::sync::oneshot::channel();
-        let (submitted, span) = (Instant::now(), tracing::Span::none());
-        queue::Entry {
-            input: text(id),
-            tap: Tap::default(),
-            reply,
-            submitted,
-            deadline: None,
-            span,
-        }
-    };
-    (0..4).for_each(|id| queues.text.push(entry(id), Priority::Bulk));
+    (0..4).for_each(|id| queues.text.push(row(text(id)), Priority::Bulk));
     assert_eq!(estimate(&queues), seconds(3 * 2 + 2), "they take turns on one device");
     (0..60).for_each(|id| queues.image.push(row(image(id)), Priority::Interactive));
     assert_eq!(estimate(&queues), seconds(60), "more would be a guess");

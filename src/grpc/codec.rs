@@ -13,8 +13,8 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 use super::{oip_proto, proto, status::status};
 use crate::error::{Code, Error};
 
-/// Most fields of a message, each item of a list being one, and each whole number. Items are bounded by the engine, which sees them
-/// once they are taken apart: an empty one has two bytes on the wire, and fifty in memory.
+/// Most fields of a message, each item of a list being one, and each whole number. Items are bounded by the engine,
+/// which sees them once they are taken apart: an empty one has two bytes on the wire, and fifty in memory.
 const MAX_FIELDS: usize = 1 << 19;
 
 /// protobuf with at most [`MAX_FIELDS`] fields a message. The generated code names it.

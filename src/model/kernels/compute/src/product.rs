@@ -70,12 +70,7 @@ const TASKS_PER_THREAD: usize = 4;
 #[must_use]
 pub fn product(level: Level, x: &[f32], weights: &Columns<'_>, epilogue: Epilogue<'_>) -> Vec<f32> {
     let (depth, columns) = (weights.packed.depth(), weights.columns.len());
-    let rows = x.len() / depth.max(1);
-    assert!(depth > 0 && x.len() == rows * depth, "{} values in rows of {depth}", x.len());
-    if let Some(Residual(values)) = epilogue.residual {
-        assert!(!values.is_empty() && values.len().is_multiple_of(columns.max(1)));
-        assert!((rows * columns).is_multiple_of(values.len()));
-    }
+    let rows = checked_rows(x, (depth, columns), &epilogue);
     let mut y = Vec::<f32>::with_capacity(rows * columns);
     if rows * columns > 0 {
         let out = Out(y.as_mut_ptr());
@@ -91,6 +86,24 @@ pub fn product(level: Level, x: &[f32], weights: &Columns<'_>, epilogue: Epilogu
     // of its own.
     unsafe { y.set_len(rows * columns) };
     y
+}
+
+/// The rows of `x`.
+///
+/// # Panics
+/// If they are no whole number, or if the residual's rows do not repeat into the result's.
+pub(crate) fn checked_rows(
+    x: &[f32],
+    (depth, columns): (usize, usize),
+    epilogue: &Epilogue<'_>,
+) -> usize {
+    let rows = x.len() / depth.max(1);
+    assert!(depth > 0 && x.len() == rows * depth, "{} values in rows of {depth}", x.len());
+    if let Some(Residual(values)) = epilogue.residual {
+        assert!(!values.is_empty() && values.len().is_multiple_of(columns.max(1)));
+        assert!((rows * columns).is_multiple_of(values.len()));
+    }
+    rows
 }
 
 /// How the result is cut into tasks.

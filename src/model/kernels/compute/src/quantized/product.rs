@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::{Bytes, Factors, GROUP, QuantizedColumns};
 use crate::{
-    Epilogue, Level, Residual,
-    product::{Place, Tasks, read_line},
+    Epilogue, Level,
+    product::{Place, Tasks, checked_rows, read_line},
     simd::{Kernel, Out, PANEL, Room, Simd},
 };
 
@@ -30,12 +30,7 @@ pub fn quantized_product(
     epilogue: Epilogue<'_>,
 ) -> Vec<f32> {
     let (depth, columns) = (weights.layer.depth(), weights.columns.len());
-    let rows = x.len() / depth.max(1);
-    assert!(depth > 0 && x.len() == rows * depth, "{} values in rows of {depth}", x.len());
-    if let Some(Residual(values)) = epilogue.residual {
-        assert!(!values.is_empty() && values.len().is_multiple_of(columns.max(1)));
-        assert!((rows * columns).is_multiple_of(values.len()));
-    }
+    let rows = checked_rows(x, (depth, columns), &epilogue);
     let (room, own) = (weights.layer.room(), level.run_on_bytes(super::Ask));
     assert!(own == Room::Any || own == room, "weights packed for another level");
     let mut y = Vec::<f32>::with_capacity(rows * columns);
