@@ -177,12 +177,12 @@ impl<'i> Check<'i> {
         tokenizer: Option<&TextTokenizer>,
     ) -> Result<Option<Self>, LoadError> {
         let dtype = config.dtype;
-        let least = config.min_agreement.unwrap_or(config::Agreement::usual(dtype)).cosine();
-        if dtype == config::DType::F32 || least == 0.0 {
+        let least = config.min_agreement.unwrap_or(config::Agreement::usual(dtype));
+        if dtype == config::DType::F32 || least == config::Agreement::UNCHECKED {
             return Ok(None);
         }
         let probe = Probe::new(image, tokenizer)?;
-        Ok(Some(Self { probe, image, dtype, least }))
+        Ok(Some(Self { probe, image, dtype, least: least.cosine() }))
     }
 
     /// What f32 gives. Of its towers one is in memory at a time, and none when the others are loaded.

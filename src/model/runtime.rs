@@ -2,7 +2,6 @@
 
 use std::{
     borrow::Cow,
-    ops::Range,
     sync::{Arc, Weak},
 };
 
@@ -84,10 +83,10 @@ impl Runtime {
                 ),
             }));
         }
-        let share = |index: usize| index * threads / count..(index + 1) * threads / count;
         (0..count)
             .map(|index| {
-                let pool = shared_pool(share(index).len(), Some(share(index)));
+                let threads = (index + 1) * threads / count - index * threads / count;
+                let pool = shared_pool(threads, Some(Share { index, count }));
                 Ok(Self { pool: Some(pool.map_err(cannot_start)?), ..self.clone() })
             })
             .collect()
@@ -170,8 +169,15 @@ fn cannot_start(error: rayon::ThreadPoolBuildError) -> LoadError {
     LoadError::new(format!("tower threads cannot start: {error}"))
 }
 
+/// One of several equal shares of the cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Share {
+    index: usize,
+    count: usize,
+}
+
 /// Threads, and which of the cores they keep to; all where there is none.
-type PoolKey = (usize, Option<Range<usize>>);
+type PoolKey = (usize, Option<Share>);
 
 /// The pools of this process.
 static POOLS: Mutex<Vec<(PoolKey, Weak<ThreadPool>)>> = Mutex::new(Vec::new());
@@ -181,23 +187,24 @@ static POOLS: Mutex<Vec<(PoolKey, Weak<ThreadPool>)>> = Mutex::new(Vec::new());
 ///
 /// Not rayon's global pool: `threads` is obeyed, and the pictures being decoded elsewhere do not queue
 /// behind a product. Its threads sleep when idle, and end with the last model.
-///
-/// * `cores`: counted among those that the process may use
 fn shared_pool(
     threads: usize,
-    cores: Option<Range<usize>>,
+    share: Option<Share>,
 ) -> Result<Arc<ThreadPool>, rayon::ThreadPoolBuildError> {
-    let key = (threads, cores);
+    let key = (threads, share);
     let mut pools = POOLS.lock();
     pools.retain(|(_, pool)| pool.strong_count() > 0);
     let known = pools.iter().find(|(known, _)| *known == key);
     if let Some(pool) = known.and_then(|(_, pool)| pool.upgrade()) {
         return Ok(pool);
     }
-    let first = key.1.as_ref().map_or(0, |cores| cores.start);
-    let name = move |index| format!("tower-{}", first + index);
+    let name = move |thread| match share {
+        Some(Share { index, .. }) => format!("tower-{index}-{thread}"),
+        None => format!("tower-{thread}"),
+    };
     let mut builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name);
-    if let Some(cores) = key.1.clone().map(Cores::nth) {
+    if let Some(Share { index, count }) = share {
+        let cores = Cores::share(index, count);
         builder = builder.start_handler(move |_| cores.keep_to());
     }
     let pool = Arc::new(builder.build()?);
