@@ -20,6 +20,7 @@ use utoipa::{
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, schema::Type},
 };
 
+pub(super) use self::depth::Bounds;
 use self::depth::Excess;
 use super::{AppState, layers::BodyError, long_text::sharing, problem::Failure};
 use crate::error::{Code, Error};
@@ -68,7 +69,7 @@ impl<T: FromPayload> FromRequest<AppState> for Payload<T> {
         let media_type = media_type(request.headers());
         let is_json = media_type == "application/json" || media_type.ends_with("+json");
         let value = if is_json {
-            json(read(request.into_body()).await?, state.limits().max_json_depth).await?
+            json(read(request.into_body()).await?, Bounds::of(state.limits())).await?
         } else if media_type == "multipart/form-data" {
             T::from_form(Form::read(request, state).await?)?
         } else if media_type.starts_with("image/") || media_type == "application/octet-stream" {
@@ -135,18 +136,19 @@ fn broken_off(error: &(dyn StdError + 'static)) -> Error {
     Error::new(Code::InvalidRequest, "the body could not be read to its end")
 }
 
-/// Reads JSON that is nested no deeper than `max_depth`.
+/// Reads JSON within bounds.
 ///
 /// # Errors
-/// [`Code::JsonTooDeep`]; [`Code::TooManyItems`]; [`Code::InvalidRequest`] at the field at fault.
+/// [`Code::JsonTooDeep`]; [`Code::TooManyItems`]; [`Code::TextTooLarge`]; [`Code::InvalidRequest`] at the field at
+/// fault.
 pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
     bytes: Bytes,
-    max_depth: usize,
+    bounds: Bounds,
 ) -> Result<T, Error> {
     let inline = bytes.len() <= INLINE_PARSE_BYTES;
     let parse = move || {
         // Before any parser: some of them recurse, and one that skips an unknown field does not count.
-        if let Some(excess) = depth::excess(&bytes, max_depth) {
+        if let Some(excess) = depth::excess(&bytes, bounds) {
             return Err(too_much(excess));
         }
         parse_json(&bytes)
@@ -160,6 +162,12 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
 
 fn too_much(excess: Excess) -> Error {
     match excess {
+        Excess::Text(limit) => Error::new(
+            Code::TextTooLarge,
+            format!(
+                "the JSON has a string that is far longer than the limit of a text, {limit} bytes"
+            ),
+        ),
         Excess::Depth(limit) => Error::new(
             Code::JsonTooDeep,
             format!("the JSON is nested deeper than the limit of {limit}"),

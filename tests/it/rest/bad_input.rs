@@ -183,6 +183,12 @@ async fn texts_of_every_kind_are_read_or_refused() {
     assert_eq!(long.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(long.json()["error"]["code"], "text_too_large");
     assert_eq!(long.json()["error"]["param"], "input[1]");
+    // Where no text belongs, what quotes it would take longest.
+    for text in ["\u{1f600}", "\u{301}", "\u{7f}"] {
+        let body = json!({"images": [], "labels": text.repeat((1 << 20) + 1)});
+        let code = code_of(&app, "/v1/classify", body.to_string().into_bytes()).await;
+        assert_eq!(code, "text_too_large", "{text:?}");
+    }
     let zalgo = app.post(PATH, json!({"input": "\u{301}".repeat(30_000)})).await;
     assert_eq!(zalgo.status, StatusCode::OK, "{}", zalgo.text);
     still_well(&app).await;

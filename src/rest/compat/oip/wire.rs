@@ -20,7 +20,8 @@ use crate::{
     error::Error,
     oip::{self, Elements, InferAnswer, InferRequest, Output, Tensor},
     rest::{
-        AppState, body,
+        AppState,
+        body::{self, Bounds},
         long_text::LongText,
         problem::Failure,
         respond::{json_body, timed},
@@ -188,7 +189,7 @@ impl FromRequest<AppState> for Call {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Failure> {
         let length = header_length(request.headers())?;
         let bytes = body::read(request.into_body()).await?;
-        Ok(Self::read(bytes, length, state.limits().max_json_depth).await?)
+        Ok(Self::read(bytes, length, Bounds::of(state.limits())).await?)
     }
 }
 
@@ -215,14 +216,14 @@ impl Call {
     pub(in crate::rest) async fn read(
         mut raw: Bytes,
         length: Option<usize>,
-        max_json_depth: usize,
+        bounds: Bounds,
     ) -> Result<Self, Error> {
         let json = match length {
             Some(length) if length <= raw.len() => raw.split_to(length),
             Some(_) => return Err(Error::invalid(HEADER_LENGTH, "is more than the body")),
             None => std::mem::take(&mut raw),
         };
-        Ok(Self { body: body::json(json, max_json_depth).await?, raw })
+        Ok(Self { body: body::json(json, bounds).await?, raw })
     }
 
     /// The request, and how its answer is written.
