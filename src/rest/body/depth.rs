@@ -1,5 +1,7 @@
 //! How deep JSON is nested and how much there is in it, told without parsing it.
 
+use std::ops::Range;
+
 use crate::config;
 
 /// Most strings, arrays and objects of a body. Items are bounded by the engine, which sees them once they are
@@ -7,46 +9,45 @@ use crate::config;
 /// a hundred thousand on each side, are well below.
 const MAX_PARTS: usize = 1 << 19;
 
-/// Bytes of a string that are always left to the parser, so that the refusal of a text that is too long names it.
-const ALWAYS_PARSED: usize = 1 << 20;
+/// Bytes of a string that is always left as it is: a parser that quotes it takes milliseconds.
+const ALWAYS_KEPT: usize = 1 << 20;
 
 /// What bodies are measured by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::rest) struct Bounds {
     depth: usize,
     parts: usize,
-    /// Bytes of a text, without escapes.
-    text: usize,
-    /// Bytes of a string that may be such a text, as it stands in the body.
+    /// Bytes of a string that may be a text, as it stands in the body.
     string: usize,
 }
 
 impl Bounds {
     /// Of a server with these limits.
     pub(in crate::rest) fn of(limits: &config::Limits) -> Self {
-        let text = limits.max_text_bytes;
         // The longest escape of one byte has six.
-        let string = text.saturating_mul(6).max(ALWAYS_PARSED);
-        Self { depth: limits.max_json_depth, parts: MAX_PARTS, text, string }
+        let string = limits.max_text_bytes.saturating_mul(6).max(ALWAYS_KEPT);
+        Self { depth: limits.max_json_depth, parts: MAX_PARTS, string }
     }
 }
 
 /// Why a body is not parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Excess {
-    /// A string is longer than a text may be, which this is, and no picture. A parser that finds it in the wrong
-    /// place would quote it: with what it escapes that is several times its length, and seconds of work.
-    Text(usize),
     /// Arrays and objects stand in each other more than this deep.
     Depth(usize),
     /// More strings, arrays and objects than this.
     Parts(usize),
 }
 
-/// Whether a body is more than a parser shall see. Brackets in strings nest nothing. What is no JSON at all is
-/// for the parser to refuse.
-pub(super) fn excess(bytes: &[u8], bounds: Bounds) -> Option<Excess> {
+/// Measures a body. Brackets in strings nest nothing. What is no JSON at all is for the parser to refuse.
+///
+/// * returns the insides of strings that are too long for a text and no file
+///
+/// # Errors
+/// If the body is more than a parser shall see.
+pub(super) fn measure(bytes: &[u8], bounds: Bounds) -> Result<Vec<Range<usize>>, Excess> {
     let (mut depth, mut parts) = (0_usize, 0_usize);
+    let mut useless = Vec::new();
     let mut rest = bytes;
     let is_mark = |byte: &u8| matches!(byte, b'"' | b'[' | b'{' | b']' | b'}');
     while let Some(at) = rest.iter().position(is_mark) {
@@ -55,9 +56,11 @@ pub(super) fn excess(bytes: &[u8], bounds: Bounds) -> Option<Excess> {
         match mark {
             b'"' => {
                 let behind = behind_string(rest);
-                let string = &rest[..rest.len() - behind.len()];
+                // Without the quote that ends it.
+                let string = &rest[..(rest.len() - behind.len()).saturating_sub(1)];
                 if string.len() > bounds.string && !may_be_file(string) {
-                    return Some(Excess::Text(bounds.text));
+                    let start = bytes.len() - rest.len();
+                    useless.push(start..start + string.len());
                 }
                 rest = behind;
             }
@@ -69,21 +72,23 @@ pub(super) fn excess(bytes: &[u8], bounds: Bounds) -> Option<Excess> {
         }
         parts += 1;
         if depth > bounds.depth {
-            return Some(Excess::Depth(bounds.depth));
+            return Err(Excess::Depth(bounds.depth));
         }
         if parts > bounds.parts {
-            return Some(Excess::Parts(bounds.parts));
+            return Err(Excess::Parts(bounds.parts));
         }
     }
-    None
+    Ok(useless)
 }
 
-/// Whether a string may be the base64 of a file: plain ASCII, of which only slashes and ends of lines are escaped,
-/// and those by two characters.
+/// Whether a string may be the base64 of a file: ASCII, escaped or not. Some encoders escape slashes, some all that
+/// means something in HTML: `+` is `\u002B`.
 fn may_be_file(string: &[u8]) -> bool {
+    let is_ascii =
+        |at: usize| matches!(string.get(at + 2..at + 5), Some([b'0', b'0', b'0'..=b'7']));
     string.is_ascii()
         && memchr::memchr(0x7f, string).is_none()
-        && memchr::memmem::find(string, b"\\u").is_none()
+        && memchr::memmem::find_iter(string, b"\\u").all(is_ascii)
 }
 
 /// What stands behind the string that `rest` begins in. Most bytes of a body are base64 in strings, so
@@ -103,7 +108,7 @@ mod tests {
     use super::*;
 
     fn bounds(depth: usize, parts: usize, string: usize) -> Bounds {
-        Bounds { depth, parts, text: 7, string }
+        Bounds { depth, parts, string }
     }
 
     #[test]
@@ -118,12 +123,12 @@ mod tests {
             ("\"\\", 0),
             ("]]][", 1),
         ] {
-            assert_eq!(excess(text.as_bytes(), bounds(depth, 99, 99)), None, "{text}");
+            assert_eq!(measure(text.as_bytes(), bounds(depth, 99, 99)), Ok(vec![]), "{text}");
             let deeper = depth.checked_sub(1);
-            let deeper = deeper.map(|depth| excess(text.as_bytes(), bounds(depth, 99, 99)));
+            let deeper = deeper.map(|depth| measure(text.as_bytes(), bounds(depth, 99, 99)));
             assert_eq!(
                 deeper,
-                depth.checked_sub(1).map(|depth| Some(Excess::Depth(depth))),
+                depth.checked_sub(1).map(|depth| Err(Excess::Depth(depth))),
                 "{text}"
             );
         }
@@ -138,26 +143,29 @@ mod tests {
             ("[[], [], {}]", 4),
             ("[\"a\\\"b\", \"[{\"]", 3),
         ] {
-            assert_eq!(excess(text.as_bytes(), bounds(9, parts, 99)), None, "{text}");
+            assert_eq!(measure(text.as_bytes(), bounds(9, parts, 99)), Ok(vec![]), "{text}");
             let fewer = parts.checked_sub(1);
-            let found = fewer.map(|parts| excess(text.as_bytes(), bounds(9, parts, 99)));
-            assert_eq!(found, fewer.map(|parts| Some(Excess::Parts(parts))), "{text}");
+            let found = fewer.map(|parts| measure(text.as_bytes(), bounds(9, parts, 99)));
+            assert_eq!(found, fewer.map(|parts| Err(Excess::Parts(parts))), "{text}");
         }
     }
 
     #[test]
-    fn a_long_string_is_left_to_the_parser_only_where_it_may_be_a_file() {
-        for (string, parsed) in [
+    fn a_long_string_is_of_use_only_where_it_may_be_a_file() {
+        for (string, of_use) in [
             ("iVBORw0KGgo=", true),
             ("data:image\\/png;base64,iVBOR\\r\\n", true),
-            ("a photo of a cat\\u0021", false),
+            ("iVBORw0KGgo\\u003d\\u002B", true),
+            ("a photo of a cat\\u0301", false),
             ("a photo of a \u{e9}l\u{e9}phant", false),
             ("a photo of a \u{7f}", false),
+            ("a photo of a cat\\u00", false),
         ] {
             let text = format!("{{\"input\": \"{string}\"}}");
-            let long = (!parsed).then_some(Excess::Text(7));
-            assert_eq!(excess(text.as_bytes(), bounds(1, 3, 10)), long, "{text}");
-            assert_eq!(excess(text.as_bytes(), bounds(1, 3, 99)), None, "{text}");
+            let inside = 11..11 + string.len();
+            let useless = if of_use { vec![] } else { vec![inside] };
+            assert_eq!(measure(text.as_bytes(), bounds(1, 3, 10)), Ok(useless), "{text}");
+            assert_eq!(measure(text.as_bytes(), bounds(1, 3, 99)), Ok(vec![]), "{text}");
         }
     }
 }

@@ -157,6 +157,25 @@ async fn base64_and_data_uris_that_are_none() {
 }
 
 #[tokio::test]
+async fn a_large_picture_is_read_however_its_base64_is_escaped() {
+    let app = TestApp::start().await;
+    let image = image::RgbImage::from_fn(700, 700, |x, y| {
+        image::Rgb([x, y, x ^ y].map(|value| (value * 37) as u8))
+    });
+    let mut bmp = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bmp, ImageFormat::Bmp).expect("a picture");
+    let plain = base64(bmp.get_ref());
+    assert!(plain.len() > 1 << 20 && plain.contains('+') && plain.contains('/'));
+    let expected = app.post(PATH, json!({"input": [{"image": plain}]})).await.ok();
+    for (from, to) in [("+", "\\u002B"), ("/", "\\/")] {
+        let body = format!(r#"{{"input": [{{"image": "{}"}}]}}"#, plain.replace(from, to));
+        let request = app.request("POST", PATH).header(header::CONTENT_TYPE, "application/json");
+        let answer = Answer::of(request.body(body)).await.ok();
+        assert_eq!(answer["data"], expected["data"], "{to}");
+    }
+}
+
+#[tokio::test]
 async fn texts_of_every_kind_are_read_or_refused() {
     let app = TestApp::start().await;
     for text in [
@@ -183,11 +202,16 @@ async fn texts_of_every_kind_are_read_or_refused() {
     assert_eq!(long.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(long.json()["error"]["code"], "text_too_large");
     assert_eq!(long.json()["error"]["param"], "input[1]");
-    // Where no text belongs, what quotes it would take longest.
+    // What takes longest to quote, in its place and where no text belongs.
     for text in ["\u{1f600}", "\u{301}", "\u{7f}"] {
-        let body = json!({"images": [], "labels": text.repeat((1 << 20) + 1)});
-        let code = code_of(&app, "/v1/classify", body.to_string().into_bytes()).await;
-        assert_eq!(code, "text_too_large", "{text:?}");
+        let text = text.repeat((1 << 20) + 1);
+        let long = app.post(PATH, json!({"input": ["red", text]})).await;
+        assert_eq!(long.json()["error"]["code"], "text_too_large");
+        assert_eq!(long.json()["error"]["param"], "input[1]");
+        let misplaced = app.post(PATH, json!({"input": ["red"], "model": [text]})).await;
+        assert_eq!(misplaced.status, StatusCode::BAD_REQUEST);
+        assert_eq!(misplaced.json()["error"]["param"], "model");
+        assert!(misplaced.text.len() < 1000, "{}", misplaced.text.len());
     }
     let zalgo = app.post(PATH, json!({"input": "\u{301}".repeat(30_000)})).await;
     assert_eq!(zalgo.status, StatusCode::OK, "{}", zalgo.text);
