@@ -1,13 +1,9 @@
 //! Layer normalisation over the last dimension.
 
 use candle_core::{DType, Device, Result, Tensor};
-use rayon::prelude::*;
-use siglip_kernels::{Level, normalize_rows};
+use siglip_kernels::{Level, layer_norm};
 
 use super::view::with_f32;
-
-/// Rows of a task: at a width of 768 some 10 us of work, well above the cost of handing it out.
-const ROWS: usize = 16;
 
 /// `(x - mean) / sqrt(variance + eps) * weight + bias`, statistics in f32 whatever the compute type.
 ///
@@ -33,15 +29,12 @@ impl LayerNorm {
             return candle_nn::ops::layer_norm(&x, &self.weight, &self.bias, self.eps);
         }
         let width = self.weight.dims1()?;
-        let mut y = vec![0f32; x.elem_count()];
-        with_f32(&x, |x, _| {
+        let count = x.elem_count();
+        let y = with_f32(&x, |x, _| {
             with_f32(&self.weight, |weight, _| {
                 with_f32(&self.bias, |bias, _| {
                     let affine = (&weight[..width], &bias[..width]);
-                    y.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width)).for_each(
-                        |(y, x)| normalize_rows(self.level, &x[..y.len()], affine, self.eps, y),
-                    );
-                    Ok(())
+                    Ok(layer_norm(self.level, &x[..count], affine, self.eps))
                 })
             })
         })?;

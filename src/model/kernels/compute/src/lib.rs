@@ -23,7 +23,7 @@ pub use level::{Choice, Lacking, Level};
 pub use packed::{Columns, Element, Packed, Packer};
 pub use product::{Activation, Epilogue, Residual, product};
 pub use quantized::{Quantized, QuantizedColumns, Quantizer, quantized_product};
-pub use rows::{activate, normalize_rows, softmax_row};
+pub use rows::{activate, layer_norm, softmax_row};
 
 #[cfg(test)]
 mod tests;

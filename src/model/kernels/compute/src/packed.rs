@@ -121,21 +121,29 @@ impl Packed {
         }
     }
 
-    /// Asks for some lines of a panel, so that they are near when [`Packed::block`] gives them.
-    #[inline(always)]
-    pub(crate) fn prefetch<S: Simd>(&self, simd: S, panel: usize, inputs: Range<usize>) {
-        let first = panel * self.depth;
-        let range = first + inputs.start..first + inputs.end;
-        match &self.lines {
-            Lines::F32(lines) => lines[range].iter().for_each(|line| simd.prefetch(line)),
-            Lines::F16(lines) => lines[range].iter().for_each(|line| simd.prefetch(line)),
-            Lines::Bf16(lines) => lines[range].iter().for_each(|line| simd.prefetch(line)),
-        }
+    /// The way through some lines of a panel, so that they are near when [`Packed::block`] gives them.
+    ///
+    /// * `steps`: how many it takes, at least
+    pub(crate) fn ahead(&self, panel: usize, inputs: Range<usize>, steps: usize) -> Ahead {
+        let first = panel * self.depth + inputs.start;
+        let (address, line) = match &self.lines {
+            Lines::F32(lines) => (lines[first..].as_ptr().cast(), size_of::<Line<f32>>()),
+            Lines::F16(lines) => (lines[first..].as_ptr().cast(), size_of::<Line<f16>>()),
+            Lines::Bf16(lines) => (lines[first..].as_ptr().cast(), size_of::<Line<bf16>>()),
+        };
+        Ahead { address, stride: (inputs.len() * line).div_ceil(steps.max(1)) }
     }
 
     pub(crate) fn bias(&self, panel: usize) -> &[f32; PANEL] {
         &self.bias[panel].0
     }
+}
+
+/// What is asked for next, and how far it is to what comes after it.
+pub(crate) struct Ahead {
+    pub(crate) address: *const u8,
+    /// In bytes. Smaller than a cache's line, where many steps are taken: then some ask again for what has come.
+    pub(crate) stride: usize,
 }
 
 /// Widens lines into scratch memory, vector by vector.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::{
     Columns, Level, math,
-    packed::{Line, WIDENED},
+    packed::{Ahead, Line, WIDENED},
     simd::{Kernel, Out, PANEL, Simd, by_height},
     tiles::Tiles,
 };
@@ -172,15 +172,14 @@ impl Kernel for Block<'_> {
                 let packed = self.weights.packed;
                 let lines = packed.block(simd, panel, inputs.clone(), &mut scratch);
                 let tiles = self.rows.len().div_ceil(S::ROWS);
-                let ahead = lines.len().div_ceil(tiles);
-                for (tile, row) in self.rows.clone().step_by(S::ROWS).enumerate() {
-                    // The next panel is on its way while this one is worked on, a part with each tile.
-                    if panel + 1 < self.panels.end {
-                        let from = inputs.end.min(inputs.start + tile * ahead);
-                        packed.prefetch(simd, panel + 1, from..inputs.end.min(from + ahead));
-                    }
+                // The next panel is on its way while this one is worked on.
+                let next = self.panels.end.min(panel + 2) - 1;
+                let mut ahead = packed.ahead(next, inputs.clone(), tiles * turns(lines));
+                for row in self.rows.clone().step_by(S::ROWS) {
                     let tile = Tile { panel, inputs: &inputs, lines, row };
-                    by_height!(S, self.rows.end - row, HEIGHT => self.tile::<S, HEIGHT>(simd, &tile));
+                    by_height!(S, self.rows.end - row, HEIGHT => {
+                        self.tile::<S, HEIGHT>(simd, &tile, &mut ahead);
+                    });
                 }
             }
         }
@@ -197,8 +196,7 @@ struct Tile<'a> {
 
 impl Block<'_> {
     #[inline(always)]
-    fn tile<S: Simd, const HEIGHT: usize>(&self, simd: S, tile: &Tile<'_>) {
-        let depth = self.weights.packed.depth();
+    fn tile<S: Simd, const HEIGHT: usize>(&self, simd: S, tile: &Tile<'_>, ahead: &mut Ahead) {
         let place = Place::new(&self.weights.columns, tile.panel);
         let mut sums = [[simd.splat(0.0); 2]; HEIGHT];
         if tile.inputs.start > 0 {
@@ -208,14 +206,15 @@ impl Block<'_> {
             }
         }
         let x = self.x.inputs(tile.row, tile.inputs.clone());
-        multiply(simd, x, tile.lines, &mut sums);
-        if tile.inputs.end == depth {
-            let bias = self.weights.packed.bias(tile.panel);
-            place.finish(simd, (self.epilogue, bias), tile.row, &mut sums);
-        }
-        for (row, sums) in sums.iter().enumerate() {
-            // SAFETY: the task's own values.
-            unsafe { place.write(simd, self.out, tile.row + row, sums) };
+        let sums = multiply(simd, x, tile.lines, ahead, sums);
+        // SAFETY: the task's own values.
+        unsafe {
+            if tile.inputs.end == self.weights.packed.depth() {
+                let bias = self.weights.packed.bias(tile.panel);
+                place.finish(simd, (self.epilogue, bias), (self.out, tile.row), sums);
+            } else {
+                place.write(simd, (self.out, tile.row), sums);
+            }
         }
     }
 }
@@ -254,41 +253,73 @@ impl Place {
         unsafe { read_line(simd, out.0.wrapping_add(self.at(row)), &self.lanes) }
     }
 
+    /// Writes a tile.
+    ///
+    /// * `first`: the result's row of the first line
+    ///
     /// # Safety
-    /// The place is in the result, and no other thread's.
+    /// The tile is in the result, and no other thread's.
     #[inline(always)]
-    pub(crate) unsafe fn write<S: Simd>(&self, simd: S, out: Out, row: usize, line: &[S::F; 2]) {
-        // SAFETY: the caller's promise.
-        unsafe { write_line(simd, out.0.wrapping_add(self.at(row)), &self.lanes, line) };
+    unsafe fn write<S: Simd, const HEIGHT: usize>(
+        &self,
+        simd: S,
+        (out, first): (Out, usize),
+        sums: [[S::F; 2]; HEIGHT],
+    ) {
+        for (row, line) in sums.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                write_line(simd, out.0.wrapping_add(self.at(first + row)), &self.lanes, line);
+            }
+        }
     }
 
-    /// Bias, activation and residual of a tile's sums.
+    /// Writes a tile after bias, activation and residual.
     ///
-    /// * `first`: the row of the first
+    /// * `first`: the result's row of the first line
+    ///
+    /// # Safety
+    /// The tile is in the result, and no other thread's.
     #[inline(always)]
-    pub(crate) fn finish<S: Simd, const HEIGHT: usize>(
+    pub(crate) unsafe fn finish<S: Simd, const HEIGHT: usize>(
         &self,
         simd: S,
         (epilogue, bias): (&Epilogue<'_>, &[f32; PANEL]),
-        first: usize,
-        sums: &mut [[S::F; 2]; HEIGHT],
+        (out, first): (Out, usize),
+        mut sums: [[S::F; 2]; HEIGHT],
     ) {
         // SAFETY: a line has 16 values.
         let bias = unsafe { read_line(simd, bias.as_ptr(), &(0..PANEL)) };
-        for (row, sums) in sums.iter_mut().enumerate() {
+        for sums in &mut sums {
             for (sum, bias) in sums.iter_mut().zip(bias).take(PANEL / S::LANES) {
-                *sum = epilogue.activation.apply(simd, simd.add(*sum, bias));
+                *sum = simd.add(*sum, bias);
             }
-            if let Some(Residual(values)) = epilogue.residual {
-                let row = (first + row) * self.columns % values.len();
-                let from = values.as_ptr().wrapping_add(row.wrapping_add(self.column));
+        }
+        // Each case apart: without an activation the sums never leave the registers on their way.
+        if epilogue.activation != Activation::None {
+            for sums in &mut sums {
+                for sum in sums.iter_mut().take(PANEL / S::LANES) {
+                    *sum = epilogue.activation.apply(simd, *sum);
+                }
+            }
+        }
+        if let Some(Residual(values)) = epilogue.residual {
+            let mut at = first * self.columns % values.len();
+            for sums in &mut sums {
+                let from = values.as_ptr().wrapping_add(at.wrapping_add(self.column));
                 // SAFETY: the residual has whole rows, as long as the result's.
                 let residual = unsafe { read_line(simd, from, &self.lanes) };
                 for (sum, residual) in sums.iter_mut().zip(residual).take(PANEL / S::LANES) {
                     *sum = simd.add(*sum, residual);
                 }
+                at += self.columns;
+                if at == values.len() {
+                    at = 0;
+                }
             }
         }
+        // SAFETY: the caller's promise.
+        unsafe { self.write(simd, (out, first), sums) };
     }
 }
 
@@ -353,28 +384,36 @@ fn multiply<S: Simd, const HEIGHT: usize>(
     simd: S,
     x: &[f32],
     lines: &[Line<f32>],
-    sums: &mut [[S::F; 2]; HEIGHT],
-) {
-    // A copy that no pointer leads to, which the compiler keeps in registers.
-    let mut local = *sums;
+    ahead: &mut Ahead,
+    mut sums: [[S::F; 2]; HEIGHT],
+) -> [[S::F; 2]; HEIGHT] {
     let mut step = |x: &[f32], line: &Line<f32>| {
         // SAFETY: a line has 16 values.
         let weights = unsafe { read_line(simd, line.0.as_ptr(), &(0..PANEL)) };
-        for (value, sums) in x.iter().zip(&mut local) {
+        for (value, sums) in x.iter().zip(&mut sums) {
             for (sum, weights) in sums.iter_mut().zip(weights).take(PANEL / S::LANES) {
                 *sum = simd.mul_add(simd.splat(*value), weights, *sum);
             }
         }
     };
-    let turns = x.chunks_exact(UNROLLED * S::ROWS).zip(lines.chunks_exact(UNROLLED));
-    for (x, lines) in turns {
+    let mut address = ahead.address;
+    for (x, lines) in x.chunks_exact(UNROLLED * S::ROWS).zip(lines.chunks_exact(UNROLLED)) {
+        // One at a time: many at once would keep the loads of this tile waiting.
+        simd.prefetch(address);
+        address = address.wrapping_add(ahead.stride);
         for (x, line) in x.chunks_exact(S::ROWS).zip(lines) {
             step(x, line);
         }
     }
-    let rest = lines.len() / UNROLLED * UNROLLED;
+    ahead.address = address;
+    let rest = turns(lines) * UNROLLED;
     for (x, line) in x[rest * S::ROWS..].chunks_exact(S::ROWS).zip(&lines[rest..]) {
         step(x, line);
     }
-    *sums = local;
+    sums
+}
+
+/// Turns of the loop over so many inputs, without the rest.
+fn turns(lines: &[Line<f32>]) -> usize {
+    lines.len() / UNROLLED
 }

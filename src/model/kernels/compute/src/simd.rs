@@ -6,6 +6,8 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 mod portable;
 
+use std::mem::MaybeUninit;
+
 use half::{bf16, f16};
 
 pub(crate) use self::portable::Portable;
@@ -104,6 +106,19 @@ pub(crate) trait Simd: Copy + Send + Sync {
         // SAFETY: no vector has more lanes than a panel has columns.
         unsafe { self.store(lanes.as_mut_ptr(), vector) };
         values.copy_from_slice(&lanes[..values.len()]);
+    }
+
+    /// The same, where nothing is yet.
+    #[inline(always)]
+    fn fill_slice(self, values: &mut [MaybeUninit<f32>], vector: Self::F) {
+        if values.len() >= Self::LANES {
+            // SAFETY: there is room for as many values.
+            return unsafe { self.store(values.as_mut_ptr().cast(), vector) };
+        }
+        let mut lanes = [0f32; PANEL];
+        // SAFETY: no vector has more lanes than a panel has columns.
+        unsafe { self.store(lanes.as_mut_ptr(), vector) };
+        values.write_copy_of_slice(&lanes[..values.len()]);
     }
 }
 

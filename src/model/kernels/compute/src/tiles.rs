@@ -1,6 +1,6 @@
 //! The input of a product in the order in which its register tiles read it.
 
-use std::ops::Range;
+use std::{mem::MaybeUninit, ops::Range};
 
 use rayon::prelude::*;
 
@@ -28,10 +28,14 @@ impl Tiles {
         let tiles = rows.div_ceil(height);
         // Few tasks: a copy is soon done.
         let per_task = tiles.div_ceil(rayon::current_num_threads());
-        let mut values = vec![0.0; tiles * height * depth];
-        values.par_chunks_mut(per_task * height * depth).enumerate().for_each(|(task, values)| {
+        let count = tiles * height * depth;
+        let mut values = Vec::<f32>::with_capacity(count);
+        let tasks = values.spare_capacity_mut()[..count].par_chunks_mut(per_task * height * depth);
+        tasks.enumerate().for_each(|(task, values)| {
             level.run(Pack { x, depth, first: task * per_task * height, values });
         });
+        // SAFETY: each task has whole tiles, and writes every row of them.
+        unsafe { values.set_len(count) };
         Self { values, rows, height, depth }
     }
 
@@ -68,7 +72,7 @@ struct Pack<'a> {
     depth: usize,
     /// Row of the first tile.
     first: usize,
-    values: &'a mut [f32],
+    values: &'a mut [MaybeUninit<f32>],
 }
 
 impl Kernel for Pack<'_> {
@@ -82,7 +86,7 @@ impl Kernel for Pack<'_> {
             for (index, row) in (row..row + S::ROWS).enumerate() {
                 let values = &self.x[row.min(last) * self.depth..][..self.depth];
                 for (inputs, &value) in tile.chunks_exact_mut(S::ROWS).zip(values) {
-                    inputs[index] = value;
+                    inputs[index].write(value);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The product of bytes, after a pass over the inputs that makes them bytes.
 
-use std::{hint::black_box, ops::Range};
+use std::{hint::black_box, iter::repeat, mem::MaybeUninit, ops::Range};
 
 use rayon::prelude::*;
 
@@ -76,12 +76,16 @@ impl Inputs {
     pub(crate) fn new(level: Level, x: &[f32], depth: usize, largest: u8) -> Self {
         let row_bytes = depth.next_multiple_of(GROUP);
         let count = x.len() / depth;
-        let mut bytes = vec![0u8; count * row_bytes];
+        let mut bytes = Vec::<u8>::with_capacity(count * row_bytes);
         let mut rows = vec![Row::default(); count];
-        let places = bytes.par_chunks_mut(ROWS * row_bytes).zip(rows.par_chunks_mut(ROWS));
+        let places =
+            bytes.spare_capacity_mut()[..count * row_bytes].par_chunks_mut(ROWS * row_bytes);
+        let places = places.zip(rows.par_chunks_mut(ROWS));
         places.zip(x.par_chunks(ROWS * depth)).for_each(|((bytes, rows), x)| {
             level.run(Quantize { x, depth, bytes, rows, largest: f32::from(largest) });
         });
+        // SAFETY: each task has whole rows, and writes every byte of them.
+        unsafe { bytes.set_len(count * row_bytes) };
         Self { bytes, row_bytes, rows }
     }
 
@@ -94,7 +98,7 @@ impl Inputs {
 struct Quantize<'a> {
     x: &'a [f32],
     depth: usize,
-    bytes: &'a mut [u8],
+    bytes: &'a mut [MaybeUninit<u8>],
     rows: &'a mut [Row],
     largest: f32,
 }
@@ -126,12 +130,16 @@ impl Kernel for Quantize<'_> {
             let whole = x.len() / S::LANES * S::LANES;
             for (to, x) in bytes.chunks_exact_mut(S::LANES).zip(x.chunks_exact(S::LANES)) {
                 // SAFETY: as many bytes are there.
-                unsafe { simd.store_u8(to.as_mut_ptr(), step(simd.load_slice(x))) };
+                unsafe { simd.store_u8(to.as_mut_ptr().cast(), step(simd.load_slice(x))) };
             }
             let mut last = [0u8; PANEL];
             // SAFETY: no vector has more lanes than a panel has columns.
             unsafe { simd.store_u8(last.as_mut_ptr(), step(simd.load_slice(&x[whole..]))) };
-            bytes[whole..x.len()].copy_from_slice(&last[..x.len() - whole]);
+            // The rest of the row, and zeros up to a whole group.
+            last[x.len() - whole..].fill(0);
+            for (to, from) in bytes[whole..].iter_mut().zip(last.into_iter().chain(repeat(0))) {
+                to.write(from);
+            }
         }
     }
 }
@@ -215,12 +223,9 @@ impl Block<'_> {
         };
         let factors = &layer.factors[panel];
         let rows = &inputs.rows[first..first + HEIGHT];
-        let mut values = dequantize(simd, &sums, factors, rows);
-        place.finish(simd, (self.epilogue, &factors.bias.0), first, &mut values);
-        for (row, line) in values.iter().enumerate() {
-            // SAFETY: the task's own values.
-            unsafe { place.write(simd, self.out, first + row, line) };
-        }
+        let values = dequantize(simd, &sums, factors, rows);
+        // SAFETY: the task's own values.
+        unsafe { place.finish(simd, (self.epilogue, &factors.bias.0), (self.out, first), values) };
         HEIGHT
     }
 }
