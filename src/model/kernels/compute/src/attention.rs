@@ -9,9 +9,11 @@ use std::{cell::RefCell, hint::black_box, ops::Range};
 use rayon::prelude::*;
 
 use crate::{
-    Level, math,
+    Level,
+    epilogue::{read_line, write_line},
+    math,
     packed::Line,
-    product::{UNROLLED, read_line, write_line},
+    product::UNROLLED,
     simd::{Kernel, Out, PANEL, Simd, by_height},
 };
 

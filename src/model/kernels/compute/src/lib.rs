@@ -8,6 +8,7 @@
 //! need allow none.
 
 mod attention;
+mod epilogue;
 mod level;
 mod math;
 mod packed;
@@ -19,9 +20,10 @@ mod simd;
 mod tiles;
 
 pub use attention::{Rows, Shape, attention};
+pub use epilogue::{Activation, Epilogue, Residual};
 pub use level::{Choice, Lacking, Level};
 pub use packed::{Columns, Element, Packed, Packer};
-pub use product::{Activation, Epilogue, Residual, product};
+pub use product::product;
 pub use quantized::{Quantized, QuantizedColumns, Quantizer, quantized_product};
 pub use rows::{activate, layer_norm, softmax_row};
 

@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use super::{Bytes, Factors, GROUP, QuantizedColumns};
 use crate::{
     Epilogue, Level,
-    product::{Place, Tasks, checked_rows, read_line},
+    epilogue::{Place, read_line},
+    product::{Tasks, checked_rows},
     simd::{Kernel, Out, PANEL, Room, Simd},
 };
 
