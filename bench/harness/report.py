@@ -42,7 +42,9 @@ def _about(samples: Samples) -> Iterator[str]:
     about = samples.about
     yield (
         f"{about['cores']} cores ({about['flags']}), {about['memory_gib']} GiB, {about['system']}; "
-        f"{about['threads']} threads for every engine. Measured {about['date']} at commit `{about['commit']}`."
+        f"{about['threads']} threads for every engine. Measured "
+        + "; ".join(f"{part} {when}" for part, when in sorted(about["measured"].items()))
+        + "."
     )
     yield ""
     yield "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(about["versions"].items())) + "."

@@ -38,7 +38,9 @@ class Samples:
         """Takes the other's parts in the place of its own: a run of some parts leaves the rest as it was."""
         parts = other.parts()
         self.records = [record for record in self.records if record["part"] not in parts] + other.records
-        self.about = {**self.about, **other.about}
+        when = f"{other.about['date']} at commit `{other.about['commit']}`"
+        measured = {**self.about.get("measured", {}), **dict.fromkeys(sorted(parts), when)}
+        self.about = {**self.about, **other.about, "measured": measured}
 
     def save(self, path: Path) -> None:
         """One record a line, so that a change is readable."""
