@@ -1,4 +1,4 @@
-//! Arithmetic on single rows.
+//! Arithmetic on rows, each on its own.
 
 use std::mem::MaybeUninit;
 
@@ -26,6 +26,7 @@ const ROWS: usize = 16;
 ///
 /// * `x`: `[rows, width]`, row-major
 /// * `(weight, bias)`: as many values as a row has
+/// * `eps`: added to the variance
 /// * returns `[rows, width]`
 ///
 /// Two passes over a row. One pass, `E[x^2] - E[x]^2`, cancels where a few channels are large, as they are in the
