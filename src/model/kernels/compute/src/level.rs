@@ -3,7 +3,10 @@
 use std::{fmt, str::FromStr};
 
 #[cfg(target_arch = "x86_64")]
-use crate::simd::{avx2::Avx2, avx512::Avx512};
+use crate::simd::{
+    avx2::Avx2,
+    avx512::{Avx512, BF16, PLAIN, VNNI},
+};
 use crate::{
     Activation, Element, Epilogue, Packer, Quantizer, product, quantized_product,
     simd::{Kernel, Portable},
@@ -23,6 +26,8 @@ enum Set {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 /// What an operator may ask for.
@@ -39,6 +44,8 @@ pub enum Choice {
     Avx512,
     /// The same with VNNI, for products of bytes.
     Avx512Vnni,
+    /// The same with BF16 too, for products of pairs of bf16.
+    Avx512Bf16,
 }
 
 /// The processor lacks what was asked for.
@@ -52,6 +59,9 @@ impl Level {
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
+            if Self::avx512_bf16().is_some() {
+                return Self(Set::Avx512Bf16);
+            }
             if Self::avx512_vnni().is_some() {
                 return Self(Set::Avx512Vnni);
             }
@@ -77,6 +87,8 @@ impl Level {
             Choice::Avx512 if Self::avx512().is_some() => Ok(Self(Set::Avx512)),
             #[cfg(target_arch = "x86_64")]
             Choice::Avx512Vnni if Self::avx512_vnni().is_some() => Ok(Self(Set::Avx512Vnni)),
+            #[cfg(target_arch = "x86_64")]
+            Choice::Avx512Bf16 if Self::avx512_bf16().is_some() => Ok(Self(Set::Avx512Bf16)),
             _ => Err(Lacking(choice)),
         }
     }
@@ -84,10 +96,9 @@ impl Level {
     /// Every set that this processor has, the narrowest first.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        [Choice::Portable, Choice::Avx2, Choice::Avx512, Choice::Avx512Vnni]
-            .into_iter()
-            .filter_map(|choice| Self::choose(choice).ok())
-            .collect()
+        use Choice::{Avx2, Avx512, Avx512Bf16, Avx512Vnni, Portable};
+        let all = [Portable, Avx2, Avx512, Avx512Vnni, Avx512Bf16];
+        all.into_iter().filter_map(|choice| Self::choose(choice).ok()).collect()
     }
 
     /// Whether the set computes what plain Rust computes, on a small product of floats and on one of bytes.
@@ -124,7 +135,7 @@ impl Level {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn avx512() -> Option<Avx512<false>> {
+    fn avx512() -> Option<Avx512<PLAIN>> {
         let has = Self::avx2().is_some()
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -135,8 +146,16 @@ impl Level {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn avx512_vnni() -> Option<Avx512<true>> {
+    fn avx512_vnni() -> Option<Avx512<VNNI>> {
         let has = Self::avx512().is_some() && is_x86_feature_detected!("avx512vnni");
+        // SAFETY: just asked.
+        has.then(|| unsafe { Avx512::assume() })
+    }
+
+    /// With VNNI too, which no processor that has BF16 lacks.
+    #[cfg(target_arch = "x86_64")]
+    fn avx512_bf16() -> Option<Avx512<BF16>> {
+        let has = Self::avx512_vnni().is_some() && is_x86_feature_detected!("avx512bf16");
         // SAFETY: just asked.
         has.then(|| unsafe { Avx512::assume() })
     }
@@ -150,8 +169,10 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => unsafe { Avx2::assume().vectorize(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above. VNNI adds nothing but products of bytes.
-            Set::Avx512 | Set::Avx512Vnni => unsafe { Avx512::<false>::assume().vectorize(kernel) },
+            // SAFETY: as above. VNNI and BF16 add nothing but products of bytes and of pairs.
+            Set::Avx512 | Set::Avx512Vnni | Set::Avx512Bf16 => unsafe {
+                Avx512::<PLAIN>::assume().vectorize(kernel)
+            },
         }
     }
 
@@ -160,9 +181,32 @@ impl Level {
     pub(crate) fn run_on_bytes<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a level of this set exists only where the processor has it.
-            Set::Avx512Vnni => unsafe { Avx512::<true>::assume().vectorize(kernel) },
+            // SAFETY: a level of these sets exists only where the processor has VNNI.
+            Set::Avx512Vnni | Set::Avx512Bf16 => unsafe {
+                Avx512::<VNNI>::assume().vectorize(kernel)
+            },
             _ => self.run(kernel),
+        }
+    }
+
+    /// The same of a kernel that multiplies pairs of bf16.
+    #[inline]
+    pub(crate) fn run_on_pairs<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a level of this set exists only where the processor has it.
+            Set::Avx512Bf16 => unsafe { Avx512::<BF16>::assume().vectorize(kernel) },
+            _ => self.run(kernel),
+        }
+    }
+
+    /// Whether products of pairs of bf16 are faster than those of the numbers they stand for. Then inputs are rounded
+    /// to bf16 too.
+    pub(crate) fn has_pairs(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Bf16 => true,
+            _ => false,
         }
     }
 }
@@ -177,6 +221,8 @@ impl fmt::Display for Level {
             Set::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Vnni => "avx512vnni",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Bf16 => "avx512bf16",
         })
     }
 }
@@ -189,6 +235,7 @@ impl fmt::Display for Choice {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Avx512Bf16 => "avx512bf16",
         })
     }
 }
@@ -203,9 +250,10 @@ impl FromStr for Choice {
             "avx2" => Ok(Self::Avx2),
             "avx512" => Ok(Self::Avx512),
             "avx512vnni" => Ok(Self::Avx512Vnni),
-            _ => {
-                Err(format!("`{text}` is not a level: auto, portable, avx2, avx512 or avx512vnni"))
-            }
+            "avx512bf16" => Ok(Self::Avx512Bf16),
+            _ => Err(format!(
+                "`{text}` is not a level: auto, portable, avx2, avx512, avx512vnni or avx512bf16"
+            )),
         }
     }
 }

@@ -11,6 +11,7 @@ mod attention;
 mod epilogue;
 mod level;
 mod math;
+mod operand;
 mod packed;
 mod product;
 mod quantized;

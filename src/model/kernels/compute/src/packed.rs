@@ -2,15 +2,23 @@
 
 use std::ops::Range;
 
-use half::{bf16, f16};
+use half::f16;
 use rayon::prelude::*;
 
-use crate::simd::{PANEL, Simd};
+use crate::{
+    operand::{Operand, Pair},
+    simd::{PANEL, Simd},
+};
 
-/// One value for each column of a panel: a cache line of f32, half of one of 16-bit floats.
+/// One word for each column of a panel: a line of the caches.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Line<T>(pub(crate) [T; PANEL]);
+
+/// The same of 16-bit floats: half a line.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(32))]
-pub(crate) struct Line<T>(pub(crate) [T; PANEL]);
+struct Half([f16; PANEL]);
 
 /// What packed weights are made of. Sums are f32 whatever it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,8 +46,9 @@ const PART: usize = 512;
 #[derive(Debug)]
 enum Lines {
     F32(Vec<Line<f32>>),
-    F16(Vec<Line<f16>>),
-    Bf16(Vec<Line<bf16>>),
+    F16(Vec<Half>),
+    /// Of each column two adjacent inputs side by side, as processors multiply them. Behind an odd last one is zero.
+    Bf16(Vec<Line<Pair>>),
 }
 
 /// A layer's weights and bias, packed once.
@@ -88,18 +97,26 @@ impl Packed {
         Columns { packed: self, columns }
     }
 
-    /// Inputs of one pass over the rows, at most.
-    pub(crate) fn pass(&self) -> usize {
-        match self.lines {
-            Lines::F32(_) if self.depth <= WHOLE => WHOLE,
-            Lines::F32(_) => PART,
-            Lines::F16(_) | Lines::Bf16(_) => WIDENED,
-        }
+    /// Whether they are pairs of bf16.
+    pub(crate) fn is_pairs(&self) -> bool {
+        matches!(self.lines, Lines::Bf16(_))
     }
 
-    /// The lines `inputs` of a panel: in place, or widened into `scratch`, which has room for `WIDENED` lines.
+    /// Equal passes over the rows, of so many words each; of an even number, so that none begins inside of a pair.
+    pub(crate) fn pass<T: Operand>(&self) -> usize {
+        let words = self.depth.div_ceil(T::INPUTS);
+        let in_place = T::INPUTS > 1 || matches!(self.lines, Lines::F32(_));
+        let most = match in_place {
+            true if words <= WHOLE => WHOLE,
+            true => PART,
+            false => WIDENED,
+        };
+        words.div_ceil(words.div_ceil(most)).next_multiple_of(2)
+    }
+
+    /// The lines of some inputs of a panel: in place, or widened into `scratch`, which has room for `WIDENED`.
     #[inline(always)]
-    pub(crate) fn block<'b, S: Simd>(
+    pub(crate) fn numbers<'b, S: Simd>(
         &'b self,
         simd: S,
         panel: usize,
@@ -107,31 +124,60 @@ impl Packed {
         scratch: &'b mut [Line<f32>],
     ) -> &'b [Line<f32>] {
         let first = panel * self.depth;
-        let range = first + inputs.start..first + inputs.end;
         match &self.lines {
-            Lines::F32(lines) => &lines[range],
+            Lines::F32(lines) => &lines[first + inputs.start..first + inputs.end],
             Lines::F16(lines) => {
-                // SAFETY: a line has a whole number of vectors.
-                widen(simd, &lines[range], scratch, |from| unsafe { simd.load_f16(from) })
+                let lines = &lines[first + inputs.start..first + inputs.end];
+                for (wide, narrow) in scratch.iter_mut().zip(lines) {
+                    let halves = narrow.0.chunks_exact(S::LANES);
+                    for (wide, narrow) in wide.0.chunks_exact_mut(S::LANES).zip(halves) {
+                        // SAFETY: a line has a whole number of vectors.
+                        simd.store_slice(wide, unsafe { simd.load_f16(narrow.as_ptr()) });
+                    }
+                }
+                &scratch[..inputs.len()]
             }
-            Lines::Bf16(lines) => {
-                // SAFETY: as above.
-                widen(simd, &lines[range], scratch, |from| unsafe { simd.load_bf16(from) })
+            Lines::Bf16(_) => {
+                let words = inputs.start / 2..inputs.end.div_ceil(2);
+                for (wide, pairs) in scratch.chunks_exact_mut(2).zip(self.pairs(panel, words)) {
+                    for lane in (0..PANEL).step_by(S::LANES) {
+                        // SAFETY: as above; a pair is as large as an i32.
+                        let pairs = unsafe { simd.load_i32(pairs.0[lane..].as_ptr().cast()) };
+                        for (wide, values) in wide.iter_mut().zip(simd.widen_pairs(pairs)) {
+                            simd.store_slice(&mut wide.0[lane..], values);
+                        }
+                    }
+                }
+                &scratch[..inputs.len()]
             }
         }
     }
 
-    /// The way through some lines of a panel, so that they are near when [`Packed::block`] gives them.
+    /// The lines of some pairs of inputs of a panel.
+    ///
+    /// # Panics
+    /// If the weights are not pairs.
+    #[inline(always)]
+    pub(crate) fn pairs(&self, panel: usize, words: Range<usize>) -> &[Line<Pair>] {
+        let Lines::Bf16(lines) = &self.lines else { unreachable!("no pairs: {:?}", self.lines) };
+        let first = panel * self.depth.div_ceil(2);
+        &lines[first + words.start..first + words.end]
+    }
+
+    /// The way through the weights of some inputs of a panel, so that they are near when they are wanted.
     ///
     /// * `steps`: how many it takes, at least
     pub(crate) fn ahead(&self, panel: usize, inputs: Range<usize>, steps: usize) -> Ahead {
-        let first = panel * self.depth + inputs.start;
-        let (address, line) = match &self.lines {
-            Lines::F32(lines) => (lines[first..].as_ptr().cast(), size_of::<Line<f32>>()),
-            Lines::F16(lines) => (lines[first..].as_ptr().cast(), size_of::<Line<f16>>()),
-            Lines::Bf16(lines) => (lines[first..].as_ptr().cast(), size_of::<Line<bf16>>()),
+        let (address, line, of_line) = match &self.lines {
+            Lines::F32(lines) => (lines.as_ptr().cast::<u8>(), size_of::<Line<f32>>(), 1),
+            Lines::F16(lines) => (lines.as_ptr().cast(), size_of::<Half>(), 1),
+            Lines::Bf16(lines) => (lines.as_ptr().cast(), size_of::<Line<Pair>>(), 2),
         };
-        Ahead { address, stride: (inputs.len() * line).div_ceil(steps.max(1)) }
+        let first = panel * self.depth.div_ceil(of_line) + inputs.start / of_line;
+        Ahead {
+            address: address.wrapping_add(first * line),
+            stride: (inputs.len().div_ceil(of_line) * line).div_ceil(steps.max(1)),
+        }
     }
 
     pub(crate) fn bias(&self, panel: usize) -> &[f32; PANEL] {
@@ -144,23 +190,6 @@ pub(crate) struct Ahead {
     pub(crate) address: *const u8,
     /// In bytes. Smaller than a cache's line, where many steps are taken: then some ask again for what has come.
     pub(crate) stride: usize,
-}
-
-/// Widens lines into scratch memory, vector by vector.
-#[inline(always)]
-fn widen<'b, S: Simd, T>(
-    simd: S,
-    lines: &[Line<T>],
-    scratch: &'b mut [Line<f32>],
-    load: impl Fn(*const T) -> S::F,
-) -> &'b [Line<f32>] {
-    let scratch = &mut scratch[..lines.len()];
-    for (wide, line) in scratch.iter_mut().zip(lines) {
-        for (wide, narrow) in wide.0.chunks_exact_mut(S::LANES).zip(line.0.chunks_exact(S::LANES)) {
-            simd.store_slice(wide, load(narrow.as_ptr()));
-        }
-    }
-    scratch
 }
 
 /// Some of a layer's outputs.
@@ -185,8 +214,10 @@ impl Packer {
         // Zero pages, where the allocator has them: they are first touched by the threads that fill them.
         let lines = match element {
             Element::F32 => Lines::F32(vec![Line([0.0; PANEL]); panels * depth]),
-            Element::F16 => Lines::F16(vec![Line([f16::ZERO; PANEL]); panels * depth]),
-            Element::Bf16 => Lines::Bf16(vec![Line([bf16::ZERO; PANEL]); panels * depth]),
+            Element::F16 => Lines::F16(vec![Half([f16::ZERO; PANEL]); panels * depth]),
+            Element::Bf16 => {
+                Lines::Bf16(vec![Line([Pair::default(); PANEL]); panels * depth.div_ceil(2)])
+            }
         };
         let bias = vec![Line([0.0; PANEL]); panels];
         Self { packed: Packed { lines, bias, depth, columns }, filled: 0 }
@@ -207,9 +238,15 @@ impl Packer {
         }
         let columns = self.filled..self.filled + rows;
         match &mut self.packed.lines {
-            Lines::F32(lines) => fill(lines, &columns, weights, |value| value),
-            Lines::F16(lines) => fill(lines, &columns, weights, f16::from_f32),
-            Lines::Bf16(lines) => fill(lines, &columns, weights, bf16::from_f32),
+            Lines::F32(lines) => {
+                fill(lines, 1, (&columns, weights), |line, lane, values| line.0[lane] = values[0]);
+            }
+            Lines::F16(lines) => fill(lines, 1, (&columns, weights), |line, lane, values| {
+                line.0[lane] = f16::from_f32(values[0]);
+            }),
+            Lines::Bf16(lines) => fill(lines, 2, (&columns, weights), |line, lane, values| {
+                line.0[lane] = Pair::of(values);
+            }),
         }
         self.filled = columns.end;
     }
@@ -235,24 +272,30 @@ impl Packer {
 }
 
 /// Writes the weights of some outputs to their places, a task a panel.
-fn fill<T: Copy + Send + Sync>(
-    lines: &mut [Line<T>],
-    columns: &Range<usize>,
-    weights: &[f32],
-    convert: impl Fn(f32) -> T + Sync,
+///
+/// * `of_line`: inputs of a line
+/// * `set`: writes those of one output
+fn fill<L: Send>(
+    lines: &mut [L],
+    of_line: usize,
+    (columns, weights): (&Range<usize>, &[f32]),
+    set: impl Fn(&mut L, usize, &[f32]) + Sync,
 ) {
+    /// So many lines at a time, that they stay in the first cache.
+    const BLOCK: usize = 64;
     let depth = weights.len() / columns.len();
+    let of_panel = depth.div_ceil(of_line);
     let (first, last) = (columns.start / PANEL, columns.end.div_ceil(PANEL));
-    let panels = lines[first * depth..last * depth].par_chunks_exact_mut(depth);
+    let panels = lines[first * of_panel..last * of_panel].par_chunks_exact_mut(of_panel);
     panels.enumerate().for_each(|(index, panel)| {
         let origin = (first + index) * PANEL;
         let lanes = columns.start.max(origin)..columns.end.min(origin + PANEL);
         let rows = &weights[(lanes.start - columns.start) * depth..][..lanes.len() * depth];
-        // So many inputs at a time, that the lines written stay in the first cache.
-        for (block, lines) in panel.chunks_mut(64).enumerate() {
+        for (block, lines) in panel.chunks_mut(BLOCK).enumerate() {
             for (lane, row) in (lanes.start - origin..).zip(rows.chunks_exact(depth)) {
-                for (line, &value) in lines.iter_mut().zip(&row[block * 64..]) {
-                    line.0[lane] = convert(value);
+                let values = row[block * BLOCK * of_line..].chunks(of_line);
+                for (line, values) in lines.iter_mut().zip(values) {
+                    set(line, lane, values);
                 }
             }
         }

@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use crate::{
     Columns, Epilogue, Level, Residual,
-    epilogue::{Place, read_line},
+    epilogue::Place,
+    operand::{Operand, Pair},
     packed::{Ahead, Line, WIDENED},
     simd::{Kernel, Out, PANEL, Simd, by_height},
     tiles::Tiles,
@@ -39,18 +40,34 @@ pub fn product(level: Level, x: &[f32], weights: &Columns<'_>, epilogue: Epilogu
     let mut y = Vec::<f32>::with_capacity(rows * columns);
     if rows * columns > 0 {
         let out = Out(y.as_mut_ptr());
-        let x = &Tiles::pack(level, x, depth);
-        let shape = (x.rows(), x.height());
-        let tasks = Tasks::new(shape, &weights.columns, rayon::current_num_threads());
-        (0..tasks.count()).into_par_iter().with_max_len(1).for_each(|index| {
-            let (rows, panels) = tasks.get(index);
-            level.run(Block { x, weights, epilogue: &epilogue, out, rows, panels });
-        });
+        if weights.packed.is_pairs() && level.has_pairs() {
+            spread::<Pair>(level, x, weights, &epilogue, out);
+        } else {
+            spread::<f32>(level, x, weights, &epilogue, out);
+        }
     }
     // SAFETY: the tasks cover every row and every panel that has a column of `weights`, and each writes all values
     // of its own.
     unsafe { y.set_len(rows * columns) };
     y
+}
+
+/// Spreads a product over the threads.
+fn spread<T: Operand>(
+    level: Level,
+    x: &[f32],
+    weights: &Columns<'_>,
+    epilogue: &Epilogue<'_>,
+    out: Out,
+) {
+    let x = &Tiles::<T>::pack(level, x, weights.packed.depth());
+    let shape = (x.rows(), x.height());
+    let tasks = Tasks::new(shape, &weights.columns, rayon::current_num_threads());
+    (0..tasks.count()).into_par_iter().with_max_len(1).for_each(|index| {
+        let (rows, panels) = tasks.get(index);
+        let block = Block { x, weights, epilogue, out, rows, panels };
+        if T::INPUTS > 1 { level.run_on_pairs(block) } else { level.run(block) }
+    });
 }
 
 /// The rows of `x`.
@@ -113,8 +130,8 @@ impl Tasks {
 }
 
 /// One task: some rows times some panels.
-struct Block<'a> {
-    x: &'a Tiles,
+struct Block<'a, T> {
+    x: &'a Tiles<T>,
     weights: &'a Columns<'a>,
     epilogue: &'a Epilogue<'a>,
     out: Out,
@@ -122,26 +139,26 @@ struct Block<'a> {
     panels: Range<usize>,
 }
 
-impl Kernel for Block<'_> {
+impl<T: Operand> Kernel for Block<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let depth = self.weights.packed.depth();
-        // Equal passes.
-        let step = depth.div_ceil(depth.div_ceil(self.weights.packed.pass()));
+        let packed = self.weights.packed;
+        let depth = packed.depth().div_ceil(T::INPUTS);
+        let step = packed.pass::<T>();
         let mut scratch = [Line([0f32; PANEL]); WIDENED];
         for start in (0..depth).step_by(step) {
-            let inputs = start..depth.min(start + step);
+            let words = start..depth.min(start + step);
             for panel in self.panels.clone() {
-                let packed = self.weights.packed;
-                let lines = packed.block(simd, panel, inputs.clone(), &mut scratch);
+                let lines = T::lines(simd, packed, (panel, words.clone()), &mut scratch);
                 let tiles = self.rows.len().div_ceil(S::ROWS);
                 // The next panel is on its way while this one is worked on.
                 let next = self.panels.end.min(panel + 2) - 1;
-                let mut ahead = packed.ahead(next, inputs.clone(), tiles * turns(lines));
+                let inputs = words.start * T::INPUTS..words.end * T::INPUTS;
+                let mut ahead = packed.ahead(next, inputs, tiles * turns(lines));
                 for row in self.rows.clone().step_by(S::ROWS) {
-                    let tile = Tile { panel, inputs: &inputs, lines, row };
+                    let tile = Tile { panel, words: &words, lines, row };
                     by_height!(S, self.rows.end - row, HEIGHT => {
                         self.tile::<S, HEIGHT>(simd, &tile, &mut ahead);
                     });
@@ -152,29 +169,29 @@ impl Kernel for Block<'_> {
 }
 
 /// Where a register tile is.
-struct Tile<'a> {
+struct Tile<'a, T> {
     panel: usize,
-    inputs: &'a Range<usize>,
-    lines: &'a [Line<f32>],
+    words: &'a Range<usize>,
+    lines: &'a [Line<T>],
     row: usize,
 }
 
-impl Block<'_> {
+impl<T: Operand> Block<'_, T> {
     #[inline(always)]
-    fn tile<S: Simd, const HEIGHT: usize>(&self, simd: S, tile: &Tile<'_>, ahead: &mut Ahead) {
+    fn tile<S: Simd, const HEIGHT: usize>(&self, simd: S, tile: &Tile<'_, T>, ahead: &mut Ahead) {
         let place = Place::new(&self.weights.columns, tile.panel);
         let mut sums = [[simd.splat(0.0); 2]; HEIGHT];
-        if tile.inputs.start > 0 {
+        if tile.words.start > 0 {
             for (row, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: the task's own values, which the pass before has written.
                 *sums = unsafe { place.read(simd, self.out, tile.row + row) };
             }
         }
-        let x = self.x.inputs(tile.row, tile.inputs.clone());
+        let x = self.x.words(tile.row, tile.words.clone());
         let sums = multiply(simd, x, tile.lines, ahead, sums);
         // SAFETY: the task's own values.
         unsafe {
-            if tile.inputs.end == self.weights.packed.depth() {
+            if tile.words.end == self.x.depth() {
                 let bias = self.weights.packed.bias(tile.panel);
                 place.finish(simd, (self.epilogue, bias), (self.out, tile.row), sums);
             } else {
@@ -186,22 +203,22 @@ impl Block<'_> {
 
 /// Adds to `sums` the product of a tile's first `HEIGHT` rows and 16 columns.
 ///
-/// * `x`: of each input the values of all rows of a tile, `S::ROWS`
-/// * `lines`: a line for each input
+/// * `x`: of each input the words of all rows of a tile, `S::ROWS`
+/// * `lines`: a line for each of them
 #[inline(always)]
-fn multiply<S: Simd, const HEIGHT: usize>(
+fn multiply<S: Simd, T: Operand, const HEIGHT: usize>(
     simd: S,
-    x: &[f32],
-    lines: &[Line<f32>],
+    x: &[T],
+    lines: &[Line<T>],
     ahead: &mut Ahead,
     mut sums: [[S::F; 2]; HEIGHT],
 ) -> [[S::F; 2]; HEIGHT] {
-    let mut step = |x: &[f32], line: &Line<f32>| {
-        // SAFETY: a line has 16 values.
-        let weights = unsafe { read_line(simd, line.0.as_ptr(), &(0..PANEL)) };
-        for (value, sums) in x.iter().zip(&mut sums) {
+    let mut step = |x: &[T], line: &Line<T>| {
+        let last = PANEL / S::LANES - 1;
+        let weights = [T::load(simd, line, 0), T::load(simd, line, last)];
+        for (word, sums) in x.iter().zip(&mut sums) {
             for (sum, weights) in sums.iter_mut().zip(weights).take(PANEL / S::LANES) {
-                *sum = simd.mul_add(simd.splat(*value), weights, *sum);
+                *sum = T::multiply(simd, word.splat(simd), weights, *sum);
             }
         }
     };
@@ -223,6 +240,6 @@ fn multiply<S: Simd, const HEIGHT: usize>(
 }
 
 /// Turns of the loop over so many inputs, without the rest.
-fn turns(lines: &[Line<f32>]) -> usize {
+fn turns<T>(lines: &[Line<T>]) -> usize {
     lines.len() / UNROLLED
 }

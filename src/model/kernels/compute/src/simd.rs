@@ -40,9 +40,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn store(self, to: *mut f32, vector: Self::F);
     /// # Safety
     /// `LANES` values are readable behind `from`.
-    unsafe fn load_bf16(self, from: *const bf16) -> Self::F;
-    /// # Safety
-    /// `LANES` values are readable behind `from`.
     unsafe fn load_f16(self, from: *const f16) -> Self::F;
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
@@ -63,10 +60,15 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `LANES` values are readable behind `from`.
     unsafe fn load_i32(self, from: *const i32) -> Self::I;
+    /// # Safety
+    /// `LANES` values are writable behind `to`.
+    unsafe fn store_i32(self, to: *mut i32, vector: Self::I);
     fn splat_i32(self, value: i32) -> Self::I;
     /// Adds to each sum the products of two times four bytes: inputs without a sign, weights with one. Exact
     /// where they keep to `ROOM`.
     fn add_products(self, inputs: [Self::I; 2], weights: [Self::I; 2], sums: Self::I) -> Self::I;
+    /// The lower and the upper halves of words, which are bf16.
+    fn widen_pairs(self, pairs: Self::I) -> [Self::F; 2];
     /// Rounds to the nearest.
     fn to_f32(self, vector: Self::I) -> Self::F;
     /// Stores values of 0 to 255 as bytes, rounded to the nearest, of two equally near to the even one.
@@ -76,6 +78,43 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn store_u8(self, to: *mut u8, vector: Self::F);
     /// Asks for the cache line behind an address, which need not be valid.
     fn prefetch<T>(self, address: *const T);
+
+    /// Twice `LANES` values, rounded to the nearest bf16, of two equally near to the even one; two in each word.
+    ///
+    /// # Safety
+    /// As many values are readable behind `from`.
+    #[inline(always)]
+    unsafe fn load_pairs(self, from: *const f32) -> Self::I {
+        let mut pairs = [0i32; PANEL];
+        for (index, pair) in pairs.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: the caller's promise.
+            *pair = pair_of(unsafe { [*from.add(2 * index), *from.add(2 * index + 1)] });
+        }
+        // SAFETY: no vector has more lanes than a panel has columns.
+        unsafe { self.load_i32(pairs.as_ptr()) }
+    }
+
+    /// Hands on the columns of a square, in order, given its rows.
+    #[inline(always)]
+    fn transpose(self, row: impl Fn(usize) -> Self::I, mut column: impl FnMut(usize, Self::I)) {
+        let mut rows = [[0i32; PANEL]; PANEL];
+        for (index, values) in rows.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: no vector has more lanes than a panel has columns; nor below.
+            unsafe { self.store_i32(values.as_mut_ptr(), row(index)) };
+        }
+        for index in 0..Self::LANES {
+            let values: [i32; PANEL] = std::array::from_fn(|row| rows[row][index]);
+            // SAFETY: as above.
+            column(index, unsafe { self.load_i32(values.as_ptr()) });
+        }
+    }
+
+    /// Adds the products of pairs of bf16, lane by lane.
+    #[inline(always)]
+    fn add_pairs(self, inputs: Self::I, weights: Self::I, sums: Self::F) -> Self::F {
+        let (a, w) = (self.widen_pairs(inputs), self.widen_pairs(weights));
+        self.mul_add(a[1], w[1], self.mul_add(a[0], w[0], sums))
+    }
 
     #[inline(always)]
     fn abs(self, vector: Self::F) -> Self::F {
@@ -120,6 +159,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
         unsafe { self.store(lanes.as_mut_ptr(), vector) };
         values.write_copy_of_slice(&lanes[..values.len()]);
     }
+}
+
+/// Two values as bf16, the first in the lower half.
+pub(crate) fn pair_of(values: [f32; 2]) -> i32 {
+    let [low, high] = values.map(|value| i32::from(bf16::from_f32(value).to_bits()));
+    low | high << 16
 }
 
 /// What the sums of bytes' products have room for, which is what bytes may be.

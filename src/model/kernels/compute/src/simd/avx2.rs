@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use half::{bf16, f16};
+use half::f16;
 
 use super::{Kernel, Room, Simd};
 
@@ -56,15 +56,6 @@ impl Simd for Avx2 {
     unsafe fn store(self, to: *mut f32, vector: __m256) {
         // SAFETY: the caller's promise; unaligned.
         unsafe { _mm256_storeu_ps(to, vector) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bf16(self, from: *const bf16) -> __m256 {
-        // SAFETY: the caller's promise; unaligned. A bf16 is the upper half of the f32.
-        unsafe {
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-        }
     }
 
     #[inline(always)]
@@ -150,6 +141,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_i32(self, to: *mut i32, vector: __m256i) {
+        // SAFETY: the caller's promise; unaligned.
+        unsafe { _mm256_storeu_si256(to.cast(), vector) }
+    }
+
+    #[inline(always)]
     fn splat_i32(self, value: i32) -> __m256i {
         // SAFETY: see above the impl.
         unsafe { _mm256_set1_epi32(value) }
@@ -163,6 +160,39 @@ impl Simd for Avx2 {
             let pairs = [_mm256_maddubs_epi16(a[0], w[0]), _mm256_maddubs_epi16(a[1], w[1])];
             let fours = _mm256_add_epi16(pairs[0], pairs[1]);
             _mm256_add_epi32(sums, _mm256_madd_epi16(fours, _mm256_set1_epi16(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn widen_pairs(self, pairs: __m256i) -> [__m256; 2] {
+        // SAFETY: see above the impl. A bf16 is the upper half of the f32.
+        unsafe {
+            let upper = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(upper)]
+        }
+    }
+
+    #[inline(always)]
+    fn transpose(self, row: impl Fn(usize) -> __m256i, mut column: impl FnMut(usize, __m256i)) {
+        let rows: [__m256i; 8] = std::array::from_fn(row);
+        // SAFETY: see above the impl.
+        unsafe {
+            // Pairs of words of two rows each, then fours of four rows; the halves are still apart.
+            let pairs: [_; 8] = std::array::from_fn(|at| {
+                let (a, b) = (rows[at / 2 * 2], rows[at / 2 * 2 + 1]);
+                if at % 2 == 0 { _mm256_unpacklo_epi32(a, b) } else { _mm256_unpackhi_epi32(a, b) }
+            });
+            let fours: [_; 8] = std::array::from_fn(|at| {
+                let first = at / 4 * 4 + at % 4 / 2;
+                let (a, b) = (pairs[first], pairs[first + 2]);
+                if at % 2 == 0 { _mm256_unpacklo_epi64(a, b) } else { _mm256_unpackhi_epi64(a, b) }
+            });
+            for at in 0..4 {
+                column(at, _mm256_permute2x128_si256::<0x20>(fours[at], fours[at + 4]));
+            }
+            for at in 0..4 {
+                column(at + 4, _mm256_permute2x128_si256::<0x31>(fours[at], fours[at + 4]));
+            }
         }
     }
 

@@ -1,18 +1,23 @@
 //! AVX-512: sixteen lanes, thirty-two registers.
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, mem::transmute};
 
-use half::{bf16, f16};
+use half::f16;
 
 use super::{Kernel, Room, Simd};
 
-/// Proof that the processor has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C; with `VNNI`, that too.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512<const VNNI: bool>(());
+/// What there may be beside F, BW, DQ and VL.
+pub(crate) const PLAIN: u8 = 0;
+pub(crate) const VNNI: u8 = 1;
+pub(crate) const BF16: u8 = 2;
 
-impl<const VNNI: bool> Avx512<VNNI> {
+/// Proof that the processor has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C; and what `WITH` names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512<const WITH: u8>(());
+
+impl<const WITH: u8> Avx512<WITH> {
     /// # Safety
-    /// The processor has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C; with `VNNI`, that too.
+    /// The processor has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C; and what `WITH` names.
     pub(crate) unsafe fn assume() -> Self {
         Self(())
     }
@@ -21,20 +26,30 @@ impl<const VNNI: bool> Avx512<VNNI> {
     #[inline]
     pub(crate) fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        fn inner<K: Kernel, S: Simd>(simd: S, kernel: K) -> K::Output {
+        fn plain<K: Kernel, S: Simd>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn inner_vnni<K: Kernel, S: Simd>(simd: S, kernel: K) -> K::Output {
+        fn vnni<K: Kernel, S: Simd>(simd: S, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+        fn bf16<K: Kernel, S: Simd>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }
         // SAFETY: `self` is the proof.
-        unsafe { if VNNI { inner_vnni(self, kernel) } else { inner(self, kernel) } }
+        unsafe {
+            match WITH {
+                VNNI => vnni(self, kernel),
+                BF16 => bf16(self, kernel),
+                _ => plain(self, kernel),
+            }
+        }
     }
 }
 
 // SAFETY of the blocks below: `self` is the proof that the processor has the instructions.
-impl<const VNNI: bool> Simd for Avx512<VNNI> {
+impl<const WITH: u8> Simd for Avx512<WITH> {
     type F = __m512;
     type I = __m512i;
     const LANES: usize = 16;
@@ -42,7 +57,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     const ROWS: usize = 14;
     // Twelve sums, two vectors of weights, and room for what is on its way to a sum.
     const BYTE_ROWS: usize = 12;
-    const ROOM: Room = if VNNI { Room::Any } else { Room::Sixteen };
+    const ROOM: Room = if WITH == VNNI { Room::Any } else { Room::Sixteen };
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
@@ -60,15 +75,6 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     unsafe fn store(self, to: *mut f32, vector: __m512) {
         // SAFETY: the caller's promise; unaligned.
         unsafe { _mm512_storeu_ps(to, vector) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bf16(self, from: *const bf16) -> __m512 {
-        // SAFETY: the caller's promise; unaligned. A bf16 is the upper half of the f32.
-        unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-        }
     }
 
     #[inline(always)]
@@ -154,6 +160,12 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn store_i32(self, to: *mut i32, vector: __m512i) {
+        // SAFETY: the caller's promise; unaligned.
+        unsafe { _mm512_storeu_si512(to.cast(), vector) }
+    }
+
+    #[inline(always)]
     fn splat_i32(self, value: i32) -> __m512i {
         // SAFETY: see above the impl.
         unsafe { _mm512_set1_epi32(value) }
@@ -164,12 +176,86 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         // SAFETY: see above the impl. With VNNI the sums are of 32 bits at once; else the first instruction
         // saturates and the second wraps, but neither on what keeps to `ROOM`.
         unsafe {
-            if VNNI {
+            if WITH == VNNI {
                 return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sums, a[0], w[0]), a[1], w[1]);
             }
             let pairs = [_mm512_maddubs_epi16(a[0], w[0]), _mm512_maddubs_epi16(a[1], w[1])];
             let fours = _mm512_add_epi16(pairs[0], pairs[1]);
             _mm512_add_epi32(sums, _mm512_madd_epi16(fours, _mm512_set1_epi16(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn widen_pairs(self, pairs: __m512i) -> [__m512; 2] {
+        // SAFETY: see above the impl. A bf16 is the upper half of the f32.
+        unsafe {
+            let upper = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(upper)]
+        }
+    }
+
+    #[inline(always)]
+    fn add_pairs(self, inputs: __m512i, weights: __m512i, sums: __m512) -> __m512 {
+        if WITH == BF16 {
+            // SAFETY: see above the impl; sixteen pairs of bf16 either way.
+            return unsafe { _mm512_dpbf16_ps(sums, transmute(inputs), transmute(weights)) };
+        }
+        let (a, w) = (self.widen_pairs(inputs), self.widen_pairs(weights));
+        self.mul_add(a[1], w[1], self.mul_add(a[0], w[0], sums))
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(self, from: *const f32) -> __m512i {
+        if WITH == BF16 {
+            // SAFETY: the caller's promise, and see above the impl; thirty-two bf16 either way.
+            return unsafe {
+                transmute(_mm512_cvtne2ps_pbh(self.load(from.add(16)), self.load(from)))
+            };
+        }
+        let mut pairs = [0i32; 16];
+        for (index, pair) in pairs.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *pair = super::pair_of(unsafe { [*from.add(2 * index), *from.add(2 * index + 1)] });
+        }
+        // SAFETY: sixteen values.
+        unsafe { self.load_i32(pairs.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn transpose(self, row: impl Fn(usize) -> __m512i, mut column: impl FnMut(usize, __m512i)) {
+        let rows: [__m512i; 16] = std::array::from_fn(row);
+        // SAFETY: see above the impl.
+        unsafe {
+            // Pairs of words of two rows each, then fours of four rows; the quarters are still apart.
+            let pairs: [_; 16] = std::array::from_fn(|at| {
+                let (a, b) = (rows[at / 2 * 2], rows[at / 2 * 2 + 1]);
+                if at % 2 == 0 { _mm512_unpacklo_epi32(a, b) } else { _mm512_unpackhi_epi32(a, b) }
+            });
+            let fours: [_; 16] = std::array::from_fn(|at| {
+                let first = at / 4 * 4 + at % 4 / 2;
+                let (a, b) = (pairs[first], pairs[first + 2]);
+                if at % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
+            });
+            // Of each half of the rows the first and third quarters, or the second and fourth.
+            let halves = |at: usize, odd: bool| {
+                let halves = [[at, at + 4], [at + 8, at + 12]];
+                halves.map(|[a, b]| match odd {
+                    false => _mm512_shuffle_i32x4::<0b10_00_10_00>(fours[a], fours[b]),
+                    true => _mm512_shuffle_i32x4::<0b11_01_11_01>(fours[a], fours[b]),
+                })
+            };
+            for quarter in 0..4 {
+                for at in 0..4 {
+                    let [a, b] = halves(at, quarter % 2 == 1);
+                    column(
+                        4 * quarter + at,
+                        match quarter {
+                            0 | 1 => _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
+                            _ => _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
+                        },
+                    );
+                }
+            }
         }
     }
 
@@ -198,5 +284,5 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
 #[inline(always)]
 fn lanes(vector: __m512) -> [f32; 16] {
     // SAFETY: sixteen f32 either way, and every pattern of bits is one.
-    unsafe { std::mem::transmute(vector) }
+    unsafe { transmute(vector) }
 }

@@ -1,6 +1,6 @@
 //! Plain Rust: the twin that every other set is compared with, and what other architectures run.
 
-use half::{bf16, f16};
+use half::f16;
 
 use super::{Room, Simd};
 
@@ -43,12 +43,6 @@ impl Simd for Portable {
     unsafe fn store(self, to: *mut f32, vector: Self::F) {
         // SAFETY: the caller's promise; unaligned.
         unsafe { to.cast::<[f32; LANES]>().write_unaligned(vector) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bf16(self, from: *const bf16) -> Self::F {
-        // SAFETY: the caller's promise; unaligned.
-        unsafe { from.cast::<[bf16; LANES]>().read_unaligned() }.map(bf16::to_f32)
     }
 
     #[inline(always)]
@@ -128,6 +122,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn store_i32(self, to: *mut i32, vector: Self::I) {
+        // SAFETY: the caller's promise; unaligned.
+        unsafe { to.cast::<Self::I>().write_unaligned(vector) }
+    }
+
+    #[inline(always)]
     fn splat_i32(self, value: i32) -> Self::I {
         [value; LANES]
     }
@@ -143,6 +143,13 @@ impl Simd for Portable {
             }
         }
         result
+    }
+
+    #[inline(always)]
+    fn widen_pairs(self, pairs: Self::I) -> [Self::F; 2] {
+        let upper =
+            |shift: u32| pairs.map(|pair| f32::from_bits((pair << shift) as u32 & 0xffff_0000));
+        [upper(16), upper(0)]
     }
 
     #[inline(always)]

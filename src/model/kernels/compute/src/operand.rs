@@ -1,0 +1,129 @@
+//! What products multiply: single numbers, or pairs of them.
+
+use std::ops::Range;
+
+use crate::{
+    Packed,
+    packed::Line,
+    simd::{PANEL, Simd, pair_of},
+};
+
+/// A word of 32 bits, of a product's input and of its weights.
+pub(crate) trait Operand: Copy + Send + Sync + 'static {
+    /// Inputs in a word.
+    const INPUTS: usize;
+    /// As many words as a vector has lanes.
+    type Vector<S: Simd>: Copy;
+
+    /// The values of a word, of which the last may be missing.
+    fn of(values: &[f32]) -> Self;
+    /// The lines of some words of a panel.
+    ///
+    /// * `scratch`: room for [`WIDENED`](crate::packed::WIDENED) of them, if they are kept otherwise
+    fn lines<'b, S: Simd>(
+        simd: S,
+        packed: &'b Packed,
+        place: (usize, Range<usize>),
+        scratch: &'b mut [Line<f32>],
+    ) -> &'b [Line<Self>];
+    /// As many words as a vector has lanes.
+    ///
+    /// # Safety
+    /// So many words' values are readable behind `from`.
+    unsafe fn gather<S: Simd>(simd: S, from: *const f32) -> S::I;
+    fn splat<S: Simd>(self, simd: S) -> Self::Vector<S>;
+    fn load<S: Simd>(simd: S, line: &Line<Self>, vector: usize) -> Self::Vector<S>;
+    /// Adds the product to the sums.
+    fn multiply<S: Simd>(simd: S, x: Self::Vector<S>, w: Self::Vector<S>, sums: S::F) -> S::F;
+}
+
+impl Operand for f32 {
+    const INPUTS: usize = 1;
+    type Vector<S: Simd> = S::F;
+
+    #[inline(always)]
+    fn of(values: &[f32]) -> Self {
+        values[0]
+    }
+
+    #[inline(always)]
+    fn lines<'b, S: Simd>(
+        simd: S,
+        packed: &'b Packed,
+        (panel, inputs): (usize, Range<usize>),
+        scratch: &'b mut [Line<f32>],
+    ) -> &'b [Line<Self>] {
+        packed.numbers(simd, panel, inputs, scratch)
+    }
+
+    #[inline(always)]
+    unsafe fn gather<S: Simd>(simd: S, from: *const f32) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { simd.load_i32(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn splat<S: Simd>(self, simd: S) -> S::F {
+        simd.splat(self)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, line: &Line<Self>, vector: usize) -> S::F {
+        debug_assert!((vector + 1) * S::LANES <= PANEL);
+        // SAFETY: a line has so many vectors.
+        unsafe { simd.load(line.0.as_ptr().add(vector * S::LANES)) }
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd>(simd: S, x: S::F, w: S::F, sums: S::F) -> S::F {
+        simd.mul_add(x, w, sums)
+    }
+}
+
+/// Two bf16, the first in the lower half.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(transparent)]
+pub(crate) struct Pair(i32);
+
+impl Operand for Pair {
+    const INPUTS: usize = 2;
+    type Vector<S: Simd> = S::I;
+
+    #[inline(always)]
+    fn of(values: &[f32]) -> Self {
+        Self(pair_of([values[0], values.get(1).copied().unwrap_or(0.0)]))
+    }
+
+    #[inline(always)]
+    fn lines<'b, S: Simd>(
+        _: S,
+        packed: &'b Packed,
+        (panel, words): (usize, Range<usize>),
+        _: &'b mut [Line<f32>],
+    ) -> &'b [Line<Self>] {
+        packed.pairs(panel, words)
+    }
+
+    #[inline(always)]
+    unsafe fn gather<S: Simd>(simd: S, from: *const f32) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { simd.load_pairs(from) }
+    }
+
+    #[inline(always)]
+    fn splat<S: Simd>(self, simd: S) -> S::I {
+        simd.splat_i32(self.0)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, line: &Line<Self>, vector: usize) -> S::I {
+        debug_assert!((vector + 1) * S::LANES <= PANEL);
+        // SAFETY: a line has so many vectors; a pair is an i32.
+        unsafe { simd.load_i32(line.0.as_ptr().add(vector * S::LANES).cast()) }
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd>(simd: S, x: S::I, w: S::I, sums: S::F) -> S::F {
+        simd.add_pairs(x, w, sums)
+    }
+}
