@@ -113,17 +113,27 @@ impl Runtime {
         }
     }
 
-    /// `rows` for one pass on this device, of which the results beyond `rows.len()` are to be dropped.
+    /// A batch's rows in as many passes as are fastest.
     ///
-    /// A device gets few different batch sizes, so that the buffers and kernel plans of one batch serve the
-    /// next; the processor gets exactly what was asked for.
-    pub(super) fn filled<'a, T: Clone>(&self, rows: &'a [T]) -> Cow<'a, [T]> {
-        match (&self.device, rows.last()) {
-            (Device::Cpu, _) | (_, None) => Cow::Borrowed(rows),
-            (_, Some(last)) => filled_up(rows, last),
+    /// A device gets few different batch sizes, so that the buffers and kernel plans of one batch serve the next; the
+    /// results beyond `rows.len()` are to be dropped. The processor gets no more at once than its caches hold.
+    ///
+    /// * `tokens`: of a row
+    pub(super) fn passes<'a, T: Clone>(&self, rows: &'a [T], tokens: usize) -> Vec<Cow<'a, [T]>> {
+        let Some(last) = rows.last() else { return Vec::new() };
+        match &self.pool {
+            Some(pool) => {
+                let most = TOKENS_PER_THREAD * pool.current_num_threads() / tokens.max(1);
+                rows.chunks(most.max(1)).map(Cow::Borrowed).collect()
+            }
+            None => vec![filled_up(rows, last)],
         }
     }
 }
+
+/// Tokens of a pass for each thread, at most. With more of them a layer's values leave the second-level caches before
+/// the next layer reads them.
+const TOKENS_PER_THREAD: usize = 256;
 
 /// The instructions that the configuration asks for, once they were seen to compute what plain Rust computes: a
 /// processor, or what emulates one, may say that it has some and get them wrong.

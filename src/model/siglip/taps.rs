@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use crate::embedding::Embedding;
+use crate::{embedding::Embedding, model::runtime::Runtime};
 
 /// One stage of a forward pass, on the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,10 +58,23 @@ pub(super) fn last(hidden_states: &[Tensor]) -> Result<&Tensor> {
     }
 }
 
-/// * `pooled`: `[batch, embedding_dim]`
-/// * returns one row for each, in order
-pub(super) fn embeddings(pooled: &Tensor) -> Result<Vec<Embedding>> {
-    let (_, dim) = pooled.dims2()?;
-    let pooled = stage(pooled)?;
-    Ok(pooled.values.chunks_exact(dim).map(Embedding::new).collect())
+/// The rows of what comes out of a tower, run in passes of the runtime's own size.
+///
+/// * `tokens`: of a row
+/// * `pass`: gives `[batch, embedding_dim]`
+pub(super) fn in_passes<T: Clone>(
+    runtime: &Runtime,
+    rows: &[T],
+    tokens: usize,
+    pass: impl Fn(&[T]) -> Result<Tensor>,
+) -> Result<Vec<Embedding>> {
+    let mut embeddings = Vec::with_capacity(rows.len());
+    for part in runtime.passes(rows, tokens) {
+        let pooled = pass(&part)?;
+        let (_, dim) = pooled.dims2()?;
+        let count = part.len().min(rows.len() - embeddings.len());
+        let pooled = stage(&pooled.narrow(0, 0, count)?)?;
+        embeddings.extend(pooled.values.chunks_exact(dim).map(Embedding::new));
+    }
+    Ok(embeddings)
 }

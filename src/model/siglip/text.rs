@@ -77,14 +77,12 @@ impl Tower for Text {
 
     fn forward(&mut self, rows: &[Tokens]) -> Result<Vec<Embedding>, TowerError> {
         self.embeddings.check(rows)?;
-        if rows.is_empty() {
-            return Ok(Vec::new());
-        }
-        let filled = self.runtime.filled(rows);
+        let tokens = rows.first().map_or(0, |row| row.ids.len());
         self.runtime.run(|| {
-            let last = self.encoder.forward_last(self.embeddings.forward(&filled)?)?;
-            let pooled = self.head.forward(&self.final_layer_norm.forward(&last)?)?;
-            taps::embeddings(&pooled.squeeze(1)?.narrow(0, 0, rows.len())?)
+            taps::in_passes(&self.runtime, rows, tokens, |rows| {
+                let last = self.encoder.forward_last(self.embeddings.forward(rows)?)?;
+                self.head.forward(&self.final_layer_norm.forward(&last)?)?.squeeze(1)
+            })
         })
     }
 }

@@ -158,10 +158,11 @@ impl Tower for Vision {
 
     fn forward(&mut self, rows: &[Pixels]) -> std::result::Result<Vec<Embedding>, TowerError> {
         self.grouped(rows, |rows, _| {
-            let filled = self.runtime.filled(rows);
-            let x = self.encoder.forward(self.embeddings.forward(&filled)?)?;
-            let pooled = self.pool(&self.post_layernorm.forward(&x)?)?;
-            taps::embeddings(&pooled.narrow(0, 0, rows.len())?)
+            let tokens = self.embeddings.grid(&rows[0]).iter().product();
+            taps::in_passes(&self.runtime, rows, tokens, |rows| {
+                let x = self.encoder.forward(self.embeddings.forward(rows)?)?;
+                self.pool(&self.post_layernorm.forward(&x)?)
+            })
         })
     }
 

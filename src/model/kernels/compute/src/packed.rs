@@ -36,11 +36,12 @@ pub enum Element {
 /// 32 KiB, and stay there while the rows pass by.
 pub(crate) const WIDENED: usize = 384;
 
-/// Inputs of a layer that takes one pass, its weights read in place: they come from the second-level cache in order,
-/// faster than they are used up, and no sum is written and read again.
+/// Words of a layer that takes one pass, its weights read in place: they come from the second-level cache in order,
+/// faster than they are used up, and no sum is written and read again. Where two panels go together any layer does:
+/// processors with vectors of 16 lanes have 1 MiB of it.
 const WHOLE: usize = 1152;
 
-/// Inputs of a pass of a layer that has more of them: with those of a tile of rows they would no longer fit there.
+/// Words of a pass of a layer that has more of them: with those of a tile of rows they would no longer fit there.
 const PART: usize = 512;
 
 #[derive(Debug)]
@@ -103,13 +104,15 @@ impl Packed {
     }
 
     /// Equal passes over the rows, of so many words each; of an even number, so that none begins inside of a pair.
-    pub(crate) fn pass<T: Operand>(&self) -> usize {
+    ///
+    /// * `panels`: worked on at a time
+    pub(crate) fn pass<T: Operand>(&self, panels: usize) -> usize {
         let words = self.depth.div_ceil(T::INPUTS);
         let in_place = T::INPUTS > 1 || matches!(self.lines, Lines::F32(_));
         let most = match in_place {
-            true if words <= WHOLE => WHOLE,
+            true if words <= WHOLE || panels > 1 => words,
             true => PART,
-            false => WIDENED,
+            false => WIDENED / panels,
         };
         words.div_ceil(words.div_ceil(most)).next_multiple_of(2)
     }

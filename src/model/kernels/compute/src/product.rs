@@ -20,8 +20,11 @@ const ROWS: usize = 216;
 /// Inputs of one turn of the product's loop, so that counting them costs little.
 pub(crate) const UNROLLED: usize = 4;
 
-/// Tasks for each thread, so that one which is interrupted leaves its last ones to the others.
-const TASKS_PER_THREAD: usize = 4;
+/// Tasks for each thread, so that one which is interrupted leaves its last ones to the others, and none waits long.
+const TASKS_PER_THREAD: usize = 16;
+
+/// Products of words in a task, at least: some 20 us of work.
+const WORK: usize = 1 << 20;
 
 /// `f(x W^T + b) + residual`.
 ///
@@ -62,7 +65,8 @@ fn spread<T: Operand>(
 ) {
     let x = &Tiles::<T>::pack(level, x, weights.packed.depth());
     let shape = (x.rows(), x.height());
-    let tasks = Tasks::new(shape, &weights.columns, rayon::current_num_threads());
+    let threads = rayon::current_num_threads();
+    let tasks = Tasks::new(shape, x.depth(), &weights.columns, threads);
     (0..tasks.count()).into_par_iter().with_max_len(1).for_each(|index| {
         let (rows, panels) = tasks.get(index);
         let block = Block { x, weights, epilogue, out, rows, panels };
@@ -98,8 +102,10 @@ pub(crate) struct Tasks {
 
 impl Tasks {
     /// * `height`: rows of a tile, of which a task has whole ones
+    /// * `words`: of a row of inputs, multiplied at once
     pub(crate) fn new(
         (rows, height): (usize, usize),
+        words: usize,
         columns: &Range<usize>,
         threads: usize,
     ) -> Self {
@@ -108,9 +114,12 @@ impl Tasks {
         // Equal ones, of whole tiles.
         let rows_per_task = rows.div_ceil(row_tasks).next_multiple_of(height).min(rows);
         let row_tasks = rows.div_ceil(rows_per_task);
-        let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
+        let most = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
+        let wanted = (rows * columns.len() * words / WORK).clamp(1, most);
         let panel_tasks = wanted.div_ceil(row_tasks).min(panels.len());
-        Self { rows, rows_per_task, panels_per_task: panels.len().div_ceil(panel_tasks), panels }
+        // An even number: some sets take two at a time.
+        let panels_per_task = panels.len().div_ceil(panel_tasks).next_multiple_of(2);
+        Self { rows, rows_per_task, panels_per_task, panels }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -146,19 +155,28 @@ impl<T: Operand> Kernel for Block<'_, T> {
     fn run<S: Simd>(self, simd: S) {
         let packed = self.weights.packed;
         let depth = packed.depth().div_ceil(T::INPUTS);
-        let step = packed.pass::<T>();
+        let step = packed.pass::<T>(panels_of::<S>());
         let mut scratch = [Line([0f32; PANEL]); WIDENED];
+        let (first, second) = scratch.split_at_mut(WIDENED / panels_of::<S>());
         for start in (0..depth).step_by(step) {
             let words = start..depth.min(start + step);
-            for panel in self.panels.clone() {
-                let lines = T::lines(simd, packed, (panel, words.clone()), &mut scratch);
+            for panel in self.panels.clone().step_by(panels_of::<S>()) {
+                let lines = T::lines(simd, packed, (panel, words.clone()), first);
+                // One that is left over goes along with itself.
+                let panels = [panel, self.panels.end.min(panel + panels_of::<S>()) - 1];
+                let lines = match panels_of::<S>() {
+                    1 => [lines; 2],
+                    _ => [lines, T::lines(simd, packed, (panels[1], words.clone()), second)],
+                };
                 let tiles = self.rows.len().div_ceil(S::ROWS);
-                // The next panel is on its way while this one is worked on.
-                let next = self.panels.end.min(panel + 2) - 1;
-                let inputs = words.start * T::INPUTS..words.end * T::INPUTS;
-                let mut ahead = packed.ahead(next, inputs, tiles * turns(lines));
+                // The next panels are on their way while these are worked on.
+                let mut ahead = [1, 2].map(|next| {
+                    let next = self.panels.end.min(panels[1] + next + 1) - 1;
+                    let inputs = words.start * T::INPUTS..words.end * T::INPUTS;
+                    packed.ahead(next, inputs, tiles * turns(lines[0]))
+                });
                 for row in self.rows.clone().step_by(S::ROWS) {
-                    let tile = Tile { panel, words: &words, lines, row };
+                    let tile = Tile { panels, words: &words, lines, row };
                     by_height!(S, self.rows.end - row, HEIGHT => {
                         self.tile::<S, HEIGHT>(simd, &tile, &mut ahead);
                     });
@@ -168,31 +186,67 @@ impl<T: Operand> Kernel for Block<'_, T> {
     }
 }
 
+/// Panels beside each other in a register tile, which has two vectors of each row.
+const fn panels_of<S: Simd>() -> usize {
+    2 * S::LANES / PANEL
+}
+
 /// Where a register tile is.
 struct Tile<'a, T> {
-    panel: usize,
+    /// The first and the last, where it has two.
+    panels: [usize; 2],
     words: &'a Range<usize>,
-    lines: &'a [Line<T>],
+    lines: [&'a [Line<T>]; 2],
     row: usize,
 }
 
 impl<T: Operand> Block<'_, T> {
     #[inline(always)]
-    fn tile<S: Simd, const HEIGHT: usize>(&self, simd: S, tile: &Tile<'_, T>, ahead: &mut Ahead) {
-        let place = Place::new(&self.weights.columns, tile.panel);
+    fn tile<S: Simd, const HEIGHT: usize>(
+        &self,
+        simd: S,
+        tile: &Tile<'_, T>,
+        ahead: &mut [Ahead; 2],
+    ) {
         let mut sums = [[simd.splat(0.0); 2]; HEIGHT];
         if tile.words.start > 0 {
-            for (row, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: the task's own values, which the pass before has written.
-                *sums = unsafe { place.read(simd, self.out, tile.row + row) };
+            for (index, panel) in tile.panels.into_iter().enumerate().take(panels_of::<S>()) {
+                let place = Place::new(&self.weights.columns, panel);
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: the task's own values, which the pass before has written.
+                    let values = unsafe { place.read(simd, self.out, tile.row + row) };
+                    sums[index..].copy_from_slice(&values[..2 - index]);
+                }
             }
         }
         let x = self.x.words(tile.row, tile.words.clone());
         let sums = multiply(simd, x, tile.lines, ahead, sums);
+        self.finish(simd, tile, 0, sums);
+        if tile.panels[1] > tile.panels[0] {
+            self.finish(simd, tile, 1, sums);
+        }
+    }
+
+    /// Writes one panel's values of a tile.
+    ///
+    /// * `index`: which, and of which vector on its sums are
+    #[inline(always)]
+    fn finish<S: Simd, const HEIGHT: usize>(
+        &self,
+        simd: S,
+        tile: &Tile<'_, T>,
+        index: usize,
+        mut sums: [[S::F; 2]; HEIGHT],
+    ) {
+        let panel = tile.panels[index];
+        let place = Place::new(&self.weights.columns, panel);
+        for sums in &mut sums {
+            sums[0] = sums[index];
+        }
         // SAFETY: the task's own values.
         unsafe {
             if tile.words.end == self.x.depth() {
-                let bias = self.weights.packed.bias(tile.panel);
+                let bias = self.weights.packed.bias(panel);
                 place.finish(simd, (self.epilogue, bias), (self.out, tile.row), sums);
             } else {
                 place.write(simd, (self.out, tile.row), sums);
@@ -201,40 +255,49 @@ impl<T: Operand> Block<'_, T> {
     }
 }
 
-/// Adds to `sums` the product of a tile's first `HEIGHT` rows and 16 columns.
+/// Adds to `sums` the product of a tile's first `HEIGHT` rows and two vectors of columns.
 ///
 /// * `x`: of each input the words of all rows of a tile, `S::ROWS`
-/// * `lines`: a line for each of them
+/// * `lines`: a line for each of them; of the second panel too, where it takes two for two vectors
 #[inline(always)]
 fn multiply<S: Simd, T: Operand, const HEIGHT: usize>(
     simd: S,
     x: &[T],
-    lines: &[Line<T>],
-    ahead: &mut Ahead,
+    lines: [&[Line<T>]; 2],
+    ahead: &mut [Ahead; 2],
     mut sums: [[S::F; 2]; HEIGHT],
 ) -> [[S::F; 2]; HEIGHT] {
-    let mut step = |x: &[T], line: &Line<T>| {
-        let last = PANEL / S::LANES - 1;
-        let weights = [T::load(simd, line, 0), T::load(simd, line, last)];
+    let mut step = |x: &[T], first: &Line<T>, second: &Line<T>| {
+        let second = T::load(simd, second, PANEL / S::LANES - 1);
+        let weights = [T::load(simd, first, 0), second];
         for (word, sums) in x.iter().zip(&mut sums) {
-            for (sum, weights) in sums.iter_mut().zip(weights).take(PANEL / S::LANES) {
-                *sum = T::multiply(simd, word.splat(simd), weights, *sum);
+            let word = word.splat(simd);
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = T::multiply(simd, word, weights, *sum);
             }
         }
     };
-    let mut address = ahead.address;
-    for (x, lines) in x.chunks_exact(UNROLLED * S::ROWS).zip(lines.chunks_exact(UNROLLED)) {
+    let mut addresses = [ahead[0].address, ahead[1].address];
+    let turns = turns(lines[0]);
+    let of_turn = UNROLLED * S::ROWS;
+    let (whole, rest) = x.split_at(turns * of_turn);
+    let pairs = lines[0].chunks_exact(UNROLLED).zip(lines[1].chunks_exact(UNROLLED));
+    for (x, (first, second)) in whole.chunks_exact(of_turn).zip(pairs) {
         // One at a time: many at once would keep the loads of this tile waiting.
-        simd.prefetch(address);
-        address = address.wrapping_add(ahead.stride);
-        for (x, line) in x.chunks_exact(S::ROWS).zip(lines) {
-            step(x, line);
+        for (address, ahead) in addresses.iter_mut().zip(&*ahead).take(panels_of::<S>()) {
+            simd.prefetch(*address);
+            *address = address.wrapping_add(ahead.stride);
+        }
+        for (x, (first, second)) in x.chunks_exact(S::ROWS).zip(first.iter().zip(second)) {
+            step(x, first, second);
         }
     }
-    ahead.address = address;
-    let rest = turns(lines) * UNROLLED;
-    for (x, line) in x[rest * S::ROWS..].chunks_exact(S::ROWS).zip(&lines[rest..]) {
-        step(x, line);
+    for (ahead, address) in ahead.iter_mut().zip(addresses) {
+        ahead.address = address;
+    }
+    let lines = lines.map(|lines| &lines[turns * UNROLLED..]);
+    for (x, (first, second)) in rest.chunks_exact(S::ROWS).zip(lines[0].iter().zip(lines[1])) {
+        step(x, first, second);
     }
     sums
 }

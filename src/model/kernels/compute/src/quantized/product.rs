@@ -39,7 +39,8 @@ pub fn quantized_product(
         let inputs = Inputs::new(level, x, depth, room.largest_input());
         let out = Out(y.as_mut_ptr());
         let shape = (rows, TILE_ROWS);
-        let tasks = Tasks::new(shape, &weights.columns, rayon::current_num_threads());
+        let threads = rayon::current_num_threads();
+        let tasks = Tasks::new(shape, depth.div_ceil(4), &weights.columns, threads);
         (0..tasks.count()).into_par_iter().with_max_len(1).for_each(|index| {
             let (rows, panels) = tasks.get(index);
             let (inputs, epilogue) = (&inputs, &epilogue);

@@ -174,24 +174,29 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn transpose(self, row: impl Fn(usize) -> __m256i, mut column: impl FnMut(usize, __m256i)) {
-        let rows: [__m256i; 8] = std::array::from_fn(row);
         // SAFETY: see above the impl.
         unsafe {
+            let mut rows = [_mm256_setzero_si256(); 8];
+            for (index, values) in rows.iter_mut().enumerate() {
+                *values = row(index);
+            }
             // Pairs of words of two rows each, then fours of four rows; the halves are still apart.
-            let pairs: [_; 8] = std::array::from_fn(|at| {
-                let (a, b) = (rows[at / 2 * 2], rows[at / 2 * 2 + 1]);
-                if at % 2 == 0 { _mm256_unpacklo_epi32(a, b) } else { _mm256_unpackhi_epi32(a, b) }
-            });
-            let fours: [_; 8] = std::array::from_fn(|at| {
-                let first = at / 4 * 4 + at % 4 / 2;
-                let (a, b) = (pairs[first], pairs[first + 2]);
-                if at % 2 == 0 { _mm256_unpacklo_epi64(a, b) } else { _mm256_unpackhi_epi64(a, b) }
-            });
-            for at in 0..4 {
-                column(at, _mm256_permute2x128_si256::<0x20>(fours[at], fours[at + 4]));
+            let (mut pairs, mut fours) = (rows, rows);
+            for at in (0..8).step_by(2) {
+                pairs[at] = _mm256_unpacklo_epi32(rows[at], rows[at + 1]);
+                pairs[at + 1] = _mm256_unpackhi_epi32(rows[at], rows[at + 1]);
+            }
+            for at in [0, 1, 4, 5] {
+                let to = at / 4 * 4 + at % 4 * 2;
+                fours[to] = _mm256_unpacklo_epi64(pairs[at], pairs[at + 2]);
+                fours[to + 1] = _mm256_unpackhi_epi64(pairs[at], pairs[at + 2]);
             }
             for at in 0..4 {
-                column(at + 4, _mm256_permute2x128_si256::<0x31>(fours[at], fours[at + 4]));
+                rows[at] = _mm256_permute2x128_si256::<0x20>(fours[at], fours[at + 4]);
+                rows[at + 4] = _mm256_permute2x128_si256::<0x31>(fours[at], fours[at + 4]);
+            }
+            for (index, values) in rows.into_iter().enumerate() {
+                column(index, values);
             }
         }
     }

@@ -54,7 +54,7 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
     type I = __m512i;
     const LANES: usize = 16;
     // Fourteen sums of one panel and a vector of weights; the broadcasts are operands in memory.
-    const ROWS: usize = 14;
+    const ROWS: usize = 12;
     // Twelve sums, two vectors of weights, and room for what is on its way to a sum.
     const BYTE_ROWS: usize = 12;
     const ROOM: Room = if WITH == VNNI { Room::Any } else { Room::Sixteen };
@@ -223,38 +223,44 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
 
     #[inline(always)]
     fn transpose(self, row: impl Fn(usize) -> __m512i, mut column: impl FnMut(usize, __m512i)) {
-        let rows: [__m512i; 16] = std::array::from_fn(row);
         // SAFETY: see above the impl.
         unsafe {
+            let mut rows = [_mm512_setzero_si512(); 16];
+            for (index, values) in rows.iter_mut().enumerate() {
+                *values = row(index);
+            }
             // Pairs of words of two rows each, then fours of four rows; the quarters are still apart.
-            let pairs: [_; 16] = std::array::from_fn(|at| {
-                let (a, b) = (rows[at / 2 * 2], rows[at / 2 * 2 + 1]);
-                if at % 2 == 0 { _mm512_unpacklo_epi32(a, b) } else { _mm512_unpackhi_epi32(a, b) }
-            });
-            let fours: [_; 16] = std::array::from_fn(|at| {
-                let first = at / 4 * 4 + at % 4 / 2;
-                let (a, b) = (pairs[first], pairs[first + 2]);
-                if at % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
-            });
-            // Of each half of the rows the first and third quarters, or the second and fourth.
-            let halves = |at: usize, odd: bool| {
-                let halves = [[at, at + 4], [at + 8, at + 12]];
-                halves.map(|[a, b]| match odd {
-                    false => _mm512_shuffle_i32x4::<0b10_00_10_00>(fours[a], fours[b]),
-                    true => _mm512_shuffle_i32x4::<0b11_01_11_01>(fours[a], fours[b]),
-                })
-            };
-            for quarter in 0..4 {
-                for at in 0..4 {
-                    let [a, b] = halves(at, quarter % 2 == 1);
-                    column(
-                        4 * quarter + at,
-                        match quarter {
-                            0 | 1 => _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
-                            _ => _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
-                        },
-                    );
+            let (mut pairs, mut fours) = (rows, rows);
+            for at in (0..16).step_by(2) {
+                pairs[at] = _mm512_unpacklo_epi32(rows[at], rows[at + 1]);
+                pairs[at + 1] = _mm512_unpackhi_epi32(rows[at], rows[at + 1]);
+            }
+            for at in (0..16).step_by(4) {
+                for half in 0..2 {
+                    let (a, b) = (pairs[at + half], pairs[at + half + 2]);
+                    fours[at + 2 * half] = _mm512_unpacklo_epi64(a, b);
+                    fours[at + 2 * half + 1] = _mm512_unpackhi_epi64(a, b);
                 }
+            }
+            for at in 0..4 {
+                // Of each half of the rows the first and third quarters, and the second and fourth.
+                let (a, b) = (fours[at], fours[at + 4]);
+                let (c, d) = (fours[at + 8], fours[at + 12]);
+                let even = [
+                    _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
+                    _mm512_shuffle_i32x4::<0b10_00_10_00>(c, d),
+                ];
+                let odd = [
+                    _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
+                    _mm512_shuffle_i32x4::<0b11_01_11_01>(c, d),
+                ];
+                rows[at] = _mm512_shuffle_i32x4::<0b10_00_10_00>(even[0], even[1]);
+                rows[at + 4] = _mm512_shuffle_i32x4::<0b10_00_10_00>(odd[0], odd[1]);
+                rows[at + 8] = _mm512_shuffle_i32x4::<0b11_01_11_01>(even[0], even[1]);
+                rows[at + 12] = _mm512_shuffle_i32x4::<0b11_01_11_01>(odd[0], odd[1]);
+            }
+            for (index, values) in rows.into_iter().enumerate() {
+                column(index, values);
             }
         }
     }
