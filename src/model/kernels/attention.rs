@@ -1,7 +1,7 @@
 //! Multi-head attention without a mask.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use siglip_kernels::{Level, Rows, Shape, attention};
+use siglip_kernels::{Element, Level, Rows, Shape, attention};
 
 use super::view::with_f32;
 
@@ -12,11 +12,13 @@ use super::view::with_f32;
 pub(in crate::model) struct Attention {
     heads: usize,
     level: Level,
+    element: Element,
 }
 
 impl Attention {
-    pub(in crate::model) fn new(heads: usize, level: Level) -> Self {
-        Self { heads, level }
+    /// * `element`: what products of q, k, v and the softmax may be rounded to on the processor
+    pub(in crate::model) fn new(heads: usize, level: Level, element: Element) -> Self {
+        Self { heads, level, element }
     }
 
     /// * `q`: `[batch, queries, width]`, `k` and `v`: `[batch, keys, width]`; views are read in place
@@ -51,7 +53,9 @@ impl Attention {
         let head_dim = width / self.heads;
         let shape = Shape { batch, queries, keys, heads: self.heads, head_dim };
         let mixed = with_rows(q, |q| {
-            with_rows(k, |k| with_rows(v, |v| Ok(attention(self.level, shape, [q, k, v]))))
+            with_rows(k, |k| {
+                with_rows(v, |v| Ok(attention(self.level, self.element, shape, [q, k, v])))
+            })
         })?;
         Tensor::from_vec(mixed, (batch, queries, width), &Device::Cpu)
     }

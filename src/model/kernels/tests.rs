@@ -74,7 +74,7 @@ fn attention_equals_the_textbook_in_f64() -> Result<()> {
         .reshape((batch, queries, width))?;
     assert!(
         max_abs_difference(
-            &Attention::new(heads, Level::detect()).forward(&q, &k, &v)?,
+            &Attention::new(heads, Level::detect(), Element::F32).forward(&q, &k, &v)?,
             &textbook
         )? < 1e-5
     );

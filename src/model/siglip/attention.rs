@@ -29,7 +29,7 @@ impl SelfAttention {
         config: &EncoderConfig,
         scope: &Scope<'_>,
     ) -> std::result::Result<Self, LoadError> {
-        let hidden = config.hidden_size;
+        let (hidden, runtime) = (config.hidden_size, scope.runtime());
         let qkv = scope.linear(
             &["q_proj.weight", "k_proj.weight", "v_proj.weight"],
             &["q_proj.bias", "k_proj.bias", "v_proj.bias"],
@@ -43,7 +43,7 @@ impl SelfAttention {
             kv: rows(hidden, 2 * hidden)?,
             qkv,
             out: linear(&scope.at("out_proj"), hidden, hidden)?,
-            attention: Attention::new(config.num_attention_heads, scope.runtime().level),
+            attention: Attention::new(config.num_attention_heads, runtime.level, runtime.element),
             hidden,
         })
     }

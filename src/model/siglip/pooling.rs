@@ -1,6 +1,7 @@
 //! Attention pooling: one learnt query gathers the patches into one vector.
 
 use candle_core::{Result, Tensor};
+use siglip_kernels::Element;
 
 use super::super::{
     LoadError,
@@ -51,7 +52,7 @@ impl PoolingHead {
         let runtime = scope.runtime();
         Ok(Self {
             queries: scope.tensor(queries, &[1, heads, hidden], runtime.compute)?,
-            gather: Attention::new(1, runtime.level),
+            gather: Attention::new(1, runtime.level, Element::F32),
             value: attention.linear_of(value, Some(value_bias), [hidden, hidden])?,
             out: linear(&attention.at("out_proj"), hidden, hidden)?,
             layernorm: layer_norm(config, &scope.at("layernorm"))?,

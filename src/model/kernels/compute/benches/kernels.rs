@@ -68,7 +68,9 @@ fn attentions(criterion: &mut Criterion) {
             };
             group.throughput(Throughput::Elements((2 * tokens * tokens * width) as u64));
             group.bench_function(format!("{tokens}x{heads}x{head_dim}"), |bencher| {
-                bencher.iter(|| attention(level, shape, black_box([view(0), view(1), view(2)])));
+                bencher.iter(|| {
+                    attention(level, Element::F32, shape, black_box([view(0), view(1), view(2)]))
+                });
             });
         }
     }

@@ -60,7 +60,9 @@ fn main() {
                 batch_stride: fused.len(),
                 row_stride: 192,
             };
-            counted(&mut || drop(black_box(attention(level, shape, [view(0), view(1), view(2)]))));
+            counted(&mut || {
+                drop(black_box(attention(level, Element::F32, shape, [view(0), view(1), view(2)])))
+            });
         }
         "layer-norm" => {
             let (x, affine) = (values(16 * 768), values(768));

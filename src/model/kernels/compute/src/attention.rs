@@ -4,18 +4,23 @@
 //! larger one comes they are scaled down. What a task needs beside its result is one block of keys and values, and
 //! the scores of one tile of queries.
 
-use std::{cell::RefCell, hint::black_box, ops::Range};
+mod scratch;
+
+use std::{mem::MaybeUninit, ops::Range};
 
 use rayon::prelude::*;
 
 use crate::{
-    Level,
+    Element, Level,
     epilogue::{read_line, write_line},
     math,
-    packed::Line,
-    product::UNROLLED,
+    operand::Operand,
+    packed::{Ahead, Line},
+    product::{UNROLLED, multiply, panels_of},
     simd::{Kernel, Out, PANEL, Simd, by_height},
+    tiles::pack_tile,
 };
+use scratch::{NUMBERS, PAIRS, Scratch};
 
 /// How many of what.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +57,7 @@ const QUERIES: usize = 48;
 
 /// `softmax(q k^T / sqrt(head_dim)) v`, head by head.
 ///
+/// * `element`: bf16 lets a set that multiplies pairs of them round q, k, v and the softmax to it; sums are f32
 /// * `[q, k, v]`: `[batch, queries, width]` and twice `[batch, keys, width]`, width being heads times head_dim
 /// * returns `[batch, queries, width]`
 ///
@@ -60,7 +66,12 @@ const QUERIES: usize = 48;
 /// # Panics
 /// If there is nothing to attend to, or a view ends before its last row does.
 #[must_use]
-pub fn attention(level: Level, shape: Shape, [q, k, v]: [Rows<'_>; 3]) -> Vec<f32> {
+pub fn attention(
+    level: Level,
+    element: Element,
+    shape: Shape,
+    [q, k, v]: [Rows<'_>; 3],
+) -> Vec<f32> {
     let width = shape.heads * shape.head_dim;
     let count = shape.batch * shape.queries * width;
     assert!(count > 0 && shape.keys > 0, "{shape:?}");
@@ -85,33 +96,15 @@ pub fn attention(level: Level, shape: Shape, [q, k, v]: [Rows<'_>; 3]) -> Vec<f3
             queries: first..shape.queries.min(first + queries),
             out,
         };
-        SCRATCH.with_borrow_mut(|scratch| level.run(Task { head, scratch }));
+        if element == Element::Bf16 && level.has_pairs() {
+            PAIRS.with_borrow_mut(|scratch| level.run_on_pairs(Task { head, scratch }));
+        } else {
+            NUMBERS.with_borrow_mut(|scratch| level.run(Task { head, scratch }));
+        }
     });
     // SAFETY: the tasks cover every query of every head, and each writes all values of its own.
     unsafe { mixed.set_len(count) };
     mixed
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
-}
-
-/// What a task needs beside its result; kept for the thread's next one.
-struct Scratch {
-    /// Panels of 16 keys: in each a line for each value of a head.
-    keys: Vec<Line<f32>>,
-    /// Panels of 16 values of a head: in each a line for each key.
-    values: Vec<Line<f32>>,
-    /// Rows of a tile: in each a score for each key.
-    scores: Vec<Line<f32>>,
-    /// Of each query the largest score so far, and the sum of the exponentials over it.
-    sums: Vec<(f32, f32)>,
-}
-
-impl Scratch {
-    const fn new() -> Self {
-        Self { keys: Vec::new(), values: Vec::new(), scores: Vec::new(), sums: Vec::new() }
-    }
 }
 
 /// Some queries of one head of one picture or text.
@@ -131,54 +124,31 @@ impl Head<'_> {
         let view = &self.views[view];
         &view.values[self.batch * view.batch_stride + row * view.row_stride + self.column..]
     }
-
-    /// Packs a block of keys and values.
-    fn pack(&self, block: &Range<usize>, scratch: &mut Scratch) {
-        const ZEROS: Line<f32> = Line([0.0; PANEL]);
-        let dim = self.shape.head_dim;
-        scratch.keys.clear();
-        scratch.keys.resize(block.len().div_ceil(PANEL) * dim, ZEROS);
-        for (panel, lines) in scratch.keys.chunks_exact_mut(dim).enumerate() {
-            let first = block.start + panel * PANEL;
-            for lane in 0..PANEL.min(block.end - first) {
-                for (line, &value) in lines.iter_mut().zip(self.row(1, first + lane)) {
-                    line.0[lane] = value;
-                }
-            }
-        }
-        scratch.values.clear();
-        scratch.values.resize(dim.div_ceil(PANEL) * block.len(), ZEROS);
-        for (index, key) in block.clone().enumerate() {
-            let values = &self.row(2, key)[..dim];
-            for (panel, values) in values.chunks(PANEL).enumerate() {
-                let line = &mut scratch.values[panel * block.len() + index];
-                line.0[..values.len()].copy_from_slice(values);
-            }
-        }
-    }
 }
 
-struct Task<'a> {
+struct Task<'a, T> {
     head: Head<'a>,
-    scratch: &'a mut Scratch,
+    scratch: &'a mut Scratch<T>,
 }
 
-impl Kernel for Task<'_> {
+impl<T: Operand> Kernel for Task<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { head, scratch } = self;
-        let keys = head.shape.keys;
-        scratch.scores.resize(S::ROWS * KEYS / PANEL, Line([0.0; PANEL]));
+        let (keys, dim) = (head.shape.keys, head.shape.head_dim);
         scratch.sums.clear();
         scratch.sums.resize(head.queries.len(), (f32::NEG_INFINITY, 0.0));
         for start in (0..keys).step_by(KEYS) {
             let block = start..keys.min(start + KEYS);
-            head.pack(&block, scratch);
+            scratch.reserve(S::ROWS, dim, block.len());
+            scratch.pack(simd, &head, &block);
             for query in head.queries.clone().step_by(S::ROWS) {
                 let rows = head.queries.end - query;
-                by_height!(S, rows, HEIGHT => head.tile::<S, HEIGHT>(simd, query, &block, scratch));
+                by_height!(S, rows, HEIGHT => {
+                    head.tile::<S, T, HEIGHT>(simd, query, &block, scratch);
+                });
             }
         }
     }
@@ -187,65 +157,119 @@ impl Kernel for Task<'_> {
 impl Head<'_> {
     /// Takes a block of keys into the sums of some queries.
     #[inline(always)]
-    fn tile<S: Simd, const HEIGHT: usize>(
+    fn tile<S: Simd, T: Operand, const HEIGHT: usize>(
         &self,
         simd: S,
         query: usize,
         block: &Range<usize>,
-        scratch: &mut Scratch,
+        scratch: &mut Scratch<T>,
     ) {
-        let dim = self.shape.head_dim;
-        let padded = block.len().next_multiple_of(PANEL);
-        let (is_first, is_last) = (block.start == 0, block.end == self.shape.keys);
         let scores = scratch.scores.as_mut_ptr().cast::<f32>();
-        // Read only where it is checked: `attention` saw that the last row ends inside of the view.
-        let q = self.row(0, query).as_ptr();
-        for (panel, lines) in scratch.keys.chunks_exact(dim).enumerate() {
-            let mut sums = [[simd.splat(0.0); 2]; HEIGHT];
-            // SAFETY: `HEIGHT` queries are left, of `dim` values each; a panel has `dim` lines.
-            unsafe {
-                let q = (q, self.views[0].row_stride);
-                multiply(simd, q, (lines.as_ptr().cast(), PANEL), dim, &mut sums);
-            }
-            for (row, sums) in sums.iter().enumerate() {
-                // SAFETY: `scores` has `ROWS` rows of `KEYS` values, which are whole panels.
-                unsafe {
-                    write_line(simd, scores.add(row * KEYS + panel * PANEL), &(0..PANEL), sums);
-                }
-            }
-        }
-        let scale = (dim as f32).powf(-0.5);
+        self.score::<S, T, HEIGHT>(simd, query, scratch);
+        let scale = (self.shape.head_dim as f32).powf(-0.5);
+        let padded = block.len().next_multiple_of(PANEL);
         let mut factors = [1f32; HEIGHT];
         for (row, factor) in factors.iter_mut().enumerate() {
-            // SAFETY: as above; nothing else refers to the row.
+            // SAFETY: `scores` has `ROWS` rows of `KEYS` values; nothing else refers to this one.
             let scores = unsafe { std::slice::from_raw_parts_mut(scores.add(row * KEYS), padded) };
             let sums = &mut scratch.sums[query - self.queries.start + row];
             *factor = soften(simd, scores, block.len(), scale, sums);
+            T::narrow(simd, scores);
         }
-        let out_stride = self.shape.heads * dim;
-        let out = (self.batch * self.shape.queries + query) * out_stride + self.column;
-        for (panel, lines) in scratch.values.chunks_exact(block.len()).enumerate() {
-            let lanes = 0..PANEL.min(dim - panel * PANEL);
-            let place = |row: usize| out + row * out_stride + panel * PANEL;
-            let mut sums = [[simd.splat(0.0); 2]; HEIGHT];
-            if !is_first {
-                for ((row, sums), factor) in sums.iter_mut().enumerate().zip(factors) {
-                    // SAFETY: the block before has written them, and nobody else has them.
-                    *sums = unsafe { read_line(simd, self.out.0.add(place(row)), &lanes) };
-                    *sums = sums.map(|sum| simd.mul(sum, simd.splat(factor)));
+        self.mix(simd, (query, block), factors, scratch);
+    }
+
+    /// The scores of some queries with a block of keys.
+    #[inline(always)]
+    fn score<S: Simd, T: Operand, const HEIGHT: usize>(
+        &self,
+        simd: S,
+        query: usize,
+        scratch: &mut Scratch<T>,
+    ) {
+        let dim = self.shape.head_dim;
+        let words = dim.div_ceil(T::INPUTS);
+        let row = |index: usize| &self.row(0, query + index.min(HEIGHT - 1))[..dim];
+        let queries: *mut [T] = scratch.queries.as_mut_slice();
+        // SAFETY: the same words, of which none is read, and only words are written.
+        let queries = unsafe { &mut *(queries as *mut [MaybeUninit<T>]) };
+        pack_tile(simd, row, queries);
+        let scores = scratch.scores.as_mut_ptr().cast::<f32>();
+        let panels = scratch.keys.len() / words;
+        for first in (0..panels).step_by(panels_of::<S>()) {
+            // One that is left over goes along with itself.
+            let lines = [first, panels.min(first + panels_of::<S>()) - 1]
+                .map(|panel| &scratch.keys[panel * words..][..words]);
+            let near = || Ahead { address: lines[0].as_ptr().cast(), stride: 0 };
+            let sums = [[simd.splat(0.0); 2]; HEIGHT];
+            let sums = multiply::<S, T, HEIGHT>(
+                simd,
+                &scratch.queries,
+                lines,
+                &mut [near(), near()],
+                sums,
+            );
+            for (row, sums) in sums.into_iter().enumerate() {
+                for (vector, sums) in sums.into_iter().enumerate() {
+                    let at = row * KEYS + first * PANEL + vector * S::LANES;
+                    // SAFETY: `scores` has `ROWS` rows of `KEYS` values, an even number of panels.
+                    unsafe { simd.store(scores.add(at), sums) };
                 }
             }
-            // SAFETY: `HEIGHT` rows of scores, a value for each key; a panel has a line for each.
-            unsafe {
-                let lines = (lines.as_ptr().cast(), PANEL);
-                multiply(simd, (scores.cast_const(), KEYS), lines, block.len(), &mut sums);
+        }
+    }
+
+    /// Takes a block of values into the result of some queries.
+    ///
+    /// * `factors`: what the sums before must be multiplied with
+    #[inline(always)]
+    fn mix<S: Simd, T: Operand, const HEIGHT: usize>(
+        &self,
+        simd: S,
+        (query, block): (usize, &Range<usize>),
+        factors: [f32; HEIGHT],
+        scratch: &Scratch<T>,
+    ) {
+        let dim = self.shape.head_dim;
+        let words = block.len().div_ceil(T::INPUTS);
+        let (is_first, is_last) = (block.start == 0, block.end == self.shape.keys);
+        let weights = scratch.scores.as_ptr().cast::<T>();
+        let out_stride = self.shape.heads * dim;
+        let out = (self.batch * self.shape.queries + query) * out_stride + self.column;
+        let place = |row: usize, panel: usize| out + row * out_stride + panel * PANEL;
+        let lanes = |panel: usize| 0..PANEL.min(dim - panel * PANEL);
+        let panels = dim.div_ceil(PANEL);
+        for first in (0..panels).step_by(panels_of::<S>()) {
+            let last = panels.min(first + panels_of::<S>()) - 1;
+            let mut sums = [[simd.splat(0.0); 2]; HEIGHT];
+            if !is_first {
+                for panel in first..=last {
+                    for ((row, sums), factor) in sums.iter_mut().enumerate().zip(factors) {
+                        // SAFETY: the block before has written them, and nobody else has them.
+                        let values = unsafe {
+                            read_line(simd, self.out.0.add(place(row, panel)), &lanes(panel))
+                        };
+                        for (sum, value) in sums[panel - first..].iter_mut().zip(values) {
+                            *sum = simd.mul(value, simd.splat(factor));
+                        }
+                    }
+                }
             }
-            for (row, sums) in sums.iter().enumerate() {
-                let (_, sum) = scratch.sums[query - self.queries.start + row];
-                let factor = simd.splat(if is_last { 1.0 / sum } else { 1.0 });
-                let values = sums.map(|sum| simd.mul(sum, factor));
-                // SAFETY: the task's own rows, and values of the head.
-                unsafe { write_line(simd, self.out.0.add(place(row)), &lanes, &values) };
+            let lines =
+                [first, last].map(|panel| scratch.values[panel * words..][..words].as_ptr());
+            // SAFETY: `HEIGHT` rows of words, one for each line.
+            unsafe { multiply_rows(simd, weights, lines, words, &mut sums) };
+            for panel in first..=last {
+                for (row, sums) in sums.iter().enumerate() {
+                    let (_, sum) = scratch.sums[query - self.queries.start + row];
+                    let factor = simd.splat(if is_last { 1.0 / sum } else { 1.0 });
+                    let values = [simd.mul(sums[panel - first], factor), simd.mul(sums[1], factor)];
+                    // SAFETY: the task's own rows, and values of the head.
+                    unsafe {
+                        let to = self.out.0.add(place(row, panel));
+                        write_line(simd, to, &lanes(panel), &values);
+                    }
+                }
             }
         }
     }
@@ -285,46 +309,57 @@ fn soften<S: Simd>(
     factor
 }
 
-/// Adds to `sums` the product of `HEIGHT` rows and 16 columns.
+/// Adds to `sums` the product of `HEIGHT` rows and two vectors of columns.
 ///
-/// * `x`: the first value, and how far apart rows are
-/// * `lines`: the first of 16 values for each input, and how far apart inputs are
+/// * `x`: rows of `KEYS` words; constant distances cost no registers
+/// * `lines`: a line for each word; of the second panel too, where it takes two for two vectors
 ///
 /// # Safety
-/// `depth` values of each row and lines of 16 values are readable.
+/// `words` words of each row and as many lines are readable.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const HEIGHT: usize>(
+unsafe fn multiply_rows<S: Simd, T: Operand, const HEIGHT: usize>(
     simd: S,
-    x: (*const f32, usize),
-    lines: (*const f32, usize),
-    depth: usize,
+    x: *const T,
+    lines: [*const Line<T>; 2],
+    words: usize,
     sums: &mut [[S::F; 2]; HEIGHT],
 ) {
     let mut local = *sums;
-    // So many pointers fit the registers. The box keeps the compiler from adding up each of them anew, from the first
-    // and the distance, for every input: a quarter of all instructions.
-    let rows: [*const f32; HEIGHT] =
-        black_box(std::array::from_fn(|row| x.0.wrapping_add(row * x.1)));
-    let step = |input: usize, local: &mut [[S::F; 2]; HEIGHT]| {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let weights = read_line(simd, lines.0.add(input * lines.1), &(0..PANEL));
-            for (row, sums) in rows.iter().zip(local) {
-                let value = simd.splat(*row.add(input));
-                for (sum, weights) in sums.iter_mut().zip(weights).take(PANEL / S::LANES) {
-                    *sum = simd.mul_add(value, weights, *sum);
-                }
-            }
-        }
-    };
-    let whole = depth / UNROLLED * UNROLLED;
-    for input in (0..whole).step_by(UNROLLED) {
+    let whole = words / UNROLLED * UNROLLED;
+    for at in (0..whole).step_by(UNROLLED) {
         for ahead in 0..UNROLLED {
-            step(input + ahead, &mut local);
+            // SAFETY: the caller's promise, as below.
+            unsafe { multiply_word(simd, x, lines, at + ahead, &mut local) };
         }
     }
-    for input in whole..depth {
-        step(input, &mut local);
+    for at in whole..words {
+        // SAFETY: as above.
+        unsafe { multiply_word(simd, x, lines, at, &mut local) };
     }
     *sums = local;
+}
+
+/// The share of one word in [`multiply_rows`]. No closure: the compiler need not inline those, and one that it leaves
+/// apart is compiled without the set's instructions.
+///
+/// # Safety
+/// Word `at` of each row and line `at` are readable.
+#[inline(always)]
+unsafe fn multiply_word<S: Simd, T: Operand, const HEIGHT: usize>(
+    simd: S,
+    x: *const T,
+    lines: [*const Line<T>; 2],
+    at: usize,
+    sums: &mut [[S::F; 2]; HEIGHT],
+) {
+    // SAFETY: the caller's promise, as below.
+    let (first, second) = unsafe { (&*lines[0].add(at), &*lines[1].add(at)) };
+    let weights = [T::load(simd, first, 0), T::load(simd, second, PANEL / S::LANES - 1)];
+    for (row, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: as above.
+        let word = unsafe { *x.add(row * KEYS + at) }.splat(simd);
+        for (sum, weights) in sums.iter_mut().zip(weights) {
+            *sum = T::multiply(simd, word, weights, *sum);
+        }
+    }
 }

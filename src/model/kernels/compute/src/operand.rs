@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A word of 32 bits, of a product's input and of its weights.
-pub(crate) trait Operand: Copy + Send + Sync + 'static {
+pub(crate) trait Operand: Copy + Default + Send + Sync + 'static {
     /// Inputs in a word.
     const INPUTS: usize;
     /// As many words as a vector has lanes.
@@ -33,6 +33,13 @@ pub(crate) trait Operand: Copy + Send + Sync + 'static {
     unsafe fn gather<S: Simd>(simd: S, from: *const f32) -> S::I;
     fn splat<S: Simd>(self, simd: S) -> Self::Vector<S>;
     fn load<S: Simd>(simd: S, line: &Line<Self>, vector: usize) -> Self::Vector<S>;
+    /// Stores as many words, each of the values of one lane, or of the first of them.
+    ///
+    /// # Safety
+    /// `LANES` words are writable behind `to`.
+    unsafe fn join<S: Simd>(simd: S, to: *mut i32, values: [S::F; 2]);
+    /// Makes words of values, in place: fewer, from the front on.
+    fn narrow<S: Simd>(simd: S, values: &mut [f32]);
     /// Adds the product to the sums.
     fn multiply<S: Simd>(simd: S, x: Self::Vector<S>, w: Self::Vector<S>, sums: S::F) -> S::F;
 }
@@ -73,6 +80,15 @@ impl Operand for f32 {
         // SAFETY: a line has so many vectors.
         unsafe { simd.load(line.0.as_ptr().add(vector * S::LANES)) }
     }
+
+    #[inline(always)]
+    unsafe fn join<S: Simd>(simd: S, to: *mut i32, values: [S::F; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe { simd.store(to.cast(), values[0]) }
+    }
+
+    #[inline(always)]
+    fn narrow<S: Simd>(_: S, _: &mut [f32]) {}
 
     #[inline(always)]
     fn multiply<S: Simd>(simd: S, x: S::F, w: S::F, sums: S::F) -> S::F {
@@ -120,6 +136,37 @@ impl Operand for Pair {
         debug_assert!((vector + 1) * S::LANES <= PANEL);
         // SAFETY: a line has so many vectors; a pair is an i32.
         unsafe { simd.load_i32(line.0.as_ptr().add(vector * S::LANES).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn join<S: Simd>(simd: S, to: *mut i32, values: [S::F; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe { simd.store_i32(to, simd.join_pairs(values)) }
+    }
+
+    #[inline(always)]
+    fn narrow<S: Simd>(simd: S, values: &mut [f32]) {
+        debug_assert!(values.len().is_multiple_of(PANEL));
+        let place = values.as_mut_ptr();
+        for word in (0..values.len() / 2).step_by(S::LANES) {
+            if 2 * (word + S::LANES) <= values.len() {
+                // SAFETY: twice as many values as words are there, and none is read after it was overwritten.
+                unsafe {
+                    let pairs = simd.load_pairs(place.add(2 * word));
+                    simd.store_i32(place.add(word).cast(), pairs);
+                }
+            } else {
+                // Half a vector: a panel of an odd number of them.
+                let mut copy = [0f32; 2 * PANEL];
+                copy[..values.len() - 2 * word].copy_from_slice(&values[2 * word..]);
+                // SAFETY: `copy` has twice as many values as a vector has lanes, and behind the words that are
+                // wanted the row has as many values more.
+                unsafe {
+                    let pairs = simd.load_pairs(copy.as_ptr());
+                    simd.store_i32(place.add(word).cast(), pairs);
+                }
+            }
+        }
     }
 
     #[inline(always)]

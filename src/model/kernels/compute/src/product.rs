@@ -187,7 +187,7 @@ impl<T: Operand> Kernel for Block<'_, T> {
 }
 
 /// Panels beside each other in a register tile, which has two vectors of each row.
-const fn panels_of<S: Simd>() -> usize {
+pub(crate) const fn panels_of<S: Simd>() -> usize {
     2 * S::LANES / PANEL
 }
 
@@ -260,7 +260,7 @@ impl<T: Operand> Block<'_, T> {
 /// * `x`: of each input the words of all rows of a tile, `S::ROWS`
 /// * `lines`: a line for each of them; of the second panel too, where it takes two for two vectors
 #[inline(always)]
-fn multiply<S: Simd, T: Operand, const HEIGHT: usize>(
+pub(crate) fn multiply<S: Simd, T: Operand, const HEIGHT: usize>(
     simd: S,
     x: &[T],
     lines: [&[Line<T>]; 2],

@@ -94,18 +94,36 @@ pub(crate) trait Simd: Copy + Send + Sync {
         unsafe { self.load_i32(pairs.as_ptr()) }
     }
 
+    /// The same of each lane's two values.
+    #[inline(always)]
+    fn join_pairs(self, values: [Self::F; 2]) -> Self::I {
+        let mut lanes = [[0f32; PANEL]; 2];
+        for (lanes, values) in lanes.iter_mut().zip(values) {
+            self.store_slice(lanes, values);
+        }
+        let mut pairs = [0i32; PANEL];
+        for (lane, pair) in pairs.iter_mut().enumerate() {
+            *pair = pair_of([lanes[0][lane], lanes[1][lane]]);
+        }
+        // SAFETY: no vector has more lanes than a panel has columns.
+        unsafe { self.load_i32(pairs.as_ptr()) }
+    }
+
     /// Hands on the columns of a square, in order, given its rows.
     #[inline(always)]
     fn transpose(self, row: impl Fn(usize) -> Self::I, mut column: impl FnMut(usize, Self::I)) {
-        let mut rows = [[0i32; PANEL]; PANEL];
-        for (index, values) in rows.iter_mut().enumerate().take(Self::LANES) {
+        let mut columns = [[0i32; PANEL]; PANEL];
+        for at in 0..Self::LANES {
+            let mut lanes = [0i32; PANEL];
             // SAFETY: no vector has more lanes than a panel has columns; nor below.
-            unsafe { self.store_i32(values.as_mut_ptr(), row(index)) };
+            unsafe { self.store_i32(lanes.as_mut_ptr(), row(at)) };
+            for (column, lane) in columns.iter_mut().zip(lanes) {
+                column[at] = lane;
+            }
         }
-        for index in 0..Self::LANES {
-            let values: [i32; PANEL] = std::array::from_fn(|row| rows[row][index]);
+        for (index, lanes) in columns.iter().enumerate().take(Self::LANES) {
             // SAFETY: as above.
-            column(index, unsafe { self.load_i32(values.as_ptr()) });
+            column(index, unsafe { self.load_i32(lanes.as_ptr()) });
         }
     }
 

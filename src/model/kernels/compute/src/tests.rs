@@ -259,7 +259,7 @@ fn nothing_comes_of_no_rows() {
 }
 
 /// Attention over views of one fused product, as a layer hands them over.
-fn mixed(level: Level, shape: Shape, fused: &[f32]) -> Vec<f32> {
+fn mixed(level: Level, element: Element, shape: Shape, fused: &[f32]) -> Vec<f32> {
     let width = shape.heads * shape.head_dim;
     let (rows, row_stride) = (shape.keys.max(shape.queries), 3 * width);
     let view = |part: usize| Rows {
@@ -267,7 +267,7 @@ fn mixed(level: Level, shape: Shape, fused: &[f32]) -> Vec<f32> {
         batch_stride: rows * row_stride,
         row_stride,
     };
-    attention(level, shape, [view(0), view(1), view(2)])
+    attention(level, element, shape, [view(0), view(1), view(2)])
 }
 
 fn textbook(shape: Shape, fused: &[f32]) -> Vec<f64> {
@@ -318,9 +318,19 @@ proptest! {
         let fused: Vec<f32> = values(count, seed).iter().map(|value| value * scale).collect();
         let expected = textbook(shape, &fused);
         for level in Level::available() {
-            let worst = worst(&mixed(level, shape, &fused), &expected);
+            let y = mixed(level, Element::F32, shape, &fused);
+            let worst = worst(&y, &expected);
             // Scores of up to 12 * 12 * 10 have an error of 1e-4 themselves.
             prop_assert!(worst < 1e-5 * f64::from(scale * scale), "{level}: {worst:e}");
+        }
+        // Of values that are bf16 only the softmax is rounded, to 2^-9 of each weight.
+        let fused: Vec<f32> = fused.iter().map(|&value| bf16::from_f32(value).to_f32()).collect();
+        let expected = textbook(shape, &fused);
+        for level in Level::available() {
+            let y = mixed(level, Element::Bf16, shape, &fused);
+            let worst = worst(&y, &expected);
+            let most = 4e-3 * f64::from(scale) + 1e-5 * f64::from(scale * scale);
+            prop_assert!(worst < most, "{level}: {worst:e}");
         }
     }
 }
@@ -331,6 +341,9 @@ fn attention_to_what_is_no_number_gives_none() {
         let shape = Shape { batch: 1, queries: 1, keys: 300, heads: 1, head_dim: 5 };
         let mut fused = vec![0.5; 300 * 15];
         fused[7 * 15 + 6] = f32::NAN;
-        assert!(mixed(level, shape, &fused).iter().all(|value| value.is_nan()), "{level}");
+        for element in [Element::F32, Element::Bf16] {
+            let y = mixed(level, element, shape, &fused);
+            assert!(y.iter().all(|value| value.is_nan()), "{level} {element:?}");
+        }
     }
 }

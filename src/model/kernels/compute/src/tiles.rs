@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::{
     Level,
     operand::Operand,
-    simd::{Kernel, Simd},
+    simd::{Kernel, PANEL, Simd},
 };
 
 /// Tiles of adjacent rows, one after the other; in a tile the rows' first words, then their second.
@@ -89,34 +89,77 @@ impl<T: Operand> Kernel for Pack<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let last = self.x.len() / self.depth - 1;
-        // Words of whole squares, but for those behind which there is no room for what a column has beside rows.
-        let whole = (self.depth / T::INPUTS + 1).saturating_sub(S::LANES.div_ceil(S::ROWS));
-        let whole = whole / S::LANES * S::LANES;
         let tiles = self.words.chunks_exact_mut(S::ROWS * self.depth.div_ceil(T::INPUTS));
         for (first, tile) in (self.first..).step_by(S::ROWS).zip(tiles) {
-            let row = |index: usize| {
-                let row = (first + index.min(S::ROWS - 1)).min(last);
-                &self.x[row * self.depth..][..self.depth]
-            };
-            for word in (0..whole).step_by(S::LANES) {
-                let rows = |index| {
-                    let values = &row(index)[word * T::INPUTS..][..S::LANES * T::INPUTS];
-                    // SAFETY: so many values.
-                    unsafe { T::gather(simd, values.as_ptr()) }
-                };
-                simd.transpose(rows, |index, column| {
-                    let words = &mut tile[(word + index) * S::ROWS..][..S::LANES];
-                    // SAFETY: so many words, of 32 bits. Those of the next input are written again.
-                    unsafe { simd.store_i32(words.as_mut_ptr().cast(), column) };
-                });
-            }
-            for index in 0..S::ROWS {
-                let words = tile[whole * S::ROWS..].chunks_exact_mut(S::ROWS);
-                for (words, values) in words.zip(row(index)[whole * T::INPUTS..].chunks(T::INPUTS))
-                {
-                    words[index].write(T::of(values));
+            let row =
+                |index: usize| &self.x[(first + index).min(last) * self.depth..][..self.depth];
+            pack_tile(simd, row, tile);
+        }
+    }
+}
+
+/// Writes a tile.
+///
+/// * `row`: the values of each of its `S::ROWS` rows
+#[inline(always)]
+pub(crate) fn pack_tile<'x, S: Simd, T: Operand>(
+    simd: S,
+    row: impl Fn(usize) -> &'x [f32],
+    tile: &mut [MaybeUninit<T>],
+) {
+    let words = tile.len() / S::ROWS;
+    // A column is longer than the rows of a tile: what is behind them is written again with the next word. The last
+    // words have no room for it.
+    let whole = (words + 1).saturating_sub(S::LANES.div_ceil(S::ROWS));
+    transpose::<S, T>(
+        simd,
+        |index| row(index.min(S::ROWS - 1)),
+        |word, column| {
+            let place = &mut tile[word * S::ROWS..];
+            if word < whole {
+                let place = &mut place[..S::LANES];
+                // SAFETY: so many words, of 32 bits.
+                unsafe { simd.store_i32(place.as_mut_ptr().cast(), column) };
+            } else {
+                let mut lanes = [0i32; PANEL];
+                // SAFETY: no vector has more lanes than a panel has columns; a word is an i32.
+                unsafe {
+                    simd.store_i32(lanes.as_mut_ptr(), column);
+                    let place = place[..S::ROWS].as_mut_ptr().cast::<i32>();
+                    place.copy_from_nonoverlapping(lanes.as_ptr(), S::ROWS);
                 }
             }
-        }
+        },
+    );
+}
+
+/// Hands on the words of as many rows as a vector has lanes: the first of each row, then the second.
+///
+/// * `row`: values, the same number in each
+#[inline(always)]
+pub(crate) fn transpose<'x, S: Simd, T: Operand>(
+    simd: S,
+    row: impl Fn(usize) -> &'x [f32],
+    mut column: impl FnMut(usize, S::I),
+) {
+    let words = row(0).len().div_ceil(T::INPUTS);
+    for first in (0..words).step_by(S::LANES) {
+        let whole = S::LANES * T::INPUTS;
+        let values = |index| {
+            let values = &row(index)[first * T::INPUTS..];
+            if values.len() >= whole {
+                // SAFETY: as many values are there.
+                return unsafe { T::gather(simd, values.as_ptr()) };
+            }
+            let mut copy = [0f32; 2 * PANEL];
+            copy[..values.len()].copy_from_slice(values);
+            // SAFETY: as above.
+            unsafe { T::gather(simd, copy.as_ptr()) }
+        };
+        simd.transpose(values, |index, of_all| {
+            if first + index < words {
+                column(first + index, of_all);
+            }
+        });
     }
 }

@@ -198,7 +198,13 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
     fn add_pairs(self, inputs: __m512i, weights: __m512i, sums: __m512) -> __m512 {
         if WITH == BF16 {
             // SAFETY: see above the impl; sixteen pairs of bf16 either way.
-            return unsafe { _mm512_dpbf16_ps(sums, transmute(inputs), transmute(weights)) };
+            return unsafe {
+                _mm512_dpbf16_ps(
+                    sums,
+                    transmute::<__m512i, __m512bh>(inputs),
+                    transmute::<__m512i, __m512bh>(weights),
+                )
+            };
         }
         let (a, w) = (self.widen_pairs(inputs), self.widen_pairs(weights));
         self.mul_add(a[1], w[1], self.mul_add(a[0], w[0], sums))
@@ -209,13 +215,40 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
         if WITH == BF16 {
             // SAFETY: the caller's promise, and see above the impl; thirty-two bf16 either way.
             return unsafe {
-                transmute(_mm512_cvtne2ps_pbh(self.load(from.add(16)), self.load(from)))
+                transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(
+                    self.load(from.add(16)),
+                    self.load(from),
+                ))
             };
         }
         let mut pairs = [0i32; 16];
         for (index, pair) in pairs.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
             *pair = super::pair_of(unsafe { [*from.add(2 * index), *from.add(2 * index + 1)] });
+        }
+        // SAFETY: sixteen values.
+        unsafe { self.load_i32(pairs.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn join_pairs(self, [first, second]: [__m512; 2]) -> __m512i {
+        if WITH == BF16 {
+            // SAFETY: see above the impl. The halves are put beside each other: each of sixteen bits, of which the
+            // upper ones of the second move up.
+            return unsafe {
+                let low = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(
+                    _mm512_cvtneps_pbh(first),
+                ));
+                let high = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(
+                    _mm512_cvtneps_pbh(second),
+                ));
+                _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
+            };
+        }
+        let lanes = [lanes(first), lanes(second)];
+        let mut pairs = [0i32; 16];
+        for (lane, pair) in pairs.iter_mut().enumerate() {
+            *pair = super::pair_of([lanes[0][lane], lanes[1][lane]]);
         }
         // SAFETY: sixteen values.
         unsafe { self.load_i32(pairs.as_ptr()) }

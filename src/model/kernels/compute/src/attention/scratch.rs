@@ -1,0 +1,89 @@
+//! Keys and values of a block in the order of the products.
+
+use std::{cell::RefCell, ops::Range};
+
+use super::{Head, KEYS};
+use crate::{
+    operand::{Operand, Pair},
+    packed::Line,
+    simd::{PANEL, Simd},
+    tiles::transpose,
+};
+
+thread_local! {
+    pub(super) static NUMBERS: RefCell<Scratch<f32>> = const { RefCell::new(Scratch::new()) };
+    pub(super) static PAIRS: RefCell<Scratch<Pair>> = const { RefCell::new(Scratch::new()) };
+}
+
+/// What a task needs beside its result; kept for the thread's next one.
+pub(super) struct Scratch<T> {
+    /// The queries of a tile, in a product's order.
+    pub(super) queries: Vec<T>,
+    /// Panels of 16 keys: in each a line for each word of a head.
+    pub(super) keys: Vec<Line<T>>,
+    /// Panels of 16 values of a head: in each a line for each word of keys.
+    pub(super) values: Vec<Line<T>>,
+    /// Rows of a tile: in each a score for each key, and then a weight.
+    pub(super) scores: Vec<Line<f32>>,
+    /// Of each query the largest score so far, and the sum of the exponentials over it.
+    pub(super) sums: Vec<(f32, f32)>,
+}
+
+impl<T: Operand> Scratch<T> {
+    const fn new() -> Self {
+        Self {
+            queries: Vec::new(),
+            keys: Vec::new(),
+            values: Vec::new(),
+            scores: Vec::new(),
+            sums: Vec::new(),
+        }
+    }
+
+    /// Makes room for a block; what was there is written anew.
+    pub(super) fn reserve(&mut self, rows: usize, dim: usize, block: usize) {
+        let words = dim.div_ceil(T::INPUTS);
+        self.queries.resize(words * rows, T::default());
+        let line = Line([T::default(); PANEL]);
+        self.keys.resize(block.div_ceil(PANEL) * words, line);
+        self.values.resize(dim.div_ceil(PANEL) * block.div_ceil(T::INPUTS), line);
+        self.scores.resize(rows * KEYS / PANEL, Line([0.0; PANEL]));
+    }
+
+    /// Packs a block of keys and values.
+    #[inline(always)]
+    pub(super) fn pack<S: Simd>(&mut self, simd: S, head: &Head<'_>, block: &Range<usize>) {
+        let dim = head.shape.head_dim;
+        let words = dim.div_ceil(T::INPUTS);
+        for (panel, lines) in self.keys.chunks_exact_mut(words).enumerate() {
+            for lane in (0..PANEL).step_by(S::LANES) {
+                // The scores of what is behind the last key are overwritten.
+                let key =
+                    |index: usize| (block.start + panel * PANEL + lane + index).min(block.end - 1);
+                let row = |index: usize| &head.row(1, key(index))[..dim];
+                transpose::<S, T>(simd, row, |word, column| {
+                    let to = &mut lines[word].0[lane..lane + S::LANES];
+                    // SAFETY: so many words, of 32 bits.
+                    unsafe { simd.store_i32(to.as_mut_ptr().cast(), column) };
+                });
+            }
+        }
+        let of_panel = block.len().div_ceil(T::INPUTS);
+        for word in 0..of_panel {
+            let key = block.start + word * T::INPUTS;
+            let rows = [key, (key + 1).min(block.end - 1)].map(|key| &head.row(2, key)[..dim]);
+            // An odd last key has no other; its weight is zero, and times zero it adds nothing.
+            let is_whole = key + T::INPUTS <= block.end;
+            for at in (0..dim).step_by(S::LANES) {
+                let [first, mut second] = rows.map(|row| simd.load_slice(&row[at..]));
+                if !is_whole {
+                    second = simd.splat(0.0);
+                }
+                let line = &mut self.values[at / PANEL * of_panel + word];
+                let to = &mut line.0[at % PANEL..][..S::LANES];
+                // SAFETY: so many words, of 32 bits.
+                unsafe { T::join(simd, to.as_mut_ptr().cast(), [first, second]) };
+            }
+        }
+    }
+}
