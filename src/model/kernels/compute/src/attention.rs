@@ -325,6 +325,7 @@ unsafe fn multiply_rows<S: Simd, T: Operand, const HEIGHT: usize>(
     sums: &mut [[S::F; 2]; HEIGHT],
 ) {
     let mut local = *sums;
+    let lines = if panels_of::<S>() == 1 { [lines[0]; 2] } else { lines };
     let whole = words / UNROLLED * UNROLLED;
     for at in (0..whole).step_by(UNROLLED) {
         for ahead in 0..UNROLLED {

@@ -103,13 +103,17 @@ impl Packed {
         matches!(self.lines, Lines::Bf16(_))
     }
 
+    /// Whether the product reads them where they are, without widening them first.
+    pub(crate) fn is_in_place<T: Operand>(&self) -> bool {
+        T::INPUTS > 1 || matches!(self.lines, Lines::F32(_))
+    }
+
     /// Equal passes over the rows, of so many words each; of an even number, so that none begins inside of a pair.
     ///
     /// * `panels`: worked on at a time
     pub(crate) fn pass<T: Operand>(&self, panels: usize) -> usize {
         let words = self.depth.div_ceil(T::INPUTS);
-        let in_place = T::INPUTS > 1 || matches!(self.lines, Lines::F32(_));
-        let most = match in_place {
+        let most = match self.is_in_place::<T>() {
             true if words <= WHOLE || panels > 1 => words,
             true => PART,
             false => WIDENED / panels,

@@ -156,8 +156,9 @@ impl<T: Operand> Kernel for Block<'_, T> {
         let packed = self.weights.packed;
         let depth = packed.depth().div_ceil(T::INPUTS);
         let step = packed.pass::<T>(panels_of::<S>());
-        let mut scratch = [Line([0f32; PANEL]); WIDENED];
-        let (first, second) = scratch.split_at_mut(WIDENED / panels_of::<S>());
+        let room = if packed.is_in_place::<T>() { 0 } else { WIDENED };
+        let mut scratch = vec![Line([0f32; PANEL]); room];
+        let (first, second) = scratch.split_at_mut(room / panels_of::<S>());
         for start in (0..depth).step_by(step) {
             let words = start..depth.min(start + step);
             for panel in self.panels.clone().step_by(panels_of::<S>()) {
@@ -277,6 +278,8 @@ pub(crate) fn multiply<S: Simd, T: Operand, const HEIGHT: usize>(
             }
         }
     };
+    // That they are one panel's is what the compiler can't know: it would count through both.
+    let lines = if panels_of::<S>() == 1 { [lines[0]; 2] } else { lines };
     let mut addresses = [ahead[0].address, ahead[1].address];
     let turns = turns(lines[0]);
     let of_turn = UNROLLED * S::ROWS;

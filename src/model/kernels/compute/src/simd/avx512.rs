@@ -53,7 +53,7 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
     type F = __m512;
     type I = __m512i;
     const LANES: usize = 16;
-    // Fourteen sums of one panel and a vector of weights; the broadcasts are operands in memory.
+    // Twenty-four sums, two vectors of weights, and broadcasts on their way.
     const ROWS: usize = 12;
     // Twelve sums, two vectors of weights, and room for what is on its way to a sum.
     const BYTE_ROWS: usize = 12;
