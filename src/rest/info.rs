@@ -60,8 +60,8 @@ pub(super) struct ModelInfo {
     agreement: Option<f32>,
     /// Where they run: `cpu`, `cuda:0`, `metal`.
     device: String,
-    /// The processor's instructions that the towers use: `portable`, `avx2`, `avx512`, `avx512vnni`, `avx512bf16`; null
-    /// on other devices.
+    /// The processor's instructions that the towers use: `portable`, `avx2`, `avx512`, `avx512vnni`, `avx512bf16`,
+    /// `neon`; null on other devices.
     cpu_features: Option<String>,
     /// Values of an embedding.
     dimension: usize,

@@ -129,7 +129,7 @@ fn threads_do_not_change_a_row() {
 fn every_set_of_instructions_agrees() {
     for name in ["tiny", "odd-shapes", "erf-gelu", "naflex-up"] {
         let expected = Reference::open(&format!("{name}/expected.safetensors"));
-        for cpu_features in ["portable", "avx2", "avx512", "avx512vnni", "avx512bf16"] {
+        for cpu_features in ["portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon"] {
             let source = reference::folder().join(name).to_string_lossy().into_owned();
             let cpu_features: config::CpuFeatures = cpu_features.parse().expect("a set");
             let config = config::Model { source, cpu_features, ..config::Model::default() };

@@ -1,7 +1,11 @@
 //! Which instructions the kernels use, chosen once at start.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::{fmt, str::FromStr};
 
+#[cfg(target_arch = "aarch64")]
+use crate::simd::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{
     avx2::Avx2,
@@ -28,6 +32,8 @@ enum Set {
     Avx512Vnni,
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 /// What an operator may ask for.
@@ -46,6 +52,8 @@ pub enum Choice {
     Avx512Vnni,
     /// The same with BF16 too, for products of pairs of bf16.
     Avx512Bf16,
+    /// NEON, of aarch64.
+    Neon,
 }
 
 /// The processor lacks what was asked for.
@@ -72,6 +80,10 @@ impl Level {
                 return Self(Set::Avx2);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if Self::neon().is_some() {
+            return Self(Set::Neon);
+        }
         Self(Set::Portable)
     }
 
@@ -89,6 +101,8 @@ impl Level {
             Choice::Avx512Vnni if Self::avx512_vnni().is_some() => Ok(Self(Set::Avx512Vnni)),
             #[cfg(target_arch = "x86_64")]
             Choice::Avx512Bf16 if Self::avx512_bf16().is_some() => Ok(Self(Set::Avx512Bf16)),
+            #[cfg(target_arch = "aarch64")]
+            Choice::Neon if Self::neon().is_some() => Ok(Self(Set::Neon)),
             _ => Err(Lacking(choice)),
         }
     }
@@ -96,8 +110,8 @@ impl Level {
     /// Every set that this processor has, the narrowest first.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        use Choice::{Avx2, Avx512, Avx512Bf16, Avx512Vnni, Portable};
-        let all = [Portable, Avx2, Avx512, Avx512Vnni, Avx512Bf16];
+        use Choice::{Avx2, Avx512, Avx512Bf16, Avx512Vnni, Neon, Portable};
+        let all = [Portable, Avx2, Avx512, Avx512Vnni, Avx512Bf16, Neon];
         all.into_iter().filter_map(|choice| Self::choose(choice).ok()).collect()
     }
 
@@ -164,6 +178,20 @@ impl Level {
         has.then(|| unsafe { Avx512::assume() })
     }
 
+    #[cfg(target_arch = "aarch64")]
+    fn neon() -> Option<Neon<false>> {
+        // SAFETY: just asked.
+        is_aarch64_feature_detected!("neon").then(|| unsafe { Neon::assume() })
+    }
+
+    /// No level of its own: sums of bytes' products are exact, so that all vectors are the same.
+    #[cfg(target_arch = "aarch64")]
+    fn neon_dot() -> Option<Neon<true>> {
+        let has = Self::neon().is_some() && is_aarch64_feature_detected!("dotprod");
+        // SAFETY: just asked.
+        has.then(|| unsafe { Neon::assume() })
+    }
+
     /// Runs a kernel compiled for this set.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -177,6 +205,9 @@ impl Level {
             Set::Avx512 | Set::Avx512Vnni | Set::Avx512Bf16 => unsafe {
                 Avx512::<PLAIN>::assume().vectorize(kernel)
             },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Set::Neon => unsafe { Neon::<false>::assume().vectorize(kernel) },
         }
     }
 
@@ -188,6 +219,11 @@ impl Level {
             // SAFETY: a level of these sets exists only where the processor has VNNI.
             Set::Avx512Vnni | Set::Avx512Bf16 => unsafe {
                 Avx512::<VNNI>::assume().vectorize(kernel)
+            },
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => match Self::neon_dot() {
+                Some(simd) => simd.vectorize(kernel),
+                None => self.run(kernel),
             },
             _ => self.run(kernel),
         }
@@ -227,6 +263,8 @@ impl fmt::Display for Level {
             Set::Avx512Vnni => "avx512vnni",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Bf16 => "avx512bf16",
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => "neon",
         })
     }
 }
@@ -240,6 +278,7 @@ impl fmt::Display for Choice {
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512vnni",
             Self::Avx512Bf16 => "avx512bf16",
+            Self::Neon => "neon",
         })
     }
 }
@@ -255,8 +294,9 @@ impl FromStr for Choice {
             "avx512" => Ok(Self::Avx512),
             "avx512vnni" => Ok(Self::Avx512Vnni),
             "avx512bf16" => Ok(Self::Avx512Bf16),
+            "neon" => Ok(Self::Neon),
             _ => Err(format!(
-                "`{text}` is not a level: auto, portable, avx2, avx512, avx512vnni or avx512bf16"
+                "`{text}` is not a level: auto, portable, avx2, avx512, avx512vnni, avx512bf16 or neon"
             )),
         }
     }

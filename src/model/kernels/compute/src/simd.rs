@@ -4,6 +4,8 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 mod portable;
 
 use std::mem::MaybeUninit;
@@ -187,9 +189,12 @@ pub(crate) fn pair_of(values: [f32; 2]) -> i32 {
 
 /// What the sums of bytes' products have room for, which is what bytes may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "no architecture's sets have them all"))]
 pub(crate) enum Room {
     /// Sums are of 32 bits from the first product on: any bytes.
     Any,
+    /// The first two products are added in 16 bits. Inputs are of 0 to 127: 2 * 127 * 127 < 2^15.
+    Seven,
     /// The first four products are added in 16 bits. Inputs are of 0 to 127, and no four weights that meet there
     /// have a sum beyond 258 on either side of zero: 127 * 258 = 32766.
     Sixteen,
@@ -200,14 +205,14 @@ impl Room {
     pub(crate) fn largest_input(self) -> u8 {
         match self {
             Self::Any => 255,
-            Self::Sixteen => 127,
+            Self::Seven | Self::Sixteen => 127,
         }
     }
 
     /// How far weights of one sign may add up that meet in a first sum.
     pub(crate) fn largest_sum(self) -> Option<u16> {
         match self {
-            Self::Any => None,
+            Self::Any | Self::Seven => None,
             Self::Sixteen => Some(258),
         }
     }

@@ -347,3 +347,17 @@ fn attention_to_what_is_no_number_gives_none() {
         }
     }
 }
+
+#[test]
+#[cfg(target_arch = "aarch64")]
+fn aarch64_takes_neon() {
+    assert_eq!(Level::detect().to_string(), "neon");
+}
+
+#[test]
+fn every_level_is_sound_and_is_what_its_name_chooses() {
+    for level in Level::available() {
+        let choice: Choice = level.to_string().parse().expect("a level");
+        assert!(level.is_sound() && Level::choose(choice) == Ok(level), "{level}");
+    }
+}
