@@ -7,6 +7,10 @@
 # The compiler that Cargo.toml asks for, on the distribution of the final image: one libc on both sides.
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /build
+# For libjpeg-turbo, whose sources come with a dependency.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends cmake nasm \
+    && rm -rf /var/lib/apt/lists/*
 COPY . .
 # A build context has no repository to ask. Declared this late, a new commit does not spoil the layers above.
 ARG SIGLIP_BUILD_COMMIT=""
@@ -14,7 +18,8 @@ ARG SIGLIP_BUILD_COMMIT=""
 # sources for the dependencies. The binary has to leave the cache within the same step.
 RUN --mount=type=cache,id=siglip-cargo-registry,target=/usr/local/cargo/registry \
     --mount=type=cache,id=siglip-target,target=/build/target \
-    SIGLIP_BUILD_COMMIT="$SIGLIP_BUILD_COMMIT" cargo build --release --locked --bin siglip-server \
+    SIGLIP_BUILD_COMMIT="$SIGLIP_BUILD_COMMIT" cargo build --release --locked --features turbojpeg \
+        --bin siglip-server \
     && install -D target/release/siglip-server /out/siglip-server
 
 FROM docker.io/library/debian:bookworm-slim

@@ -149,6 +149,11 @@ section! {
         cpu_features: CpuFeatures = CpuFeatures::default(), Choice "auto|portable|avx2|avx512|avx512vnni|avx512bf16|neon", flag "cpu-features";
         /// Threads that decode and resize pictures; 0 means one per core.
         cpu_pool_threads: usize = 0, CountOrZero "N", flag "cpu-pool-threads";
+        /// Whether a large JPEG is decoded at half its size: one with four times the rows and columns that the
+        /// model reads, or more. That takes less time and moves pixels by a few levels of 255
+        /// (docs/numerics.md). It acts in builds with the feature `turbojpeg` only, such as the container
+        /// image; all others decode every pixel.
+        fast_decode: bool = true, Switch "BOOL", flag "fast-decode";
     }
 }
 

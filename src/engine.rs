@@ -46,7 +46,7 @@ use crate::{
     cpu_pool::CpuPool,
     error::{Code, Error},
     fetch::Fetcher,
-    preprocess::Pixels,
+    preprocess::{Decoding, Pixels},
     registry::{Model, Readiness, Registry},
     telemetry::{Metrics, Timings},
 };
@@ -82,6 +82,7 @@ impl Context {
 pub struct Engine {
     registry: Registry,
     pool: CpuPool,
+    decoding: Decoding,
     texts: EmbeddingCache,
     images: EmbeddingCache,
     admission: Admission,
@@ -106,6 +107,7 @@ impl Engine {
         Ok(Self {
             registry,
             pool: CpuPool::new(config.model.cpu_pool_threads)?,
+            decoding: if config.model.fast_decode { Decoding::Fast } else { Decoding::Full },
             texts: EmbeddingCache::new("text", config.cache.text_bytes, Arc::clone(&metrics)),
             images: EmbeddingCache::new("image", config.cache.image_bytes, Arc::clone(&metrics)),
             admission: Admission::new(&limits),
@@ -115,6 +117,12 @@ impl Engine {
             limits,
             metrics,
         })
+    }
+
+    /// How much of a large picture is decoded.
+    #[must_use]
+    pub fn decoding(&self) -> Decoding {
+        self.decoding
     }
 
     /// Lets requests name pictures by URL.

@@ -15,7 +15,7 @@ use crate::{
     config,
     fetch::Guard,
     oip,
-    preprocess::{self, ImageLimits, ImageSpec, Resample, TargetSize},
+    preprocess::{self, Decoding, ImageLimits, ImageSpec, Resample, TargetSize},
     rest,
     tokenize::{Cleaning, TextTokenizer, TokenizerFiles, TokenizerOptions},
 };
@@ -38,8 +38,10 @@ pub fn image(bytes: &[u8]) {
     let limits = ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 16, max_decode_bytes: 1 << 20 };
     let header = preprocess::inspect(bytes, &limits);
     assert!(header.is_err() || preprocess::looks_like_an_image(&bytes[..bytes.len().min(32)]));
-    for size in [TargetSize::Fixed { height: 8, width: 8 }, PATCHES] {
-        let Ok(prepared) = preprocess::prepare(bytes, &spec(size), &limits) else { continue };
+    let fixed = TargetSize::Fixed { height: 8, width: 8 };
+    for (size, decoding) in [(fixed, Decoding::Fast), (PATCHES, Decoding::Full)] {
+        let prepared = preprocess::prepare(bytes, &spec(size), &limits, decoding);
+        let Ok(prepared) = prepared else { continue };
         let pixels = prepared.pixels;
         let area = pixels.height as usize * pixels.width as usize;
         assert!(pixels.data.len() == area * 3 && (1..=256).contains(&area), "{area}");

@@ -138,7 +138,7 @@ fn decode_base64(text: &[u8]) -> Result<Vec<u8>, Error> {
         [head @ .., b'=', b'='] | [head @ .., b'='] => head,
         _ => text,
     };
-    let url_safe = unpadded.iter().any(|byte| matches!(byte, b'-' | b'_'));
+    let url_safe = memchr::memchr2(b'-', b'_', unpadded).is_some();
     let decoder =
         if url_safe { base64_simd::URL_SAFE_NO_PAD } else { base64_simd::STANDARD_NO_PAD };
     decoder.decode_to_vec(unpadded).map_err(|_| {

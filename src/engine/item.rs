@@ -11,7 +11,9 @@ use crate::{
     cpu_pool::JobPanicked,
     embedding::Embedding,
     error::{Code, Error},
-    preprocess::{self, Header, ImageError, ImageLimits, ImageSpec, Prepared, TargetSize},
+    preprocess::{
+        self, Decoding, Header, ImageError, ImageLimits, ImageSpec, Prepared, TargetSize,
+    },
     registry::Model,
     telemetry::Stage,
     tokenize::{TextTokenizer, Tokens},
@@ -173,11 +175,11 @@ impl Engine {
         let (image, slot) = self.fetched(image, context).await?;
         let started = Instant::now();
         let identity = model.identity();
-        let limits = self.image_limits();
+        let (limits, decoding) = (self.image_limits(), self.decoding);
         // Hashing before decoding: an equal picture in flight or in the cache costs no decode.
         let hash = move || {
             let encoded = Encoded::read(image, &limits)?;
-            Ok((Key::image(&identity, &preprocessing(size), &encoded.bytes), encoded))
+            Ok((Key::image(&identity, &preprocessing(decoding, size), &encoded.bytes), encoded))
         };
         let (key, encoded) = self.on_pool(context, hash).await.map_err(decoder_panicked)??;
         let compute = async {
@@ -210,9 +212,9 @@ impl Engine {
         })?;
         let item = OnItsWay::new(&self.metrics, context);
         let _memory = self.decode_memory.take(header.decode_bytes).await;
-        let limits = self.image_limits();
+        let (limits, decoding) = (self.image_limits(), self.decoding);
         let spec = ImageSpec { size, ..model.image.clone() };
-        let job = move || preprocess::prepare(&bytes, &spec, &limits);
+        let job = move || preprocess::prepare(&bytes, &spec, &limits, decoding);
         let prepared = self.pool.run(job).await;
         item.arrive();
         prepared.map_err(decoder_panicked)?.map_err(image_error)
@@ -250,10 +252,10 @@ pub(super) fn no_text_tower(model: &Model) -> Error {
 
 /// What a cached picture depends on besides its bytes and the model: the arithmetic, and its resolution where
 /// requests may choose it.
-fn preprocessing(size: TargetSize) -> Cow<'static, str> {
+fn preprocessing(decoding: Decoding, size: TargetSize) -> Cow<'static, str> {
     match size.max_num_patches() {
-        None => preprocess::VERSION.into(),
-        Some(count) => format!("{}, {count} patches", preprocess::VERSION).into(),
+        None => decoding.version().into(),
+        Some(count) => format!("{}, {count} patches", decoding.version()).into(),
     }
 }
 

@@ -4,8 +4,9 @@ use std::io::Cursor;
 
 use image::{
     DynamicImage, ImageDecoder, ImageError as DecoderError, ImageFormat, ImageReader, Limits,
-    RgbImage, RgbaImage, error::LimitErrorKind,
+    RgbImage, RgbaImage, error::LimitErrorKind, metadata::Orientation,
 };
+use memchr::memmem;
 
 use super::{Header, ImageError, ImageLimits};
 
@@ -31,15 +32,60 @@ const MAX_SIDE: u32 = 1_000_000;
 /// to one. The PNG decoder keeps to it to the end, for which it is enough: it holds a row at a time.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
 
+/// What [`decode`] yields.
+pub(super) struct Decoded {
+    /// The picture, upright.
+    pub(super) picture: RgbImage,
+    /// Rows and columns by its header, upright.
+    pub(super) size: [u32; 2],
+    /// Rows and columns of `picture` that hold something: half of the last one goes over the edge where a side
+    /// of odd length was halved.
+    pub(super) extent: [f64; 2],
+}
+
 /// Decodes the first frame, upright, alpha composited on white.
-pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError> {
+///
+/// * `halves`: whether half the size is enough for a picture of these rows and columns
+pub(super) fn decode(
+    bytes: &[u8],
+    limits: &ImageLimits,
+    halves: impl FnOnce([u32; 2]) -> bool,
+) -> Result<Decoded, ImageError> {
     let (mut decoder, _) = open(bytes, limits)?;
     // A damaged EXIF block says nothing about the picture: read it as upright, as viewers do.
-    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
-    let mut picture =
-        DynamicImage::from_decoder(decoder).map_err(|error| failure(error, limits))?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let (width, height) = decoder.dimensions();
+    let size = if is_sideways(orientation) { [width, height] } else { [height, width] };
+    // Turning could bring the half of a pixel that is over the edge to the other end.
+    let symmetric = orientation == Orientation::NoTransforms || (width | height) % 2 == 0;
+    let halve = symmetric && halves(size);
+    let (mut picture, factor) = match turbo(bytes, (width, height), halve) {
+        Some(picture) => (DynamicImage::ImageRgb8(picture), if halve { 0.5 } else { 1.0 }),
+        None => {
+            let picture = DynamicImage::from_decoder(decoder);
+            (picture.map_err(|error| failure(error, limits))?, 1.0)
+        }
+    };
     picture.apply_orientation(orientation);
-    Ok(to_rgb(picture))
+    let extent = size.map(|side| f64::from(side) * factor);
+    Ok(Decoded { picture: to_rgb(picture), size, extent })
+}
+
+/// Whether turning the picture upright swaps its rows and columns.
+fn is_sideways(orientation: Orientation) -> bool {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
+}
+
+/// A JPEG by the faster decoder, where it is built in and has no objection.
+#[cfg(feature = "turbojpeg")]
+fn turbo(bytes: &[u8], size: (u32, u32), halve: bool) -> Option<RgbImage> {
+    (format(bytes)? == ImageFormat::Jpeg).then(|| super::turbo::decode(bytes, size, halve))?
+}
+
+#[cfg(not(feature = "turbojpeg"))]
+fn turbo(_: &[u8], _: (u32, u32), _: bool) -> Option<RgbImage> {
+    None
 }
 
 /// The header, within the limits.
@@ -101,11 +147,11 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
                 rest = rest.get(2 + length..).unwrap_or_default();
             }
             // Out of step: leave it to the decoder, which knows more.
-            _ => return bytes.windows(2).any(|pair| pair == END_OF_IMAGE),
+            _ => return memmem::find(bytes, &END_OF_IMAGE).is_some(),
         }
     }
     // Within a scan 0xFF is followed by 0x00 or a restart marker, so the pair cannot occur by chance.
-    rest.windows(2).any(|pair| pair == END_OF_IMAGE)
+    memmem::find(rest, &END_OF_IMAGE).is_some()
 }
 
 /// Size limits, before any pixel is decoded.

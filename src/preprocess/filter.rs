@@ -7,12 +7,19 @@ use super::Resample;
 pub(crate) struct Filter {
     pub(super) input: usize,
     pub(super) output: usize,
+    /// How much of the input the result spreads over, from its beginning.
+    extent: f64,
     resample: Resample,
 }
 
 impl Filter {
     pub(crate) fn new(resample: Resample, input: usize, output: usize) -> Self {
-        Self { input, output, resample }
+        Self { input, output, extent: input as f64, resample }
+    }
+
+    /// The same of the first `extent` input values alone, which need not be a whole number.
+    pub(super) fn over(self, extent: f64) -> Self {
+        Self { extent, ..self }
     }
 
     /// A side that has its size already is left alone.
@@ -24,7 +31,7 @@ impl Filter {
     /// widened by the scale when shrinking, sampled at the centres of the source values and made to sum
     /// to one.
     pub(crate) fn weights(&self, index: usize) -> (usize, Vec<f64>) {
-        let scale = self.input as f64 / self.output as f64;
+        let scale = self.extent / self.output as f64;
         let widening = scale.max(1.0);
         let support = self.resample.support() * widening;
         let center = (index as f64 + 0.5) * scale;

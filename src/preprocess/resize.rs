@@ -21,11 +21,18 @@ const CHANNELS: usize = 3;
 static LEVEL: LazyLock<Level> = LazyLock::new(Level::detect);
 
 /// Resizes to `[height, width]`; the aspect ratio is the caller's to keep.
-pub(super) fn resize(picture: RgbImage, to: [u32; 2], resample: Resample) -> Pixels {
+///
+/// * `extent`: the rows and columns that count, in full where that is all of them
+pub(super) fn resize(
+    picture: RgbImage,
+    extent: [f64; 2],
+    to: [u32; 2],
+    resample: Resample,
+) -> Pixels {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let picture = Raster { width, height, data: picture.into_raw() };
-    let across = Filter::new(resample, width, to[1] as usize);
-    let down = Filter::new(resample, height, to[0] as usize);
+    let across = Filter::new(resample, width, to[1] as usize).over(extent[1]);
+    let down = Filter::new(resample, height, to[0] as usize).over(extent[0]);
     let resized = if vertical_first(&across, &down) {
         picture.vertical(&down).horizontal(&across)
     } else {

@@ -33,7 +33,7 @@ fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
 }
 
 fn prepared(bytes: &[u8]) -> Pixels {
-    prepare(bytes, &spec(2, 4), &LIMITS).expect("prepares").pixels
+    prepare(bytes, &spec(2, 4), &LIMITS, Decoding::Full).expect("prepares").pixels
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn jpeg_with_orientation(orientation: u8) -> Vec<u8> {
 fn pictures_are_turned_upright() {
     // Where the red half is after each of the eight orientations.
     let red_at = |bytes: &[u8], index: usize| {
-        let pixels = prepare(bytes, &spec(4, 4), &LIMITS).expect("prepares").pixels;
+        let pixels = prepare(bytes, &spec(4, 4), &LIMITS, Decoding::Full).expect("prepares").pixels;
         pixels.data[index * 3] > 180 && pixels.data[index * 3 + 2] < 80
     };
     for (orientation, row, column) in
@@ -113,7 +113,8 @@ fn an_animation_gives_its_first_frame() {
 #[test]
 fn one_pixel_is_a_picture() {
     let dot = DynamicImage::ImageRgb8(ImageBuffer::from_pixel(1, 1, Rgb([9, 8, 7])));
-    let pixels = prepare(&encoded(&dot, ImageFormat::Png), &spec(16, 16), &LIMITS).expect("ok");
+    let pixels = prepare(&encoded(&dot, ImageFormat::Png), &spec(16, 16), &LIMITS, Decoding::Full)
+        .expect("ok");
     assert!(pixels.pixels.data.chunks(3).all(|pixel| pixel == [9, 8, 7]));
     assert_eq!(pixels.source_pixels, 1);
 }
@@ -121,16 +122,20 @@ fn one_pixel_is_a_picture() {
 #[test]
 fn limits_are_checked_before_decoding() {
     let large = encoded(&DynamicImage::new_rgb8(101, 100), ImageFormat::Png);
-    let error = prepare(&large, &spec(2, 2), &LIMITS).expect_err("too many pixels");
+    let error = prepare(&large, &spec(2, 2), &LIMITS, Decoding::Full).expect_err("too many pixels");
     assert!(matches!(error, ImageError::TooManyPixels { width: 101, height: 100, .. }), "{error}");
 
     let tight = ImageLimits { max_decode_bytes: 100, ..LIMITS };
-    let error =
-        prepare(&encoded(&DynamicImage::new_rgb8(50, 50), ImageFormat::Png), &spec(2, 2), &tight);
+    let error = prepare(
+        &encoded(&DynamicImage::new_rgb8(50, 50), ImageFormat::Png),
+        &spec(2, 2),
+        &tight,
+        Decoding::Full,
+    );
     assert!(matches!(error, Err(ImageError::TooMuchMemory { .. })));
 
     let tight = ImageLimits { max_bytes: 10, ..LIMITS };
-    let error = prepare(&large, &spec(2, 2), &tight).expect_err("too many bytes");
+    let error = prepare(&large, &spec(2, 2), &tight, Decoding::Full).expect_err("too many bytes");
     assert!(matches!(error, ImageError::TooManyBytes { limit: 10, .. }));
 }
 
@@ -141,7 +146,7 @@ fn a_header_that_claims_the_moon_is_refused_by_its_size() {
     png.extend(crc32(&png[12..]).to_be_bytes());
     png.extend(b"\0\0\0\0IDAT");
     png.extend(crc32(b"IDAT").to_be_bytes());
-    let error = prepare(&png, &spec(2, 2), &LIMITS).expect_err("too large");
+    let error = prepare(&png, &spec(2, 2), &LIMITS, Decoding::Full).expect_err("too large");
     assert!(
         matches!(error, ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. }),
         "{error}"
@@ -161,10 +166,10 @@ fn crc32(bytes: &[u8]) -> u32 {
 fn what_is_no_picture_is_named_so() {
     for bytes in [&b"<svg xmlns='http://www.w3.org/2000/svg'/>"[..], b"<html>", b"%PDF-1.7", b"\0"]
     {
-        let error = prepare(bytes, &spec(2, 2), &LIMITS).expect_err("no picture");
+        let error = prepare(bytes, &spec(2, 2), &LIMITS, Decoding::Full).expect_err("no picture");
         assert!(matches!(error, ImageError::UnknownFormat), "{error}");
     }
-    assert!(matches!(prepare(b"", &spec(2, 2), &LIMITS), Err(ImageError::Empty)));
+    assert!(matches!(prepare(b"", &spec(2, 2), &LIMITS, Decoding::Full), Err(ImageError::Empty)));
 }
 
 #[test]
@@ -173,9 +178,9 @@ fn damage_is_an_error_and_never_a_panic() {
         let whole = encoded(&flag(), format);
         for length in 0..whole.len() {
             // Some formats can be cut within their trailer; what matters is that nothing panics.
-            drop(prepare(&whole[..length], &spec(2, 4), &LIMITS));
+            drop(prepare(&whole[..length], &spec(2, 4), &LIMITS, Decoding::Full));
         }
-        let half = prepare(&whole[..whole.len() / 2], &spec(2, 4), &LIMITS);
+        let half = prepare(&whole[..whole.len() / 2], &spec(2, 4), &LIMITS, Decoding::Full);
         assert!(matches!(half, Err(ImageError::Damaged { .. })), "{format:?}");
     }
 }

@@ -12,8 +12,9 @@ use self::tei::TeiInfo;
 use super::AppState;
 use crate::{
     build_info, config,
-    preprocess::{self, Resample, TargetSize},
-    registry::{Model, Registry},
+    engine::Engine,
+    preprocess::{Resample, TargetSize},
+    registry::Model,
 };
 
 /// What is served, and within which limits.
@@ -205,15 +206,16 @@ impl From<&config::Limits> for LimitsInfo {
 
 impl ModelInfo {
     /// What each loaded model says of itself, the default first.
-    fn all(registry: &Registry) -> Vec<Self> {
+    fn all(engine: &Engine) -> Vec<Self> {
+        let registry = engine.registry();
         let with_aliases = |model: &Arc<Model>| {
             let aliases = registry.aliases().filter(|(_, name)| *name == model.name);
-            Self::of(model, aliases.map(|(alias, _)| alias.to_owned()).collect())
+            Self::of(engine, model, aliases.map(|(alias, _)| alias.to_owned()).collect())
         };
         registry.loaded().map(with_aliases).collect()
     }
 
-    fn of(model: &Model, aliases: Vec<String>) -> Self {
+    fn of(engine: &Engine, model: &Model, aliases: Vec<String>) -> Self {
         let card = &model.card;
         Self {
             name: model.name.clone(),
@@ -238,7 +240,7 @@ impl ModelInfo {
                 Resample::Bilinear => "bilinear",
                 Resample::Bicubic => "bicubic",
             },
-            preprocessing_version: preprocess::VERSION,
+            preprocessing_version: engine.decoding().version(),
             scoring: card.pair_head.map(|head| Scoring {
                 logit_scale: head.logit_scale,
                 logit_scale_exp: head.logit_scale.exp(),
@@ -262,7 +264,7 @@ pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
     Json(Info {
         version: build_info::VERSION,
         commit: build_info::COMMIT,
-        models: ModelInfo::all(registry),
+        models: ModelInfo::all(state.engine()),
         limits: state.limits().into(),
         fetch: state.engine().fetcher().map(|fetcher| fetcher.config().into()),
         tei: registry.loaded().next().map(|model| TeiInfo::new(model, state.limits())),

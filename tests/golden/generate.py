@@ -405,6 +405,30 @@ def hand_made(folder, base):
     (folder / "cmyk-unmarked.jpg").write_bytes(adobe[:start] + adobe[start + 16 :])
 
 
+def whole_jpegs(folder):
+    """JPEGs that are compared pixel by pixel, not resized: a decoder of Pillow's arithmetic has all of them equal."""
+    picture = Image.fromarray(pictures(45, 1)[0][:35])
+    exif = Image.Exif()
+    files = {
+        "444": {"subsampling": 0},
+        "422": {"subsampling": 1},
+        "420": {"subsampling": 2},
+        "rough": {"subsampling": 2, "quality": 20},
+        "progressive": {"subsampling": 2, "progressive": True},
+        "restarts": {"subsampling": 2, "restart_marker_blocks": 2},
+        "restarts-progressive": {"subsampling": 1, "progressive": True, "restart_marker_rows": 1},
+        "rgb": {"keep_rgb": True},
+    }
+    for orientation in range(2, 9):
+        exif[0x0112] = orientation
+        files[f"orientation-{orientation}"] = {"exif": exif.tobytes()}
+    for name, options in files.items():
+        picture.save(folder / f"whole-{name}.jpg", **{"quality": 90} | options)
+    picture.convert("L").save(folder / "whole-grey.jpg", quality=90)
+    picture.crop((0, 0, 1, 1)).save(folder / "whole-dot.jpg", quality=90)
+    picture.crop((0, 0, 3, 17)).save(folder / "whole-strip.jpg", quality=90)
+
+
 def decode_vectors():
     """One small file of every kind, and the pixels that Pillow and transformers make of it."""
     folder = HERE / "decode"
@@ -464,13 +488,15 @@ def decode_vectors():
     for name, (picture, options) in files.items():
         picture.save(folder / name, **options)
     hand_made(folder, base)
+    whole_jpegs(folder)
     tensors = {}
     for name in sorted(path.name for path in folder.iterdir()):
         with Image.open(folder / name) as opened:
             if opened.mode == "I;16":
                 # Pillow clips deep grey to white; the high byte is what it does to deep colour.
                 opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
-            tensors[name] = resized(opened, (12, 16), Image.BICUBIC)
+            size = ImageOps.exif_transpose(opened).size if name.startswith("whole-") else (12, 16)
+            tensors[name] = resized(opened, size, Image.BICUBIC)
     save_numpy({k: np.ascontiguousarray(v) for k, v in tensors.items()}, HERE / "decode.safetensors")
 
 

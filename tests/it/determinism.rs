@@ -6,7 +6,7 @@ use siglip_server::{
     config,
     embedding::Embedding,
     model::{self, Loaded, Tower},
-    preprocess::{self, ImageLimits, ImageSpec, Pixels},
+    preprocess::{self, Decoding, ImageLimits, ImageSpec, Pixels},
     tokenize::{TextTokenizer, Tokens},
 };
 
@@ -64,7 +64,7 @@ fn pictures(spec: &ImageSpec) -> Vec<Pixels> {
     let limits = ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 20, max_decode_bytes: 1 << 24 };
     let picture = |index| {
         let bytes = hostile::encoded(ImageFormat::Png, 20 + index, 50 - index);
-        preprocess::prepare(&bytes, spec, &limits).expect("a picture").pixels
+        preprocess::prepare(&bytes, spec, &limits, Decoding::Full).expect("a picture").pixels
     };
     (0..ROWS as u32).map(picture).collect()
 }

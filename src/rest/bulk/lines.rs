@@ -53,7 +53,7 @@ impl Lines {
     /// The next line, without its break; `None` until there is one.
     fn next(&mut self, buffer: &mut BytesMut) -> Option<Line> {
         loop {
-            let found = buffer[self.scanned..].iter().position(|&byte| byte == b'\n');
+            let found = memchr::memchr(b'\n', &buffer[self.scanned..]);
             let Some(at) = found.map(|at| at + self.scanned) else {
                 self.scanned = buffer.len();
                 if self.scanned <= self.max && !self.skipping {

@@ -5,7 +5,7 @@ use std::fs;
 use siglip_server::{
     embedding::Embedding,
     model::Tower,
-    preprocess::{self, ImageLimits},
+    preprocess::{self, Decoding, ImageLimits},
 };
 
 use super::reference::{Reference, assert_close, cosines, load};
@@ -49,7 +49,8 @@ fn the_sample_images_become_pillows_pixels() {
     for (name, reference) in expected.list("images").iter().zip(expected.pixels()) {
         let path = format!("{}/tests/fixtures/images/{name}", env!("CARGO_MANIFEST_DIR"));
         let bytes = fs::read(path).expect("a sample image");
-        let prepared = preprocess::prepare(&bytes, &model.image, &LIMITS).expect("a valid picture");
+        let prepared = preprocess::prepare(&bytes, &model.image, &LIMITS, Decoding::Full)
+            .expect("a valid picture");
         let most = prepared
             .pixels
             .data

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use image::{ImageFormat, RgbImage};
 use siglip_server::{
     model::{Siglip, Tower, TowerError},
-    preprocess::{self, ImageLimits, ImageSpec, Pixels, TargetSize},
+    preprocess::{self, Decoding, ImageLimits, ImageSpec, Pixels, TargetSize},
 };
 
 use super::{
@@ -32,7 +32,9 @@ pub(super) fn sources(expected: &Reference) -> Vec<Vec<u8>> {
 
 /// The same, prepared as a model asks for it.
 fn pictures(expected: &Reference, spec: &ImageSpec) -> Vec<Pixels> {
-    let prepare = |png: &Vec<u8>| preprocess::prepare(png, spec, &LIMITS).expect("valid").pixels;
+    let prepare = |png: &Vec<u8>| {
+        preprocess::prepare(png, spec, &LIMITS, Decoding::Full).expect("valid").pixels
+    };
     sources(expected).iter().map(prepare).collect()
 }
 

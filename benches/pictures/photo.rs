@@ -1,0 +1,56 @@
+//! Pictures like photographs: detail at every scale, the finer the fainter, and a few hard edges.
+
+use image::{Rgb, RgbImage};
+
+/// A made-up photograph.
+#[must_use]
+pub fn photo(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        let disc = (i64::from(x) - 300).pow(2) + (i64::from(y) - 250).pow(2) < 150 * 150;
+        let stripe = (x + 2 * y) % 700 < 40;
+        let light: i32 = if disc { 70 } else { i32::from(stripe) * -60 };
+        Rgb([0, 1, 2].map(|channel| {
+            // Channels of a photograph have most of their detail in common.
+            let value = 128.0 + 0.8 * detail(x, y, 9) + 0.4 * detail(x, y, channel);
+            (value as i32 + light).clamp(0, 255) as u8
+        }))
+    })
+}
+
+/// White noise, which no photograph is: the worst case.
+#[must_use]
+pub fn noise(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        Rgb([0, 1, 2].map(|seed| (hash(x, y, seed) >> 24) as u8))
+    })
+}
+
+/// Octaves of smooth noise, each half as strong as the next coarser one.
+fn detail(x: u32, y: u32, seed: u32) -> f32 {
+    (1..=8)
+        .map(|octave| smooth(x, y, 1 << octave, seed + 16 * octave) * (1 << octave) as f32 / 2.5)
+        .sum()
+}
+
+/// Random values on a grid of `cell` pixels, from -1 to 1, and what lies between them.
+fn smooth(x: u32, y: u32, cell: u32, seed: u32) -> f32 {
+    let corner = |right, down| {
+        hash(x / cell + right, y / cell + down, seed) as f32 / (u32::MAX / 2) as f32 - 1.0
+    };
+    let [right, down] = [x, y].map(|at| (at % cell) as f32 / cell as f32);
+    let between = |from: f32, to: f32, share: f32| from + (to - from) * share;
+    between(
+        between(corner(0, 0), corner(1, 0), right),
+        between(corner(0, 1), corner(1, 1), right),
+        down,
+    )
+}
+
+fn hash(x: u32, y: u32, seed: u32) -> u32 {
+    let mut value =
+        x.wrapping_mul(0x9E37_79B1) ^ y.wrapping_mul(0x85EB_CA77) ^ seed.wrapping_mul(0xC2B2_AE3D);
+    for _ in 0..2 {
+        value = (value ^ (value >> 15)).wrapping_mul(0x2C1B_3C6D);
+    }
+    value ^ (value >> 13)
+}

@@ -1,0 +1,125 @@
+//! What libjpeg-turbo may change, and what it may not. Pillow's pixels are for the golden tests.
+
+use image::{RgbImage, imageops};
+use turbojpeg::{Compressor, Image, PixelFormat, Subsamp};
+
+use super::super::{
+    Decoding, ImageError, ImageLimits, ImageSpec, Pixels, Resample, TargetSize, prepare,
+};
+
+#[path = "../../../benches/pictures/photo.rs"]
+mod photo;
+
+const LIMITS: ImageLimits =
+    ImageLimits { max_bytes: 1 << 24, max_pixels: 1 << 24, max_decode_bytes: 1 << 28 };
+
+const SIDE: u32 = 224;
+
+fn spec(resample: Resample) -> ImageSpec {
+    ImageSpec { resample, ..ImageSpec::parse(b"{}", SIDE).expect("the defaults") }
+}
+
+fn compressed(picture: &RgbImage, subsamp: Subsamp, progressive: bool) -> Vec<u8> {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let format = PixelFormat::RGB;
+    let mut compressor = Compressor::new().expect("a compressor");
+    compressor.set_quality(90).expect("in range");
+    compressor.set_subsamp(subsamp).expect("known");
+    compressor.set_progressive(progressive).expect("known");
+    let image = Image { pixels: &picture.as_raw()[..], width, pitch: width * 3, height, format };
+    compressor.compress_to_vec(image).expect("encodes")
+}
+
+fn prepared(bytes: &[u8], resample: Resample, decoding: Decoding) -> Pixels {
+    let prepared = prepare(bytes, &spec(resample), &LIMITS, decoding).expect("a picture");
+    prepared.pixels
+}
+
+/// The largest and the mean difference between fast and full decoding, in levels of 255.
+fn levels(bytes: &[u8], resample: Resample) -> (u8, f64) {
+    let [fast, full] =
+        [Decoding::Fast, Decoding::Full].map(|decoding| prepared(bytes, resample, decoding));
+    assert_ne!(fast, full, "halving was not noticed");
+    let pairs = || fast.data.iter().zip(&*full.data).map(|(fast, full)| fast.abs_diff(*full));
+    let sum: u64 = pairs().map(u64::from).sum();
+    (pairs().max().unwrap_or_default(), sum as f64 / fast.data.len() as f64)
+}
+
+#[test]
+fn half_the_size_moves_a_photograph_by_few_levels() {
+    // Four times the target exactly is where it shows most; odd sides end within a pixel.
+    for (width, height) in [(896, 896), (901, 899), (1027, 1500), (2000, 1500)] {
+        let photo = photo::photo(width, height);
+        let noise = photo::noise(width, height);
+        for subsamp in [Subsamp::None, Subsamp::Sub2x1, Subsamp::Sub2x2, Subsamp::Gray] {
+            for resample in [Resample::Bicubic, Resample::Bilinear] {
+                let name = format!("{width} x {height}, {subsamp:?}, {resample:?}");
+                let (most, mean) = levels(&compressed(&photo, subsamp, false), resample);
+                println!("photograph, {name}: at most {most}, mean {mean:.3}");
+                assert!(most <= 10 && mean <= 0.5, "{name}: {most}, {mean}");
+                let (most, mean) = levels(&compressed(&noise, subsamp, false), resample);
+                println!("white noise, {name}: at most {most}, mean {mean:.3}");
+                assert!(most <= 24 && mean <= 4.0, "{name}: {most}, {mean}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_sample_pictures_keep_their_levels() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images");
+    for name in ["dog.jpg", "sunflower.jpg", "cat.png", "car.png", "pizza.webp", "guitar-grey.png"]
+    {
+        let picture = image::open(format!("{folder}/{name}")).expect("a picture").into_rgb8();
+        let large = imageops::resize(&picture, 1000, 1000, imageops::FilterType::CatmullRom);
+        let (most, mean) = levels(&compressed(&large, Subsamp::Sub2x2, false), Resample::Bicubic);
+        println!("{name}: at most {most}, mean {mean:.3}");
+        assert!(most <= 10 && mean <= 0.5, "{name}: {most}, {mean}");
+    }
+}
+
+#[test]
+fn a_picture_below_four_times_the_target_is_decoded_in_full() {
+    for (width, height) in [(895, 896), (896, 895), (224, 224), (100, 3000)] {
+        let bytes = compressed(&photo::photo(width, height), Subsamp::Sub2x2, true);
+        let [fast, full] = [Decoding::Fast, Decoding::Full]
+            .map(|decoding| prepared(&bytes, Resample::Bicubic, decoding));
+        assert_eq!(fast, full, "{width} x {height}");
+    }
+}
+
+#[test]
+fn the_pixels_of_the_header_are_counted() {
+    let bytes = compressed(&photo::photo(1001, 901), Subsamp::Sub2x2, false);
+    let prepared = prepare(&bytes, &spec(Resample::Bicubic), &LIMITS, Decoding::Fast);
+    assert_eq!(prepared.expect("a picture").source_pixels, 1001 * 901);
+    let tight = ImageLimits { max_pixels: 1000 * 900, ..LIMITS };
+    let error = prepare(&bytes, &spec(Resample::Bicubic), &tight, Decoding::Fast);
+    assert!(matches!(error, Err(ImageError::TooManyPixels { width: 1001, height: 901, .. })));
+}
+
+#[test]
+fn a_picture_of_many_scans_is_refused() {
+    let bytes = compressed(&photo::photo(64, 64), Subsamp::None, true);
+    let scan = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xDA]).expect("a scan");
+    let (head, end) = bytes.split_at(bytes.len() - 2);
+    let many = [head, &head[scan..].repeat(200), end].concat();
+    let error = prepare(&many, &spec(Resample::Bicubic), &LIMITS, Decoding::Full);
+    assert!(matches!(error, Err(ImageError::Damaged { .. })), "{error:?}");
+}
+
+#[test]
+fn damage_within_the_data_never_panics() {
+    let spec =
+        ImageSpec { size: TargetSize::Fixed { height: 8, width: 8 }, ..spec(Resample::Bicubic) };
+    for progressive in [false, true] {
+        let whole = compressed(&photo::photo(48, 40), Subsamp::Sub2x2, progressive);
+        for at in 2..whole.len() {
+            for value in [0x00, 0xFF, 0xD9, whole[at] ^ 0x11] {
+                let mut bytes = whole.clone();
+                bytes[at] = value;
+                drop(prepare(&bytes, &spec, &LIMITS, Decoding::Fast));
+            }
+        }
+    }
+}
