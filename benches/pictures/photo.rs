@@ -4,32 +4,23 @@ use image::{Rgb, RgbImage};
 
 /// A made-up photograph.
 #[must_use]
-pub fn photo(width: u32, height: u32) -> RgbImage {
+pub(super) fn photo(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let disc = (i64::from(x) - 300).pow(2) + (i64::from(y) - 250).pow(2) < 150 * 150;
         let stripe = (x + 2 * y) % 700 < 40;
-        let light: i32 = if disc { 70 } else { i32::from(stripe) * -60 };
-        Rgb([0, 1, 2].map(|channel| {
-            // Channels of a photograph have most of their detail in common.
-            let value = 128.0 + 0.8 * detail(x, y, 9) + 0.4 * detail(x, y, channel);
-            (value as i32 + light).clamp(0, 255) as u8
-        }))
+        let light = if disc { 70.0 } else { f32::from(u8::from(stripe)) * -60.0 };
+        // Channels of a photograph have most of their detail in common.
+        let common = 128.0 + light + 0.8 * detail(x, y, 1, 9);
+        Rgb([0, 1, 2]
+            .map(|channel| (common + 0.4 * detail(x, y, 6, channel)).clamp(0.0, 255.0) as u8))
     })
 }
 
-/// White noise, which no photograph is: the worst case.
-#[must_use]
-pub fn noise(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, y| {
-        Rgb([0, 1, 2].map(|seed| (hash(x, y, seed) >> 24) as u8))
-    })
-}
-
-/// Octaves of smooth noise, each half as strong as the next coarser one.
-fn detail(x: u32, y: u32, seed: u32) -> f32 {
-    (1..=8)
-        .map(|octave| smooth(x, y, 1 << octave, seed + 16 * octave) * (1 << octave) as f32 / 2.5)
-        .sum()
+/// Octaves of smooth noise from `2^finest` pixels up, each half as strong as the next coarser one.
+fn detail(x: u32, y: u32, finest: u32, seed: u32) -> f32 {
+    let octave =
+        |octave| smooth(x, y, 1_u32 << octave, seed + 16 * octave) * (1_u32 << octave) as f32 / 2.5;
+    (finest..=8).map(octave).sum()
 }
 
 /// Random values on a grid of `cell` pixels, from -1 to 1, and what lies between them.
