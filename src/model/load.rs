@@ -125,7 +125,7 @@ struct Towers {
 
 impl Towers {
     fn load(model: &SiglipConfig, image: &ImageSpec, root: &Scope<'_>) -> Result<Self, LoadError> {
-        let vision = vision(model, image, root)?;
+        let vision = siglip::Vision::load(&model.vision, image, &vision_scope(root))?;
         let Some(text) = text(model, root)? else {
             return Ok(Self { vision, text: None, pair_head: None });
         };
@@ -137,17 +137,12 @@ impl Towers {
     }
 }
 
-fn vision(
-    model: &SiglipConfig,
-    image: &ImageSpec,
-    root: &Scope<'_>,
-) -> Result<siglip::Vision, LoadError> {
-    // A stand-alone tower may be stored with the full model's prefix or without one.
-    let scope = match root.contains("embeddings.patch_embedding.weight") {
+/// A stand-alone tower may be stored with the full model's prefix or without one.
+fn vision_scope<'w>(root: &Scope<'w>) -> Scope<'w> {
+    match root.contains("embeddings.patch_embedding.weight") {
         true => root.clone(),
         false => root.at("vision_model"),
-    };
-    siglip::Vision::load(&model.vision, image, &scope)
+    }
 }
 
 fn text(model: &SiglipConfig, root: &Scope<'_>) -> Result<Option<siglip::Text>, LoadError> {
@@ -185,7 +180,7 @@ impl<'i> Check<'i> {
         Ok(Some(Self { probe, image, dtype, least: least.cosine() }))
     }
 
-    /// What f32 gives. Of its towers one is in memory at a time, and none when the others are loaded.
+    /// What f32 gives. Of its layers one is in memory at a time, and none when the towers are loaded.
     fn expected(
         &self,
         config: &config::Model,
@@ -194,9 +189,10 @@ impl<'i> Check<'i> {
     ) -> Result<Answers, LoadError> {
         let runtime = Runtime::new(&config::Model { dtype: config::DType::F32, ..config.clone() })?;
         let root = Scope::root(weights, &runtime);
-        let images = self.probe.images(&mut vision(model, self.image, &root)?)?;
-        let texts = match text(model, &root)? {
-            Some(mut text) => self.probe.texts(&mut text)?,
+        let scope = vision_scope(&root);
+        let images = siglip::Vision::once(&model.vision, self.image, &scope, &self.probe.pixels)?;
+        let texts = match &model.text {
+            Some(text) => siglip::Text::once(text, &root.at("text_model"), &self.probe.tokens)?,
             None => Vec::new(),
         };
         weights.forget();

@@ -25,8 +25,8 @@ const PICTURES: usize = 3;
 
 /// Rows for both towers.
 pub(super) struct Probe {
-    pixels: Vec<Pixels>,
-    tokens: Vec<Tokens>,
+    pub(super) pixels: Vec<Pixels>,
+    pub(super) tokens: Vec<Tokens>,
 }
 
 /// What a type gives for them.

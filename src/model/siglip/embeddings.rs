@@ -247,11 +247,17 @@ impl TokenEmbeddings {
     pub(super) fn forward(&self, rows: &[Tokens]) -> Result<Tensor> {
         let ids: Vec<u32> = rows.iter().flat_map(|row| row.ids.iter().copied()).collect();
         let ids = Tensor::from_vec(ids, rows.len() * self.length, &self.runtime.device)?;
-        self.tokens
-            .index_select(&ids, 0)?
-            .to_dtype(self.runtime.compute)?
-            .reshape((rows.len(), self.length, ()))?
-            .broadcast_add(&self.positions)
+        let x = self.tokens.index_select(&ids, 0)?.to_dtype(self.runtime.compute)?;
+        if matches!(x.device(), Device::Cpu) {
+            // candle would wake threads of its own for it, beside those of the towers.
+            let positions = self.positions.flatten_all()?.to_vec1::<f32>()?;
+            let mut values = x.flatten_all()?.to_vec1::<f32>()?;
+            for row in values.chunks_exact_mut(positions.len()) {
+                row.iter_mut().zip(&positions).for_each(|(value, position)| *value += position);
+            }
+            return Tensor::from_vec(values, (rows.len(), self.length, x.dim(1)?), x.device());
+        }
+        x.reshape((rows.len(), self.length, ()))?.broadcast_add(&self.positions)
     }
 }
 

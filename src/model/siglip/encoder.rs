@@ -58,6 +58,24 @@ impl Encoder {
         Ok(Self { layers })
     }
 
+    /// What [`Encoder::load`] and [`Encoder::forward`] give, with one layer in memory at a time.
+    ///
+    /// * `states`: of each row, `[1, tokens, hidden_size]`
+    pub(super) fn once(
+        config: &EncoderConfig,
+        scope: &Scope<'_>,
+        mut states: Vec<Tensor>,
+    ) -> std::result::Result<Vec<Tensor>, LoadError> {
+        let layers = scope.at("layers").in_bytes();
+        for index in 0..config.num_hidden_layers {
+            let layer = EncoderLayer::load(config, &layers.at(index))?;
+            let forward = || states.iter().map(|state| layer.forward(state)).collect();
+            states =
+                scope.runtime().run(forward).map_err(|error| LoadError::new(error.to_string()))?;
+        }
+        Ok(states)
+    }
+
     /// * `x`: `[batch, tokens, hidden_size]`
     /// * returns the last layer's output, of the same shape
     pub(super) fn forward(&self, x: Tensor) -> Result<Tensor> {

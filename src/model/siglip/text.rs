@@ -1,5 +1,7 @@
 //! The text tower.
 
+use candle_core::Tensor;
+
 use super::super::{
     LoadError, Tower, TowerError,
     kernels::{LayerNorm, Linear},
@@ -43,6 +45,31 @@ impl Text {
             projection,
             runtime: scope.runtime().clone(),
         })
+    }
+
+    /// What [`Text::load`] and a pass for each row give, with one layer in memory at a time.
+    pub(in crate::model) fn once(
+        config: &TextConfig,
+        scope: &Scope<'_>,
+        rows: &[Tokens],
+    ) -> Result<Vec<Embedding>, LoadError> {
+        let failed = |error: TowerError| LoadError::new(error.to_string());
+        let (hidden, projection) = (config.encoder.hidden_size, config.projection_size);
+        let runtime = scope.runtime();
+        let embeddings = TokenEmbeddings::load(config, &scope.at("embeddings"))?;
+        embeddings.check(rows).map_err(failed)?;
+        let embed =
+            || rows.iter().map(|row| embeddings.forward(std::slice::from_ref(row))).collect();
+        let states = runtime.run(embed).map_err(failed)?;
+        drop(embeddings);
+        let states = Encoder::once(&config.encoder, &scope.at("encoder"), states)?;
+        let norm = layer_norm(&config.encoder, &scope.at("final_layer_norm"))?;
+        let head = linear(&scope.at("head"), projection, hidden)?;
+        let pool = |state: &Tensor| {
+            let last = state.narrow(1, state.dim(1)? - 1, 1)?;
+            taps::row(&head.forward(&norm.forward(&last)?)?.squeeze(1)?, 0)
+        };
+        runtime.run(|| states.iter().map(pool).collect()).map_err(failed)
     }
 
     /// The same weights, which both share, computed with on other threads of the same device.

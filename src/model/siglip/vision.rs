@@ -58,6 +58,29 @@ impl Vision {
         })
     }
 
+    /// What [`Vision::load`] and a pass for each row give, with one layer in memory at a time.
+    pub(in crate::model) fn once(
+        config: &VisionConfig,
+        image: &ImageSpec,
+        scope: &Scope<'_>,
+        rows: &[Pixels],
+    ) -> std::result::Result<Vec<Embedding>, LoadError> {
+        let failed = |error: TowerError| LoadError::new(error.to_string());
+        let runtime = scope.runtime();
+        let embeddings = PatchEmbeddings::load(config, image, &scope.at("embeddings"))?;
+        embeddings.check(rows).map_err(failed)?;
+        let embed =
+            || rows.iter().map(|row| embeddings.forward(std::slice::from_ref(row))).collect();
+        let states = runtime.run(embed).map_err(failed)?;
+        drop(embeddings);
+        let states = Encoder::once(&config.encoder, &scope.at("encoder"), states)?;
+        let norm = layer_norm(&config.encoder, &scope.at("post_layernorm"))?;
+        let head = config.use_head.then(|| PoolingHead::load(&config.encoder, &scope.at("head")));
+        let head = head.transpose()?;
+        let pool = |state: &Tensor| taps::row(&pool(head.as_ref(), &norm.forward(state)?)?, 0);
+        runtime.run(|| states.iter().map(pool).collect()).map_err(failed)
+    }
+
     /// The same weights, which both share, computed with on other threads of the same device.
     pub(in crate::model) fn on(&self, runtime: &Runtime) -> Self {
         let embeddings = self.embeddings.on(runtime);
@@ -133,12 +156,16 @@ impl Vision {
     }
 
     fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
-        match &self.head {
-            Some(head) => head.forward(last_hidden_state),
-            None => {
-                let dtype = last_hidden_state.dtype();
-                last_hidden_state.to_dtype(candle_core::DType::F32)?.mean(1)?.to_dtype(dtype)
-            }
+        pool(self.head.as_ref(), last_hidden_state)
+    }
+}
+
+fn pool(head: Option<&PoolingHead>, last_hidden_state: &Tensor) -> Result<Tensor> {
+    match head {
+        Some(head) => head.forward(last_hidden_state),
+        None => {
+            let dtype = last_hidden_state.dtype();
+            last_hidden_state.to_dtype(candle_core::DType::F32)?.mean(1)?.to_dtype(dtype)
         }
     }
 }
