@@ -11,7 +11,7 @@ const LIMITS: ImageLimits =
     ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 24, max_decode_bytes: 1 << 26 };
 
 /// Most levels of a JPEG that is not resized, which averages nothing.
-const WHOLE_JPEG_LEVELS: u8 = 12;
+const WHOLE_JPEG_LEVELS: u8 = 24;
 
 /// The largest difference in levels of 255.
 fn levels(bytes: &[u8], spec: &ImageSpec, expected: &[u8]) -> u8 {
