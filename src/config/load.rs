@@ -16,8 +16,9 @@ use super::{
 /// The variable that names the config file where no `--config` does.
 pub const CONFIG_ENV: &str = "SIGLIP_CONFIG";
 
-/// Variables with the server's prefix that are no options: what the build script reads.
-const OTHER_ENV: [&str; 2] = [CONFIG_ENV, "SIGLIP_BUILD_COMMIT"];
+/// Variables with the server's prefix that are no options: what the build script reads and sets, which `cargo run` hands
+/// on to the program.
+const OTHER_ENV: [&str; 3] = [CONFIG_ENV, "SIGLIP_BUILD_COMMIT", "SIGLIP_BUILD_TARGET"];
 
 /// The variable that orders faults, in builds for tests.
 pub(crate) const FAILPOINT_ENV: &str = "SIGLIP_FAILPOINT";
