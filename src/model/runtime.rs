@@ -132,7 +132,8 @@ impl Runtime {
 }
 
 /// Tokens of a pass for each thread, at most. With more of them a layer's values leave the second-level caches before
-/// the next layer reads them: on two cores one picture at a time is faster than eight.
+/// the next layer reads them. On two cores of a Zen 4 server one picture at a time was 2 % faster than two in int8, and
+/// as fast in f32 and bf16.
 const TOKENS_PER_THREAD: usize = 128;
 
 /// The instructions that the configuration asks for, once they were seen to compute what plain Rust computes: a

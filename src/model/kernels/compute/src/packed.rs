@@ -38,7 +38,7 @@ pub(crate) const WIDENED: usize = 384;
 
 /// Words of a layer that takes one pass, its weights read in place: they come from the second-level cache in order,
 /// faster than they are used up, and no sum is written and read again. Where two panels go together any layer does:
-/// processors with vectors of 16 lanes have 1 MiB of it.
+/// servers with vectors of 16 lanes have 1 MiB of it.
 const WHOLE: usize = 1152;
 
 /// Words of a pass of a layer that has more of them: with those of a tile of rows they would no longer fit there.
