@@ -62,19 +62,20 @@ pub(super) fn last(hidden_states: &[Tensor]) -> Result<&Tensor> {
 ///
 /// * `tokens`: of a row
 /// * `pass`: gives `[batch, embedding_dim]`
-pub(super) fn in_passes<T: Clone>(
+pub(super) fn in_passes<T: Clone + Sync>(
     runtime: &Runtime,
     rows: &[T],
     tokens: usize,
-    pass: impl Fn(&[T]) -> Result<Tensor>,
+    pass: impl Fn(&[T]) -> Result<Tensor> + Send + Sync,
 ) -> Result<Vec<Embedding>> {
+    let passes = runtime.passes(rows, tokens);
+    let pooled = runtime.each(&passes, |rows| stage(&pass(rows)?))?;
     let mut embeddings = Vec::with_capacity(rows.len());
-    for part in runtime.passes(rows, tokens) {
-        let pooled = pass(&part)?;
-        let (_, dim) = pooled.dims2()?;
-        let count = part.len().min(rows.len() - embeddings.len());
-        let pooled = stage(&pooled.narrow(0, 0, count)?)?;
+    for (pass, pooled) in passes.iter().zip(pooled) {
+        let dim = pooled.values.len() / pass.len();
         embeddings.extend(pooled.values.chunks_exact(dim).map(Embedding::new));
     }
+    // Those that only fill a pass up come last.
+    embeddings.truncate(rows.len());
     Ok(embeddings)
 }
