@@ -145,12 +145,14 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
 
     #[inline(always)]
     fn sum(self, vector: __m512) -> f32 {
-        lanes(vector).iter().sum()
+        // SAFETY: see above the impl.
+        unsafe { _mm512_reduce_add_ps(vector) }
     }
 
     #[inline(always)]
     fn max_of(self, vector: __m512) -> f32 {
-        lanes(vector).into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+        // SAFETY: see above the impl.
+        unsafe { _mm512_reduce_max_ps(vector) }
     }
 
     #[inline(always)]
