@@ -3,8 +3,14 @@
 // The peak of a process stands in a file of Linux alone.
 #![cfg(target_os = "linux")]
 
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write as _},
+    path::Path,
+};
+
 use reqwest::header::CONTENT_TYPE;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{app::client, process::Server};
 
@@ -65,5 +71,96 @@ async fn numbers_where_none_belong_take_no_more_than_they_are() {
         // The first one brings up what all of them need.
         assert!(peak == 0 || now <= peak + MOST_KIB, "{path} {before}: {peak}, then {now}");
         peak = peak.max(now);
+    }
+}
+
+/// Layers of each tower of [`wide_checkpoint`].
+const LAYERS: usize = 6;
+
+/// Writes a checkpoint of the shape of `tests/golden/tiny`, but as wide as siglip-base and half as deep.
+///
+/// * returns the values of the encoders' layers' matrices, and of all else
+fn wide_checkpoint(folder: &Path) -> (usize, usize) {
+    let tiny = Path::new("tests/golden/tiny");
+    for name in ["preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(tiny.join(name), folder.join(name)).expect(name);
+    }
+    let config = fs::read(tiny.join("config.json")).expect("a file");
+    let mut config: Value = serde_json::from_slice(&config).expect("JSON");
+    for tower in ["text_config", "vision_config"] {
+        let tower = config[tower].as_object_mut().expect("a tower");
+        for (name, value) in [("hidden_size", 768), ("intermediate_size", 3072)] {
+            tower.insert(name.to_owned(), json!(value));
+        }
+        tower.insert("num_attention_heads".to_owned(), json!(12));
+        tower.insert("num_hidden_layers".to_owned(), json!(LAYERS));
+    }
+    config["text_config"]["projection_size"] = json!(768);
+    fs::write(folder.join("config.json"), config.to_string()).expect("written");
+
+    let file = fs::read(tiny.join("model.safetensors")).expect("a file");
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&file).expect("a valid file");
+    let mut header = serde_json::Map::new();
+    let (mut values, mut of_layers) = (0, 0);
+    for (name, tensor) in metadata.tensors() {
+        let shape: Vec<_> = tensor.shape.iter().map(|&size| wide(size)).collect();
+        let count = shape.iter().product::<usize>();
+        let names = match name.contains(".layers.0.") {
+            true => (0..LAYERS).map(|layer| name.replace(".0.", &format!(".{layer}."))).collect(),
+            false if name.contains(".layers.") => Vec::new(),
+            false => vec![name],
+        };
+        if names.len() > 1 && shape.len() == 2 {
+            of_layers += names.len() * count;
+        }
+        for name in names {
+            let offsets = [4 * values, 4 * (values + count)];
+            let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": offsets});
+            header.insert(name, entry);
+            values += count;
+        }
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = BufWriter::new(File::create(folder.join("model.safetensors")).expect("a file"));
+    file.write_all(&(header.len() as u64).to_le_bytes()).expect("written");
+    file.write_all(header.as_bytes()).expect("written");
+    // A length that divides no row's, so that no two rows are alike.
+    let block: Vec<_> = (0..16381u32)
+        .map(|at| ((at.wrapping_mul(2_654_435_761) >> 16) as f32 / 65536.0 - 0.5) * 0.1)
+        .flat_map(f32::to_le_bytes)
+        .collect();
+    let mut left = 4 * values;
+    while left > 0 {
+        let part = left.min(block.len());
+        file.write_all(&block[..part]).expect("written");
+        left -= part;
+    }
+    file.flush().expect("written");
+    (of_layers, values - of_layers)
+}
+
+/// What a dimension of the tiny checkpoint is in the wide one.
+fn wide(size: usize) -> usize {
+    match size {
+        24 => 768,
+        28 => 3072,
+        72 => 3 * 768,
+        other => other,
+    }
+}
+
+/// A second copy of the weights, or the file's pages beside the packed ones, would be far above.
+#[test]
+fn a_load_takes_little_more_than_the_packed_weights() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (of_layers, others) = wide_checkpoint(folder.path());
+    let model = folder.path().to_str().expect("a path");
+    let (f32, bf16) = (4 * (of_layers + others), 2 * (of_layers + others));
+    for (dtype, packed) in [("f32", f32), ("bf16", bf16), ("int8", of_layers + 2 * others)] {
+        let arguments = ["--model", model, "--dtype", dtype, "--log-filter", "off"];
+        let server = Server::start(&arguments);
+        let (peak, most) = (peak_kib(server.pid()) << 10, packed as u64 * 6 / 5 + 200_000_000);
+        println!("{dtype}: {packed} bytes of weights, a peak of {peak}, {most} allowed");
+        assert!(peak <= most, "{dtype}: {packed} bytes of weights, a peak of {peak}");
     }
 }
