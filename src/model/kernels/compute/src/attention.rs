@@ -168,12 +168,24 @@ impl Head<'_> {
         self.score::<S, T, HEIGHT>(simd, query, scratch);
         let scale = (self.shape.head_dim as f32).powf(-0.5);
         let padded = block.len().next_multiple_of(PANEL);
+        let sums = &mut scratch.sums[query - self.queries.start..][..HEIGHT];
+        // SAFETY: `scores` has `ROWS` rows of `KEYS` values; nothing else refers to them.
+        let row =
+            |row: usize| unsafe { std::slice::from_raw_parts_mut(scores.add(row * KEYS), padded) };
         let mut factors = [1f32; HEIGHT];
-        for (row, factor) in factors.iter_mut().enumerate() {
-            // SAFETY: `scores` has `ROWS` rows of `KEYS` values; nothing else refers to this one.
-            let scores = unsafe { std::slice::from_raw_parts_mut(scores.add(row * KEYS), padded) };
-            let sums = &mut scratch.sums[query - self.queries.start + row];
-            *factor = soften(simd, scores, block.len(), scale, sums);
+        // The largest of all rows first: each is waited for, all at the same time.
+        for (index, (factor, (largest, _))) in factors.iter_mut().zip(&mut *sums).enumerate() {
+            let scores = row(index);
+            scores[block.len()..].fill(f32::NEG_INFINITY);
+            let (before, highest) = (*largest, largest_of(simd, scores) * scale);
+            if highest > before {
+                *largest = highest;
+                *factor = if block.start == 0 { 0.0 } else { (before - highest).exp() };
+            }
+        }
+        for (index, (factor, (largest, total))) in factors.iter().zip(sums).enumerate() {
+            let scores = row(index);
+            *total = *total * factor + soften(simd, scores, scale, *largest);
             T::narrow(simd, scores);
         }
         self.mix(simd, (query, block), factors, scratch);
@@ -201,13 +213,12 @@ impl Head<'_> {
             let lines = [first, panels.min(first + panels_of::<S>()) - 1]
                 .map(|panel| &scratch.keys[panel * words..][..words]);
             let near = || Ahead { address: lines[0].as_ptr().cast(), stride: 0 };
-            let sums = [[simd.splat(0.0); 2]; HEIGHT];
             let sums = multiply::<S, T, HEIGHT>(
                 simd,
                 &scratch.queries,
                 lines,
                 &mut [near(), near()],
-                sums,
+                [simd.splat(0.0); 2],
             );
             for (row, sums) in sums.into_iter().enumerate() {
                 for (vector, sums) in sums.into_iter().enumerate() {
@@ -275,38 +286,31 @@ impl Head<'_> {
     }
 }
 
-/// Turns scores into exponentials over the largest one so far, and takes them into the sum.
-///
-/// * `count`: the scores that are some; those behind them become 0
-/// * returns what the sums before must be multiplied with
+/// The largest of some panels of scores.
 #[inline(always)]
-fn soften<S: Simd>(
-    simd: S,
-    scores: &mut [f32],
-    count: usize,
-    scale: f32,
-    (largest, total): &mut (f32, f32),
-) -> f32 {
-    scores[count..].fill(f32::NEG_INFINITY);
+fn largest_of<S: Simd>(simd: S, scores: &[f32]) -> f32 {
     let mut most = [simd.splat(f32::NEG_INFINITY); 2];
     for scores in scores.chunks_exact(PANEL) {
         for (most, scores) in most.iter_mut().zip(scores.chunks_exact(S::LANES)) {
             *most = simd.max(simd.load_slice(scores), *most);
         }
     }
-    let before = *largest;
-    let highest = simd.max_of(simd.max(most[0], most[1])) * scale;
-    *largest = if highest > before { highest } else { before };
-    let (scales, shift) = (simd.splat(scale), simd.splat(-*largest));
+    simd.max_of(simd.max(most[0], most[1]))
+}
+
+/// Turns scores into exponentials over the largest one so far.
+///
+/// * returns their sum
+#[inline(always)]
+fn soften<S: Simd>(simd: S, scores: &mut [f32], scale: f32, largest: f32) -> f32 {
+    let (scales, shift) = (simd.splat(scale), simd.splat(-largest));
     let mut sums = simd.splat(0.0);
     for scores in scores.chunks_exact_mut(S::LANES) {
         let p = math::exp(simd, simd.mul_add(simd.load_slice(scores), scales, shift));
         simd.store_slice(scores, p);
         sums = simd.add(sums, p);
     }
-    let factor = if before == *largest { 1.0 } else { (before - *largest).exp() };
-    *total = *total * factor + simd.sum(sums);
-    factor
+    simd.sum(sums)
 }
 
 /// Adds to `sums` the product of `HEIGHT` rows and two vectors of columns.

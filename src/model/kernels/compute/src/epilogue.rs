@@ -43,62 +43,105 @@ pub struct Epilogue<'a> {
     pub residual: Option<Residual<'a>>,
 }
 
-/// Where a panel's lanes are in the rows of a result.
-pub(crate) struct Place {
-    /// Those that are columns of the result, which is narrower where a layer is cut or ends.
-    lanes: Range<usize>,
-    /// Where the first lane would be in a row.
-    column: usize,
-    /// Of a row.
+/// Where the two vectors of a register tile's rows are in the rows of a result.
+pub(crate) struct Places {
+    vectors: [Place; 2],
+    /// Of a row of the result.
     columns: usize,
 }
 
-impl Place {
+struct Place {
+    /// Those lanes that are columns of the result, which is narrower where a layer is cut or ends.
+    lanes: Range<usize>,
+    /// Where the first lane would be in a row.
+    column: usize,
+}
+
+impl Places {
+    /// * `columns`: of the layer, that are the result's
+    /// * `panels`: of each vector; the same where it has two, or where the second has none
     #[inline(always)]
-    pub(crate) fn new(columns: &Range<usize>, panel: usize) -> Self {
-        let origin = panel * PANEL;
-        Self {
-            lanes: columns.start.saturating_sub(origin)..(columns.end - origin).min(PANEL),
-            column: origin.wrapping_sub(columns.start),
-            columns: columns.len(),
-        }
+    pub(crate) fn new<S: Simd>(columns: &Range<usize>, panels: [usize; 2]) -> Self {
+        let place = |origin: usize, lanes: usize| {
+            let lane = |column: usize| column.saturating_sub(origin).min(lanes);
+            let lanes = lane(columns.start)..lane(columns.end);
+            Place { lanes, column: origin.wrapping_sub(columns.start) }
+        };
+        let first = place(panels[0] * PANEL, S::LANES);
+        let second = match S::LANES < PANEL {
+            true => place(panels[0] * PANEL + S::LANES, S::LANES),
+            false if panels[1] == panels[0] => place(columns.end, 0),
+            false => place(panels[1] * PANEL, S::LANES),
+        };
+        Self { vectors: [first, second], columns: columns.len() }
     }
 
     #[inline(always)]
-    fn at(&self, row: usize) -> usize {
-        (row * self.columns).wrapping_add(self.column)
+    fn are_whole<S: Simd>(&self) -> bool {
+        self.vectors.iter().all(|place| place.lanes.len() == S::LANES)
+    }
+
+    /// Where a row would begin.
+    #[inline(always)]
+    fn row(&self, values: *mut f32, row: usize) -> [*mut f32; 2] {
+        let row = values.wrapping_add(row * self.columns);
+        [row.wrapping_add(self.vectors[0].column), row.wrapping_add(self.vectors[1].column)]
     }
 
     /// # Safety
-    /// The place is in the result, and initialised.
+    /// The places are readable.
     #[inline(always)]
-    pub(crate) unsafe fn read<S: Simd>(&self, simd: S, out: Out, row: usize) -> [S::F; 2] {
+    unsafe fn read<S: Simd>(&self, simd: S, from: [*mut f32; 2]) -> [S::F; 2] {
         // SAFETY: the caller's promise.
-        unsafe { read_line(simd, out.0.wrapping_add(self.at(row)), &self.lanes) }
+        unsafe {
+            [
+                read_lanes(simd, from[0], &self.vectors[0].lanes),
+                read_lanes(simd, from[1], &self.vectors[1].lanes),
+            ]
+        }
     }
 
-    /// Writes a tile.
+    /// # Safety
+    /// The places are writable.
+    #[inline(always)]
+    unsafe fn write<S: Simd>(&self, simd: S, to: [*mut f32; 2], values: [S::F; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            write_lanes(simd, to[0], &self.vectors[0].lanes, values[0]);
+            write_lanes(simd, to[1], &self.vectors[1].lanes, values[1]);
+        }
+    }
+
+    /// Writes a tile, or adds it to what is there.
     ///
     /// * `first`: the result's row of the first line
     ///
     /// # Safety
-    /// The tile is in the result, and no other thread's.
+    /// The tile is in the result, and no other thread's. If it is added, the result is initialised there.
     #[inline(always)]
-    pub(crate) unsafe fn write<S: Simd, const HEIGHT: usize>(
+    pub(crate) unsafe fn put<S: Simd, const HEIGHT: usize>(
         &self,
         simd: S,
+        is_added: bool,
         (out, first): (Out, usize),
         sums: [[S::F; 2]; HEIGHT],
-    ) {
-        for (row, line) in sums.iter().enumerate() {
+    ) -> [[S::F; 2]; HEIGHT] {
+        let mut sums = sums;
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let place = self.row(out.0, first + row);
             // SAFETY: the caller's promise.
             unsafe {
-                write_line(simd, out.0.wrapping_add(self.at(first + row)), &self.lanes, line);
+                if is_added {
+                    let before = self.read(simd, place);
+                    *sums = [simd.add(sums[0], before[0]), simd.add(sums[1], before[1])];
+                }
+                self.write(simd, place, *sums);
             }
         }
+        sums
     }
 
-    /// Writes a tile after bias, activation and residual.
+    /// Writes a tile after activation and residual.
     ///
     /// * `first`: the result's row of the first line
     ///
@@ -108,42 +151,105 @@ impl Place {
     pub(crate) unsafe fn finish<S: Simd, const HEIGHT: usize>(
         &self,
         simd: S,
-        (epilogue, bias): (&Epilogue<'_>, &[f32; PANEL]),
+        epilogue: &Epilogue<'_>,
         (out, first): (Out, usize),
-        mut sums: [[S::F; 2]; HEIGHT],
+        sums: [[S::F; 2]; HEIGHT],
     ) {
-        // SAFETY: a line has 16 values.
-        let bias = unsafe { read_line(simd, bias.as_ptr(), &(0..PANEL)) };
-        for sums in &mut sums {
-            for (sum, bias) in sums.iter_mut().zip(bias).take(PANEL / S::LANES) {
-                *sum = simd.add(*sum, bias);
-            }
-        }
-        // Each case apart: without an activation the sums never leave the registers on their way.
-        if epilogue.activation != Activation::None {
-            for sums in &mut sums {
-                for sum in sums.iter_mut().take(PANEL / S::LANES) {
-                    *sum = epilogue.activation.apply(simd, *sum);
+        // SAFETY: the caller's promise; the residual has whole rows, as long as the result's.
+        unsafe {
+            match (epilogue.activation, epilogue.residual) {
+                // The usual cases apart: the sums go from their registers to the result.
+                (Activation::None, None) if self.are_whole::<S>() => {
+                    for (row, sums) in sums.iter().enumerate() {
+                        let to = self.row(out.0, first + row);
+                        simd.store(to[0], sums[0]);
+                        simd.store(to[1], sums[1]);
+                    }
+                }
+                (Activation::None, Some(residual)) if self.are_whole::<S>() => {
+                    let mut from = residual.row(first, self.columns);
+                    for (row, sums) in sums.iter().enumerate() {
+                        let (to, values) = (self.row(out.0, first + row), self.row(from, 0));
+                        simd.store(to[0], simd.add(sums[0], simd.load(values[0])));
+                        simd.store(to[1], simd.add(sums[1], simd.load(values[1])));
+                        from = residual.behind(from, self.columns);
+                    }
+                }
+                (activation, residual) => {
+                    let mut from = residual.map(|values| values.row(first, self.columns));
+                    for (row, sums) in sums.iter().enumerate() {
+                        let mut values =
+                            [activation.apply(simd, sums[0]), activation.apply(simd, sums[1])];
+                        if let (Some(residual), Some(from)) = (residual, &mut from) {
+                            let residuals = self.read(simd, self.row(*from, 0));
+                            values = [
+                                simd.add(values[0], residuals[0]),
+                                simd.add(values[1], residuals[1]),
+                            ];
+                            *from = residual.behind(*from, self.columns);
+                        }
+                        self.write(simd, self.row(out.0, first + row), values);
+                    }
                 }
             }
         }
-        if let Some(Residual(values)) = epilogue.residual {
-            let mut at = first * self.columns % values.len();
-            for sums in &mut sums {
-                let from = values.as_ptr().wrapping_add(at.wrapping_add(self.column));
-                // SAFETY: the residual has whole rows, as long as the result's.
-                let residual = unsafe { read_line(simd, from, &self.lanes) };
-                for (sum, residual) in sums.iter_mut().zip(residual).take(PANEL / S::LANES) {
-                    *sum = simd.add(*sum, residual);
-                }
-                at += self.columns;
-                if at == values.len() {
-                    at = 0;
-                }
-            }
+    }
+}
+
+impl Residual<'_> {
+    /// Where the values of a row of the result begin. They are only read.
+    #[inline(always)]
+    fn row(&self, row: usize, columns: usize) -> *mut f32 {
+        self.0.as_ptr().wrapping_add(row * columns % self.0.len()).cast_mut()
+    }
+
+    /// Where those of the row behind it do.
+    #[inline(always)]
+    fn behind(&self, row: *mut f32, columns: usize) -> *mut f32 {
+        let next = row.wrapping_add(columns);
+        match next.cast_const() == self.0.as_ptr_range().end {
+            true => self.0.as_ptr().cast_mut(),
+            false => next,
         }
+    }
+}
+
+/// A vector, of which some lanes may not be there.
+///
+/// # Safety
+/// The values `lanes` behind `from` are readable.
+#[inline(always)]
+unsafe fn read_lanes<S: Simd>(simd: S, from: *const f32, lanes: &Range<usize>) -> S::F {
+    let mut copy = [0f32; PANEL];
+    let mut from = from;
+    if lanes.len() < S::LANES {
+        for lane in lanes.clone() {
+            // SAFETY: the caller's promise.
+            copy[lane] = unsafe { from.wrapping_add(lane).read() };
+        }
+        from = copy.as_ptr();
+    }
+    // SAFETY: as many values either way.
+    unsafe { simd.load(from) }
+}
+
+/// The opposite.
+///
+/// # Safety
+/// The values `lanes` behind `to` are writable.
+#[inline(always)]
+unsafe fn write_lanes<S: Simd>(simd: S, to: *mut f32, lanes: &Range<usize>, vector: S::F) {
+    if lanes.len() == S::LANES {
         // SAFETY: the caller's promise.
-        unsafe { self.write(simd, (out, first), sums) };
+        return unsafe { simd.store(to, vector) };
+    }
+    let mut copy = [0f32; PANEL];
+    // SAFETY: no vector has more lanes than a panel has columns; and the caller's promise.
+    unsafe {
+        simd.store(copy.as_mut_ptr(), vector);
+        for lane in lanes.clone() {
+            to.wrapping_add(lane).write(copy[lane]);
+        }
     }
 }
 

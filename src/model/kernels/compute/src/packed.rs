@@ -175,15 +175,14 @@ impl Packed {
     ///
     /// * `steps`: how many it takes, at least
     pub(crate) fn ahead(&self, panel: usize, inputs: Range<usize>, steps: usize) -> Ahead {
-        let (address, line, of_line) = match &self.lines {
-            Lines::F32(lines) => (lines.as_ptr().cast::<u8>(), size_of::<Line<f32>>(), 1),
-            Lines::F16(lines) => (lines.as_ptr().cast(), size_of::<Half>(), 1),
-            Lines::Bf16(lines) => (lines.as_ptr().cast(), size_of::<Line<Pair>>(), 2),
+        let lines = |of_line: usize| {
+            let first = panel * self.depth.div_ceil(of_line);
+            first + inputs.start / of_line..first + inputs.end.div_ceil(of_line)
         };
-        let first = panel * self.depth.div_ceil(of_line) + inputs.start / of_line;
-        Ahead {
-            address: address.wrapping_add(first * line),
-            stride: (inputs.len().div_ceil(of_line) * line).div_ceil(steps.max(1)),
+        match &self.lines {
+            Lines::F32(all) => Ahead::new(&all[lines(1)], steps),
+            Lines::F16(all) => Ahead::new(&all[lines(1)], steps),
+            Lines::Bf16(all) => Ahead::new(&all[lines(2)], steps),
         }
     }
 
@@ -197,6 +196,13 @@ pub(crate) struct Ahead {
     pub(crate) address: *const u8,
     /// In bytes. Smaller than a cache's line, where many steps are taken: then some ask again for what has come.
     pub(crate) stride: usize,
+}
+
+impl Ahead {
+    /// * `steps`: how many it takes to come through, at least
+    pub(crate) fn new<T>(values: &[T], steps: usize) -> Self {
+        Self { address: values.as_ptr().cast(), stride: size_of_val(values).div_ceil(steps.max(1)) }
+    }
 }
 
 /// Some of a layer's outputs.

@@ -5,8 +5,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::{
-    Columns, Epilogue, Level, Residual,
-    epilogue::Place,
+    Columns, Epilogue, Level, Packed, Residual,
+    epilogue::Places,
     operand::{Operand, Pair},
     packed::{Ahead, Line, WIDENED},
     simd::{Kernel, Out, PANEL, Simd, by_height},
@@ -209,65 +209,50 @@ impl<T: Operand> Block<'_, T> {
         tile: &Tile<'_, T>,
         ahead: &mut [Ahead; 2],
     ) {
-        let mut sums = [[simd.splat(0.0); 2]; HEIGHT];
-        if tile.words.start > 0 {
-            for (index, panel) in tile.panels.into_iter().enumerate().take(panels_of::<S>()) {
-                let place = Place::new(&self.weights.columns, panel);
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: the task's own values, which the pass before has written.
-                    let values = unsafe { place.read(simd, self.out, tile.row + row) };
-                    sums[index..].copy_from_slice(&values[..2 - index]);
-                }
-            }
-        }
         let x = self.x.words(tile.row, tile.words.clone());
-        let sums = multiply(simd, x, tile.lines, ahead, sums);
-        self.finish(simd, tile, 0, sums);
-        if tile.panels[1] > tile.panels[0] {
-            self.finish(simd, tile, 1, sums);
-        }
-    }
-
-    /// Writes one panel's values of a tile.
-    ///
-    /// * `index`: which, and of which vector on its sums are
-    #[inline(always)]
-    fn finish<S: Simd, const HEIGHT: usize>(
-        &self,
-        simd: S,
-        tile: &Tile<'_, T>,
-        index: usize,
-        mut sums: [[S::F; 2]; HEIGHT],
-    ) {
-        let panel = tile.panels[index];
-        let place = Place::new(&self.weights.columns, panel);
-        for sums in &mut sums {
-            sums[0] = sums[index];
-        }
-        // SAFETY: the task's own values.
+        let (is_first, is_last) = (tile.words.start == 0, tile.words.end == self.x.depth());
+        let start = match is_first {
+            true => bias(simd, self.weights.packed, tile.panels),
+            false => [simd.splat(0.0); 2],
+        };
+        let sums = multiply::<S, T, HEIGHT>(simd, x, tile.lines, ahead, start);
+        let places = Places::new::<S>(&self.weights.columns, tile.panels);
+        // SAFETY: the task's own values, which a pass before has written.
         unsafe {
-            if tile.words.end == self.x.depth() {
-                let bias = self.weights.packed.bias(panel);
-                place.finish(simd, (self.epilogue, bias), (self.out, tile.row), sums);
+            if is_first && is_last {
+                places.finish(simd, self.epilogue, (self.out, tile.row), sums);
             } else {
-                place.write(simd, (self.out, tile.row), sums);
+                let sums = places.put(simd, !is_first, (self.out, tile.row), sums);
+                if is_last {
+                    places.finish(simd, self.epilogue, (self.out, tile.row), sums);
+                }
             }
         }
     }
 }
 
-/// Adds to `sums` the product of a tile's first `HEIGHT` rows and two vectors of columns.
+/// What the sums of a tile begin with.
+#[inline(always)]
+fn bias<S: Simd>(simd: S, packed: &Packed, panels: [usize; 2]) -> [S::F; 2] {
+    let [first, second] = panels.map(|panel| packed.bias(panel));
+    let second = &second[PANEL - S::LANES..];
+    [simd.load_slice(first), simd.load_slice(second)]
+}
+
+/// The product of a tile's first `HEIGHT` rows and two vectors of columns.
 ///
 /// * `x`: of each input the words of all rows of a tile, `S::ROWS`
 /// * `lines`: a line for each of them; of the second panel too, where it takes two for two vectors
+/// * `start`: what is in each row before
 #[inline(always)]
 pub(crate) fn multiply<S: Simd, T: Operand, const HEIGHT: usize>(
     simd: S,
     x: &[T],
     lines: [&[Line<T>]; 2],
     ahead: &mut [Ahead; 2],
-    mut sums: [[S::F; 2]; HEIGHT],
+    start: [S::F; 2],
 ) -> [[S::F; 2]; HEIGHT] {
+    let mut sums = [start; HEIGHT];
     let mut step = |x: &[T], first: &Line<T>, second: &Line<T>| {
         let second = T::load(simd, second, PANEL / S::LANES - 1);
         let weights = [T::load(simd, first, 0), second];

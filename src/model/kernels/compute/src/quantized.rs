@@ -80,10 +80,14 @@ impl Quantized {
         self.room
     }
 
-    /// The groups of a panel.
-    pub(crate) fn panel(&self, panel: usize) -> &[Bytes] {
-        let groups = self.depth.div_ceil(GROUP);
-        &self.groups[panel * groups..][..groups]
+    pub(crate) fn groups_of_panel(&self) -> usize {
+        self.depth.div_ceil(GROUP)
+    }
+
+    /// The groups of some panels.
+    pub(crate) fn panels(&self, panels: Range<usize>) -> &[Bytes] {
+        let groups = self.groups_of_panel();
+        &self.groups[panels.start * groups..panels.end * groups]
     }
 }
 

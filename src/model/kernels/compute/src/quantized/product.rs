@@ -7,8 +7,9 @@ use rayon::prelude::*;
 use super::{Bytes, Factors, GROUP, QuantizedColumns};
 use crate::{
     Epilogue, Level,
-    epilogue::{Place, read_line},
-    product::{Tasks, checked_rows},
+    epilogue::Places,
+    packed::{Ahead, Line},
+    product::{Tasks, checked_rows, panels_of},
     simd::{Kernel, Out, PANEL, Room, Simd},
 };
 
@@ -185,27 +186,23 @@ impl Kernel for Block<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        let layer = self.weights.layer;
         // A panel is a quarter of one of f32: a first-level cache holds most of it, or all, without a cut.
-        for panel in self.panels.clone() {
-            let groups = self.weights.layer.panel(panel);
-            let ahead = groups.len().div_ceil(self.rows.len().div_ceil(S::BYTE_ROWS));
-            let mut next = match panel + 1 < self.panels.end {
-                true => self.weights.layer.panel(panel + 1).iter(),
-                false => [].iter(),
-            };
+        for panel in self.panels.clone().step_by(panels_of::<S>()) {
+            // One that is left over goes along with itself.
+            let panels = [panel, self.panels.end.min(panel + panels_of::<S>()) - 1];
+            let behind = panels[1] + 1..self.panels.end.min(panels[1] + 1 + panels_of::<S>());
+            let steps = self.rows.len().div_ceil(S::BYTE_ROWS) * layer.groups_of_panel();
+            // The next panels are on their way while these are worked on.
+            let mut ahead = Ahead::new(layer.panels(behind), steps);
             let mut row = self.rows.start;
             while row < self.rows.end {
-                // The next panel is on its way while this one is worked on, a part with each tile.
-                for group in next.by_ref().take(ahead) {
-                    simd.prefetch(group.0.as_ptr());
-                    simd.prefetch(group.0.as_ptr().wrapping_add(PANEL * GROUP / 2));
-                }
                 // A few heights instead of all: each is code for each set.
                 row += match (self.rows.end - row).min(S::BYTE_ROWS) {
-                    12.. if S::BYTE_ROWS >= 12 => self.tile::<S, 12>(simd, panel, row),
-                    4.. if S::BYTE_ROWS >= 4 => self.tile::<S, 4>(simd, panel, row),
-                    2.. => self.tile::<S, 2>(simd, panel, row),
-                    _ => self.tile::<S, 1>(simd, panel, row),
+                    12.. if S::BYTE_ROWS >= 12 => self.tile::<S, 12>(simd, panels, row, &mut ahead),
+                    4.. if S::BYTE_ROWS >= 4 => self.tile::<S, 4>(simd, panels, row, &mut ahead),
+                    2.. => self.tile::<S, 2>(simd, panels, row, &mut ahead),
+                    _ => self.tile::<S, 1>(simd, panels, row, &mut ahead),
                 };
             }
         }
@@ -215,51 +212,61 @@ impl Kernel for Block<'_> {
 impl Block<'_> {
     /// * returns the tile's height
     #[inline(always)]
-    fn tile<S: Simd, const HEIGHT: usize>(&self, simd: S, panel: usize, first: usize) -> usize {
+    fn tile<S: Simd, const HEIGHT: usize>(
+        &self,
+        simd: S,
+        panels: [usize; 2],
+        first: usize,
+        ahead: &mut Ahead,
+    ) -> usize {
         let (layer, inputs) = (self.weights.layer, self.inputs);
-        let place = Place::new(&self.weights.columns, panel);
-        // SAFETY: rows of `inputs` that the task has, each of as many groups as the panel.
+        let groups = panels.map(|panel| layer.panels(panel..panel + 1));
+        // SAFETY: rows of `inputs` that the task has, each of as many groups as the panels.
         let sums: [[S::I; 2]; HEIGHT] = unsafe {
             let bytes = inputs.bytes.as_ptr().add(first * inputs.row_bytes);
-            multiply(simd, (bytes, inputs.row_bytes), layer.panel(panel))
+            multiply(simd, (bytes, inputs.row_bytes), groups, ahead)
         };
-        let factors = &layer.factors[panel];
+        let factors = panels.map(|panel| &layer.factors[panel]);
         let rows = &inputs.rows[first..first + HEIGHT];
         let values = dequantize(simd, &sums, factors, rows);
+        let places = Places::new::<S>(&self.weights.columns, panels);
         // SAFETY: the task's own values.
-        unsafe { place.finish(simd, (self.epilogue, &factors.bias.0), (self.out, first), values) };
+        unsafe { places.finish(simd, self.epilogue, (self.out, first), values) };
         HEIGHT
     }
 }
 
+/// The values that sums stand for, with the bias.
 #[inline(always)]
 fn dequantize<S: Simd, const HEIGHT: usize>(
     simd: S,
     sums: &[[S::I; 2]; HEIGHT],
-    factors: &Factors,
+    factors: [&Factors; 2],
     rows: &[Row],
 ) -> [[S::F; 2]; HEIGHT] {
-    let mut values = [[simd.splat(0.0); 2]; HEIGHT];
-    // SAFETY: lines have 16 values.
-    let (scales, totals) = unsafe {
-        (
-            read_line(simd, factors.scales.0.as_ptr(), &(0..PANEL)),
-            read_line(simd, factors.totals.0.as_ptr(), &(0..PANEL)),
-        )
+    let vectors = |line: fn(&Factors) -> &Line<f32>| {
+        let [first, second] = factors.map(|factors| &line(factors).0);
+        [simd.load_slice(first), simd.load_slice(&second[PANEL - S::LANES..])]
     };
+    let scales = vectors(|factors| &factors.scales);
+    let totals = vectors(|factors| &factors.totals);
+    let bias = vectors(|factors| &factors.bias);
+    let mut values = [[simd.splat(0.0); 2]; HEIGHT];
     for ((values, sums), row) in values.iter_mut().zip(sums).zip(rows) {
-        for index in 0..PANEL / S::LANES {
-            let above = simd.mul(simd.to_f32(sums[index]), simd.splat(row.scale));
-            let sum = simd.mul_add(totals[index], simd.splat(row.lowest), above);
-            values[index] = simd.mul(sum, scales[index]);
+        let (scale, lowest) = (simd.splat(row.scale), simd.splat(row.lowest));
+        for (vector, value) in values.iter_mut().enumerate() {
+            let above = simd.mul(simd.to_f32(sums[vector]), scale);
+            let sum = simd.mul_add(totals[vector], lowest, above);
+            *value = simd.mul_add(sum, scales[vector], bias[vector]);
         }
     }
     values
 }
 
-/// The sums of products of `HEIGHT` rows and 16 columns.
+/// The sums of products of `HEIGHT` rows and two vectors of columns.
 ///
 /// * `x`: the first byte, and how far apart rows are
+/// * `groups`: of the panel of each vector
 ///
 /// # Safety
 /// As many groups of bytes of each row are readable as there are of weights.
@@ -267,31 +274,43 @@ fn dequantize<S: Simd, const HEIGHT: usize>(
 unsafe fn multiply<S: Simd, const HEIGHT: usize>(
     simd: S,
     x: (*const u8, usize),
-    groups: &[Bytes],
+    groups: [&[Bytes]; 2],
+    ahead: &mut Ahead,
 ) -> [[S::I; 2]; HEIGHT] {
     let mut sums = [[simd.splat_i32(0); 2]; HEIGHT];
-    // As in the product of floats: so many pointers fit the registers.
+    // So many pointers fit the registers; the compiler would add up the distances in the loop.
     let rows: [*const u8; HEIGHT] =
         black_box(std::array::from_fn(|row| x.0.wrapping_add(row * x.1)));
-    for (index, group) in groups.iter().enumerate() {
-        let mut weights = [[simd.splat_i32(0); 2]; 2];
-        for (vector, weights) in weights.iter_mut().enumerate().take(PANEL / S::LANES) {
-            for (half, weights) in weights.iter_mut().enumerate() {
-                let from = group.0.as_ptr().wrapping_add((half * PANEL + vector * S::LANES) * 4);
-                // SAFETY: a group has two times four bytes for each of 16 columns.
-                *weights = unsafe { simd.load_i32(from.cast()) };
-            }
-        }
+    // That they are one panel's is what the compiler can't know: it would count through both.
+    let groups = if panels_of::<S>() == 1 { [groups[0]; 2] } else { groups };
+    let mut address = ahead.address;
+    for (index, (first, second)) in groups[0].iter().zip(groups[1]).enumerate() {
+        simd.prefetch(address);
+        address = address.wrapping_add(ahead.stride);
+        // SAFETY: a group has two times four bytes for each of 16 columns.
+        let weights = unsafe { [load(simd, first, 0), load(simd, second, PANEL - S::LANES)] };
         for (row, sums) in rows.iter().zip(&mut sums) {
             let inputs = [0, 4].map(|half| {
                 // SAFETY: the caller's promise.
                 let four = unsafe { row.add(index * GROUP + half).cast::<i32>().read_unaligned() };
                 simd.splat_i32(four)
             });
-            for (sum, weights) in sums.iter_mut().zip(weights).take(PANEL / S::LANES) {
+            for (sum, weights) in sums.iter_mut().zip(weights) {
                 *sum = simd.add_products(inputs, weights, *sum);
             }
         }
     }
+    ahead.address = address;
     sums
+}
+
+/// The weights of a vector of columns, of the first four inputs and of the others.
+///
+/// # Safety
+/// The panel has as many columns from `column` on.
+#[inline(always)]
+unsafe fn load<S: Simd>(simd: S, group: &Bytes, column: usize) -> [S::I; 2] {
+    let from = group.0.as_ptr().wrapping_add(column * 4);
+    // SAFETY: the caller's promise.
+    unsafe { [simd.load_i32(from.cast()), simd.load_i32(from.wrapping_add(PANEL * 4).cast())] }
 }

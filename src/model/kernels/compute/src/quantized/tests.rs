@@ -13,7 +13,8 @@ use crate::{
 /// What the bytes of a layer stand for, and the bytes: `[columns, depth]`, `[columns]`.
 fn unpacked(layer: &Quantized) -> (Vec<Vec<i64>>, Vec<f64>) {
     let weight = |column: usize, input: usize| {
-        let group = &layer.panel(column / PANEL)[input / 8];
+        let panel = column / PANEL;
+        let group = &layer.panels(panel..panel + 1)[input / 8];
         i64::from(group.0[input % 8 / 4 * 64 + column % PANEL * 4 + input % 4])
     };
     let row = |column| (0..layer.depth()).map(|input| weight(column, input)).collect();
