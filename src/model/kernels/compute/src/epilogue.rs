@@ -112,33 +112,44 @@ impl Places {
         }
     }
 
-    /// Writes a tile, or adds it to what is there.
+    /// A tile and what was put in its place before.
     ///
     /// * `first`: the result's row of the first line
     ///
     /// # Safety
-    /// The tile is in the result, and no other thread's. If it is added, the result is initialised there.
+    /// The tile is in the result, initialised, and no other thread's.
+    #[inline(always)]
+    pub(crate) unsafe fn add<S: Simd, const HEIGHT: usize>(
+        &self,
+        simd: S,
+        (out, first): (Out, usize),
+        mut sums: [[S::F; 2]; HEIGHT],
+    ) -> [[S::F; 2]; HEIGHT] {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let before = unsafe { self.read(simd, self.row(out.0, first + row)) };
+            *sums = [simd.add(sums[0], before[0]), simd.add(sums[1], before[1])];
+        }
+        sums
+    }
+
+    /// Writes a tile as it is.
+    ///
+    /// * `first`: the result's row of the first line
+    ///
+    /// # Safety
+    /// The tile is in the result, and no other thread's.
     #[inline(always)]
     pub(crate) unsafe fn put<S: Simd, const HEIGHT: usize>(
         &self,
         simd: S,
-        is_added: bool,
         (out, first): (Out, usize),
         sums: [[S::F; 2]; HEIGHT],
-    ) -> [[S::F; 2]; HEIGHT] {
-        let mut sums = sums;
-        for (row, sums) in sums.iter_mut().enumerate() {
-            let place = self.row(out.0, first + row);
+    ) {
+        for (row, sums) in sums.into_iter().enumerate() {
             // SAFETY: the caller's promise.
-            unsafe {
-                if is_added {
-                    let before = self.read(simd, place);
-                    *sums = [simd.add(sums[0], before[0]), simd.add(sums[1], before[1])];
-                }
-                self.write(simd, place, *sums);
-            }
+            unsafe { self.write(simd, self.row(out.0, first + row), sums) };
         }
-        sums
     }
 
     /// Writes a tile after activation and residual.

@@ -215,17 +215,17 @@ impl<T: Operand> Block<'_, T> {
             true => bias(simd, self.weights.packed, tile.panels),
             false => [simd.splat(0.0); 2],
         };
-        let sums = multiply::<S, T, HEIGHT>(simd, x, tile.lines, ahead, start);
+        let mut sums = multiply::<S, T, HEIGHT>(simd, x, tile.lines, ahead, start);
         let places = Places::new::<S>(&self.weights.columns, tile.panels);
-        // SAFETY: the task's own values, which a pass before has written.
+        let place = (self.out, tile.row);
+        // SAFETY: the task's own values, which the pass before has written.
         unsafe {
-            if is_first && is_last {
-                places.finish(simd, self.epilogue, (self.out, tile.row), sums);
-            } else {
-                let sums = places.put(simd, !is_first, (self.out, tile.row), sums);
-                if is_last {
-                    places.finish(simd, self.epilogue, (self.out, tile.row), sums);
-                }
+            if !is_first {
+                sums = places.add(simd, place, sums);
+            }
+            match is_last {
+                true => places.finish(simd, self.epilogue, place, sums),
+                false => places.put(simd, place, sums),
             }
         }
     }
