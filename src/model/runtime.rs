@@ -146,6 +146,10 @@ impl Runtime {
 /// layer reads them. One picture of a usual checkpoint has more, and is a pass by itself.
 const TOKENS_OF_PASS: usize = 128;
 
+/// Bytes of a thread's stack. One that waits for a part of its pass may begin another pass meanwhile, and wait there
+/// again. Memory is what was used of it.
+const STACK: usize = 16 << 20;
+
 /// The instructions that the configuration asks for, once they were seen to compute what plain Rust computes: a
 /// processor, or what emulates one, may say that it has some and get them wrong.
 fn level(choice: CpuFeatures) -> Result<Level, LoadError> {
@@ -223,7 +227,8 @@ fn shared_pool(
         Some(Share { index, .. }) => format!("tower-{index}-{thread}"),
         None => format!("tower-{thread}"),
     };
-    let mut builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name);
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name);
+    let mut builder = builder.stack_size(STACK);
     if let Some(Share { index, count }) = share {
         let cores = Cores::share(index, count);
         builder = builder.start_handler(move |_| cores.keep_to());
