@@ -55,7 +55,7 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
     const LANES: usize = 16;
     // Twenty-four sums, two vectors of weights, and broadcasts on their way.
     const ROWS: usize = 12;
-    // Twelve sums, two vectors of weights, and room for what is on its way to a sum.
+    // Twenty-four sums, four vectors of weights, and two broadcasts.
     const BYTE_ROWS: usize = 12;
     const ROOM: Room = if WITH == VNNI { Room::Any } else { Room::Sixteen };
 
