@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{BufWriter, Write as _},
     path::Path,
@@ -102,7 +103,8 @@ fn wide_checkpoint(folder: &Path) -> (usize, usize) {
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&file).expect("a valid file");
     let mut header = serde_json::Map::new();
     let (mut values, mut of_layers) = (0, 0);
-    for (name, tensor) in metadata.tensors() {
+    // In the order of their names, so that every run writes the same file.
+    for (name, tensor) in metadata.tensors().into_iter().collect::<BTreeMap<_, _>>() {
         let shape: Vec<_> = tensor.shape.iter().map(|&size| wide(size)).collect();
         let count = shape.iter().product::<usize>();
         let names = match name.contains(".layers.0.") {
