@@ -2,7 +2,8 @@
 //!
 //! A model has one worker thread, which owns both towers, and one queue a tower. The worker takes its next
 //! batch **when it is free**, from what waits then (`policy`); there is no timer by default, and a batch
-//! stays open until the moment it runs. The rows of a batch have one size (`queue`), which matters to models
+//! stays open until the moment it runs. On a device that computes by itself a batch that is full is begun
+//! behind the one under way. The rows of a batch have one size (`queue`), which matters to models
 //! that read pictures in many. Rows whose caller left or whose deadline passed are dropped while the batch is
 //! formed, so they cost no forward pass. A row that makes the tower fail is found by halving, so its mates
 //! are still answered (`isolate`).

@@ -6,6 +6,7 @@ mod demo;
 mod kernels;
 mod load;
 mod open_clip;
+mod pass;
 mod probe;
 mod replicated;
 mod runtime;
@@ -16,6 +17,7 @@ mod weights;
 use std::sync::Arc;
 
 pub use load::{Siglip, load_siglip};
+pub use pass::Pass;
 pub use tap::Tap;
 
 use crate::{
@@ -58,6 +60,16 @@ pub trait Tower: Send + 'static {
             None => self.forward(rows),
             Some(tap) => Err(TowerError::Shape(format!("this tower gives no {tap:?}"))),
         }
+    }
+
+    /// Begins a pass for rows as [`Tower::tapped`] takes them. Where a device computes by itself this returns while it
+    /// does, and another pass may be begun before this one is finished, which the device runs behind it; elsewhere
+    /// the pass has run.
+    ///
+    /// # Errors
+    /// Fails like [`Tower::tapped`], here or when the pass is finished.
+    fn begin(&mut self, rows: &[Self::Input], taps: &[Tap]) -> Result<Pass, TowerError> {
+        self.tapped(rows, taps).map(Pass::done)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use super::BatchError;
 use crate::{
     embedding::Embedding,
-    model::{Tap, Tower, TowerError},
+    model::{Pass, Tap, Tower, TowerError},
 };
 
 /// What a forward pass gave each row.
@@ -44,25 +44,47 @@ fn failure_budget(rows: usize) -> u32 {
     4 * (rows.max(1).ilog2() + 1)
 }
 
-/// Runs a batch. When the pass fails, by error or by panic, the batch is halved until the rows at fault
-/// stand alone; their mates are answered. Running out of memory is mended by the same halving.
-pub(super) fn forward<I: Clone + Send + 'static>(
+/// Runs a batch; see [`finish`].
+pub(super) fn forward<I: Send + 'static>(
     tower: &mut dyn Tower<Input = I>,
     rows: Rows<'_, I>,
 ) -> Vec<RowResult> {
+    let begun = begin(tower, rows);
+    finish(tower, rows, begun)
+}
+
+/// Begins a batch's pass.
+///
+/// # Errors
+/// What failed already is to be handed to [`finish`].
+pub(super) fn begin<I: Send + 'static>(
+    tower: &mut dyn Tower<Input = I>,
+    rows: Rows<'_, I>,
+) -> Result<Pass, TowerError> {
+    guarded(|| tower.begin(rows.inputs, rows.taps))
+}
+
+/// Finishes a batch. When the pass fails, by error or by panic, the batch is halved until the rows at fault
+/// stand alone; their mates are answered. Running out of memory is mended by the same halving.
+pub(super) fn finish<I: Send + 'static>(
+    tower: &mut dyn Tower<Input = I>,
+    rows: Rows<'_, I>,
+    begun: Result<Pass, TowerError>,
+) -> Vec<RowResult> {
     let mut budget = failure_budget(rows.inputs.len());
     let mut results = Vec::with_capacity(rows.inputs.len());
-    halve(tower, rows, &mut budget, &mut results);
+    halve(tower, rows, begun, &mut budget, &mut results);
     results
 }
 
 fn halve<I: Send + 'static>(
     tower: &mut dyn Tower<Input = I>,
     rows: Rows<'_, I>,
+    begun: Result<Pass, TowerError>,
     budget: &mut u32,
     results: &mut Vec<RowResult>,
 ) {
-    match guarded(tower, rows) {
+    match begun.and_then(|pass| embeddings(pass, rows.inputs.len())) {
         Ok(embeddings) => results.extend(embeddings.into_iter().map(finite)),
         Err(error) => {
             *budget = budget.saturating_sub(1);
@@ -73,29 +95,32 @@ fn halve<I: Send + 'static>(
                 return;
             }
             let (left, right) = rows.split();
-            halve(tower, left, budget, results);
-            halve(tower, right, budget, results);
+            for half in [left, right] {
+                let begun = begin(tower, half);
+                halve(tower, half, begun, budget, results);
+            }
         }
     }
 }
 
-/// One pass, its panic turned into an error and its row count checked.
-pub(super) fn guarded<I: Send + 'static>(
-    tower: &mut dyn Tower<Input = I>,
-    rows: Rows<'_, I>,
-) -> Result<Vec<Embedding>, TowerError> {
-    // A tower holds weights, which a pass does not change, and scratch, which the next pass overwrites.
-    let embeddings = catch_unwind(AssertUnwindSafe(|| tower.tapped(rows.inputs, rows.taps)))
-        .unwrap_or_else(|panic| {
-            let message = format!("the forward pass panicked: {}", panic_message(&*panic));
-            Err(TowerError::Device(message.into()))
-        })?;
-    if embeddings.len() == rows.inputs.len() {
+/// What a pass gives, its row count checked.
+fn embeddings(pass: Pass, rows: usize) -> Result<Vec<Embedding>, TowerError> {
+    let embeddings = guarded(|| pass.finish())?;
+    if embeddings.len() == rows {
         Ok(embeddings)
     } else {
-        let message = format!("{} embeddings for {} rows", embeddings.len(), rows.inputs.len());
+        let message = format!("{} embeddings for {rows} rows", embeddings.len());
         Err(TowerError::Device(message.into()))
     }
+}
+
+/// A panic turned into an error.
+fn guarded<T>(work: impl FnOnce() -> Result<T, TowerError>) -> Result<T, TowerError> {
+    // A tower holds weights, which a pass does not change, and scratch, which the next pass overwrites.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let message = format!("the forward pass panicked: {}", panic_message(&*panic));
+        Err(TowerError::Device(message.into()))
+    })
 }
 
 fn finite(embedding: Embedding) -> RowResult {

@@ -192,22 +192,40 @@ impl<I> Queue<I> {
     }
 }
 
+/// Rows of one size that leave a queue together.
+struct NextBatch {
+    size: usize,
+    share: policy::Share,
+}
+
 impl<I: Row> Queue<I> {
-    /// Takes a batch: the row that the policy lets lead, and those of its size that wait behind it, in
-    /// order. Empty only if nothing waits.
-    pub(super) fn take_batch(&mut self) -> Vec<Entry<I>> {
+    /// The next batch: the row that the policy lets lead, and those of its size that wait behind it. None if nothing
+    /// waits.
+    fn next_batch(&self) -> Option<NextBatch> {
         let leader = self.lane().leader();
         let first = match leader {
             Priority::Interactive => self.interactive.front(),
             Priority::Bulk => self.bulk.front(),
         };
-        let Some(size) = first.map(|entry| entry.input.size()) else { return Vec::new() };
+        let size = first?.input.size();
         let count = |queue: &VecDeque<Entry<I>>| {
             queue.iter().filter(|entry| entry.input.size() == size).count()
         };
         let fitting =
             policy::Share { interactive: count(&self.interactive), bulk: count(&self.bulk) };
-        let share = fitting.within(self.capacity(size), leader);
+        Some(NextBatch { size, share: fitting.within(self.capacity(size), leader) })
+    }
+
+    /// Whether the next batch has as many rows as one may have.
+    pub(super) fn has_full_batch(&self) -> bool {
+        self.next_batch().is_some_and(|NextBatch { size, share }| {
+            share.interactive + share.bulk >= self.capacity(size)
+        })
+    }
+
+    /// Takes the next batch, its rows in order. Empty only if nothing waits.
+    pub(super) fn take_batch(&mut self) -> Vec<Entry<I>> {
+        let Some(NextBatch { size, share }) = self.next_batch() else { return Vec::new() };
         // Its mates further back do not make up for a bulk row that waits at the head.
         if share.bulk > 0 && self.bulk.front().is_some_and(|entry| entry.input.size() == size) {
             self.passed_over = 0;

@@ -188,11 +188,7 @@ impl Shared {
         let mut queues = self.queues.lock();
         loop {
             let now = Instant::now();
-            let (mut images, mut texts) = (Vec::new(), Vec::new());
-            queues.image.remove_obsolete(now, &mut images);
-            queues.text.remove_obsolete(now, &mut texts);
-            self.answer_dropped(images);
-            self.answer_dropped(texts);
+            self.remove_obsolete(&mut queues, now);
             let lanes = [queues.image.lane(), queues.text.lane()];
             let Some(next) = policy::next_lane(&lanes) else {
                 self.show(&queues);
@@ -210,6 +206,30 @@ impl Shared {
             self.show(&queues);
             return Some(job);
         }
+    }
+
+    /// Takes a batch that could not be fuller if one waits, and nothing of the other tower does: one to begin while
+    /// the device is at another. Whatever else waits is better off with the choice that is made when that one has
+    /// ended: more rows may share a pass, and the towers take turns.
+    pub(super) fn next_full_job(&self) -> Option<Job> {
+        let mut queues = self.queues.lock();
+        self.remove_obsolete(&mut queues, Instant::now());
+        let lane = match (queues.image.len(), queues.text.len()) {
+            (1.., 0) if queues.image.has_full_batch() => IMAGE,
+            (0, 1..) if queues.text.has_full_batch() => TEXT,
+            _ => return None,
+        };
+        let job = queues.take(lane);
+        self.show(&queues);
+        Some(job)
+    }
+
+    fn remove_obsolete(&self, queues: &mut Queues, now: Instant) {
+        let (mut images, mut texts) = (Vec::new(), Vec::new());
+        queues.image.remove_obsolete(now, &mut images);
+        queues.text.remove_obsolete(now, &mut texts);
+        self.answer_dropped(images);
+        self.answer_dropped(texts);
     }
 
     /// Until when a batch that is not full stays open, where `max_wait` asks for it.

@@ -1,5 +1,7 @@
 //! The batcher against a gated fake tower: the test opens the gate, so what a batch holds is certain.
 
+mod ahead;
+
 use std::{
     collections::HashSet,
     sync::{Arc, mpsc},

@@ -2,14 +2,16 @@
 
 use std::{sync::Arc, time::Instant};
 
+use tokio::sync::oneshot;
+
 use super::{
-    Answer, Towers, WorkerState,
+    Answer, BatchError, Towers, WorkerState,
     isolate::{self, RowResult, Rows},
     queue::{Entry, Row},
     shared::{IMAGE, Job, Shared, TEXT},
 };
 use crate::{
-    model::{Tap, Tower},
+    model::{Pass, Tap, Tower, TowerError},
     preprocess::Pixels,
     tokenize::Tokens,
 };
@@ -18,11 +20,20 @@ use crate::{
 /// a broken tower from a bad input by.
 const UNPROVEN_FAILURES: u32 = 3;
 
-/// Takes batches and runs them, one at a time.
+/// Takes batches and runs them: one at a time, but for a device that goes on with a second one by itself.
 pub struct Worker {
     shared: Arc<Shared>,
     towers: Towers,
     memory: Memory,
+    under_way: Option<UnderWay>,
+    /// When the last batch ended.
+    last_ended: Instant,
+}
+
+/// The batch that the device is at.
+enum UnderWay {
+    Image(Batch<Pixels>),
+    Text(Batch<Tokens>),
 }
 
 /// What a worker knows of its towers' health; the next worker takes it over.
@@ -63,7 +74,7 @@ impl Worker {
     /// A worker in the place of one that broke.
     pub(super) fn with_memory(shared: Arc<Shared>, towers: Towers, memory: Memory) -> Self {
         shared.queues.lock().image.full_size = towers.vision.usual_row().map(|row| row.size());
-        Self { shared, towers, memory }
+        Self { shared, towers, memory, under_way: None, last_ended: Instant::now() }
     }
 
     /// What it learned. Its towers are dropped.
@@ -96,7 +107,7 @@ impl Worker {
         drop(on_exit);
     }
 
-    /// Waits for one batch and runs it; `false` once there is nothing more to do.
+    /// Waits for a batch and begins it, or finishes the one under way; `false` once there is nothing more to do.
     pub fn step(&mut self) -> bool {
         let ran = self.turn();
         if ran.is_err() {
@@ -105,36 +116,72 @@ impl Worker {
         ran.unwrap_or(false)
     }
 
-    /// Waits for one batch and runs it; `false` once there will be none.
+    /// Waits for a batch and begins it, or finishes the one under way; `false` once there will be none.
+    ///
+    /// With a batch under way, the next is begun only if it is full already.
     fn turn(&mut self) -> Result<bool, Broken> {
-        let ran = match self.shared.next_job() {
-            None => {
-                self.shared.set_state(WorkerState::Stopped);
-                return Ok(false);
+        let before = self.under_way.take();
+        let job = match before {
+            None => self.shared.next_job(),
+            Some(_) => self.shared.next_full_job(),
+        };
+        if before.is_none() && job.is_none() {
+            self.shared.set_state(WorkerState::Stopped);
+            return Ok(false);
+        }
+        let begun = job.and_then(|job| self.begin(job));
+        let mut ended = match before {
+            Some(before) => self.finish(before),
+            None => Ok(()),
+        };
+        match begun {
+            // Nothing is left under way on a tower that is broken.
+            Some(begun) if begun.is_done() || ended.is_err() => {
+                ended = ended.and(self.finish(begun))
             }
-            Some(Job::Image(batch)) => {
-                let tower = self.towers.vision.as_mut();
-                Batch { shared: &self.shared, lane: IMAGE }.run(
-                    tower,
-                    batch,
-                    &mut self.memory.images,
-                )
+            begun => self.under_way = begun,
+        }
+        if ended.is_err() {
+            tracing::error!("a tower fails on inputs that it has embedded before; its worker ends");
+        }
+        ended.map(|()| true)
+    }
+
+    fn begin(&mut self, job: Job) -> Option<UnderWay> {
+        match job {
+            Job::Image(batch) => {
+                Some(UnderWay::Image(Batch::begin(self.towers.vision.as_mut(), batch)))
             }
-            Some(Job::Text(batch)) => match self.towers.text.as_deref_mut() {
-                Some(tower) => Batch { shared: &self.shared, lane: TEXT }.run(
-                    tower,
-                    batch,
-                    &mut self.memory.texts,
-                ),
-                // The engine refuses texts for a model without a text tower; should one come, its reply is
-                // dropped, which answers it.
+            // The engine refuses texts for a model without a text tower; should one come, its reply is
+            // dropped, which answers it.
+            Job::Text(batch) => {
+                let tower = self.towers.text.as_deref_mut()?;
+                Some(UnderWay::Text(Batch::begin(tower, batch)))
+            }
+        }
+    }
+
+    fn finish(&mut self, batch: UnderWay) -> Result<(), Broken> {
+        let (vision, text) = (self.towers.vision.as_mut(), self.towers.text.as_deref_mut());
+        let lane = |lane| Lane { shared: &self.shared, lane, last_ended: self.last_ended };
+        let ended = match batch {
+            UnderWay::Image(batch) => lane(IMAGE).finish(vision, batch, &mut self.memory.images),
+            UnderWay::Text(batch) => match text {
+                Some(tower) => lane(TEXT).finish(tower, batch, &mut self.memory.texts),
                 None => Ok(()),
             },
         };
-        if ran.is_err() {
-            tracing::error!("a tower fails on inputs that it has embedded before; its worker ends");
+        self.last_ended = Instant::now();
+        ended
+    }
+}
+
+impl UnderWay {
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Image(batch) => batch.is_done(),
+            Self::Text(batch) => batch.is_done(),
         }
-        ran.map(|()| true)
     }
 }
 
@@ -149,36 +196,69 @@ impl Drop for FailUnlessStopped {
     }
 }
 
-/// Where a batch runs, for its accounts.
-struct Batch<'s> {
-    shared: &'s Shared,
-    lane: usize,
+/// Rows whose pass was begun.
+struct Batch<I> {
+    inputs: Vec<I>,
+    taps: Vec<Tap>,
+    waiting: Vec<Waiting>,
+    begun: Instant,
+    /// What failed at once is retried when it is finished, like what fails later.
+    pass: Result<Pass, TowerError>,
 }
 
-impl Batch<'_> {
-    fn run<I: Row + Clone + Send + 'static>(
+/// Who waits for a row.
+struct Waiting {
+    reply: oneshot::Sender<Result<Answer, BatchError>>,
+    submitted: Instant,
+    span: tracing::Span,
+}
+
+impl<I: Send + 'static> Batch<I> {
+    fn begin(tower: &mut dyn Tower<Input = I>, entries: Vec<Entry<I>>) -> Self {
+        let mut waiting = Vec::with_capacity(entries.len());
+        let mut inputs = Vec::with_capacity(entries.len());
+        let mut taps = Vec::with_capacity(entries.len());
+        for Entry { input, tap, reply, submitted, span, .. } in entries {
+            inputs.push(input);
+            taps.push(tap);
+            waiting.push(Waiting { reply, submitted, span });
+        }
+        let begun = Instant::now();
+        let pass = isolate::begin(tower, Rows { inputs: &inputs, taps: &taps });
+        Self { inputs, taps, waiting, begun, pass }
+    }
+
+    fn is_done(&self) -> bool {
+        self.pass.as_ref().map_or(true, Pass::is_done)
+    }
+}
+
+/// Where a batch ends, for its accounts.
+struct Lane<'s> {
+    shared: &'s Shared,
+    lane: usize,
+    /// When the batch before it ended.
+    last_ended: Instant,
+}
+
+impl Lane<'_> {
+    fn finish<I: Row + Clone + Send + 'static>(
         &self,
         tower: &mut dyn Tower<Input = I>,
-        batch: Vec<Entry<I>>,
+        batch: Batch<I>,
         health: &mut Health<I>,
     ) -> Result<(), Broken> {
-        let mut waiting = Vec::with_capacity(batch.len());
-        let mut inputs = Vec::with_capacity(batch.len());
-        let mut taps = Vec::with_capacity(batch.len());
-        for entry in batch {
-            inputs.push(entry.input);
-            taps.push(entry.tap);
-            waiting.push((entry.reply, entry.submitted, entry.span));
-        }
+        let Batch { inputs, taps, waiting, begun, pass } = batch;
         let rows = Rows { inputs: &inputs, taps: &taps };
-        let started = Instant::now();
-        let results = isolate::forward(tower, rows);
+        let results = isolate::finish(tower, rows, pass);
+        // One that was begun ahead waited for the device until the one before it had ended.
+        let started = begun.max(self.last_ended);
         let forward = started.elapsed();
 
         self.account(&inputs, &results, forward);
         let verdict = health.judge(tower, rows, &results);
         let batch_rows = inputs.len();
-        for ((reply, submitted, span), result) in waiting.into_iter().zip(results) {
+        for (Waiting { reply, submitted, span }, result) in waiting.into_iter().zip(results) {
             if let Err(error) = &result {
                 span.in_scope(|| tracing::warn!(error = error_chain(error), "a row failed"));
             }

@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod copies;
 #[cfg(feature = "flash-attn")]
 mod flash;
 mod layer_norm;
@@ -14,6 +15,7 @@ mod view;
 
 pub(super) use activation::Activation;
 pub(super) use attention::Attention;
+pub(super) use copies::{Copies, Download};
 pub(super) use layer_norm::LayerNorm;
 pub(super) use linear::Linear;
 

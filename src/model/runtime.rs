@@ -5,18 +5,23 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use parking_lot::Mutex;
 use rayon::{ThreadPool, prelude::*};
 use siglip_kernels::{Element, Level};
 
-use super::{LoadError, TowerError, cores::Cores};
+use super::{
+    LoadError, TowerError,
+    cores::Cores,
+    kernels::{Copies, Download},
+};
 use crate::config::{self, CpuFeatures};
 
 /// Where a tower computes, in which types and on how many threads. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Runtime {
     pub(super) device: Device,
+    pub(super) copies: Copies,
     /// The type of activations.
     pub(super) compute: DType,
     /// The type of tables of which single rows are read.
@@ -50,12 +55,13 @@ impl Runtime {
             )));
         }
         let level = level(config.cpu_features)?;
-        let device = open(config.device).map_err(|error| {
+        let opened = open(config.device).and_then(|device| Ok((Copies::new(&device)?, device)));
+        let (copies, device) = opened.map_err(|error| {
             LoadError::new(format!("device `{}` cannot be used: {error}", config.device))
         })?;
         if !matches!(device, Device::Cpu) {
-            let pool = None;
-            return Ok(Self { device, compute: resident, resident, element, bytes, level, pool });
+            let (compute, pool) = (resident, None);
+            return Ok(Self { device, copies, compute, resident, element, bytes, level, pool });
         }
         let threads = match config.threads {
             0 => default_threads(),
@@ -63,7 +69,7 @@ impl Runtime {
         };
         let pool = shared_pool(threads, None).map_err(cannot_start)?;
         let (compute, pool) = (DType::F32, Some(pool));
-        Ok(Self { device, compute, resident, element, bytes, level, pool })
+        Ok(Self { device, copies, compute, resident, element, bytes, level, pool })
     }
 
     /// As many runtimes, each with its share of the threads on cores of its own; this one where it is one.
@@ -111,6 +117,14 @@ impl Runtime {
             Some(pool) => pool.install(work),
             None => work(),
         }
+    }
+
+    /// Begins a pass on a device and returns while it is under way.
+    pub(super) fn begin(
+        &self,
+        forward: impl FnOnce() -> candle_core::Result<Tensor>,
+    ) -> Result<Download, TowerError> {
+        forward().and_then(|results| self.copies.download(&results)).map_err(tower_error)
     }
 
     /// A batch's rows in as many passes as are fastest.
@@ -241,13 +255,15 @@ fn shared_pool(
 fn open(device: config::Device) -> candle_core::Result<Device> {
     match device {
         config::Device::Cpu => Ok(Device::Cpu),
-        config::Device::Cuda(index) => Device::new_cuda(index),
+        // A stream that all threads share: the one that is each thread's own would not wait, in the thread that runs
+        // the towers, for what the one that loaded them has under way.
+        config::Device::Cuda(index) => Device::new_cuda_with_stream(index),
         config::Device::Metal => Device::new_metal(0),
     }
 }
 
 /// Candle hands the driver's error on as text, so the text is all there is to tell by.
-fn tower_error(error: candle_core::Error) -> TowerError {
+pub(super) fn tower_error(error: candle_core::Error) -> TowerError {
     let text = error.to_string();
     if text.contains("OUT_OF_MEMORY") || text.to_ascii_lowercase().contains("out of memory") {
         TowerError::OutOfMemory

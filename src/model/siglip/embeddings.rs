@@ -138,8 +138,8 @@ impl PatchEmbeddings {
         let (batch, patch) = (rows.len(), self.patch);
         let [down, across] = self.grid(first);
         let shape = (batch, first.height as usize, first.width as usize, 3);
-        let bytes: Vec<u8> = rows.iter().flat_map(|row| row.data.iter().copied()).collect();
-        let pixels = Tensor::from_vec(bytes, shape, &self.runtime.device)?;
+        let bytes: Vec<_> = rows.iter().map(|row| &row.data[..]).collect();
+        let pixels = self.runtime.copies.upload(&bytes, shape)?;
         // Pixels to the right and below that fill no patch are not read.
         let whole = pixels.narrow(1, 0, down * patch)?.narrow(2, 0, across * patch)?;
         let patches = whole

@@ -2,7 +2,14 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use crate::{embedding::Embedding, model::runtime::Runtime};
+use crate::{
+    embedding::Embedding,
+    model::{
+        Pass, TowerError,
+        kernels::Download,
+        runtime::{Runtime, tower_error},
+    },
+};
 
 /// One stage of a forward pass, on the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,13 +76,60 @@ pub(super) fn in_passes<T: Clone + Sync>(
     pass: impl Fn(&[T]) -> Result<Tensor> + Send + Sync,
 ) -> Result<Vec<Embedding>> {
     let passes = runtime.passes(rows, tokens);
-    let pooled = runtime.each(&passes, |rows| stage(&pass(rows)?))?;
-    let mut embeddings = Vec::with_capacity(rows.len());
-    for (pass, pooled) in passes.iter().zip(pooled) {
-        let dim = pooled.values.len() / pass.len();
-        embeddings.extend(pooled.values.chunks_exact(dim).map(Embedding::new));
+    let pooled = runtime.each(&passes, |rows| Ok((stage(&pass(rows)?)?.values, rows.len())))?;
+    Ok(embeddings(&pooled, rows.len()))
+}
+
+/// The same passes begun on a device, which gives their results later.
+pub(super) fn begin<T: Clone>(
+    runtime: &Runtime,
+    rows: &[T],
+    tokens: usize,
+    pass: impl Fn(&[T]) -> Result<Tensor>,
+) -> std::result::Result<Pass, TowerError> {
+    let mut downloads = Vec::new();
+    for rows in runtime.passes(rows, tokens) {
+        downloads.push((runtime.begin(|| pass(&rows))?, rows.len()));
     }
-    // Those that only fill a pass up come last.
-    embeddings.truncate(rows.len());
-    Ok(embeddings)
+    let count = rows.len();
+    Ok(Pass::under_way(move || {
+        let wait = |(download, rows): (Download, usize)| Ok((download.wait()?, rows));
+        let pooled = downloads.into_iter().map(wait).collect::<Result<Vec<_>>>();
+        Ok(embeddings(&pooled.map_err(tower_error)?, count))
+    }))
+}
+
+/// The first rows of what passes gave; those that only fill one up come last.
+///
+/// * `pooled`: of each pass the values and the number of rows
+fn embeddings(pooled: &[(Vec<f32>, usize)], count: usize) -> Vec<Embedding> {
+    let rows = pooled.iter().flat_map(|(values, rows)| values.chunks_exact(values.len() / rows));
+    rows.take(count).map(Embedding::new).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn a_pass_that_was_begun_gives_what_one_that_was_run_gives() -> Result<()> {
+        let config = config::Model { threads: 2, ..config::Model::default() };
+        let runtime = Runtime::new(&config).expect("the processor is there");
+        let pass = |rows: &[f32]| {
+            let column = Tensor::new(rows, &Device::Cpu)?.unsqueeze(1)?;
+            Tensor::cat(&[&column, &(&column * 2.0)?], 1)
+        };
+        for count in 0..7 {
+            let rows: Vec<_> = (0..count).map(|row| row as f32).collect();
+            let run = in_passes(&runtime, &rows, 100, pass)?;
+            let begun = begin(&runtime, &rows, 100, pass).expect("begins");
+            assert!(!begun.is_done());
+            assert_eq!(begun.finish().expect("ends"), run);
+            assert_eq!(run.len(), count);
+        }
+        let fails = |_: &[f32]| -> Result<Tensor> { candle_core::bail!("no") };
+        assert!(begin(&runtime, &[1.0], 100, fails).is_err());
+        Ok(())
+    }
 }

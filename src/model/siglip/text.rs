@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::super::{
-    LoadError, Tower, TowerError,
+    LoadError, Pass, Tap, Tower, TowerError,
     kernels::{LayerNorm, Linear},
     runtime::Runtime,
     weights::Scope,
@@ -78,6 +78,12 @@ impl Text {
         Self { embeddings, runtime: runtime.clone(), ..self.clone() }
     }
 
+    /// * returns `[batch, projection_size]`
+    fn pooled(&self, rows: &[Tokens]) -> candle_core::Result<Tensor> {
+        let last = self.encoder.forward_last(self.embeddings.forward(rows)?)?;
+        self.head.forward(&self.final_layer_norm.forward(&last)?)?.squeeze(1)
+    }
+
     /// Every stage on the way, for tests.
     ///
     /// # Errors
@@ -105,11 +111,15 @@ impl Tower for Text {
     fn forward(&mut self, rows: &[Tokens]) -> Result<Vec<Embedding>, TowerError> {
         self.embeddings.check(rows)?;
         let tokens = rows.first().map_or(0, |row| row.ids.len());
-        self.runtime.run(|| {
-            taps::in_passes(&self.runtime, rows, tokens, |rows| {
-                let last = self.encoder.forward_last(self.embeddings.forward(rows)?)?;
-                self.head.forward(&self.final_layer_norm.forward(&last)?)?.squeeze(1)
-            })
-        })
+        self.runtime.run(|| taps::in_passes(&self.runtime, rows, tokens, |rows| self.pooled(rows)))
+    }
+
+    fn begin(&mut self, rows: &[Tokens], taps: &[Tap]) -> Result<Pass, TowerError> {
+        if !self.runtime.copies.overlap() || taps.iter().any(|&tap| tap != Tap::Pooled) {
+            return self.tapped(rows, taps).map(Pass::done);
+        }
+        self.embeddings.check(rows)?;
+        let tokens = rows.first().map_or(0, |row| row.ids.len());
+        taps::begin(&self.runtime, rows, tokens, |rows| self.pooled(rows))
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Result, Tensor};
 
 use super::super::{
-    LoadError, Tap, Tower, TowerError, kernels::LayerNorm, runtime::Runtime, weights::Scope,
+    LoadError, Pass, Tap, Tower, TowerError, kernels::LayerNorm, runtime::Runtime, weights::Scope,
 };
 use super::{
     config::VisionConfig,
@@ -155,6 +155,13 @@ impl Vision {
         })
     }
 
+    /// * `rows`: of equally many patches
+    /// * returns `[batch, hidden_size]`
+    fn pooled(&self, rows: &[Pixels]) -> Result<Tensor> {
+        let x = self.encoder.forward(self.embeddings.forward(rows)?)?;
+        self.pool(&self.post_layernorm.forward(&x)?)
+    }
+
     fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
         pool(self.head.as_ref(), last_hidden_state)
     }
@@ -186,10 +193,7 @@ impl Tower for Vision {
     fn forward(&mut self, rows: &[Pixels]) -> std::result::Result<Vec<Embedding>, TowerError> {
         self.grouped(rows, |rows, _| {
             let tokens = self.embeddings.grid(&rows[0]).iter().product();
-            taps::in_passes(&self.runtime, rows, tokens, |rows| {
-                let x = self.encoder.forward(self.embeddings.forward(rows)?)?;
-                self.pool(&self.post_layernorm.forward(&x)?)
-            })
+            taps::in_passes(&self.runtime, rows, tokens, |rows| self.pooled(rows))
         })
     }
 
@@ -209,5 +213,17 @@ impl Tower for Vision {
             let taps: Vec<_> = indices.iter().map(|&index| taps[index]).collect();
             self.outputs(rows, &taps)
         })
+    }
+
+    fn begin(&mut self, rows: &[Pixels], taps: &[Tap]) -> std::result::Result<Pass, TowerError> {
+        let patches = |row| self.embeddings.grid(row).iter().product::<usize>();
+        let is_one_pass = taps.iter().all(|&tap| tap == Tap::Pooled)
+            && rows.windows(2).all(|pair| patches(&pair[0]) == patches(&pair[1]));
+        if !self.runtime.copies.overlap() || !is_one_pass {
+            return self.tapped(rows, taps).map(Pass::done);
+        }
+        self.embeddings.check(rows)?;
+        let tokens = rows.first().map_or(0, patches);
+        taps::begin(&self.runtime, rows, tokens, |rows| self.pooled(rows))
     }
 }
