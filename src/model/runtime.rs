@@ -131,15 +131,15 @@ impl Runtime {
     ///
     /// A device gets few different batch sizes, so that the buffers and kernel plans of one batch serve the next; the
     /// results beyond `rows.len()` are to be dropped. The processor gets passes that its caches hold if each of its
-    /// threads has one, and else all in one, which the threads share.
+    /// threads has one, and else larger ones, which the threads share.
     ///
     /// * `tokens`: of a row
     pub(super) fn passes<'a, T: Clone>(&self, rows: &'a [T], tokens: usize) -> Vec<Cow<'a, [T]>> {
         let Some(last) = rows.last() else { return Vec::new() };
         let Some(pool) = &self.pool else { return vec![filled_up(rows, last)] };
-        let few = (TOKENS_OF_PASS / tokens.max(1)).max(1);
-        let is_enough = rows.len().div_ceil(few) >= pool.current_num_threads();
-        rows.chunks(if is_enough { few } else { rows.len() }).map(Cow::Borrowed).collect()
+        rows.chunks(rows_of_pass(rows.len(), tokens, pool.current_num_threads()))
+            .map(Cow::Borrowed)
+            .collect()
     }
 
     /// Runs passes: beside each other on a processor, one after the other on a device. A thread that has none left
@@ -156,7 +156,14 @@ impl Runtime {
     }
 }
 
-/// Tokens of a pass, about. With more of them a layer's values leave a thread's second-level cache before the next
+/// Rows of a pass on a processor: few where that makes a pass for each thread, else what all of them hold.
+fn rows_of_pass(rows: usize, tokens: usize, threads: usize) -> usize {
+    let hold = |threads: usize| (TOKENS_OF_PASS * threads / tokens.max(1)).max(1);
+    let few = hold(1);
+    if rows.div_ceil(few) >= threads { few } else { hold(threads) }
+}
+
+/// Tokens of a thread's pass, about. With more of them a layer's values leave a thread's second-level cache before the next
 /// layer reads them. One picture of a usual checkpoint has more, and is a pass by itself.
 const TOKENS_OF_PASS: usize = 128;
 
@@ -275,6 +282,19 @@ pub(super) fn tower_error(error: candle_core::Error) -> TowerError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_thread_has_a_pass_or_all_share_what_their_caches_hold() {
+        // Pictures of 196 tokens: one for each of two threads, one that both share.
+        assert_eq!([1, 2, 3, 8].map(|rows| rows_of_pass(rows, 196, 2)), [1; 4]);
+        assert_eq!(rows_of_pass(4, 196, 8), 5, "all in one");
+        // Texts of 64: two a thread.
+        assert_eq!([1, 2, 3, 8].map(|rows| rows_of_pass(rows, 64, 2)), [4, 4, 2, 2]);
+        // Sixteen large pictures among 64 threads take no more memory than 128 tokens a thread.
+        assert_eq!(rows_of_pass(16, 1024, 64), 8);
+        assert_eq!(rows_of_pass(16, 1_000_000, 64), 1);
+        assert_eq!(rows_of_pass(1, 0, 1), 128, "a row without tokens is refused elsewhere");
+    }
 
     #[test]
     fn a_device_sees_few_batch_sizes() {

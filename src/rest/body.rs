@@ -1,12 +1,13 @@
 //! Request bodies: JSON, one raw picture, or a form with files, read into the same request type.
 
 mod depth;
+mod form;
 
 use std::{error::Error as StdError, fmt, ops::Range};
 
 use axum::{
     body::{Body, HttpBody},
-    extract::{FromRequest, Multipart, Query, Request},
+    extract::{FromRequest, Query, Request},
     http::{HeaderMap, Uri, header},
 };
 use bytes::{Bytes, BytesMut};
@@ -20,17 +21,17 @@ use utoipa::{
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, schema::Type},
 };
 
-pub(super) use self::depth::Bounds;
 use self::depth::Excess;
+pub(super) use self::{
+    depth::Bounds,
+    form::{Form, PartContent, unknown_part},
+};
 use super::{AppState, layers::BodyError, long_text::sharing, problem::Failure};
 use crate::error::{Code, Error};
 
 /// Bodies past this are parsed on a thread of their own: a megabyte of numbers takes milliseconds, in
 /// which an async worker would serve nobody else.
 const INLINE_PARSE_BYTES: usize = 256 << 10;
-
-/// Most parts of a form. Items are bounded by the engine; this bounds what is read before it sees them.
-const MAX_FORM_PARTS: usize = 8192;
 
 /// The longest part of a parser's message that is sent back: it may quote the body.
 const MAX_QUOTED_CHARS: usize = 200;
@@ -238,91 +239,6 @@ pub(super) fn quoted(message: &str) -> String {
         None => message.to_owned(),
         Some((end, _)) => format!("{}...", &message[..end]),
     }
-}
-
-/// One part of a form.
-pub(super) struct Part {
-    /// The field's name.
-    pub(super) name: String,
-    /// What it holds.
-    pub(super) content: PartContent,
-}
-
-/// What a part of a form holds.
-pub(super) enum PartContent {
-    /// A file: it has a file name, or an image's content type.
-    File(Bytes),
-    /// A text.
-    Text(String),
-}
-
-/// A form, its parts in their order.
-pub(super) struct Form(Vec<Part>);
-
-impl FromRequest<AppState> for Form {
-    type Rejection = Failure;
-
-    async fn from_request(request: Request, state: &AppState) -> Result<Self, Failure> {
-        if media_type(request.headers()) != "multipart/form-data" {
-            let message = "the content type must be multipart/form-data";
-            let error = Error::new(Code::UnsupportedMediaType, message);
-            return Err(error.with_field("content-type").into());
-        }
-        Ok(Self::read(request, state).await?)
-    }
-}
-
-impl Form {
-    /// Reads a form to its end.
-    ///
-    /// # Errors
-    /// [`Code::InvalidRequest`] for a damaged form; [`Code::PayloadTooLarge`] past a bound.
-    pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Self, Error> {
-        let mut form = Multipart::from_request(request, state)
-            .await
-            .map_err(|error| Error::invalid("content-type", error.body_text()))?;
-        let mut parts = Vec::new();
-        while let Some(field) = form.next_field().await.map_err(|error| form_error(&error))? {
-            if parts.len() == MAX_FORM_PARTS {
-                let message = format!("the form has more than {MAX_FORM_PARTS} parts");
-                return Err(Error::new(Code::PayloadTooLarge, message));
-            }
-            let name = field.name().unwrap_or_default().to_owned();
-            let is_file = field.file_name().is_some()
-                || field.content_type().is_some_and(|kind| kind.starts_with("image/"));
-            let bytes = field.bytes().await.map_err(|error| form_error(&error))?;
-            let content = if is_file {
-                PartContent::File(bytes)
-            } else {
-                let text = String::from_utf8(bytes.into())
-                    .map_err(|_| Error::invalid(quoted(&name), "is not UTF-8"))?;
-                PartContent::Text(text)
-            };
-            parts.push(Part { name, content });
-        }
-        Ok(Self(parts))
-    }
-
-    /// The parts, in their order.
-    pub(super) fn into_parts(self) -> impl Iterator<Item = Part> {
-        self.0.into_iter()
-    }
-}
-
-fn form_error(error: &axum::extract::multipart::MultipartError) -> Error {
-    let cause = broken_off(error);
-    if cause.code() == Code::InvalidRequest {
-        return Error::new(
-            Code::InvalidRequest,
-            format!("the form is damaged: {}", error.body_text()),
-        );
-    }
-    cause
-}
-
-/// A part that the route does not know.
-pub(super) fn unknown_part(name: &str, known: &str) -> Error {
-    Error::invalid(quoted(name), format!("unknown form field; known are files and {known}"))
 }
 
 /// A value of a form field or a query parameter, as its type writes it.

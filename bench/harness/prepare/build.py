@@ -24,8 +24,9 @@ def _module(name: str, *arguments: str | Path) -> None:
 
 
 def server() -> None:
-    """The release binaries."""
-    _run(["cargo", "build", "--release", "--locked", "--bin", "siglip-server", "--example", "tower_speed"])
+    """The release binaries, as the container image has them."""
+    build = ["cargo", "build", "--release", "--locked", "--features", "turbojpeg"]
+    _run([*build, "--bin", "siglip-server", "--example", "tower_speed"])
 
 
 def peak() -> Path:
