@@ -189,6 +189,13 @@ impl LoadError {
     }
 }
 
+/// A pass that belongs to loading failed.
+impl From<TowerError> for LoadError {
+    fn from(error: TowerError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
 /// Loads a checkpoint as the configuration names it: the embedded demo or a folder in HF layout. A model
 /// from the hub is in a folder by now, and `revision` is its commit.
 ///

@@ -111,6 +111,15 @@ impl Runtime {
         self.install(forward).map_err(tower_error)
     }
 
+    /// Runs a forward pass, or a part of one, for each row by itself.
+    pub(super) fn row_by_row<T: Sync, R: Send>(
+        &self,
+        rows: &[T],
+        forward: impl Fn(&T) -> candle_core::Result<R> + Send,
+    ) -> Result<Vec<R>, TowerError> {
+        self.run(|| rows.iter().map(forward).collect())
+    }
+
     /// Runs other work on this runtime's threads.
     pub(super) fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         match &self.pool {

@@ -69,9 +69,7 @@ impl Encoder {
         let layers = scope.at("layers").in_bytes();
         for index in 0..config.num_hidden_layers {
             let layer = EncoderLayer::load(config, &layers.at(index))?;
-            let forward = || states.iter().map(|state| layer.forward(state)).collect();
-            states =
-                scope.runtime().run(forward).map_err(|error| LoadError::new(error.to_string()))?;
+            states = scope.runtime().row_by_row(&states, |state| layer.forward(state))?;
         }
         Ok(states)
     }

@@ -53,14 +53,12 @@ impl Text {
         scope: &Scope<'_>,
         rows: &[Tokens],
     ) -> Result<Vec<Embedding>, LoadError> {
-        let failed = |error: TowerError| LoadError::new(error.to_string());
         let (hidden, projection) = (config.encoder.hidden_size, config.projection_size);
         let runtime = scope.runtime();
         let embeddings = TokenEmbeddings::load(config, &scope.at("embeddings"))?;
-        embeddings.check(rows).map_err(failed)?;
-        let embed =
-            || rows.iter().map(|row| embeddings.forward(std::slice::from_ref(row))).collect();
-        let states = runtime.run(embed).map_err(failed)?;
+        embeddings.check(rows)?;
+        let embed = |row: &Tokens| embeddings.forward(std::slice::from_ref(row));
+        let states = runtime.row_by_row(rows, embed)?;
         drop(embeddings);
         let states = Encoder::once(&config.encoder, &scope.at("encoder"), states)?;
         let norm = layer_norm(&config.encoder, &scope.at("final_layer_norm"))?;
@@ -69,7 +67,7 @@ impl Text {
             let last = state.narrow(1, state.dim(1)? - 1, 1)?;
             taps::row(&head.forward(&norm.forward(&last)?)?.squeeze(1)?, 0)
         };
-        runtime.run(|| states.iter().map(pool).collect()).map_err(failed)
+        Ok(runtime.row_by_row(&states, pool)?)
     }
 
     /// The same weights, which both share, computed with on other threads of the same device.

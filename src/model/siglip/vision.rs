@@ -65,20 +65,18 @@ impl Vision {
         scope: &Scope<'_>,
         rows: &[Pixels],
     ) -> std::result::Result<Vec<Embedding>, LoadError> {
-        let failed = |error: TowerError| LoadError::new(error.to_string());
         let runtime = scope.runtime();
         let embeddings = PatchEmbeddings::load(config, image, &scope.at("embeddings"))?;
-        embeddings.check(rows).map_err(failed)?;
-        let embed =
-            || rows.iter().map(|row| embeddings.forward(std::slice::from_ref(row))).collect();
-        let states = runtime.run(embed).map_err(failed)?;
+        embeddings.check(rows)?;
+        let embed = |row: &Pixels| embeddings.forward(std::slice::from_ref(row));
+        let states = runtime.row_by_row(rows, embed)?;
         drop(embeddings);
         let states = Encoder::once(&config.encoder, &scope.at("encoder"), states)?;
         let norm = layer_norm(&config.encoder, &scope.at("post_layernorm"))?;
         let head = config.use_head.then(|| PoolingHead::load(&config.encoder, &scope.at("head")));
         let head = head.transpose()?;
         let pool = |state: &Tensor| taps::row(&pool(head.as_ref(), &norm.forward(state)?)?, 0);
-        runtime.run(|| states.iter().map(pool).collect()).map_err(failed)
+        Ok(runtime.row_by_row(&states, pool)?)
     }
 
     /// The same weights, which both share, computed with on other threads of the same device.
