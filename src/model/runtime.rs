@@ -172,8 +172,8 @@ fn rows_of_pass(rows: usize, tokens: usize, threads: usize) -> usize {
     if rows.div_ceil(few) >= threads { few } else { hold(threads) }
 }
 
-/// Tokens of a thread's pass, about. With more of them a layer's values leave a thread's second-level cache before the next
-/// layer reads them. One picture of a usual checkpoint has more, and is a pass by itself.
+/// Tokens of a thread's pass, about. With more of them a layer's values leave a thread's second-level cache before the
+/// next layer reads them. One picture of a usual checkpoint has more, and is a pass by itself.
 const TOKENS_OF_PASS: usize = 128;
 
 /// Bytes of a thread's stack. One that waits for a part of its pass may begin another pass meanwhile, and wait there
