@@ -5,6 +5,8 @@
 //! server runs is in its [`AppHandle`].
 
 mod connections;
+mod descriptors;
+mod drain;
 #[cfg(debug_assertions)]
 mod failpoint;
 mod failure;
@@ -22,7 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 pub use self::failure::AppError;
-use self::{connections::Door, listen::Port, security::Security};
+use self::{
+    connections::{Door, Exchanges, Protocol},
+    listen::Port,
+    security::Security,
+};
 use crate::{
     config::{Config, Served},
     engine::Engine,
@@ -58,6 +64,7 @@ pub struct AppHandle {
     leave: CancellationToken,
     stop: CancellationToken,
     ready: watch::Receiver<bool>,
+    exchanges: Arc<Exchanges>,
 }
 
 impl AppHandle {
@@ -129,6 +136,8 @@ impl App {
     /// [`AppError::Bind`], [`AppError::BindSocket`] or [`AppError::Pool`].
     pub async fn bind(config: Config) -> Result<Self, AppError> {
         let engine = empty_engine(&config)?;
+        let mut config = config;
+        config.listen.max_connections = descriptors::connections(&config.listen);
         let security = Security::load(&config, &engine)?;
         let shared = config.listen.reuse_port;
         let (http, http_addr) = Port::take(config.listen.http, shared)?;
@@ -148,6 +157,7 @@ impl App {
             leave: CancellationToken::new(),
             stop: CancellationToken::new(),
             ready,
+            exchanges: Arc::default(),
         };
         Ok(Self {
             config,
@@ -188,7 +198,12 @@ impl App {
         // What follows files and answers probes goes on until the end of the drain.
         let mut aside = security.follow_files();
         if let Some(Port::Open(socket)) = admin {
-            let door = Door::new(rest::admin_router(Arc::clone(&handle.engine)), &config.listen);
+            let hosts = handle.admin.map(|addr| security::hosts(&config.listen, &addr));
+            let router = rest::admin_router(Arc::clone(&handle.engine), hosts.unwrap_or_default());
+            let door = Door {
+                max_connections: descriptors::ADMIN_CONNECTIONS,
+                ..Door::new(router, &config.listen)
+            };
             aside.spawn(connections::serve(socket, door));
         }
         let access = security.rest(&config.listen);
@@ -197,12 +212,18 @@ impl App {
             tls: security.acceptor(&["h2", "http/1.1"])?,
             leave: handle.leave.clone(),
             stop: handle.stop.clone(),
+            exchanges: Arc::clone(&handle.exchanges),
             ..Door::new(router, &config.listen)
         };
         #[cfg(unix)]
         if let Some(socket) = unix {
             // In plain text, since what is said does not leave the machine; all else is as at the port.
-            let door = Door { tls: None, shares_port: false, ..door.clone() };
+            let door = Door {
+                tls: None,
+                shares_port: false,
+                router: door.router.clone().layer(axum::Extension(rest::OverUnixSocket)),
+                ..door.clone()
+            };
             listeners.spawn(async move {
                 connections::serve(socket, door).await;
                 Ok("Unix socket")
@@ -216,14 +237,22 @@ impl App {
             Ok("HTTP")
         });
         if let Some(port) = grpc {
-            let engine = Arc::clone(&handle.engine);
             // Where another process listens too, its clients are sent there at once.
             let shared = config.listen.reuse_port;
             let stop = if shared { handle.leave.clone() } else { handle.stop.clone() };
-            let (access, asked) = (security.grpc()?, handle.clone());
+            let router = grpc::router(&handle.engine, security.keys(), stop.clone())?;
+            let door = Door {
+                protocol: Protocol::Grpc,
+                tls: security.acceptor(&["h2"])?,
+                leave: handle.leave.clone(),
+                stop,
+                exchanges: Arc::clone(&handle.exchanges),
+                ..Door::new(router, &config.listen)
+            };
+            let asked = handle.clone();
             listeners.spawn(async move {
                 if let Some(socket) = port.open(&asked).await.map_err(AppError::Listen)? {
-                    grpc::serve(socket, engine, access, stop.cancelled_owned()).await?;
+                    connections::serve(socket, door).await;
                 }
                 Ok("gRPC")
             });
@@ -245,7 +274,7 @@ impl App {
             return outcome;
         }
         handle.stop();
-        outcome.and(drain(&handle, listeners, config.listen.grace_period).await)
+        outcome.and(drain::drain(&handle, listeners, config.listen.grace_period).await)
     }
 }
 
@@ -339,30 +368,4 @@ fn worker_ended(model: &Model) -> AppError {
     let state = model.handle.state();
     error!(model = model.name, ?state, "the model's worker is gone; the server drains and exits");
     AppError::WorkerGone { model: model.name.clone() }
-}
-
-/// Waits for what was accepted: the connections first, then the rows in the queues.
-async fn drain(
-    handle: &AppHandle,
-    mut listeners: Listeners,
-    grace: Duration,
-) -> Result<(), AppError> {
-    let requests = &handle.engine.metrics().requests_in_flight;
-    info!(requests = requests.get(), ?grace, "draining");
-    let work = async {
-        while let Some(ended) = listeners.join_next().await {
-            ended??;
-        }
-        let models = || handle.engine.registry().loaded();
-        models().for_each(|model| model.handle.close());
-        for model in models() {
-            model.handle.stopped().await;
-        }
-        Ok(())
-    };
-    let timed = tokio::time::timeout(grace, work).await;
-    let requests = requests.get();
-    timed.unwrap_or(Err(AppError::GraceExceeded { grace, requests }))?;
-    info!("drained");
-    Ok(())
 }

@@ -73,17 +73,24 @@ section! {
         /// An origin whose pages may call the HTTP listener from a browser (CORS); `*` for all. May be
         /// repeated. None by default.
         cors_origins: Option<List<WebOrigin>> = None, Listed "ORIGIN", flag "cors-origin";
+        /// A host name under which clients may call the HTTP listener, such as `siglip.example.com` or
+        /// `*.example.com`. May be repeated. Addresses and `localhost` are always taken. Without a list a listener
+        /// on a loopback address takes nothing else, so that no web site can have its own name resolve to it; any
+        /// other listener takes every name.
+        allowed_hosts: Option<List<Host>> = None, Listed "HOST", flag "allowed-host";
         /// Whether other processes may listen on the same ports at the same time (`SO_REUSEPORT`), for a
         /// restart in place. A server that drains then leaves new connections to the others.
         reuse_port: bool = false, Switch "BOOL", flag "reuse-port";
-        /// Most connections of the HTTP listener at once, and of the Unix socket; further ones wait to be
-        /// accepted.
+        /// Maximum number of open connections of each listener (HTTP, gRPC, Unix socket); further ones wait to be
+        /// accepted. Fewer where the system grants the process too few file descriptors.
         max_connections: usize = 4096, Count "N";
         // Longer than the minute that load balancers idle by default: the side that closes first must not
         // be the server, or a request sent at that moment is lost.
-        /// How long a request's head may take over HTTP/1, and a connection may be idle between requests.
+        /// How long a request's head may take over HTTP/1, and a connection of any listener may be open without a
+        /// request.
         idle_timeout: Duration = Duration::from_secs(75), Time "DURATION";
-        /// How long an HTTP client may leave what it is sent unread before its connection is closed.
+        /// How long a client may leave what it is sent unread: then its connection is closed, or its stream over
+        /// HTTP/2 and gRPC.
         write_timeout: Duration = Duration::from_secs(30), Time "DURATION";
         /// How long a server that was told to stop still takes new requests, while its readiness is red:
         /// as long as load balancers need to notice.

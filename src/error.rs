@@ -4,6 +4,8 @@
 //! documents, `tonic::Status`, metric labels, the OpenAPI responses and the docs are all drawn from
 //! [`Code::spec`], so they cannot disagree.
 
+mod logged;
+
 use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use http::StatusCode;
@@ -15,6 +17,8 @@ pub enum Code {
     InvalidRequest,
     /// No key, or not one of the configured keys.
     Unauthorized,
+    /// The request names a host under which the server does not answer.
+    HostNotAllowed,
     /// No such route.
     NotFound,
     /// The `model` named is not served here.
@@ -96,9 +100,10 @@ const fn too_large(
 
 impl Code {
     /// Every code, in the order of the documentation.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidRequest,
         Self::Unauthorized,
+        Self::HostNotAllowed,
         Self::NotFound,
         Self::ModelNotFound,
         Self::MethodNotAllowed,
@@ -137,6 +142,13 @@ impl Code {
             Self::Unauthorized => {
                 ("unauthorized", S::UNAUTHORIZED, grpc::UNAUTHENTICATED, false, "Unauthorized")
             }
+            Self::HostNotAllowed => (
+                "host_not_allowed",
+                S::MISDIRECTED_REQUEST,
+                grpc::INVALID_ARGUMENT,
+                false,
+                "Host name not allowed",
+            ),
             Self::NotFound => ("not_found", S::NOT_FOUND, grpc::NOT_FOUND, false, "Not found"),
             Self::ModelNotFound => {
                 ("model_not_found", S::NOT_FOUND, grpc::NOT_FOUND, false, "Model not found")

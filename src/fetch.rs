@@ -120,7 +120,8 @@ impl Fetcher {
     /// # Errors
     /// [`SetupError`], where a certificate is missing.
     pub fn new(config: &config::Fetch, max_bytes: usize) -> Result<Self, SetupError> {
-        Self::with_lookup(config, max_bytes, Arc::new(SystemLookup))
+        let lookup = SystemLookup::new(config.max_concurrent);
+        Self::with_lookup(config, max_bytes, Arc::new(lookup))
     }
 
     /// The same, with names looked up elsewhere.

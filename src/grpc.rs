@@ -9,7 +9,6 @@ mod call;
 mod codec;
 mod convert;
 mod edge;
-mod handshake;
 mod health;
 mod inference;
 mod observe;
@@ -17,16 +16,12 @@ mod receive;
 mod service;
 mod status;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{body::Body, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
+use tower::{Layer as _, ServiceBuilder};
 
 use self::{
     edge::EdgeLayer, health::HealthService, inference::InferenceService,
@@ -62,84 +57,34 @@ pub mod oip_proto {
 /// message, held whole on both ends; the REST surface streams what is larger.
 pub const MAX_SCORE_VALUES: usize = 4 << 20;
 
-/// Streams of one connection that may be open at once. Far above what a batcher of a few dozen rows can
-/// use, far below what would let one client hold the process's memory.
-const MAX_STREAMS_PER_CONNECTION: u32 = 256;
-/// Unread bytes of one stream: a common picture arrives without waiting for a window update.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// Unread bytes of one connection, over all of its streams.
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-/// Bytes of a request's metadata: ample for identifiers and a key.
-const MAX_METADATA_BYTES: u32 = 16 << 10;
-/// A peer that vanished without a word is noticed after this, plus the timeout below.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Why the gRPC listener could not run.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The reflection service does not accept the compiled protocol; a defect of the build.
-    #[error("the compiled protocol is not readable")]
-    Descriptors(#[from] tonic_reflection::server::Error),
-    /// The transport failed.
-    #[error("the gRPC listener failed")]
-    Transport(#[from] tonic::transport::Error),
-}
-
-/// Who may call, and whether they are told who answers.
-#[derive(Default)]
-pub struct Access {
-    /// The keys of which every call but the health checks must present one; none are asked for without.
-    pub keys: Option<Arc<Keys>>,
-    /// Turns connections into TLS connections; plain ones without.
-    pub tls: Option<TlsAcceptor>,
-}
-
-/// Serves gRPC on `listener` until `shutdown` resolves; then takes no more connections and returns once
-/// the calls in flight are answered.
+/// The gRPC service over an engine. It speaks HTTP/2 alone; the listener, its connections and its TLS are the caller's.
+///
+/// * `keys`: the keys of which every call but the health checks must present one; none are asked for without
+/// * `stopping`: ends the health watches, which have no end of their own and would hold a drain open
 ///
 /// Health turns to `NOT_SERVING` as soon as [`crate::registry::Registry::close`] was called, which may be
-/// earlier than `shutdown`. The caller bounds how long the calls in flight may take.
+/// earlier than `stopping`.
 ///
 /// # Errors
-/// Any [`ServeError`].
-pub async fn serve(
-    listener: TcpListener,
-    engine: Arc<Engine>,
-    access: Access,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    // Health watches have no end of their own; without this they would hold a drain open.
-    let stopping = CancellationToken::new();
-    let routes = routes(&engine, stopping.clone())?;
-    let stop = async move {
-        shutdown.await;
-        stopping.cancel();
-    };
-    let server = Server::builder()
-        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_max_header_list_size(MAX_METADATA_BYTES)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(EdgeLayer::new(&engine, access.keys))
-        .add_routes(routes);
-    match access.tls {
-        None => {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            server.serve_with_incoming_shutdown(incoming, stop).await?;
-        }
-        Some(tls) => {
-            let incoming = handshake::connections(listener, tls);
-            server.serve_with_incoming_shutdown(incoming, stop).await?;
-        }
-    }
-    Ok(())
+/// The reflection service does not accept the compiled protocol; a defect of the build.
+pub fn router(
+    engine: &Arc<Engine>,
+    keys: Option<Arc<Keys>>,
+    stopping: CancellationToken,
+) -> Result<axum::Router, tonic_reflection::server::Error> {
+    let routes = EdgeLayer::new(engine, keys).layer(routes(engine, stopping)?.prepare());
+    let service = ServiceBuilder::new()
+        .map_request(|request: http::Request<axum::body::Body>| request.map(Body::new))
+        .map_response(|response: http::Response<Body>| response.map(axum::body::Body::new))
+        .service(routes);
+    Ok(axum::Router::new().fallback_service(service))
 }
 
 /// Every service of the listener, without the layer that counts, times and bounds calls.
-fn routes(engine: &Arc<Engine>, stopping: CancellationToken) -> Result<Routes, ServeError> {
+fn routes(
+    engine: &Arc<Engine>,
+    stopping: CancellationToken,
+) -> Result<Routes, tonic_reflection::server::Error> {
     let embedding =
         embedding::EmbeddingServiceServer::new(EmbeddingService::new(Arc::clone(engine)))
             .max_decoding_message_size(engine.limits().max_body_bytes);

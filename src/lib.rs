@@ -13,7 +13,7 @@
 //! | 3 | [`batch`], [`model`] |
 //! | 2 | [`preprocess`], [`tokenize`], [`fetch`], [`auth`], [`hub`], [`cache`], [`cpu_pool`] |
 //! | 1 | [`telemetry`], [`embedding`], [`tls`] |
-//! | 0 | [`config`], [`error`], [`build_info`] |
+//! | 0 | [`config`], [`error`], [`build_info`], [`small_file`] |
 
 pub mod app;
 pub mod auth;
@@ -38,6 +38,7 @@ pub mod preprocess;
 pub mod registry;
 pub mod rest;
 pub mod shutdown;
+pub mod small_file;
 pub mod telemetry;
 pub mod tls;
 pub mod tokenize;

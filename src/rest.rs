@@ -40,16 +40,17 @@ use tokio::sync::Semaphore;
 use tower::ServiceBuilder;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::{
-    layers::{
-        authorize, bound_body, carry_request_id, catch_panic, compress, cors, observe, plain_body,
-        plain_unless_named, render_failures, set_context,
-    },
-    problem::Failure,
-};
 pub use self::{
+    layers::{Hosts, OverUnixSocket},
     openapi::{document as openapi, yaml as openapi_yaml},
     problem::error_table,
+};
+use self::{
+    layers::{
+        authorize, bound_body, carry_request_id, catch_panic, check_host, compress, cors, observe,
+        plain_body, plain_unless_named, render_failures, set_context,
+    },
+    problem::Failure,
 };
 use crate::{
     auth::Keys,
@@ -70,13 +71,15 @@ pub struct Access {
     pub keys: Option<Arc<Keys>>,
     /// Origins whose pages may call from a browser.
     pub origins: Vec<WebOrigin>,
+    /// The host names under which the server answers.
+    pub hosts: Hosts,
     /// Whether `/metrics` is here, and not on a listener of its own.
     pub metrics: bool,
 }
 
 impl Default for Access {
     fn default() -> Self {
-        Self { keys: None, origins: Vec::new(), metrics: true }
+        Self { keys: None, origins: Vec::new(), hosts: Hosts::default(), metrics: true }
     }
 }
 
@@ -184,9 +187,10 @@ pub fn router(state: AppState) -> Router {
 
 /// The metrics and the probes alone, for a listener that is not reachable from everywhere: no key is
 /// asked for.
-pub fn admin_router(engine: Arc<Engine>) -> Router {
+pub fn admin_router(engine: Arc<Engine>, hosts: Hosts) -> Router {
     let health = OpenApiRouter::new().routes(routes!(health::live)).routes(routes!(health::ready));
-    finished(metrics().merge(health).into(), Router::new(), AppState::new(engine))
+    let access = Access { hosts, ..Access::default() };
+    finished(metrics().merge(health).into(), Router::new(), AppState::with_access(engine, access))
 }
 
 /// The documented route of the metrics, which may stand on a listener of its own.
@@ -219,6 +223,8 @@ fn finished(bounded: Router<AppState>, streams: Router<AppState>, state: AppStat
         // Sets the deadline and the priority, and ends the wait when the deadline passes. It also writes
         // `Server-Timing`, so it stands outside of the panic trap: such an answer has its times too.
         .layer(middleware::from_fn_with_state(state.clone(), set_context))
+        // Before a key is looked at: a page of another site shall not even learn whether one is asked for.
+        .layer(middleware::from_fn_with_state(state.clone(), check_host))
         // Before anything is read of the body or done for the request.
         .layer(middleware::from_fn_with_state(state.clone(), authorize))
         // Every route, streams included, reads bodies as they come.

@@ -1,8 +1,11 @@
 //! Signals, and the order in which things stop.
 //!
-//! On SIGTERM or SIGINT: readiness turns red; after `listen.drain_delay` new work is refused with
+//! On SIGTERM, SIGINT or SIGQUIT: readiness turns red; after `listen.drain_delay` new work is refused with
 //! `shutting_down`; requests in flight are answered; connections close as they fall idle; the batcher drains; the process exits 0.
 //! If the grace period ends first it exits 1. A second signal ends the process at once.
+//!
+//! SIGHUP, SIGUSR1 and SIGUSR2 change nothing: files that may change are followed anyway, and a terminal that goes
+//! away must not take the server with it.
 
 use std::io;
 
@@ -15,6 +18,8 @@ pub enum Signal {
     Interrupt,
     /// From a service manager.
     Terminate,
+    /// From a terminal: Ctrl-\.
+    Quit,
 }
 
 impl Signal {
@@ -24,17 +29,23 @@ impl Signal {
         match self {
             Self::Interrupt => 130,
             Self::Terminate => 143,
+            Self::Quit => 131,
         }
     }
 }
 
-/// Both signals, from the moment of [`Signals::install`] on.
+/// The signals that are handled, from the moment of [`Signals::install`] on.
 #[derive(Debug)]
 pub struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    quit: tokio::signal::unix::Signal,
+    /// Held so that the system's default, which is to end the process, does not come back.
+    #[cfg(unix)]
+    _ignored: [tokio::signal::unix::Signal; 3],
 }
 
 #[cfg(unix)]
@@ -48,6 +59,12 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            _ignored: [
+                signal(SignalKind::hangup())?,
+                signal(SignalKind::user_defined1())?,
+                signal(SignalKind::user_defined2())?,
+            ],
         })
     }
 
@@ -56,6 +73,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Signal::Terminate,
             _ = self.interrupt.recv() => Signal::Interrupt,
+            _ = self.quit.recv() => Signal::Quit,
         }
     }
 }

@@ -1,42 +1,47 @@
-//! HTTP/1.1 and cleartext HTTP/2 on one port, and the drain of its connections.
+//! The one door of every listener: which connections are open, for how long, and how they drain.
+//!
+//! HTTP/1.1 and HTTP/2 share the HTTP port; the gRPC port speaks HTTP/2 alone. All else is the same at both.
 
+mod exchange;
 mod leftover;
+mod written;
 
 use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use axum::{
     Router,
-    body::Body,
     extract::Request,
     http::{HeaderValue, Version, header},
     response::Response,
 };
-use http_body_util::BodyExt as _;
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    server::conn::auto,
 };
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service as _;
 use tracing::{debug, warn};
 
+pub(super) use self::exchange::Exchanges;
+use self::{
+    exchange::{Activity, Exchange},
+    written::Written,
+};
 use super::listen::Listener;
 use crate::config;
 
@@ -44,14 +49,21 @@ use crate::config;
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a TLS handshake may take: two round trips, however far away the client.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests of one HTTP/2 connection at once.
+/// Requests of one HTTP/2 connection at once. Far above what a batcher of a few dozen rows can use, far below what
+/// would let one client hold the memory of the process.
 const MAX_STREAMS: u32 = 256;
+/// Bytes of one gRPC stream that may be on the way unread: a common image arrives without waiting for the client to
+/// be told that there is room.
+const GRPC_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// The same over all streams of a gRPC connection.
+const GRPC_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// A peer that vanished without a word is noticed after this, plus the timeout.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Most bytes of a request's head over HTTP/1, and of a body that are read at once. Over HTTP/2 the library
-/// has 16 KiB for heads.
+/// Most bytes of a request's head over HTTP/1, and of a body that are read at once.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+/// The same of a head over HTTP/2: ample for identifiers and a key.
+const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;
 /// A server that drained is quiet once no request came for this long: one that a client sent over an open
 /// connection before it could read of the end is still answered. Longer than a packet takes within a region.
 const QUIET: Duration = Duration::from_millis(100);
@@ -60,12 +72,20 @@ const MAX_QUIET_ROUNDS: usize = 10;
 /// How long to wait when the process is out of file descriptors: some request will end by then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-type Builder = auto::Builder<TokioExecutor>;
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// HTTP/1.1, and HTTP/2 where the client begins with it.
+    Http,
+    /// HTTP/2 alone.
+    Grpc,
+}
 
 /// What a listener serves, and within which bounds.
 #[derive(Clone)]
 pub(super) struct Door {
     pub(super) router: Router,
+    pub(super) protocol: Protocol,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) idle_timeout: Duration,
     pub(super) write_timeout: Duration,
@@ -76,13 +96,16 @@ pub(super) struct Door {
     pub(super) leave: CancellationToken,
     /// From here on requests are refused.
     pub(super) stop: CancellationToken,
+    /// The open requests, which all doors count together.
+    pub(super) exchanges: Arc<Exchanges>,
 }
 
 impl Door {
-    /// A door in plain text that is never told to close.
+    /// A door in plain HTTP that is never told to close.
     pub(super) fn new(router: Router, listen: &config::Listen) -> Self {
         Self {
             router,
+            protocol: Protocol::Http,
             tls: None,
             idle_timeout: listen.idle_timeout,
             write_timeout: listen.write_timeout,
@@ -90,7 +113,32 @@ impl Door {
             shares_port: listen.reuse_port,
             leave: CancellationToken::new(),
             stop: CancellationToken::new(),
+            exchanges: Arc::default(),
         }
+    }
+
+    /// The protocol of one connection.
+    fn builder(&self, streams: Streams) -> auto::Builder<Streams> {
+        let mut builder = auto::Builder::new(streams);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.idle_timeout)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADER_LIST_BYTES)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        if self.protocol == Protocol::Http {
+            return builder;
+        }
+        builder
+            .http2()
+            .initial_stream_window_size(GRPC_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(GRPC_CONNECTION_WINDOW_BYTES);
+        builder.http2_only()
     }
 }
 
@@ -99,24 +147,24 @@ impl Door {
 /// While requests from before the stop are answered, the port and the connections stay open: a client
 /// reads `shutting_down` where a closed connection would tell it nothing, or lose the request that it
 /// was just sending. Each such answer closes its connection. Then it waits until nobody asks any more, since
-/// connections that are idle close without a word. The accept loop is our own because
-/// `axum::serve` closes at once, and sets no timeouts.
+/// connections that are idle close without a word. A client that is itself waited for (for the rest of its request,
+/// or to read its response) keeps its connection, but not the port.
+///
+/// The accept loop is our own because `axum::serve` closes at once, and sets no timeouts.
 ///
 /// Where other processes share the port, it is closed already when they are to take over: what the system
 /// has accepted by then is taken, and what comes after is theirs.
 pub(super) async fn serve(listener: impl Listener, door: Door) {
-    let (accepted, _) = watch::channel(());
     let slots = Arc::new(Semaphore::new(door.max_connections.min(Semaphore::MAX_PERMITS)));
     let server = Arc::new(Server {
-        builder: builder(door.idle_timeout),
         door,
-        accepted,
         requests: AtomicUsize::new(0),
+        connections: TaskTracker::new(),
+        closing: CancellationToken::new(),
     });
-    let connections = GracefulShutdown::new();
     let drained = async {
         server.door.stop.cancelled().await;
-        server.accepted.closed().await;
+        server.door.exchanges.done().await;
         server.quiet().await;
     };
     let mut drained = std::pin::pin!(drained);
@@ -133,30 +181,17 @@ pub(super) async fn serve(listener: impl Listener, door: Door) {
             () = &mut drained => break,
             () = server.door.leave.cancelled(), if server.door.shares_port && listener.is_some() => {
                 for stream in listener.take().into_iter().flat_map(Listener::into_accepted) {
-                    server.spawn(stream, None, connections.watcher());
+                    server.spawn(stream, None);
                 }
             }
-            (stream, slot) = next => server.spawn(stream, slot, connections.watcher()),
+            (stream, slot) = next => server.spawn(stream, slot),
         }
     }
     drop(listener);
-    // What is still open is idle, or writes its last answer.
-    connections.shutdown().await;
-}
-
-fn builder(idle_timeout: Duration) -> Builder {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(idle_timeout)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    builder
+    // What is still open is idle, or waits for its client.
+    server.closing.cancel();
+    server.connections.close();
+    server.connections.wait().await;
 }
 
 /// The next connection, and its place among those that may be open. Errors are the connection's or pass
@@ -178,14 +213,14 @@ async fn accept<L: Listener>(
     }
 }
 
-/// What every connection shares.
+/// What every connection of a listener shares.
 struct Server {
-    builder: Builder,
     door: Door,
-    /// Each request from before the stop holds a receiver until its answer is out.
-    accepted: watch::Sender<()>,
     /// Requests so far.
     requests: AtomicUsize,
+    connections: TaskTracker,
+    /// From here on a connection without a request is closed.
+    closing: CancellationToken,
 }
 
 impl Server {
@@ -200,90 +235,118 @@ impl Server {
         }
     }
 
-    fn spawn<S>(self: &Arc<Self>, stream: S, slot: Option<OwnedSemaphorePermit>, watcher: Watcher)
+    fn spawn<S>(self: &Arc<Self>, stream: S, slot: Option<OwnedSemaphorePermit>)
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let mut stream = TimeoutStream::new(stream);
         // A client that never reads would hold its answer, and the drain, for ever.
         stream.set_write_timeout(Some(self.door.write_timeout));
-        let (stream, server) = (Box::pin(stream), Arc::clone(self));
-        tokio::spawn(async move {
+        let activity = Arc::new(Activity::default());
+        let stream = Written::new(Box::pin(stream), Arc::clone(&activity.blocked));
+        let server = Arc::clone(self);
+        self.connections.spawn(async move {
             let _slot = slot;
             let Some(tls) = &server.door.tls else {
-                return server.connection(stream, watcher).await;
+                return server.connection(stream, activity).await;
             };
             // Not in the accept loop: a client that is slow in its handshake keeps nobody waiting.
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-                Ok(Ok(stream)) => server.connection(stream, watcher).await,
-                Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
-                Err(_) => debug!("a TLS handshake took too long"),
+            let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream));
+            match server.closing.run_until_cancelled(shaken).await {
+                Some(Ok(Ok(stream))) => server.connection(stream, activity).await,
+                Some(Ok(Err(error))) => debug!(%error, "a TLS handshake failed"),
+                Some(Err(_)) => debug!("a TLS handshake took too long"),
+                None => debug!("the server closed before a TLS handshake was done"),
             }
         });
     }
 
     /// Serves one connection to its end.
-    async fn connection<S>(self: Arc<Self>, stream: S, watcher: Watcher)
+    async fn connection<S>(self: &Arc<Self>, stream: S, activity: Arc<Activity>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let seen = Arc::new(AtomicBool::new(false));
-        let service = {
-            let (server, seen) = (Arc::clone(&self), Arc::clone(&seen));
-            service_fn(move |request: Request<Incoming>| {
-                seen.store(true, Ordering::Relaxed);
-                server.requests.fetch_add(1, Ordering::Relaxed);
-                let Door { router, leave, stop, .. } = &server.door;
-                let work = (!stop.is_cancelled()).then(|| server.accepted.subscribe());
-                answer(router.clone(), request, Turn { work, leaves: leave.is_cancelled() })
-            })
-        };
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let streams = Streams { begun: Arc::default(), write_timeout: self.door.write_timeout };
+        let service = service_fn(|request: Request<Incoming>| {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            answer(&self.door, request, &activity, &streams)
+        });
+        let builder = self.door.builder(streams.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
         tokio::select! {
-            served = watcher.watch(connection) => {
-                if let Err(error) = served {
-                    debug!(error, "a connection ended with an error");
-                }
+            served = connection.as_mut() => return log_end(served),
+            () = activity.stays_silent(FIRST_REQUEST_TIMEOUT) => {
+                return debug!("closed a connection that sent no request");
             }
-            () = silence(&seen) => debug!("closed a connection that sent no request"),
+            () = activity.idles(self.door.idle_timeout) => debug!("closing an idle connection"),
+            () = self.closing.cancelled() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            served = connection.as_mut() => log_end(served),
+            // Half a head, or a client that does not answer the closing words of HTTP/2.
+            () = activity.settles() => debug!("cut a connection without a request"),
         }
     }
 }
 
-/// When a request came.
-struct Turn {
-    /// What the drain waits for, none for a request that came after the stop.
-    work: Option<watch::Receiver<()>>,
-    /// Whether its client shall go elsewhere from now on.
-    leaves: bool,
+fn log_end(served: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(error) = served {
+        debug!(error, "a connection ended with an error");
+    }
+}
+
+/// Runs the streams of one HTTP/2 connection, and ends those whose client does not read.
+///
+/// Over HTTP/1.1 the write timeout of the connection does that. Over HTTP/2 a client can keep the connection busy
+/// and take nothing of a stream, which then holds its response.
+#[derive(Clone)]
+struct Streams {
+    /// The request that was taken last: the library calls the service and then runs its stream, one after the other.
+    begun: Arc<Mutex<Option<Arc<Exchange>>>>,
+    write_timeout: Duration,
+}
+
+impl<F> Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let Some(exchange) = self.begun.lock().take() else {
+            return TokioExecutor::new().execute(stream);
+        };
+        let timeout = self.write_timeout;
+        TokioExecutor::new().execute(async move {
+            tokio::select! {
+                _ = stream => {}
+                () = exchange.stays_unread(timeout) => debug!("reset a stream that its client does not read"),
+            }
+        });
+    }
 }
 
 /// Answers a request.
-async fn answer(
-    mut router: Router,
+fn answer(
+    door: &Door,
     request: Request<Incoming>,
-    turn: Turn,
-) -> Result<Response, Infallible> {
-    let version = request.version();
-    // A router is always ready, so it needs no poll before the call.
-    let mut response = router.call(leftover::Body::keep(request)).await?;
-    if turn.leaves && version <= Version::HTTP_11 {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    activity: &Arc<Activity>,
+    streams: &Streams,
+) -> impl Future<Output = Result<Response, Infallible>> + use<> {
+    let (exchange, open) = Exchange::begin(&door.exchanges, activity);
+    let over_http2 = request.version() > Version::HTTP_11;
+    if over_http2 {
+        *streams.begun.lock() = Some(Arc::clone(&exchange));
     }
-    // The closure, and with it the receiver, lives as long as the body. A mapping of frames would do as
-    // well, but hides the body's length.
-    Ok(response.map(|body| {
-        Body::new(body.map_err(move |error| {
-            let _held = &turn.work;
-            error
-        }))
-    }))
-}
-
-/// Resolves if no request was seen in time. hyper's own timeout begins only once it knows the protocol.
-async fn silence(seen: &AtomicBool) {
-    tokio::time::sleep(FIRST_REQUEST_TIMEOUT).await;
-    if seen.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
+    let closes = door.leave.is_cancelled() && !over_http2;
+    let mut router = door.router.clone();
+    async move {
+        // A router is always ready, so it needs no poll before the call.
+        let mut response = router.call(leftover::Body::keep(request, exchange)).await?;
+        if closes {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response.map(|body| open.until_read(body, over_http2)))
     }
 }

@@ -5,8 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 use tokio::task::JoinError;
 
 use crate::{
-    auth::KeyFileError, error::Error, fetch, grpc, hub::HubError, model::LoadError,
-    tls::IdentityError,
+    auth::KeyFileError, error::Error, fetch, hub::HubError, model::LoadError, tls::IdentityError,
 };
 
 /// Why the server could not start, or could not go on.
@@ -82,21 +81,21 @@ pub enum AppError {
         /// The model's name.
         model: String,
     },
-    /// The gRPC listener failed.
-    #[error("the gRPC listener failed")]
-    Grpc(#[from] grpc::ServeError),
+    /// The reflection service does not accept the compiled protocol; a defect of the build.
+    #[error("the compiled gRPC protocol is not readable")]
+    Grpc(#[from] tonic_reflection::server::Error),
     /// A task that runs as long as the server does came to an end.
     #[error("the {0} listener ended by itself")]
     Ended(&'static str),
     /// A task that runs as long as the server does panicked.
     #[error("a background task panicked")]
     Panicked(#[from] JoinError),
-    /// Requests were still running when the grace period was over.
+    /// The server still worked on requests when the grace period was over.
     #[error("the grace period of {grace:?} is over with {requests} requests unanswered")]
     GraceExceeded {
         /// What was granted.
         grace: Duration,
         /// What was cut off.
-        requests: i64,
+        requests: usize,
     },
 }

@@ -11,7 +11,7 @@ use crate::{
     auth::Keys,
     config::{self, Config},
     engine::Engine,
-    grpc, rest,
+    rest,
     tls::Identity,
 };
 
@@ -53,13 +53,14 @@ impl Security {
         rest::Access {
             keys: self.keys.clone(),
             origins: listen.cors_origins.clone().map(|list| list.0).unwrap_or_default(),
+            hosts: hosts(listen, &listen.http),
             metrics: listen.admin.is_none(),
         }
     }
 
-    /// Who may use the gRPC listener.
-    pub(super) fn grpc(&self) -> Result<grpc::Access, AppError> {
-        Ok(grpc::Access { keys: self.keys.clone(), tls: self.acceptor(&["h2"])? })
+    /// The keys of the gRPC listener.
+    pub(super) fn keys(&self) -> Option<Arc<Keys>> {
+        self.keys.clone()
     }
 
     /// What turns a connection into a TLS connection, where there is a certificate.
@@ -78,4 +79,10 @@ impl Security {
         }
         tasks
     }
+}
+
+/// The names under which a listener answers.
+pub(super) fn hosts(listen: &config::Listen, addr: &SocketAddr) -> rest::Hosts {
+    let allowed = listen.allowed_hosts.as_ref().map(|list| list.0.as_slice());
+    rest::Hosts::of(addr.ip().is_loopback(), allowed)
 }

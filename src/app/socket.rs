@@ -1,7 +1,6 @@
 //! A Unix socket beside the TCP port: for clients on the same machine, guarded by file permissions.
 
 use std::{
-    ffi::OsString,
     fs, io,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -41,9 +40,12 @@ impl Socket {
     /// Something else is at `path`: a file of another kind, or a socket on which a server listens.
     fn bind(path: &Path, mode: u32) -> io::Result<Self> {
         check_place(path)?;
-        let mut name = OsString::from(path);
-        name.push(format!(".{}", std::process::id()));
-        let made = PathBuf::from(name);
+        // In the same folder, with a name that is no longer than most: paths of sockets are 107 bytes at most.
+        let made = path.with_file_name(format!(".{:x}", std::process::id()));
+        // In a container every server is process 1, so one that crashed here left its file under this very name.
+        if is_socket(&made) {
+            fs::remove_file(&made)?;
+        }
         let listener = UnixListener::bind(&made)?;
         let moved = fs::set_permissions(&made, fs::Permissions::from_mode(mode))
             .and_then(|()| fs::rename(&made, path))
@@ -85,6 +87,10 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
 /// Whether a socket may be put at `path`: nothing is there, or one to which nobody listens.
 fn check_place(path: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
@@ -121,6 +127,9 @@ mod tests {
         // A listener of std leaves its file behind, as a crash does.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
         assert!(path.exists());
+        // So does a crash between the two steps of taking the place.
+        let half = path.with_file_name(format!(".{:x}", std::process::id()));
+        drop(std::os::unix::net::UnixListener::bind(&half).expect("binds"));
         let third = Socket::bind(&path, 0o660).expect("the dead one is replaced");
         // Somebody else's file in its place is not removed.
         fs::remove_file(&path).expect("removed");

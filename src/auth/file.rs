@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 
 use super::Digest;
+use crate::small_file;
 
 /// Shorter keys can be guessed by trying.
 const MIN_KEY_CHARS: usize = 16;
@@ -56,11 +57,11 @@ struct Table {
 /// Reads a file of keys.
 pub(super) fn read(path: &Path) -> Result<Vec<Entry>, KeyFileError> {
     let unreadable = |source| KeyFileError::Read { path: path.to_owned(), source };
-    let size = std::fs::metadata(path).map_err(unreadable)?.len();
-    let text = match size {
-        0..=MAX_FILE_BYTES => std::fs::read_to_string(path).map(SecretString::from),
-        _ => Err(io::Error::other(format!("it has more than {MAX_FILE_BYTES} bytes"))),
-    };
+    let text = small_file::read(path, MAX_FILE_BYTES).and_then(|bytes| {
+        String::from_utf8(bytes)
+            .map(SecretString::from)
+            .map_err(|_| io::ErrorKind::InvalidData.into())
+    });
     let text = text.map_err(unreadable)?;
     parse(text.expose_secret())
         .map_err(|reason| KeyFileError::Content { path: path.to_owned(), reason })

@@ -38,7 +38,10 @@ impl Keys {
         let entries = tokio::task::spawn_blocking(move || file::read(&path))
             .await
             .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| match std::error::Error::source(&error) {
+                Some(cause) => format!("{error}: {cause}"),
+                None => error.to_string(),
+            })?;
         let same = {
             let current = self.keys.read();
             current.len() == entries.len()

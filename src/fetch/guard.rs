@@ -92,7 +92,10 @@ impl Guard {
         // The parser has turned every way to write an address (decimal, octal, short) into one.
         let host = url.host_str().ok_or(Refusal::NotAUrl)?;
         let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        let allowed = |hosts: &Vec<Host>| hosts.iter().any(|rule| rule.matches(host));
+        // A list names the address that is connected to, however the URL writes it.
+        let canonical = literal.as_ref().map(|address| address.to_canonical().to_string());
+        let named = canonical.as_deref().unwrap_or(host);
+        let allowed = |hosts: &Vec<Host>| hosts.iter().any(|rule| rule.matches(named));
         if !self.allow_hosts.as_ref().is_none_or(allowed) || allowed(&self.deny_hosts) {
             return Err(Refusal::Host);
         }
@@ -295,6 +298,24 @@ mod tests {
         let long = format!("https://example.com/{}", "a".repeat(MAX_URL_BYTES));
         assert_eq!(strict.parse(&long), Err(Refusal::NotAUrl));
         assert!(strict.parse("https://example.com:8443/a.png?b=c#d").is_ok());
+    }
+
+    #[test]
+    fn lists_of_hosts_mean_an_address_however_it_is_written() {
+        let guard = guard(|config| {
+            config.allow_networks = "127.0.0.0/8,public".parse().expect("networks");
+            config.deny_hosts = Some("127.0.0.1,bad.example".parse().expect("hosts"));
+        });
+        for url in [
+            "https://127.0.0.1/",
+            "https://127.1/",
+            "https://[::ffff:127.0.0.1]/",
+            "https://[::ffff:7f00:1]/",
+            "https://bad.example./",
+        ] {
+            assert_eq!(guard.parse(url), Err(Refusal::Host), "{url}");
+        }
+        assert!(guard.parse("https://127.0.0.2/").is_ok());
     }
 
     #[test]

@@ -3,9 +3,16 @@
 //! The client connects to what its resolver returns and asks nobody else. So a name that means one address
 //! when it is checked and another when it is used (DNS rebinding) gains nothing: there is one look-up.
 
-use std::{future::Future, io, net::IpAddr, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    pin::Pin,
+    sync::Arc,
+};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::guard::{Guard, Refusal};
 
@@ -19,15 +26,38 @@ pub trait Lookup: Send + Sync {
 }
 
 /// Asks the system: its hosts file and its name servers.
-#[derive(Debug, Clone, Copy)]
-pub struct SystemLookup;
+///
+/// The system's look-up cannot be called off, and one that nobody answers takes many seconds. So each has a thread of
+/// its own and a place that it keeps until it ends, even when its fetch was given up long ago. On the threads that
+/// the process shares for blocking work, a few hundred such look-ups would stop everything else.
+#[derive(Debug, Clone)]
+pub struct SystemLookup {
+    places: Arc<Semaphore>,
+}
+
+impl SystemLookup {
+    /// Look-ups of which at most `concurrent` run at once. Further ones wait.
+    #[must_use]
+    pub fn new(concurrent: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(concurrent.min(Semaphore::MAX_PERMITS))) }
+    }
+}
 
 impl Lookup for SystemLookup {
     fn lookup(&self, host: &str) -> Answer {
-        let host = host.to_owned();
+        let (host, places) = (host.to_owned(), Arc::clone(&self.places));
         Box::pin(async move {
-            let found = tokio::net::lookup_host((host, 0)).await?;
-            Ok(found.map(|address| address.ip()).collect())
+            let place = places.acquire_owned().await.map_err(io::Error::other)?;
+            let (sender, found) = oneshot::channel();
+            let thread = std::thread::Builder::new().name("lookup".to_owned());
+            thread.spawn(move || {
+                let found = (host.as_str(), 0).to_socket_addrs();
+                let found = found.map(|all| all.map(|address| address.ip()).collect());
+                // Nobody waits for it where the fetch was given up.
+                let _ = sender.send(found);
+                drop(place);
+            })?;
+            found.await.map_err(io::Error::other)?
         })
     }
 }

@@ -87,11 +87,17 @@ impl Exchange {
     fn log(&self, code: &'static str, cause: Option<&Error>, duration_ms: f64) {
         let _entered = self.span.enter();
         match cause {
-            Some(cause) if cause.code().spec().status.is_server_error() => {
+            Some(cause)
+                if cause.code().spec().status.is_server_error()
+                    && !matches!(cause.code(), Code::NotReady | Code::ShuttingDown) =>
+            {
                 let cause = chain(cause);
                 error!(code, duration_ms, cause, "request failed");
             }
-            Some(cause) => info!(code, duration_ms, %cause, "request refused"),
+            Some(cause) => {
+                let cause = cause.without_quotations();
+                info!(code, duration_ms, cause, "request refused");
+            }
             // Probes come every few seconds; at `info` they would drown the rest.
             None if self.route != HEALTH_CHECK && ROUTES.contains(&self.route) => {
                 info!(code, duration_ms, "request answered");

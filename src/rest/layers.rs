@@ -5,18 +5,21 @@ mod bound_body;
 mod catch_panic;
 mod compress;
 mod cors;
+mod hosts;
 mod observe;
 mod plain_body;
 mod render_failures;
 mod request_id;
 mod set_context;
 
+pub use self::hosts::{Hosts, OverUnixSocket};
 pub(super) use self::{
     authorize::authorize,
     bound_body::{BodyError, bound_body},
     catch_panic::catch_panic,
     compress::{compress, plain_unless_named},
     cors::cors,
+    hosts::check_host,
     observe::{UNMATCHED, observe},
     plain_body::plain_body,
     render_failures::render_failures,

@@ -1,30 +1,42 @@
 //! The log: one subscriber on standard error, for people or for machines.
 //!
-//! A thread of its own writes the lines. Whoever reads the log may stop to, and a write would then hold up whatever
-//! request had something to say, in the end all of them.
+//! A thread of its own writes the lines (`queue`). What clients wrote is not logged; what else could break a line is
+//! escaped (`printable`).
 
-use std::{backtrace::Backtrace, io, io::IsTerminal as _, panic, sync::OnceLock, thread};
+mod printable;
+mod queue;
+
+use std::{
+    backtrace::Backtrace,
+    io::{self, IsTerminal as _},
+    panic,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
 
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::config::{self, LogFormat};
 
 /// Libraries whose debug lines drown our own. A directive for one of them in the filter wins.
-const LOUD_TARGETS: &str = "h2=info,hyper=info,hyper_util=info,tower=info,tonic=info,rustls=info";
+const LOUD_TARGETS: &str =
+    "h2=info,hyper=info,hyper_util=info,tower=info,tonic=info,rustls=info,reqwest=info";
 
-/// Most lines that wait to be written; past that they are dropped, and counted.
-const MAX_WAITING_LINES: usize = 8192;
+/// What may wait to be written; past that lines are dropped, and counted. A common line has 250 bytes.
+const WAITING: queue::Bounds = queue::Bounds { lines: 8192, bytes: 8 << 20 };
 
 /// Counts what was dropped by the process's one log.
-static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+static DROPPED: OnceLock<Arc<AtomicU64>> = OnceLock::new();
 
 /// Keeps the log written. When it is dropped, what waits is written first, as far as that takes no more than a
 /// second.
 #[must_use = "without it nothing is written"]
 #[derive(Debug)]
-pub struct LogGuard(#[expect(dead_code, reason = "held for its end")] WorkerGuard);
+pub struct LogGuard(#[expect(dead_code, reason = "held for its end")] queue::Guard);
 
 /// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +49,9 @@ pub enum LogError {
         /// What is wrong with it.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// The thread that writes could not be started.
+    #[error("cannot start the thread of the log")]
+    Thread(#[source] io::Error),
     /// Another subscriber is in place already.
     #[error("the log is set up already")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
@@ -48,11 +63,12 @@ pub enum LogError {
 /// Any [`LogError`].
 pub fn init(config: &config::Log) -> Result<LogGuard, LogError> {
     let subscriber = tracing_subscriber::registry().with(filter(&config.filter)?);
-    let (writer, guard) = writer(io::stderr(), MAX_WAITING_LINES);
-    let dropped = writer.error_counter();
+    let (writer, guard) = queue::queue(io::stderr(), WAITING).map_err(LogError::Thread)?;
+    let dropped = writer.dropped();
     let lines = fmt::layer().with_writer(writer);
     match config.format {
         LogFormat::Human => {
+            let lines = lines.fmt_fields(printable::fields());
             let lines = lines.with_ansi(io::stderr().is_terminal());
             subscriber.with(lines).try_init()?;
         }
@@ -67,13 +83,7 @@ pub fn init(config: &config::Log) -> Result<LogGuard, LogError> {
 /// Lines that were dropped because nobody read the log.
 #[must_use]
 pub fn dropped_lines() -> u64 {
-    DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
-}
-
-/// A writer that never waits: a thread moves what it is given on to `to`.
-fn writer(to: impl io::Write + Send + 'static, lines: usize) -> (NonBlocking, WorkerGuard) {
-    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(lines);
-    builder.thread_name("log").finish(to)
+    DROPPED.get().map_or(0, |dropped| dropped.load(Ordering::Relaxed))
 }
 
 fn filter(text: &str) -> Result<EnvFilter, LogError> {
@@ -117,33 +127,6 @@ mod tests {
         assert!(debug.contains("hyper=info") && debug.contains("debug"), "{debug}");
         let named = filter("debug,hyper=trace").expect("parses").to_string();
         assert!(named.contains("hyper=trace") && !named.contains("hyper=info"), "{named}");
-    }
-
-    #[test]
-    fn a_log_that_nobody_reads_holds_nobody_up_and_counts_what_it_drops() {
-        /// Takes nothing until it is told to.
-        struct Stuck(std::sync::mpsc::Receiver<()>);
-        impl io::Write for Stuck {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                // Without a sender it takes everything.
-                let _ = self.0.recv();
-                Ok(bytes.len())
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let (open, stuck) = std::sync::mpsc::channel();
-        let (mut writer, guard) = writer(Stuck(stuck), 4);
-        for _ in 0..100 {
-            io::Write::write_all(&mut writer, b"a line\n").expect("never fails");
-        }
-        // One is being written, four wait.
-        let dropped = writer.error_counter().dropped_lines();
-        assert!((95..=96).contains(&dropped), "{dropped}");
-        drop(open);
-        drop(guard);
     }
 
     #[test]

@@ -31,7 +31,7 @@ async fn until_closed(mut stream: TcpStream) -> String {
 async fn a_head_that_never_ends_is_given_up() {
     let server = Server::start(&["--listen-idle-timeout", "300ms"]);
     let mut stream = connect(&server).await;
-    stream.write_all(b"GET /info HTTP/1.1\r\nhost: a\r\nx-slow: ").await.expect("written");
+    stream.write_all(b"GET /info HTTP/1.1\r\nhost: localhost\r\nx-slow: ").await.expect("written");
     let answer = until_closed(stream).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
 }
@@ -40,7 +40,7 @@ async fn a_head_that_never_ends_is_given_up() {
 async fn a_body_that_never_ends_is_answered_at_the_deadline() {
     let server = Server::start(&["--listen-idle-timeout", "2s"]);
     let mut stream = connect(&server).await;
-    let head = "POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+    let head = "POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
         x-request-timeout-ms: 200\r\ncontent-length: 1000\r\n\r\n{\"input\": ";
     stream.write_all(head.as_bytes()).await.expect("written");
     let answer = until_closed(stream).await;
@@ -63,7 +63,7 @@ async fn an_answer_that_nobody_reads_is_given_up() {
     let body = json!({"image_embeddings": rows, "text_embeddings": rows}).to_string();
     let mut stream = connect(&server).await;
     let head = format!(
-        "POST /v1/similarity HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+        "POST /v1/similarity HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n",
         body.len()
     );

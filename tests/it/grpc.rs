@@ -14,6 +14,7 @@ use std::{
 };
 
 use siglip_server::{
+    auth::Keys,
     batch,
     config::{Config, DType, Device},
     embedding::Embedding,
@@ -24,7 +25,8 @@ use siglip_server::{
     registry::{Model, Registry},
     telemetry::Metrics,
 };
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 /// Values of an embedding of the fake model.
@@ -35,18 +37,18 @@ const HEAD: PairHead = PairHead { logit_scale: 2.0, logit_bias: -3.0 };
 struct Served {
     engine: Arc<Engine>,
     channel: Channel,
-    stop: Option<oneshot::Sender<()>>,
-    server: JoinHandle<Result<(), grpc::ServeError>>,
+    stop: CancellationToken,
+    server: JoinHandle<std::io::Result<()>>,
 }
 
 impl Served {
     async fn start(adjust: impl FnOnce(&mut Config)) -> Self {
-        Self::with_access(adjust, |_| grpc::Access::default()).await
+        Self::with_keys(adjust, |_| None).await
     }
 
-    async fn with_access(
+    async fn with_keys(
         adjust: impl FnOnce(&mut Config),
-        access: impl FnOnce(Arc<Metrics>) -> grpc::Access,
+        keys: impl FnOnce(Arc<Metrics>) -> Option<Arc<Keys>>,
     ) -> Self {
         let mut config = Config::default();
         adjust(&mut config);
@@ -55,19 +57,16 @@ impl Served {
         let engine = Arc::new(Engine::new(&config, registry, metrics).expect("an engine"));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let (stop, stopped) = oneshot::channel::<()>();
-        let shutdown = async move {
-            let _ = stopped.await;
-        };
-        let server = tokio::spawn(grpc::serve(
-            listener,
-            Arc::clone(&engine),
-            access(Arc::clone(engine.metrics())),
-            shutdown,
-        ));
+        let stop = CancellationToken::new();
+        let keys = keys(Arc::clone(engine.metrics()));
+        let router = grpc::router(&engine, keys, stop.clone()).expect("the protocol is readable");
+        let stopped = stop.clone().cancelled_owned();
+        let server = tokio::spawn(async move {
+            axum::serve(listener, router).with_graceful_shutdown(stopped).await
+        });
         let channel = Channel::from_shared(format!("http://{address}")).expect("a URI");
         let channel = channel.connect().await.expect("connects");
-        Self { engine, channel, stop: Some(stop), server }
+        Self { engine, channel, stop, server }
     }
 
     /// A server whose model is there and warm.
@@ -92,9 +91,8 @@ impl Served {
         self.engine.registry().mark_warm("fake");
     }
 
-    fn shut_down(&mut self) {
-        let stop = self.stop.take().expect("shut down once");
-        stop.send(()).expect("the server waits for it");
+    fn shut_down(&self) {
+        self.stop.cancel();
     }
 
     /// Waits until the server has ended.

@@ -188,3 +188,56 @@ fn texts_and_images_are_embedded_and_scored_without_a_server() {
         scored[0]["scores"][0]["probability"].as_f64().is_some_and(|p| (0.0..=1.0).contains(&p))
     );
 }
+
+/// What a client writes reaches the log neither as content nor as a line of its own.
+#[tokio::test]
+async fn the_log_holds_nothing_that_a_client_wrote() {
+    let secret = "a private text \u{202e}\u{1b}[2J";
+    let forged = "x\n2026-01-01T00:00:00.000000Z ERROR siglip_server: FORGED";
+    for format in ["human", "json"] {
+        let (client, server) = (client(), Server::start(&["--log-format", format]));
+        for (path, body) in [
+            ("/v1/similarity", json!({"images": ["aGk="], "texts": secret})),
+            ("/v1/similarity", json!({"images": [secret], "texts": ["a cat"]})),
+            ("/v1/embeddings", json!({"model": forged, "input": "a cat"})),
+            ("/v1/embeddings", json!({"input": "a cat", "dimensions": secret})),
+            ("/v1/embeddings", json!({"input": "a cat", forged: 1})),
+            (
+                "/v1/embeddings",
+                json!({"input": [{"image": "https://a.example/i?signature=private"}]}),
+            ),
+            ("/v1/classify", json!({"images": ["aGk="], "labels": ["a"], "templates": [forged]})),
+            ("/rerank", json!({"query": secret, "documents": [1]})),
+        ] {
+            let url = format!("{}{path}", server.url);
+            let answer = client.post(url).json(&body).send().await.expect("answers");
+            assert!(answer.status().is_client_error(), "{body}: {}", answer.status());
+        }
+        let method =
+            reqwest::Method::from_bytes("PRIVATE".repeat(100).as_bytes()).expect("a token");
+        let request = client.request(method, format!("{}/info", server.url));
+        assert_eq!(request.send().await.expect("answers").status(), StatusCode::METHOD_NOT_ALLOWED);
+        server.signal("TERM");
+        let (status, log) = ended(server).await;
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert_eq!(log.matches("request refused").count(), 9, "{log}");
+        for absent in ["private", "PRIVATE", "FORGED", "\u{1b}[2J", "\u{202e}"] {
+            assert!(!log.contains(absent), "{format}: {absent:?} in {log}");
+        }
+        assert!(log.contains("invalid_request"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_terminal_that_goes_away_leaves_the_server_up() {
+    let (client, server) = (client(), Server::start(&[]));
+    for name in ["HUP", "USR1", "USR2"] {
+        server.signal(name);
+    }
+    let live = client.get(format!("{}/health/live", server.url)).send().await.expect("answers");
+    assert_eq!(live.status(), StatusCode::OK);
+    server.signal("QUIT");
+    let (status, log) = ended(server).await;
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("drained"), "{log}");
+}

@@ -3,6 +3,7 @@
 
 mod early;
 mod heads;
+mod held;
 mod http2;
 mod slow;
 
@@ -70,7 +71,7 @@ impl Server {
 fn post(path: &str, more: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{more}content-length: {length}\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{more}content-length: {length}\r\n\r\n"
     );
     [head.as_bytes(), body].concat()
 }

@@ -23,7 +23,7 @@ pub(crate) async fn leave_early(shared: &Shared, case: &Case, dice: &mut Dice) {
     let Ok(mut stream) = TcpStream::connect(address(shared)).await else { return };
     let (path, kind, length) = (case.path, case.content_type, case.body.len());
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n"
     );
     let request = [head.as_bytes(), &case.body].concat();
     let end = if dice.below(3) == 0 { request.len() } else { dice.below(request.len()) };
@@ -56,7 +56,7 @@ pub(crate) async fn slow_head(shared: Arc<Shared>) {
 pub(crate) async fn slow_body(shared: Arc<Shared>) {
     while !shared.stopped() && shared.phase() < Phase::Terminated {
         let Ok(mut stream) = TcpStream::connect(address(&shared)).await else { continue };
-        let head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+        let head = "POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
                     x-request-timeout-ms: 1000\r\ncontent-length: 99\r\n\r\n{\"input\"";
         let mut answer = Vec::new();
         let exchange = async {
@@ -82,7 +82,7 @@ pub(crate) async fn never_reads(shared: Arc<Shared>) {
     let body = serde_json::json!({"image_embeddings": rows, "text_embeddings": rows}).to_string();
     let length = body.len();
     let request = format!(
-        "POST /v1/similarity HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        "POST /v1/similarity HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     );
     while !shared.stopped() && shared.phase() < Phase::Terminated {
         let Ok(address) = address(&shared).parse() else { return };

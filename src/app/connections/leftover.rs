@@ -2,7 +2,8 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -14,6 +15,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::{runtime::Handle, time::timeout};
+
+use super::exchange::{Exchange, Held};
 
 /// How long a body is read on whose request is answered already: a hundred megabytes over a slow line.
 const TIME: Duration = Duration::from_secs(10);
@@ -33,15 +36,17 @@ pub(super) struct Body {
     inner: Option<Incoming>,
     /// Whether the client sends the rest without being asked to.
     comes_unasked: bool,
+    /// The request, which is told whether its client is waited for.
+    exchange: Arc<Exchange>,
 }
 
 impl Body {
     /// Takes a request's body along.
-    pub(super) fn keep(request: Request<Incoming>) -> Request<Self> {
+    pub(super) fn keep(request: Request<Incoming>, exchange: Arc<Exchange>) -> Request<Self> {
         let over_http1 = request.version() <= Version::HTTP_11;
         // A client that asks first sends nothing before it is told to go on, which the first read does.
         let asks = request.headers().contains_key(header::EXPECT);
-        request.map(|body| Self { inner: Some(body), comes_unasked: over_http1 && !asks })
+        request.map(|body| Self { inner: Some(body), comes_unasked: over_http1 && !asks, exchange })
     }
 }
 
@@ -55,7 +60,9 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
         let Some(body) = &mut this.inner else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(body).poll_frame(cx));
+        let polled = Pin::new(body).poll_frame(cx);
+        this.exchange.awaits_request(polled.is_pending());
+        let Poll::Ready(frame) = polled else { return Poll::Pending };
         if !matches!(frame, Some(Ok(_))) {
             // Nothing comes any more.
             this.inner = None;
@@ -74,15 +81,19 @@ impl HttpBody for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
+        // Nobody reads it any more.
+        self.exchange.awaits_request(false);
         let Some(body) = self.inner.take().filter(|body| !body.is_end_stream()) else { return };
         // Without a runtime the process is about to end.
         if let (true, Ok(runtime)) = (self.comes_unasked, Handle::try_current()) {
-            runtime.spawn(timeout(TIME, read_on(body)));
+            let held = self.exchange.activity.hold();
+            runtime.spawn(timeout(TIME, read_on(body, held)));
         }
     }
 }
 
-async fn read_on(mut body: Incoming) {
+/// * `_held`: keeps the connection from being taken for idle
+async fn read_on(mut body: Incoming, _held: Held) {
     let mut left = BYTES;
     while let Ok(Some(Ok(frame))) = timeout(SILENCE, body.frame()).await {
         let bytes = frame.data_ref().map_or(0, Bytes::len);

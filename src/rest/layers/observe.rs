@@ -48,7 +48,7 @@ pub(in crate::rest) async fn observe(
     let id = request.extensions().get::<RequestId>().cloned();
     let span = info_span!(
         "request",
-        method = %request.method(),
+        method = method(request.method()),
         route,
         request_id = id.as_ref().map(RequestId::as_str),
         // Written by the layer that checks keys.
@@ -59,6 +59,13 @@ pub(in crate::rest) async fn observe(
     let response = next.run(request).instrument(span).await;
     exchange.head(&response);
     response.map(|inner| Body::new(ObservedBody { inner, exchange }))
+}
+
+/// The name of a method for the log. One that HTTP does not define may be of any length, and says nothing.
+fn method(method: &Method) -> &str {
+    let name = method.as_str();
+    let defined = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    if defined.contains(&name) { name } else { "other" }
 }
 
 /// An exchange in progress. Dropping it ends it, in whatever way it ends: the last byte is sent, the body
@@ -121,7 +128,8 @@ impl Exchange {
                 error!(status, code, duration_ms, cause, "request failed");
             }
             (Some(cause), _) => {
-                info!(status, code, duration_ms, %cause, "request refused");
+                let cause = cause.without_quotations();
+                info!(status, code, duration_ms, cause, "request refused");
             }
             // Probes and scrapes come every few seconds; at `info` they would drown the rest.
             (None, _) if self.route.starts_with("/health/") || self.route == "/metrics" => {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use siglip_server::{
     auth::Keys,
     grpc::{
-        Access,
         oip_proto::{self, grpc_inference_service_client::GrpcInferenceServiceClient},
         proto::{EmbedRequest, embedding_service_client::EmbeddingServiceClient},
     },
@@ -26,14 +25,8 @@ async fn calls_present_a_key_and_health_checks_need_none() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "[search]\nkey = \"search-0123456789\"\n").expect("written");
     let path = file.path().to_owned();
-    let served = Served::with_access(
-        |_| {},
-        |metrics| Access {
-            keys: Some(Arc::new(Keys::load(path, metrics).expect("usable"))),
-            tls: None,
-        },
-    )
-    .await;
+    let keys = |metrics| Some(Arc::new(Keys::load(path, metrics).expect("usable")));
+    let served = Served::with_keys(|_| {}, keys).await;
     served.load();
     let mut client = EmbeddingServiceClient::new(served.channel.clone());
     let refused = client.embed(EmbedRequest::default()).await.expect_err("no key");

@@ -36,7 +36,7 @@ async fn an_unknown_service_is_not_found() {
 
 #[tokio::test]
 async fn a_watch_tells_every_change_and_does_not_hold_up_a_drain() {
-    let mut served = Served::start(|_| ()).await;
+    let served = Served::start(|_| ()).await;
     let request = HealthCheckRequest { service: SERVICE.to_owned() };
     let answer = HealthClient::new(served.channel.clone()).watch(request).await;
     let mut watch = answer.expect("a watch").into_inner();

@@ -228,7 +228,7 @@ async fn an_unknown_method_is_unimplemented() {
 
 #[tokio::test]
 async fn a_drain_ends_when_the_calls_do() {
-    let mut served = Served::ready(|_| ()).await;
+    let served = Served::ready(|_| ()).await;
     let one = [[1.0, 0.0, 0.0, 0.0]];
     client(&served).similarity(comparison(&one, &one)).await.expect("scores");
     served.shut_down();

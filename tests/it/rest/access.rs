@@ -4,7 +4,10 @@ use std::{io::Write as _, sync::Arc};
 
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::json;
-use siglip_server::{auth::Keys, rest::Access};
+use siglip_server::{
+    auth::Keys,
+    rest::{Access, Hosts},
+};
 use tempfile::NamedTempFile;
 
 use crate::app::{Answer, TestApp};
@@ -20,6 +23,7 @@ async fn locked() -> (TestApp, NamedTempFile) {
     let access = move |metrics| Access {
         keys: Some(Arc::new(Keys::load(path, metrics).expect("usable"))),
         origins: vec!["https://app.example".parse().expect("an origin")],
+        hosts: Hosts::default(),
         metrics: true,
     };
     let app = TestApp::with_access(|_| {}, access).await;

@@ -9,7 +9,7 @@ const MIB: usize = 1 << 20;
 /// A body in chunks, as long as that many megabytes, with or without its end.
 fn chunked(path: &str, megabytes: usize, end: &str) -> Vec<u8> {
     let mut bytes = format!(
-        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
     )
     .into_bytes();
     let chunk = [&b"100000\r\n"[..], &vec![b'['; MIB], b"\r\n"].concat();
@@ -76,7 +76,7 @@ async fn a_client_that_asks_first_need_not_send_what_is_refused() {
     let server = Server::start(|_| ()).await;
     let head = |length: usize| {
         format!(
-            "POST {EMBED} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+            "POST {EMBED} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
         )
     };
     let refused = server.exchange(head(100 * MIB).as_bytes()).await;

@@ -46,19 +46,19 @@ async fn a_body_that_does_not_come_is_answered_at_the_deadline() {
     for (head, part) in [
         (
             format!(
-                "POST {EMBED} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n"
+                "POST {EMBED} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n"
             ),
             "{\"input\"",
         ),
         (
             format!(
-                "POST {EMBED} HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=X\r\ncontent-length: 99\r\n\r\n"
+                "POST {EMBED} HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=X\r\ncontent-length: 99\r\n\r\n"
             ),
             "--X\r\n",
         ),
         (
             format!(
-                "POST {EMBED} HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ntransfer-encoding: chunked\r\n\r\n"
+                "POST {EMBED} HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ntransfer-encoding: chunked\r\n\r\n"
             ),
             "5\r\nab",
         ),
