@@ -26,7 +26,11 @@ pub use self::{
     guard::{Guard, Refusal},
     resolver::{Answer, Lookup, SystemLookup},
 };
-use crate::{build_info, config, preprocess, tls};
+use crate::{
+    build_info, config,
+    preprocess::{self, Foreign},
+    tls,
+};
 
 /// How long a connection may take. Far more than any round trip; a host that drops packets is given up
 /// before the whole time of the fetch is spent on it.
@@ -69,10 +73,8 @@ pub enum FetchError {
         limit: usize,
     },
     /// It is something else.
-    #[error(
-        "what the URL leads to is not a supported image format (PNG, JPEG, WebP, GIF, BMP, TIFF)"
-    )]
-    NotAnImage,
+    #[error("what the URL leads to cannot be used: {0}")]
+    NotAnImage(Foreign),
     /// Redirected too often.
     #[error("the URL redirects more than {limit} times")]
     TooManyRedirects {
@@ -237,7 +239,11 @@ fn redirect_target(response: &Response) -> Option<&HeaderValue> {
 }
 
 fn check_signature(head: &[u8]) -> Result<(), FetchError> {
-    if preprocess::looks_like_an_image(head) { Ok(()) } else { Err(FetchError::NotAnImage) }
+    if preprocess::looks_like_an_image(head) {
+        Ok(())
+    } else {
+        Err(FetchError::NotAnImage(preprocess::what_else(head)))
+    }
 }
 
 /// A failure of the client: our own refusal of an address, which hides below its errors, or the network.

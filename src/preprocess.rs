@@ -1,9 +1,12 @@
 //! Picture bytes to the pixels that a vision tower reads.
 
+mod damage;
 mod decode;
 mod filter;
+mod formats;
 mod normalized;
 mod resize;
+mod sniff;
 mod spec;
 mod target;
 #[cfg(test)]
@@ -15,7 +18,9 @@ use std::sync::Arc;
 
 pub use decode::size;
 pub(crate) use filter::Filter;
+pub use formats::formats;
 pub use normalized::from_normalized;
+pub use sniff::Foreign;
 pub use spec::SpecError;
 pub use target::TargetSize;
 
@@ -137,12 +142,12 @@ pub enum ImageError {
         limit: u64,
     },
     /// Not a format that is read here.
-    #[error("the bytes are not a supported image format (PNG, JPEG, WebP, GIF, BMP, TIFF)")]
-    UnknownFormat,
+    #[error("{0}")]
+    UnknownFormat(Foreign),
     /// A supported format, but damaged.
     #[error("the image cannot be decoded: {reason}")]
     Damaged {
-        /// What the decoder said.
+        /// What is wrong with it, in plain words. A decoder's own go to the log.
         reason: String,
     },
 }
@@ -168,7 +173,13 @@ pub struct Prepared {
 /// Whether the first bytes of a file are those of a supported format. 32 bytes tell.
 #[must_use]
 pub fn looks_like_an_image(head: &[u8]) -> bool {
-    decode::format(head).is_some()
+    formats::format(head).is_some()
+}
+
+/// What bytes are that are no image of a supported format, and what to do about it.
+#[must_use]
+pub fn what_else(bytes: &[u8]) -> Foreign {
+    sniff::name(bytes)
 }
 
 /// Reads a picture's header and holds it against the limits. No pixel is decoded.

@@ -35,7 +35,7 @@ fn fetch_error(error: FetchError) -> Error {
     let code = match error {
         FetchError::Forbidden(_) => Code::FetchForbidden,
         FetchError::TooManyBytes { .. } => Code::ImageTooLarge,
-        FetchError::NotAnImage => Code::UndecodableImage,
+        FetchError::NotAnImage(_) => Code::UndecodableImage,
         FetchError::TooManyRedirects { .. }
         | FetchError::Status(_)
         | FetchError::TimedOut(_)

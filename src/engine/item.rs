@@ -286,7 +286,7 @@ fn image_error(error: ImageError) -> Error {
         ImageError::TooManyBytes { .. } => Code::ImageTooLarge,
         ImageError::TooManyPixels { .. } | ImageError::TooLongSide { .. } => Code::TooManyPixels,
         ImageError::TooMuchMemory { .. } => Code::DecodeTooLarge,
-        ImageError::Empty | ImageError::UnknownFormat | ImageError::Damaged { .. } => {
+        ImageError::Empty | ImageError::UnknownFormat(_) | ImageError::Damaged { .. } => {
             Code::UndecodableImage
         }
     };

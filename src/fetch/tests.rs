@@ -266,7 +266,7 @@ async fn what_is_not_a_picture_is_broken_off() {
     ] {
         let site = Site::start([reply]).await;
         let error = refused(&to_there(), &site.url("pictures.example")).await;
-        assert!(matches!(error, FetchError::NotAnImage), "{error:?}");
+        assert!(matches!(error, FetchError::NotAnImage(_)), "{error:?}");
     }
 }
 

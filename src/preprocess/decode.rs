@@ -8,17 +8,7 @@ use image::{
 };
 use memchr::memmem;
 
-use super::{Header, ImageError, ImageLimits};
-
-/// The formats that are read. The content decides, never a file name or a media type.
-const FORMATS: [ImageFormat; 6] = [
-    ImageFormat::Png,
-    ImageFormat::Jpeg,
-    ImageFormat::WebP,
-    ImageFormat::Gif,
-    ImageFormat::Bmp,
-    ImageFormat::Tiff,
-];
+use super::{Header, ImageError, ImageLimits, damage, formats, sniff};
 
 /// What decoding takes beside the decoded picture: the coefficients of a progressive JPEG (three planes of
 /// two bytes), or the copies by which other pictures become upright RGB (four bytes, or three).
@@ -51,7 +41,8 @@ pub(super) fn decode(
     limits: &ImageLimits,
     halves: impl FnOnce([u32; 2]) -> bool,
 ) -> Result<Decoded, ImageError> {
-    let (mut decoder, _) = open(bytes, limits)?;
+    let format = readable(bytes, limits)?;
+    let (mut decoder, _) = open(bytes, format, limits)?;
     // A damaged EXIF block says nothing about the picture: read it as upright, as viewers do.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let (width, height) = decoder.dimensions();
@@ -63,7 +54,7 @@ pub(super) fn decode(
         Some(picture) => (DynamicImage::ImageRgb8(picture), if halve { 0.5 } else { 1.0 }),
         None => {
             let picture = DynamicImage::from_decoder(decoder);
-            (picture.map_err(|error| failure(error, limits))?, 1.0)
+            (picture.map_err(|error| failure(error, format, limits))?, 1.0)
         }
     };
     picture.apply_orientation(orientation);
@@ -80,7 +71,8 @@ fn is_sideways(orientation: Orientation) -> bool {
 /// A JPEG by the faster decoder, where it is built in and has no objection.
 #[cfg(feature = "turbojpeg")]
 fn turbo(bytes: &[u8], size: (u32, u32), halve: bool) -> Option<RgbImage> {
-    (format(bytes)? == ImageFormat::Jpeg).then(|| super::turbo::decode(bytes, size, halve))?
+    (formats::format(bytes)? == ImageFormat::Jpeg)
+        .then(|| super::turbo::decode(bytes, size, halve))?
 }
 
 #[cfg(not(feature = "turbojpeg"))]
@@ -90,38 +82,46 @@ fn turbo(_: &[u8], _: (u32, u32), _: bool) -> Option<RgbImage> {
 
 /// The header, within the limits.
 pub(super) fn inspect(bytes: &[u8], limits: &ImageLimits) -> Result<Header, ImageError> {
-    open(bytes, limits).map(|(_, header)| header)
+    let format = readable(bytes, limits)?;
+    open(bytes, format, limits).map(|(_, header)| header)
 }
 
-/// A decoder that has read the header, which is within the limits.
-fn open<'b>(
-    bytes: &'b [u8],
-    limits: &ImageLimits,
-) -> Result<(impl ImageDecoder + use<'b>, Header), ImageError> {
+/// The format of bytes that are worth a decoder's time.
+fn readable(bytes: &[u8], limits: &ImageLimits) -> Result<ImageFormat, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
     if bytes.len() > limits.max_bytes {
         return Err(ImageError::TooManyBytes { bytes: bytes.len(), limit: limits.max_bytes });
     }
-    let format = format(bytes).ok_or(ImageError::UnknownFormat)?;
+    let format =
+        formats::format(bytes).ok_or_else(|| ImageError::UnknownFormat(sniff::name(bytes)))?;
+    if format == ImageFormat::Tiff
+        && let Some(raw) = sniff::camera_raw(bytes)
+    {
+        return Err(ImageError::UnknownFormat(raw));
+    }
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
         return Err(ImageError::Damaged { reason: "the JPEG data ends early".to_owned() });
     }
+    Ok(format)
+}
+
+/// A decoder that has read the header, which is within the limits.
+fn open<'b>(
+    bytes: &'b [u8],
+    format: ImageFormat,
+    limits: &ImageLimits,
+) -> Result<(impl ImageDecoder + use<'b>, Header), ImageError> {
     // The reader's own limits guard what decoders allocate while they read the header.
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(allocation_limits(limits.max_decode_bytes.min(MAX_HEADER_BYTES)));
-    let mut decoder = reader.into_decoder().map_err(|error| failure(error, limits))?;
+    let mut decoder = reader.into_decoder().map_err(|error| failure(error, format, limits))?;
     let header = check_header(&decoder, limits)?;
     decoder
         .set_limits(allocation_limits(limits.max_decode_bytes))
-        .map_err(|error| failure(error, limits))?;
+        .map_err(|error| failure(error, format, limits))?;
     Ok((decoder, header))
-}
-
-/// The format, by the first bytes, where it is one that is read.
-pub(super) fn format(bytes: &[u8]) -> Option<ImageFormat> {
-    image::guess_format(bytes).ok().filter(|format| FORMATS.contains(format))
 }
 
 /// Columns and rows as a picture's header says, before it is turned upright; none for what is no picture.
@@ -180,12 +180,12 @@ fn allocation_limits(bytes: u64) -> Limits {
     allocation
 }
 
-fn failure(error: DecoderError, limits: &ImageLimits) -> ImageError {
+fn failure(error: DecoderError, format: ImageFormat, limits: &ImageLimits) -> ImageError {
     match error {
         DecoderError::Limits(error) if error.kind() == LimitErrorKind::InsufficientMemory => {
             ImageError::TooMuchMemory { limit: limits.max_decode_bytes }
         }
-        error => ImageError::Damaged { reason: error.to_string() },
+        error => ImageError::Damaged { reason: damage::reason(&error, format) },
     }
 }
 

@@ -13,7 +13,7 @@ use super::AppState;
 use crate::{
     build_info, config,
     engine::Engine,
-    preprocess::{Resample, TargetSize},
+    preprocess::{self, Resample, TargetSize},
     registry::Model,
 };
 
@@ -26,6 +26,9 @@ pub(super) struct Info {
     commit: &'static str,
     /// The models that are loaded, the default first; empty while the first one loads.
     models: Vec<ModelInfo>,
+    /// The image formats that this build reads.
+    #[schema(example = json!(["PNG", "JPEG", "WebP"]))]
+    image_formats: Vec<&'static str>,
     limits: LimitsInfo,
     /// How pictures are fetched by URL; null where they are not.
     fetch: Option<FetchInfo>,
@@ -265,6 +268,7 @@ pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
         version: build_info::VERSION,
         commit: build_info::COMMIT,
         models: ModelInfo::all(state.engine()),
+        image_formats: preprocess::formats().collect(),
         limits: state.limits().into(),
         fetch: state.engine().fetcher().map(|fetcher| fetcher.config().into()),
         tei: registry.loaded().next().map(|model| TeiInfo::new(model, state.limits())),

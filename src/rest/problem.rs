@@ -39,12 +39,12 @@ impl IntoResponse for Failure {
     "title": "Undecodable image",
     "status": 422,
     "code": "undecodable_image",
-    "detail": "the image cannot be decoded: unexpected end of file",
+    "detail": "the image cannot be decoded: the PNG data ends early",
     "field": "images[1]",
     "request_id": "0198c9a4-6f0e-7c6b-9f3a-2b1d7c1e5a44",
     "errors": [{
         "code": "undecodable_image",
-        "detail": "the image cannot be decoded: unexpected end of file",
+        "detail": "the image cannot be decoded: the PNG data ends early",
         "field": "images[1]"
     }]
 }))]

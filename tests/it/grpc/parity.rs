@@ -5,7 +5,12 @@ use serde_json::{Value, json};
 use siglip_server::{
     app::{App, AppHandle},
     config::Config,
-    grpc::proto,
+    grpc::{
+        oip_proto::{
+            self as oip, grpc_inference_service_client::GrpcInferenceServiceClient as OipClient,
+        },
+        proto,
+    },
 };
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
@@ -41,6 +46,22 @@ impl Server {
         let url = format!("http://{}{path}", self.handle.http_addr());
         let answer = crate::app::client().post(url).json(body).send().await.expect("answers");
         answer.error_for_status().expect("succeeds").json().await.expect("JSON")
+    }
+
+    /// What an answer's `error` says, in whichever envelope.
+    async fn refusal(&self, path: &str, content_type: &str, body: Vec<u8>) -> String {
+        let url = format!("http://{}{path}", self.handle.http_addr());
+        let request = crate::app::client().post(url).header("content-type", content_type);
+        let text = request.body(body).send().await.expect("answers").text().await.expect("text");
+        // A bulk answer has a line for each row.
+        let first = text.lines().next().filter(|line| line.ends_with('}')).unwrap_or(&text);
+        let answer: Value = serde_json::from_str(first).expect(&text);
+        let error = &answer["error"];
+        [&error["message"], error, &answer["detail"]]
+            .into_iter()
+            .find_map(Value::as_str)
+            .unwrap_or_else(|| panic!("no message in {text}"))
+            .to_owned()
     }
 
     async fn stop(self) {
@@ -137,6 +158,70 @@ async fn embeddings_and_scores_equal_those_of_the_rest_surface() {
         }
     }
     drop(client);
+    server.stop().await;
+}
+
+/// The same bytes are refused in the same words, whichever way they come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_surface_names_what_came() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let channel = format!("http://{}", server.handle.grpc_addr().expect("gRPC is served"));
+    let mut inference = OipClient::connect(channel).await.expect("connects");
+    let png = picture("cat.png");
+    for (bytes, words) in [
+        (&b"8BPS\0\x01\0\0\0\0\0\0\0\x03"[..], "this is a Photoshop document (PSD), "),
+        (b"<!DOCTYPE html><html>", "this is an HTML page, "),
+        (b"version https://git-lfs.github.com/spec/v1\n", "this is a Git LFS pointer, "),
+        (&png[..png.len() / 2], "the image cannot be decoded: the PNG data ends early"),
+    ] {
+        let text = BASE64_STANDARD.encode(bytes);
+        let json = |value: Value| value.to_string().into_bytes();
+        let form = [
+            &b"--x\r\ncontent-disposition: form-data; name=image; filename=a\r\n\r\n"[..],
+            bytes,
+            b"\r\n--x--\r\n",
+        ];
+        let tensor = json!({"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": [text]});
+        let mut said = Vec::new();
+        for (path, content_type, body) in [
+            ("/v1/embeddings", "application/json", json(json!({"input": [{"image": text}]}))),
+            ("/v1/embeddings", "image/png", bytes.to_vec()),
+            ("/v1/embeddings", "multipart/form-data; boundary=x", form.concat()),
+            ("/v1/bulk/embeddings", "application/x-ndjson", json(json!({"image": text}))),
+            ("/v2/models/demo/infer", "application/json", json(json!({"inputs": [tensor]}))),
+        ] {
+            let message = server.refusal(path, content_type, body).await;
+            said.push(message.trim_start_matches("IMAGE[0]: ").to_owned());
+        }
+        let content = Some(proto::input::Content::Image(image(bytes)));
+        let input = vec![proto::Input { content }];
+        let status = client.embed(proto::EmbedRequest { input, ..Default::default() }).await;
+        said.push(status.expect_err("refused").message().to_owned());
+        let contents = oip::InferTensorContents {
+            bytes_contents: vec![bytes.to_vec().into()],
+            ..Default::default()
+        };
+        let tensor = oip::model_infer_request::InferInputTensor {
+            name: "IMAGE".to_owned(),
+            datatype: "BYTES".to_owned(),
+            shape: vec![1],
+            contents: Some(contents),
+            ..Default::default()
+        };
+        let request = oip::ModelInferRequest {
+            model_name: "demo".to_owned(),
+            inputs: vec![tensor],
+            ..Default::default()
+        };
+        let status = inference.model_infer(request).await.expect_err("refused");
+        said.push(status.message().trim_start_matches("IMAGE[0]: ").to_owned());
+        assert!(said[0].starts_with(words), "{}", said[0]);
+        for message in &said {
+            assert_eq!(message, &said[0]);
+        }
+    }
+    drop((client, inference));
     server.stop().await;
 }
 

@@ -71,6 +71,11 @@ async fn each_failure_has_its_code_and_names_its_item() {
             (&json!(code), &json!("input[1]")),
             "{error}"
         );
+        if code == "undecodable_image" {
+            let message = error["message"].as_str().expect("a message");
+            let start = "what the URL leads to cannot be used: this is an HTML page, ";
+            assert!(message.starts_with(start), "{message}");
+        }
     }
 }
 

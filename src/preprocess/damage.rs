@@ -1,0 +1,48 @@
+//! What is wrong with an image that a decoder refuses, in words for people who do not know the decoder.
+
+use std::{error::Error as StdError, io};
+
+use image::{ImageError as DecoderError, ImageFormat};
+use tracing::debug;
+
+use super::formats;
+
+/// Says what a decoder means; its own words, which change with its version, go to the log.
+pub(super) fn reason(error: &DecoderError, format: ImageFormat) -> String {
+    let name = formats::name(format);
+    debug!(format = name, error = error as &dyn StdError, "the decoder refuses an image");
+    match error {
+        _ if ends_early(error) => format!("the {name} data ends early"),
+        DecoderError::Unsupported(_) => {
+            format!("this kind of {name} is not supported; save it as an ordinary JPEG or PNG")
+        }
+        // Memory is the caller's to tell apart; what is left are sizes that no image has.
+        DecoderError::Limits(_) => format!("the {name} data has an impossible size"),
+        _ => format!("the {name} data is damaged"),
+    }
+}
+
+/// Whether a decoder ran out of data. Some say so by an input error, others by their words alone.
+fn ends_early(error: &DecoderError) -> bool {
+    let by_kind = |error: &(dyn StdError + 'static)| {
+        error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+    };
+    if let DecoderError::IoError(error) = error
+        && error.kind() == io::ErrorKind::UnexpectedEof
+    {
+        return true;
+    }
+    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
+    while let Some(error) = cause {
+        if by_kind(error) {
+            return true;
+        }
+        cause = error.source();
+    }
+    let words = error.to_string().to_ascii_lowercase();
+    ["unexpected end", "end of file", "exhausted", "not enough bytes"]
+        .iter()
+        .any(|phrase| words.contains(phrase))
+}
