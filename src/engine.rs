@@ -5,6 +5,7 @@
 mod admission;
 mod bulk;
 mod classify;
+mod context;
 mod embed;
 mod features;
 mod fetching;
@@ -18,11 +19,7 @@ mod similarity;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    future::Future,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::Future, sync::Arc};
 
 use self::{
     admission::{Admission, DecodeMemory, Permit},
@@ -31,6 +28,7 @@ use self::{
 pub use self::{
     bulk::{Bulk, BulkEnd, BulkEvent, BulkOptions, BulkRow},
     classify::{Classified, ClassifyRequest, DEFAULT_TEMPLATE, LabelScore},
+    context::{Context, Shares},
     embed::{EmbedRequest, Embedded, EmbeddedItems, Usage},
     features::{FeatureMap, FeatureOutput, Features, FeaturesRequest},
     input::{ImageInput, Input},
@@ -40,7 +38,7 @@ pub use self::{
     similarity::{ImageSide, SimilarityRequest, TextSide},
 };
 use crate::{
-    batch::{Priority, Submit},
+    batch::Submit,
     cache::EmbeddingCache,
     config::{self, Config},
     cpu_pool::CpuPool,
@@ -48,35 +46,8 @@ use crate::{
     fetch::Fetcher,
     preprocess::{Decoding, Pixels},
     registry::{Model, Readiness, Registry},
-    telemetry::{Metrics, Timings},
+    telemetry::Metrics,
 };
-
-/// What travels with a request through the engine.
-#[derive(Debug)]
-pub struct Context {
-    /// Who goes first.
-    pub priority: Priority,
-    /// When the answer stops being of use.
-    pub deadline: Instant,
-    /// How long each stage took, filled on the way.
-    pub timings: Timings,
-}
-
-impl Context {
-    /// An interactive request that must be answered within `timeout` from now.
-    #[must_use]
-    pub fn with_timeout(timeout: Duration) -> Self {
-        Self {
-            priority: Priority::Interactive,
-            deadline: Instant::now() + timeout,
-            timings: Timings::default(),
-        }
-    }
-
-    fn submit(&self) -> Submit {
-        Submit { priority: self.priority, deadline: Some(self.deadline), ..Submit::default() }
-    }
-}
 
 /// Answers requests: owns the models, the caches, the decode pool and the limits.
 pub struct Engine {
@@ -188,8 +159,36 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes room for a request of this size, or says when to come back.
-    fn admit(&self, model: &Model, items: usize, bytes: usize) -> Result<Permit, Error> {
+    /// Takes room for a request of this size until it and all its jobs have ended, or says when to come back.
+    fn admit(
+        &self,
+        (model, context): (&Model, &Context),
+        items: usize,
+        bytes: usize,
+    ) -> Result<Arc<Permit>, Error> {
+        let permit = self.room(model, items, bytes)?;
+        let permit = Arc::new(permit);
+        context.work.keep(Arc::clone(&permit) as _);
+        Ok(permit)
+    }
+
+    /// Takes room for a response of this size until its client has it. It is known before anything is computed, so
+    /// a response that there is no room for costs nothing.
+    ///
+    /// # Errors
+    /// [`Code::PayloadTooLarge`] if the server never holds so large a response, [`Code::Overloaded`] if it holds too
+    /// many now.
+    pub fn admit_response(
+        &self,
+        (model, context): (&Model, &Context),
+        bytes: usize,
+    ) -> Result<(), Error> {
+        let permit = self.room(model, 0, bytes)?;
+        context.response.keep(Arc::new(permit));
+        Ok(())
+    }
+
+    fn room(&self, model: &Model, items: usize, bytes: usize) -> Result<Permit, Error> {
         let admitted = self.admission.admit(items, bytes).map_err(|_| {
             if self.admission.could_admit(items, bytes) {
                 Error::new(
@@ -200,7 +199,7 @@ impl Engine {
             } else {
                 Error::new(
                     Code::PayloadTooLarge,
-                    "the request holds more than the server takes at once; split it",
+                    "the request or its response holds more than the server takes at once; split it",
                 )
             }
         });

@@ -100,7 +100,7 @@ impl Output {
 /// Names the tensor at fault.
 #[cfg(debug_assertions)]
 pub(crate) fn items(tensors: Vec<Tensor>, image: &ImageSpec) -> Result<Vec<Input>, Error> {
-    let sides = read::sides(tensors, image)?;
+    let sides = read::sides(tensors, image, usize::MAX)?;
     Ok(sides.pictures.into_iter().chain(sides.texts).collect())
 }
 
@@ -114,7 +114,7 @@ pub async fn infer(
     context: &Context,
 ) -> Result<InferAnswer, Error> {
     let model = engine.registry().get(request.model.as_deref())?;
-    let sides = read::sides(request.inputs, &model.image)?;
+    let sides = read::sides(request.inputs, &model.image, engine.limits().max_items)?;
     let wanted = wanted(request.outputs, sides.is_both())?;
     let (pictures, names) = (sides.pictures.len(), [sides.picture_name, sides.text_name]);
     let mut inputs = sides.pictures;

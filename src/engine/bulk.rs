@@ -29,7 +29,6 @@ use crate::{
     embedding::Embedding,
     error::{Code, Error},
     registry::Model,
-    telemetry::Timings,
 };
 
 /// Rows of one stream in the server at once: several full batches, so that decoding, queueing and the tower
@@ -305,18 +304,15 @@ impl Bulk {
 
     async fn answered<Id>(self: Arc<Self>, row: BulkRow<Id>, share: Share) -> Done<Id> {
         let BulkRow { id, input } = row;
-        let outcome = self.embedded(input).await;
-        drop(share);
+        let outcome = self.embedded(input, Arc::new(share)).await;
         Done { id, outcome }
     }
 
     /// Embeds one row. A full queue is no failure of a row that nobody waits for: it comes again.
-    async fn embedded(&self, input: Input) -> Result<(Embedding, Usage), Error> {
-        let context = Context {
-            priority: Priority::Bulk,
-            deadline: Instant::now() + ROW_PATIENCE,
-            timings: Timings::default(),
-        };
+    async fn embedded(&self, input: Input, share: Arc<Share>) -> Result<(Embedding, Usage), Error> {
+        let context = Context::new(Priority::Bulk, Instant::now() + ROW_PATIENCE);
+        // The stream may end while a decode of this row goes on.
+        context.work.keep(share);
         loop {
             let input = input.clone();
             match self.engine.embed_item(&self.model, input, self.items, &context).await {

@@ -55,6 +55,9 @@ pub struct Classified {
     pub usage: Usage,
 }
 
+/// What a label's score takes in a response beside the label, in JSON: three numbers, and their names.
+const SCORE_BYTES: usize = 128;
+
 /// HF's default prompt for zero-shot image classification.
 pub const DEFAULT_TEMPLATE: &str = "This is a photo of {label}.";
 
@@ -79,10 +82,16 @@ impl Engine {
             Prompts::new(&request.labels, &request.templates, self.limits.max_text_bytes)?;
         // Before they are written: a few labels in many templates are more than the request itself.
         let permit = self.admit(
-            model,
+            (model, context),
             images.items().saturating_add(prompts.count()),
             images.held_bytes().saturating_add(prompts.bytes()),
         )?;
+        let labels = request.top_k.unwrap_or(usize::MAX).min(request.labels.len());
+        let longest = request.labels.iter().map(String::len).max().unwrap_or_default();
+        // A label may be written twice as long as it is: quotes and line breaks are escaped.
+        let each = longest.saturating_mul(2).saturating_add(SCORE_BYTES);
+        let response = images.rows().saturating_mul(labels).saturating_mul(each);
+        self.admit_response((model, context), response)?;
         let batch = prompts.written();
         let work = async {
             tokio::try_join!(

@@ -113,6 +113,9 @@ impl fmt::Debug for Batch {
     }
 }
 
+/// The longest form of one value of a response: a number in JSON, with its comma.
+const VALUE_BYTES: usize = 16;
+
 impl Engine {
     /// Embeds every item of a request.
     ///
@@ -141,7 +144,9 @@ impl Engine {
         let dimensions = checked_dimensions(request.dimensions, model.card.embedding_dim)?;
         let options = self.item_options(model, request.truncate, request.max_num_patches)?;
         let batch = Batch::new("input", request.inputs);
-        let _permit = self.admit(model, batch.inputs.len(), batch.held_bytes())?;
+        self.admit((model, context), batch.inputs.len(), batch.held_bytes())?;
+        let response = batch.inputs.len().saturating_mul(dimensions).saturating_mul(VALUE_BYTES);
+        self.admit_response((model, context), response)?;
         let work = self.answers(model, batch, options, context);
         let answers = until_deadline(context, async { Ok(work.await) }).await?;
         let mut usage = Usage::default();

@@ -118,12 +118,13 @@ impl Engine {
         let wanted = Wanted { tap, size };
         let answer_bytes = self.check_answer(model, wanted, request.images.len())?;
         let held_bytes: usize = request.images.iter().map(ImageInput::held_bytes).sum();
-        let permit = self.admit(model, request.images.len(), held_bytes + answer_bytes)?;
+        let permit =
+            self.admit((model, context), request.images.len(), held_bytes + answer_bytes)?;
         let usage = Usage { images: request.images.len(), ..Usage::default() };
         let work = self.feature_maps(model, request.images, wanted, context);
         let maps = until_deadline(context, work).await?;
         let model = model.name.as_str().into();
-        Ok(Features { model, tap, maps, usage, _permit: Arc::new(permit) })
+        Ok(Features { model, tap, maps, usage, _permit: permit })
     }
 
     /// The bytes of an answer, which are bounded: they are held until the client has taken them.

@@ -46,6 +46,12 @@ impl Engine {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JobPanicked> {
         let item = OnItsWay::new(&self.metrics, context);
+        let held = context.work.clone();
+        let job = move || {
+            let result = job();
+            drop(held);
+            result
+        };
         let result = self.pool.run(job).await;
         item.arrive();
         result

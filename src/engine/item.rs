@@ -203,7 +203,7 @@ impl Engine {
         context: &Context,
     ) -> Result<Prepared, Error> {
         let Encoded { bytes, header } = encoded;
-        let _pixels = self.admission.admit_pixels(header.pixels).map_err(|_| {
+        let pixels = self.admission.admit_pixels(header.pixels).map_err(|_| {
             let message = "the server has as many pixels to decode as it accepts; retry later";
             let error = Error::new(Code::Overloaded, message)
                 .with_retry_after(model.handle.drain_estimate());
@@ -211,10 +211,16 @@ impl Engine {
             error
         })?;
         let item = OnItsWay::new(&self.metrics, context);
-        let _memory = self.decode_memory.take(header.decode_bytes).await;
+        let memory = self.decode_memory.take(header.decode_bytes).await;
         let (limits, decoding) = (self.image_limits(), self.decoding);
         let spec = ImageSpec { size, ..model.image.clone() };
-        let job = move || preprocess::prepare(&bytes, &spec, &limits, decoding);
+        // What decoding takes is free when it ends: it goes on after its caller has left.
+        let held = (pixels, memory, context.work.clone());
+        let job = move || {
+            let prepared = preprocess::prepare(&bytes, &spec, &limits, decoding);
+            drop(held);
+            prepared
+        };
         let prepared = self.pool.run(job).await;
         item.arrive();
         prepared.map_err(decoder_panicked)?.map_err(image_error)

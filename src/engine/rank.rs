@@ -89,8 +89,8 @@ impl Engine {
         let name = (queries.inputs.len() == 1).then_some(queries.field);
         let [queries, documents] =
             [queries, documents].map(|side| Batch::new(side.field, side.inputs));
-        let _permit = self.admit(
-            model,
+        self.admit(
+            (model, context),
             queries.inputs.len() + documents.inputs.len(),
             queries.held_bytes() + documents.held_bytes(),
         )?;

@@ -59,8 +59,8 @@ impl Scored {
     }
 
     /// Keeps `permit` until the last chunk is out.
-    pub(super) fn holding(mut self, permit: Permit) -> Self {
-        self.permit = Some(Arc::new(permit));
+    pub(super) fn holding(mut self, permit: Arc<Permit>) -> Self {
+        self.permit = Some(permit);
         self
     }
 

@@ -79,6 +79,14 @@ impl Side {
         }
     }
 
+    /// Rows of this side, whether they are embedded first or given.
+    pub(super) fn rows(&self) -> usize {
+        match self {
+            Self::Items(batch) => batch.inputs.len() / batch.inputs_per_name.max(1),
+            Self::Given { rows, .. } => rows.rows,
+        }
+    }
+
     /// Bytes held while the request is answered.
     pub(super) fn held_bytes(&self) -> usize {
         match self {
@@ -106,7 +114,7 @@ impl Engine {
         self.check_side(model, &texts)?;
         let options = self.item_options(model, request.truncate, request.max_num_patches)?;
         let permit = self.admit(
-            model,
+            (model, context),
             images.items() + texts.items(),
             images.held_bytes() + texts.held_bytes(),
         )?;

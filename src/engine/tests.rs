@@ -53,3 +53,33 @@ async fn an_item_that_is_given_up_before_its_decode_costs_none_and_is_counted() 
     assert_eq!(read.err().map(|error| error.code()), Some(Code::UndecodableImage));
     assert_eq!((dropped("expired"), dropped("cancelled")), (1, 1));
 }
+
+#[tokio::test]
+async fn a_job_whose_caller_left_keeps_what_it_takes_until_it_ends() {
+    let mut config = Config::default();
+    config.model.cpu_pool_threads = 1;
+    let registry = Registry::new(["m".to_owned()]);
+    let engine = Engine::new(&config, registry, Arc::new(Metrics::new())).expect("threads");
+    let share = Arc::new(());
+    let (release, held) = mpsc::channel::<()>();
+    let (begin, begun) = mpsc::channel();
+    let context = Context::with_timeout(Duration::from_secs(600));
+    context.work.keep(Arc::clone(&share) as _);
+    {
+        let job = move || {
+            begin.send(()).expect("waited for");
+            held.recv()
+        };
+        let mut decode = Box::pin(engine.on_pool(&context, job));
+        assert!(futures::poll!(&mut decode).is_pending());
+        while begun.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+    // The client has left, and its request with it.
+    drop(context);
+    assert_eq!(Arc::strong_count(&share), 2);
+    release.send(()).expect("held");
+    engine.pool.run(|| ()).await.expect("the job before it has ended");
+    assert_eq!(Arc::strong_count(&share), 1);
+}

@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
 
-use crate::{batch::Priority, engine::Context, error::Error, telemetry::Timings};
+use crate::{
+    batch::Priority,
+    engine::{Context, Shares},
+    error::Error,
+};
 
 pub(super) const REQUEST_ID: &str = "x-request-id";
 const PRIORITY: &str = "x-priority";
@@ -15,11 +19,15 @@ const TIMEOUT: &str = "grpc-timeout";
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// What the edge read of a call, handed to the method in the request's extensions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Call {
     pub(super) received: Instant,
     pub(super) deadline: Instant,
     pub(super) priority: Priority,
+    /// See [`Context::work`].
+    pub(super) work: Shares,
+    /// See [`Context::response`].
+    pub(super) response: Shares,
 }
 
 impl Call {
@@ -37,12 +45,22 @@ impl Call {
                 })?
                 .min(max_timeout),
         };
-        Ok(Self { received, deadline: received + timeout, priority: priority(headers)? })
+        Ok(Self {
+            received,
+            deadline: received + timeout,
+            priority: priority(headers)?,
+            work: Shares::default(),
+            response: Shares::default(),
+        })
     }
 
     /// What the engine needs to know.
-    pub(super) fn context(self) -> Context {
-        Context { priority: self.priority, deadline: self.deadline, timings: Timings::default() }
+    pub(super) fn context(&self) -> Context {
+        Context {
+            work: self.work.clone(),
+            response: self.response.clone(),
+            ..Context::new(self.priority, self.deadline)
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -113,25 +113,30 @@ where
         // Read here and not in the future: tonic starts a timer of its own for the same deadline right
         // after, and its status would know nothing of our codes.
         let call = shared.admit(&request).and_then(|admitted| {
-            if let Some(admitted) = &admitted {
+            let call = Call::read(request.headers(), shared.request_timeout)?;
+            if let Some(admitted) = admitted {
                 span.record("key", admitted.name());
+                let admitted = Arc::new(admitted);
+                // Until the client has its response, and until what it gave up has ended.
+                call.response.keep(Arc::clone(&admitted) as _);
+                call.work.keep(admitted);
             }
-            exchange.admitted = admitted;
-            Call::read(request.headers(), shared.request_timeout)
+            exchange.held = Some(call.response.clone());
+            Ok(call)
         });
         let answer = call.map(|call| {
-            request.extensions_mut().insert(call);
+            request.extensions_mut().insert(call.clone());
             // A stream has no whole that could be held; its rows have room of their own.
             let request = if route == EMBED_STREAM {
                 request
             } else {
                 request.map(|body| shared.received.bound(body))
             };
-            (call, self.inner.call(request))
+            (call.deadline, self.inner.call(request))
         });
         let work = async move {
             let mut response = match answer {
-                Ok((call, future)) => shared.answer(call, future).await,
+                Ok((deadline, future)) => shared.answer(deadline, future).await,
                 Err(error) => status(error).into_http(),
             };
             response.headers_mut().insert(call::REQUEST_ID, id);
@@ -151,12 +156,12 @@ impl Shared {
     }
 
     /// Awaits a method, no longer than its deadline, and gives every failure a code.
-    async fn answer<F>(&self, call: Call, future: F) -> Response<Body>
+    async fn answer<F>(&self, deadline: Instant, future: F) -> Response<Body>
     where
         F: Future<Output = Result<Response<Body>, Infallible>>,
     {
         let work = AssertUnwindSafe(future).catch_unwind();
-        match tokio::time::timeout_at(call.deadline.into(), work).await {
+        match tokio::time::timeout_at(deadline.into(), work).await {
             Ok(Ok(Ok(response))) => self.with_code(response),
             Ok(Err(panic)) => status(Error::internal(panic_text(&*panic))).into_http(),
             Err(_) => {

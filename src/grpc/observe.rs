@@ -7,7 +7,7 @@ use tracing::{Span, debug, error, info};
 
 use super::status::CODE;
 use crate::{
-    auth::Admitted,
+    engine::Shares,
     error::{Code, Error},
     telemetry::Metrics,
 };
@@ -52,8 +52,8 @@ pub(super) struct Exchange {
     span: Span,
     start: Instant,
     ended: bool,
-    /// The place of the call's key, held until the call's end.
-    pub(super) admitted: Option<Admitted>,
+    /// What the call takes until its client has the response.
+    pub(super) held: Option<Shares>,
 }
 
 impl Exchange {
@@ -61,7 +61,7 @@ impl Exchange {
         if !STREAMS.contains(&route) {
             metrics.requests_in_flight.inc();
         }
-        Self { metrics, route, span, start: Instant::now(), ended: false, admitted: None }
+        Self { metrics, route, span, start: Instant::now(), ended: false, held: None }
     }
 
     /// Ends the call with its status. Only the first end counts.

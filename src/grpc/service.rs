@@ -63,6 +63,9 @@ impl EmbeddingService {
         let context = call.context();
         let Comparison { request, kinds } = convert::comparison(message)?;
         let scored = self.engine.similarity(request, &context).await?;
+        let values = scored.rows() * scored.columns() * kinds.len();
+        let model = self.engine.registry().get(Some(&scored.model))?;
+        self.engine.admit_response((model, &context), values * size_of::<f32>())?;
         let started = Instant::now();
         let mut response = proto::SimilarityResponse {
             model: scored.model.to_string(),
@@ -158,7 +161,7 @@ async fn whole(scored: &Scored, kind: ScoreKind) -> Result<Matrix, Error> {
 
 /// The message of a call, and what the edge read of its metadata.
 pub(super) fn accept<T>(request: Request<T>) -> Result<(T, Call), Error> {
-    let call = request.extensions().get::<Call>().copied();
+    let call = request.extensions().get::<Call>().cloned();
     let call = call.ok_or_else(|| Error::internal("a method was called past the edge"))?;
     Ok((request.into_inner(), call))
 }

@@ -5,22 +5,29 @@ use bytes::{Buf, Bytes};
 use super::{Elements, IMAGE, INPUT_IDS, MAX_RANK, PIXEL_VALUES, Sides, TEXT, Tensor};
 use crate::{
     engine::{ImageInput, Input},
-    error::Error,
+    error::{Code, Error},
     preprocess::{self, ImageSpec, TargetSize},
 };
 
 /// The two sides of a request.
 ///
+/// * `max_items`: the most that a request may have. A tensor's elements are counted before they are taken apart: a few
+///   bytes on the wire can be an element that takes a hundred
+///
 /// # Errors
 /// Names the tensor at fault.
-pub(super) fn sides(tensors: Vec<Tensor>, image: &ImageSpec) -> Result<Sides, Error> {
+pub(super) fn sides(
+    tensors: Vec<Tensor>,
+    image: &ImageSpec,
+    max_items: usize,
+) -> Result<Sides, Error> {
     let (mut pictures, mut texts) = (None, None);
     for tensor in tensors {
         let (name, items, side) = match &*tensor.name {
-            IMAGE => (IMAGE, encoded(tensor)?, &mut pictures),
-            PIXEL_VALUES => (PIXEL_VALUES, prepared(tensor, image)?, &mut pictures),
-            TEXT => (TEXT, written(tensor)?, &mut texts),
-            INPUT_IDS => (INPUT_IDS, ids(tensor)?, &mut texts),
+            IMAGE => (IMAGE, encoded(tensor, max_items)?, &mut pictures),
+            PIXEL_VALUES => (PIXEL_VALUES, prepared(tensor, image, max_items)?, &mut pictures),
+            TEXT => (TEXT, written(tensor, max_items)?, &mut texts),
+            INPUT_IDS => (INPUT_IDS, ids(tensor, max_items)?, &mut texts),
             _ => {
                 let known = [IMAGE, PIXEL_VALUES, TEXT, INPUT_IDS].join(", ");
                 let message = format!("there is no such input; there are: {known}");
@@ -73,19 +80,30 @@ fn check_count(name: &'static str, found: usize, expected: usize) -> Result<(), 
     Err(Error::invalid(name, format!("has {found} elements, its shape {expected}")))
 }
 
+/// Refuses a tensor of more items than a request may have.
+fn check_items(name: &'static str, items: usize, max_items: usize) -> Result<(), Error> {
+    if items <= max_items {
+        return Ok(());
+    }
+    let message = format!("{items} items, more than the limit of {max_items}; split the request");
+    Err(Error::new(Code::TooManyItems, message).with_field(name))
+}
+
 /// How many elements of BYTES a tensor of this shape has: `[n]` or `[n, 1]`.
-fn count(name: &'static str, tensor: &Tensor) -> Result<usize, Error> {
+fn count(name: &'static str, tensor: &Tensor, max_items: usize) -> Result<usize, Error> {
     check_type(name, &tensor.datatype, &["BYTES"])?;
     match sizes(name, &tensor.shape)?.1[..] {
-        [count] | [count, 1] => Ok(count),
+        [count] | [count, 1] => check_items(name, count, max_items).map(|()| count),
         _ => Err(Error::invalid(name, format!("must be [n] or [n, 1], not {:?}", tensor.shape))),
     }
 }
 
-fn encoded(tensor: Tensor) -> Result<Vec<Input>, Error> {
-    let expected = count(IMAGE, &tensor)?;
+fn encoded(tensor: Tensor, max_items: usize) -> Result<Vec<Input>, Error> {
+    let expected = count(IMAGE, &tensor, max_items)?;
     let items: Vec<_> = match tensor.elements {
-        Elements::Raw(raw) => split(IMAGE, raw)?.into_iter().map(ImageInput::Encoded).collect(),
+        Elements::Raw(raw) => {
+            split(IMAGE, raw, expected)?.into_iter().map(ImageInput::Encoded).collect()
+        }
         Elements::Bytes(items) => items.into_iter().map(ImageInput::Encoded).collect(),
         Elements::Strings(items) => {
             let parse = |(index, text)| {
@@ -100,14 +118,16 @@ fn encoded(tensor: Tensor) -> Result<Vec<Input>, Error> {
     Ok(items.into_iter().map(Input::Image).collect())
 }
 
-fn written(tensor: Tensor) -> Result<Vec<Input>, Error> {
-    let expected = count(TEXT, &tensor)?;
+fn written(tensor: Tensor, max_items: usize) -> Result<Vec<Input>, Error> {
+    let expected = count(TEXT, &tensor, max_items)?;
     let text = |(index, bytes): (usize, Bytes)| {
         String::from_utf8(bytes.into())
             .map_err(|_| Error::invalid(format!("{TEXT}[{index}]"), "is not UTF-8"))
     };
     let items: Vec<String> = match tensor.elements {
-        Elements::Raw(raw) => split(TEXT, raw)?.into_iter().enumerate().map(text).collect(),
+        Elements::Raw(raw) => {
+            split(TEXT, raw, expected)?.into_iter().enumerate().map(text).collect()
+        }
         Elements::Bytes(items) => items.into_iter().enumerate().map(text).collect(),
         Elements::Strings(items) => Ok(items.into_iter().map(|text| text.to_string()).collect()),
         Elements::Floats(_) | Elements::Integers(_) => Err(not_bytes(TEXT)),
@@ -125,9 +145,11 @@ fn not_numbers(name: &'static str) -> Error {
 }
 
 /// Elements of BYTES, each behind its length as four bytes. They stay slices of the message.
-fn split(name: &'static str, mut raw: Bytes) -> Result<Vec<Bytes>, Error> {
+///
+/// Reads one more than `expected` at most: that is enough to be refused.
+fn split(name: &'static str, mut raw: Bytes, expected: usize) -> Result<Vec<Bytes>, Error> {
     let mut elements = Vec::new();
-    while !raw.is_empty() {
+    while !raw.is_empty() && elements.len() <= expected {
         let length = raw.try_get_u32_le().ok().and_then(|length| usize::try_from(length).ok());
         match length {
             Some(length) if length <= raw.len() => elements.push(raw.split_to(length)),
@@ -137,9 +159,10 @@ fn split(name: &'static str, mut raw: Bytes) -> Result<Vec<Bytes>, Error> {
     Ok(elements)
 }
 
-fn prepared(tensor: Tensor, spec: &ImageSpec) -> Result<Vec<Input>, Error> {
+fn prepared(tensor: Tensor, spec: &ImageSpec, max_items: usize) -> Result<Vec<Input>, Error> {
     check_type(PIXEL_VALUES, &tensor.datatype, &["FP32"])?;
     let (elements, sizes) = sizes(PIXEL_VALUES, &tensor.shape)?;
+    check_items(PIXEL_VALUES, sizes.first().copied().unwrap_or_default(), max_items)?;
     let size = picture_size(&sizes, spec).ok_or_else(|| {
         let wanted = match spec.size {
             TargetSize::Fixed { height, width } => format!("[n, 3, {height}, {width}]"),
@@ -176,13 +199,14 @@ fn picture_size(sizes: &[usize], spec: &ImageSpec) -> Option<[u32; 2]> {
     spec.size.accepts([height, width]).then_some([height, width])
 }
 
-fn ids(tensor: Tensor) -> Result<Vec<Input>, Error> {
+fn ids(tensor: Tensor, max_items: usize) -> Result<Vec<Input>, Error> {
     check_type(INPUT_IDS, &tensor.datatype, &["INT32", "INT64"])?;
     let (elements, sizes) = sizes(INPUT_IDS, &tensor.shape)?;
     let [rows, length] = sizes[..] else {
         let message = format!("must be [n, length], not {:?}", tensor.shape);
         return Err(Error::invalid(INPUT_IDS, message));
     };
+    check_items(INPUT_IDS, rows, max_items)?;
     let values: Vec<i64> = match tensor.elements {
         Elements::Integers(values) => values,
         // A fraction is cut off like any other value that is no id of the vocabulary would be refused.
@@ -232,9 +256,9 @@ mod tests {
     #[test]
     fn elements_of_bytes_are_slices_behind_their_lengths() {
         let raw = Bytes::from_static(b"\x02\0\0\0ab\0\0\0\0\x01\0\0\0c");
-        assert_eq!(split(TEXT, raw).expect("whole"), ["ab", "", "c"]);
+        assert_eq!(split(TEXT, raw, 3).expect("whole"), ["ab", "", "c"]);
         for cut in [&b"\x02\0\0"[..], b"\x02\0\0\0a", b"\xff\xff\xff\xff"] {
-            let error = split(TEXT, Bytes::copy_from_slice(cut)).expect_err("cut");
+            let error = split(TEXT, Bytes::copy_from_slice(cut), 1).expect_err("cut");
             assert_eq!(error.field(), Some(TEXT));
         }
     }
@@ -242,7 +266,10 @@ mod tests {
     #[test]
     fn shapes_that_do_not_fit_are_refused() {
         let texts = |shape: &[i64]| {
-            written(tensor(TEXT, "BYTES", shape, Elements::Strings(vec!["a".into(), "b".into()])))
+            written(
+                tensor(TEXT, "BYTES", shape, Elements::Strings(vec!["a".into(), "b".into()])),
+                8,
+            )
         };
         assert_eq!(texts(&[2]).expect("two").len(), 2);
         assert_eq!(texts(&[2, 1]).expect("two").len(), 2);
@@ -256,6 +283,25 @@ mod tests {
     }
 
     #[test]
+    fn items_are_counted_before_they_are_taken_apart() {
+        let empty = Bytes::from(vec![0; 4 << 20]);
+        let count = 1 << 20;
+        for read in [written, encoded] {
+            for name in [TEXT, IMAGE] {
+                let raw = Elements::Raw(empty.clone());
+                let refused = read(tensor(name, "BYTES", &[count], raw), 1024).expect_err("many");
+                assert_eq!(refused.code(), Code::TooManyItems);
+                // The shape lies about what stands there.
+                let raw = Elements::Raw(empty.clone());
+                let refused = read(tensor(name, "BYTES", &[2], raw), 1024).expect_err("more");
+                assert!(refused.message().starts_with("has 3 elements"), "{refused}");
+            }
+        }
+        let one_each = tensor(INPUT_IDS, "INT32", &[count, 1], Elements::Raw(empty));
+        assert_eq!(ids(one_each, 1024).expect_err("many").code(), Code::TooManyItems);
+    }
+
+    #[test]
     fn ids_come_in_three_ways() {
         let raw32: Bytes = [3_i32, 1].iter().flat_map(|id| id.to_le_bytes()).collect();
         let raw64: Bytes = [3_i64, 1].iter().flat_map(|id| id.to_le_bytes()).collect();
@@ -265,11 +311,11 @@ mod tests {
             ("INT64", Elements::Floats(vec![3.0, 1.0])),
             ("INT32", Elements::Integers(vec![3, 1])),
         ] {
-            let read = ids(tensor(INPUT_IDS, datatype, &[1, 2], elements)).expect(datatype);
+            let read = ids(tensor(INPUT_IDS, datatype, &[1, 2], elements), 1).expect(datatype);
             assert!(matches!(&read[..], [Input::TokenIds(ids)] if ids[..] == [3, 1]));
         }
         for elements in [Elements::Integers(vec![3, -1]), Elements::Floats(vec![0.5, 1.0])] {
-            assert!(ids(tensor(INPUT_IDS, "INT64", &[1, 2], elements)).is_err());
+            assert!(ids(tensor(INPUT_IDS, "INT64", &[1, 2], elements), 1).is_err());
         }
     }
 }

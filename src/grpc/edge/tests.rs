@@ -61,7 +61,7 @@ async fn a_deadline_ends_a_method_that_does_not_answer() {
     let metrics = Arc::new(Metrics::new());
     let started = tokio::time::Instant::now();
     let response = call(&metrics, request(&[("grpc-timeout", "250m")]), |request| async move {
-        let call = request.extensions().get::<Call>().copied().expect("the edge's reading");
+        let call = request.extensions().get::<Call>().cloned().expect("the edge's reading");
         assert!(call.deadline <= Instant::now() + Duration::from_millis(250));
         std::future::pending().await
     })

@@ -1,5 +1,7 @@
 //! Lets in who presents a key, where keys are asked for.
 
+use std::sync::Arc;
+
 use axum::{
     body::Body,
     extract::{Request, State},
@@ -10,7 +12,10 @@ use axum::{
 use http_body_util::BodyExt as _;
 use tracing::Span;
 
-use crate::rest::{AppState, problem::Failure};
+use crate::{
+    engine::Context,
+    rest::{AppState, problem::Failure},
+};
 
 /// What is open to everybody: probes, and files that are the same in every copy of this server.
 const OPEN: [&str; 7] =
@@ -37,6 +42,11 @@ pub(in crate::rest) async fn authorize(
     match keys.admit(request.headers()) {
         Ok(admitted) => {
             Span::current().record("key", admitted.name());
+            let admitted = Arc::new(admitted);
+            if let Some(context) = request.extensions().get::<Arc<Context>>() {
+                // A decode that its client gave up still counts.
+                context.work.keep(Arc::clone(&admitted) as _);
+            }
             let response = next.run(request).await;
             // The request counts until its answer is out. A mapping of frames would do as well, but hides
             // the body's length.

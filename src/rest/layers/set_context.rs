@@ -3,11 +3,13 @@
 use std::{sync::Arc, time::Duration, time::Instant};
 
 use axum::{
+    body::Body,
     extract::{FromRequestParts, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use http_body_util::BodyExt as _;
 
 use crate::{
     batch::Priority,
@@ -49,7 +51,14 @@ pub(in crate::rest) async fn set_context(
             request.extensions_mut().insert(Arc::clone(&context));
             let response = within_deadline(context.deadline, next.run(request)).await;
             timing = context.timings.header() + ", ";
-            response
+            // What the response takes is free when its client has it.
+            let held = context.response.clone();
+            response.map(|body| {
+                Body::new(body.map_err(move |error| {
+                    let _held = &held;
+                    error
+                }))
+            })
         }
         Err(error) => Failure(error).into_response(),
     };

@@ -133,3 +133,17 @@ async fn bulk_work_is_answered_too() {
     let request = app.request("POST", PATH).json(&json!({"input": "red"}));
     Answer::of(request.header("x-priority", "bulk")).await.ok();
 }
+
+#[tokio::test]
+async fn a_response_that_is_too_large_is_refused_before_it_is_computed() {
+    let app = TestApp::with(|config| config.limits.max_bytes_in_flight = 1 << 20).await;
+    let rows = vec![vec![1, 0, 0, 0, 0, 0, 0, 0]; 500];
+    let labels: Vec<_> = (0..100).map(|number| format!("label {number}")).collect();
+    let body = |top_k: usize| json!({"image_embeddings": rows, "labels": labels, "top_k": top_k});
+    let answer = app.post("/v1/classify", body(100)).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", answer.text);
+    assert_eq!(answer.json()["code"], "payload_too_large");
+    assert_eq!(app.metric("siglip_batch_rows_sum{model=\"colours\",tower=\"text\"}").await, 1.0);
+    let answer = app.post("/v1/classify", body(3)).await.ok();
+    assert_eq!(answer["results"].as_array().map(Vec::len), Some(500));
+}

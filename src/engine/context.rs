@@ -1,0 +1,72 @@
+//! What travels with a request through the engine.
+
+use std::{
+    any::Any,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    batch::{Priority, Submit},
+    telemetry::Timings,
+};
+
+/// Shares of the server's bounds that a request has taken. They are given back when the last clone is dropped.
+#[derive(Clone, Default)]
+pub struct Shares(Arc<Mutex<Vec<Arc<dyn Any + Send + Sync>>>>);
+
+impl Shares {
+    /// Keeps one more share.
+    pub fn keep(&self, share: Arc<dyn Any + Send + Sync>) {
+        self.0.lock().push(share);
+    }
+}
+
+impl fmt::Debug for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} shares", self.0.lock().len())
+    }
+}
+
+/// Deadline, priority and timings of a request, and what it holds of the server's bounds.
+#[derive(Debug)]
+pub struct Context {
+    /// Who goes first.
+    pub priority: Priority,
+    /// When the response stops being of use.
+    pub deadline: Instant,
+    /// How long each stage took, filled on the way.
+    pub timings: Timings,
+    /// Held until the request and every job of it have ended. A decode goes on when its client has left, and its
+    /// memory and its key's place are free only then.
+    pub work: Shares,
+    /// Held until the client has taken the response, or has left.
+    pub response: Shares,
+}
+
+impl Context {
+    /// An interactive request that must be answered within `timeout` from now.
+    #[must_use]
+    pub fn with_timeout(timeout: Duration) -> Self {
+        Self::new(Priority::Interactive, Instant::now() + timeout)
+    }
+
+    /// A request that holds nothing so far.
+    #[must_use]
+    pub fn new(priority: Priority, deadline: Instant) -> Self {
+        Self {
+            priority,
+            deadline,
+            timings: Timings::default(),
+            work: Shares::default(),
+            response: Shares::default(),
+        }
+    }
+
+    pub(super) fn submit(&self) -> Submit {
+        Submit { priority: self.priority, deadline: Some(self.deadline), ..Submit::default() }
+    }
+}
