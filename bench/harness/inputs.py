@@ -1,4 +1,4 @@
-"""Made-up inputs by a rule that `examples/tower_speed.rs` follows too, so that embeddings can be compared."""
+"""Made-up inputs by a rule that `examples/tower_speed/rows.rs` follows too, so that embeddings can be compared."""
 
 from __future__ import annotations
 

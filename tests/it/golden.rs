@@ -5,9 +5,11 @@
 mod demo;
 mod features;
 mod full_size;
+mod grids;
 mod naflex;
 mod pictures;
 mod reference;
 mod served;
+mod stages;
 mod tokenizers;
 mod variants;

@@ -14,11 +14,13 @@ use siglip_server::{
     app::{App, AppHandle},
     config::Config,
     grpc::proto,
-    model::{Tap, Tower},
 };
 use tokio::task::JoinHandle;
 
-use super::reference::{Reference, assert_close, difference, folder, load};
+use super::{
+    reference::{Judge, Reference, difference, folder},
+    stages,
+};
 
 /// The whole server over one stored checkpoint.
 struct Server {
@@ -319,27 +321,9 @@ async fn grpc_gives_the_same_maps() {
     server.stop().await;
 }
 
-/// Rows that ask for different outputs share one pass.
 #[test]
 fn one_batch_gives_each_row_its_own_output() {
     for name in ["tiny", "headless-27"] {
-        let mut model = load(name);
-        let expected = Reference::open(&format!("{name}/expected.safetensors"));
-        let pixels = expected.pixels();
-        let layers = model.card.vision_layers;
-        let taps = [
-            (Tap::HiddenState(layers - 1), format!("vision.hidden_state.{}", layers - 1)),
-            (Tap::Pooled, "vision.pooled".to_owned()),
-            (Tap::LastHiddenState, "vision.last_hidden_state".to_owned()),
-        ];
-        let asked = taps.each_ref().map(|(tap, _)| *tap);
-        let rows = model.vision.tapped(&pixels, &asked).expect("valid pictures");
-        for (index, (_, stage)) in taps.iter().enumerate() {
-            let (shape, values) = expected.floats(stage);
-            let row: usize = shape[1..].iter().product();
-            assert_close(stage, rows[index].as_slice(), &values[index * row..][..row]);
-        }
-        let beyond = [Tap::HiddenState(layers + 1), Tap::Pooled, Tap::Pooled];
-        assert!(model.vision.tapped(&pixels, &beyond).is_err());
+        stages::check_taps(&Judge::strict(), name);
     }
 }

@@ -1,7 +1,8 @@
 //! A file of reference outputs, and how they are compared.
 
-use std::{collections::HashMap, fs, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, env, fs, path::PathBuf, sync::Arc};
 
+use parking_lot::Mutex;
 use safetensors::{Dtype, SafeTensors};
 use siglip_server::{
     config,
@@ -14,17 +15,128 @@ use siglip_server::{
 /// Most that a value of a stage may differ, relative to the stage's largest.
 pub(super) const TOLERANCE: f64 = 1e-5;
 
-/// Where the outputs lie.
+/// Most that a row may differ from the same row in other company, likewise.
+const MATES_TOLERANCE: f64 = 1e-6;
+
+/// Where the outputs lie: in the repository, or where `GOLDEN_FOLDER` says.
 pub(super) fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+    match env::var_os("GOLDEN_FOLDER") {
+        Some(folder) => folder.into(),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+    }
 }
 
 /// Loads a checkpoint in concrete types: `demo`, or a folder, of which a relative one lies here.
 pub(super) fn load(source: &str) -> Siglip {
-    let path = folder().join(source);
-    let source = if source == "demo" { source.to_owned() } else { path.to_string_lossy().into() };
-    let config = config::Model { source, ..config::Model::default() };
-    model::load_siglip(&config).unwrap_or_else(|error| panic!("{error}"))
+    Judge::strict().load(source)
+}
+
+/// What is compared with the outputs, and what becomes of a difference.
+pub(super) struct Judge {
+    /// Where towers run and in which type; the source is another for each checkpoint.
+    pub(super) model: config::Model,
+    /// Most that a value of a stage may differ, relative to the stage's largest.
+    pub(super) tolerance: f64,
+    /// Most that a row may differ from the same row in other company.
+    pub(super) mates_tolerance: f64,
+    noted: Option<Mutex<Vec<Comparison>>>,
+}
+
+/// How one comparison went.
+#[derive(Debug, Clone)]
+pub(super) struct Comparison {
+    pub(super) stage: String,
+    pub(super) difference: f64,
+    pub(super) tolerance: f64,
+}
+
+impl Judge {
+    /// In f32 on the processor; panics at the first difference.
+    pub(super) fn strict() -> Self {
+        Self {
+            model: config::Model::default(),
+            tolerance: TOLERANCE,
+            mates_tolerance: MATES_TOLERANCE,
+            noted: None,
+        }
+    }
+
+    /// Notes every comparison and goes on.
+    ///
+    /// * `tolerances`: of a stage, and of a row in other company
+    pub(super) fn noting(model: config::Model, tolerances: [f64; 2]) -> Self {
+        let [tolerance, mates_tolerance] = tolerances;
+        Self { model, tolerance, mates_tolerance, noted: Some(Mutex::default()) }
+    }
+
+    /// What was noted since the last time.
+    pub(super) fn take(&self) -> Vec<Comparison> {
+        self.noted.as_ref().map(|noted| std::mem::take(&mut *noted.lock())).unwrap_or_default()
+    }
+
+    /// See [`load`].
+    pub(super) fn load(&self, source: &str) -> Siglip {
+        let path = folder().join(source);
+        let source =
+            if source == "demo" { source.to_owned() } else { path.to_string_lossy().into() };
+        let config = config::Model { source, ..self.model.clone() };
+        model::load_siglip(&config).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A checkpoint and its outputs.
+    pub(super) fn open(&self, name: &str) -> (Siglip, Reference) {
+        (self.load(name), Reference::open(&format!("{name}/expected.safetensors")))
+    }
+
+    /// Compares every stage that is stored with the same of `stages`, whose rows may be more.
+    pub(super) fn stages(&self, expected: &Reference, tower: &str, stages: &Stages) {
+        for (index, stage) in stages.hidden_states.iter().enumerate() {
+            let name = format!("{tower}.hidden_state.{index}");
+            self.stage(expected, &name, (&stage.shape, &stage.values));
+        }
+        let behind = format!("{tower}.hidden_state.{}", stages.hidden_states.len());
+        assert!(!expected.has(&behind));
+        let (last, pooled) = (&stages.last_hidden_state, &stages.pooled);
+        let name = format!("{tower}.last_hidden_state");
+        self.stage(expected, &name, (&last.shape, &last.values));
+        self.stage(expected, &format!("{tower}.pooled"), (&pooled.shape, &pooled.values));
+    }
+
+    /// Compares a stage, its shape and values, with the stored one, whose rows may be fewer.
+    pub(super) fn stage(
+        &self,
+        expected: &Reference,
+        name: &str,
+        (shape, values): (&[usize], &[f32]),
+    ) {
+        let (expected_shape, expected) = expected.floats(name);
+        assert_eq!(shape[1..], expected_shape[1..], "{name}");
+        self.close(name, &values[..expected.len()], &expected);
+    }
+
+    pub(super) fn close(&self, name: &str, values: &[f32], expected: &[f32]) {
+        self.within(name, difference(values, expected), self.tolerance);
+    }
+
+    /// Compares a row with the same row in other company.
+    pub(super) fn same_row(&self, name: &str, values: &[f32], expected: &[f32]) {
+        self.within(name, difference(values, expected), self.mates_tolerance);
+    }
+
+    fn within(&self, name: &str, difference: f64, tolerance: f64) {
+        match &self.noted {
+            Some(noted) => {
+                noted.lock().push(Comparison { stage: name.to_owned(), difference, tolerance });
+            }
+            None => {
+                row(name, &format!("{difference:.1e}"), &format!("{tolerance:.0e}"));
+                assert!(
+                    difference <= tolerance,
+                    "{name}: off by {difference:e} of its largest value"
+                );
+            }
+        }
+    }
 }
 
 /// One file of named outputs.
@@ -109,22 +221,14 @@ impl Reference {
         self.ids().into_iter().map(|ids| tokens(&ids)).collect()
     }
 
-    /// Compares every stage that is stored with the same of `stages`, whose rows may be more.
+    /// Compares every stage; see [`Judge::stages`].
     pub(super) fn check_stages(&self, tower: &str, stages: &Stages) {
-        for (index, stage) in stages.hidden_states.iter().enumerate() {
-            self.check(&format!("{tower}.hidden_state.{index}"), &stage.shape, &stage.values);
-        }
-        assert!(!self.has(&format!("{tower}.hidden_state.{}", stages.hidden_states.len())));
-        let last = &stages.last_hidden_state;
-        self.check(&format!("{tower}.last_hidden_state"), &last.shape, &last.values);
-        self.check(&format!("{tower}.pooled"), &stages.pooled.shape, &stages.pooled.values);
+        Judge::strict().stages(self, tower, stages);
     }
 
-    /// Compares a stage with the stored one, whose rows may be fewer.
+    /// Compares a stage; see [`Judge::stage`].
     pub(super) fn check(&self, name: &str, shape: &[usize], values: &[f32]) {
-        let (expected_shape, expected) = self.floats(name);
-        assert_eq!(shape[1..], expected_shape[1..], "{name}");
-        assert_close(name, &values[..expected.len()], &expected);
+        Judge::strict().stage(self, name, (shape, values));
     }
 }
 
@@ -151,9 +255,7 @@ pub(super) fn row(stage: &str, error: &str, tolerance: &str) {
 }
 
 pub(super) fn assert_close(name: &str, values: &[f32], expected: &[f32]) {
-    let difference = difference(values, expected);
-    row(name, &format!("{difference:.1e}"), &format!("{TOLERANCE:.0e}"));
-    assert!(difference <= TOLERANCE, "{name}: off by {difference:e} of its largest value");
+    Judge::strict().close(name, values, expected);
 }
 
 /// Cosines between normalised rows: `[images, texts]`, row-major.

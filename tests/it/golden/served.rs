@@ -7,7 +7,7 @@ use reqwest::{
 use serde_json::{Value, json};
 
 use super::{
-    naflex::sources,
+    grids::sources,
     reference::{Reference, assert_close, folder},
 };
 use crate::app::{Answer, TestApp};

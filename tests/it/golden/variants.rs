@@ -5,72 +5,21 @@ use std::fs;
 use siglip_server::{
     config,
     embedding::Embedding,
-    model::{self, PairHead, Siglip, Tower, TowerError},
+    model::{self, Siglip, Tower, TowerError},
     preprocess::Pixels,
 };
 
-use super::reference::{self, Reference, assert_close, cosines, difference, load, tokens};
+use super::{
+    reference::{self, Judge, Reference, cosines, difference, load, tokens},
+    stages::{self, flat},
+};
 
-pub(super) fn open(name: &str) -> (Siglip, Reference) {
-    (load(name), Reference::open(&format!("{name}/expected.safetensors")))
+fn open(name: &str) -> (Siglip, Reference) {
+    Judge::strict().open(name)
 }
 
-/// Compares every stage of one variant.
 fn check(name: &str) {
-    let (mut model, expected) = open(name);
-    let pixels = expected.pixels();
-    expected.check_stages("vision", &model.vision.stages(&pixels).expect("valid pictures"));
-    let images = model.vision.forward(&pixels).expect("valid pictures");
-    assert_close("image embeddings", &flat(&images), &expected.floats("vision.pooled").1);
-    assert_eq!(images[0].dim(), model.card.embedding_dim);
-    check_texts(model, &expected, &images);
-}
-
-/// Compares the text tower, where there is one, and the scores of `images`.
-pub(super) fn check_texts(model: Siglip, expected: &Reference, images: &[Embedding]) {
-    let Some(mut text) = model.text else {
-        assert!(!expected.has("text.pooled") && model.tokenizer.is_none());
-        assert!(model.card.pair_head.is_none() && model.card.text_length.is_none());
-        return;
-    };
-    let tokenizer = model.tokenizer.expect("goes with the tower");
-    let rows: Vec<_> = expected
-        .list("texts")
-        .iter()
-        .map(|text| tokenizer.encode(&tokenizer.canonical(text)).expect("any text"))
-        .collect();
-    let ids: Vec<_> = rows.iter().map(|row| row.ids.to_vec()).collect();
-    assert_eq!(ids, expected.ids());
-    expected.check_stages("text", &text.stages(&rows).expect("valid texts"));
-    let texts = text.forward(&rows).expect("valid texts");
-    assert_close("text embeddings", &flat(&texts), &expected.floats("text.pooled").1);
-    check_scores(expected, model.card.pair_head.expect("goes with the tower"), (images, &texts));
-}
-
-fn check_scores(
-    expected: &Reference,
-    head: PairHead,
-    (images, texts): (&[Embedding], &[Embedding]),
-) {
-    let cosines = cosines(images, texts);
-    let logits: Vec<f32> = cosines.iter().map(|&cosine| head.logit(cosine)).collect();
-    assert_close("logits", &logits, &expected.floats("logits").1);
-    let probabilities: Vec<f32> = cosines.iter().map(|&cosine| head.probability(cosine)).collect();
-    assert_close("probabilities", &probabilities, &expected.floats("probabilities").1);
-    // The loss of the paper over the square of the first pairs, as `SiglipModel.forward` gives it.
-    let count = images.len().min(texts.len());
-    let mut sum = 0.0;
-    for row in 0..count {
-        for column in 0..count {
-            let sign = if row == column { 1.0 } else { -1.0 };
-            sum += (-sign * f64::from(logits[row * texts.len() + column])).exp().ln_1p();
-        }
-    }
-    assert_close("loss", &[(sum / count as f64) as f32], &expected.floats("loss").1);
-}
-
-pub(super) fn flat(rows: &[Embedding]) -> Vec<f32> {
-    rows.iter().flat_map(|row| row.as_slice().iter().copied()).collect()
+    stages::check(&Judge::strict(), name);
 }
 
 macro_rules! variants {
@@ -96,21 +45,28 @@ variants! {
 
 #[test]
 fn a_row_does_not_depend_on_its_batch_mates() {
-    let (mut model, expected) = open("tiny");
-    let pixels = expected.pixels();
-    let together = model.vision.forward(&pixels).expect("valid pictures");
-    for (row, pixels) in together.iter().zip(&pixels) {
-        let alone = model.vision.forward(std::slice::from_ref(pixels)).expect("a valid picture");
-        assert!(difference(alone[0].as_slice(), row.as_slice()) <= 1e-6);
-    }
-    let mut text = model.text.expect("both towers");
-    let tokens = expected.tokens();
-    let together = text.forward(&tokens).expect("valid texts");
-    for (row, tokens) in together.iter().zip(&tokens) {
-        let alone = text.forward(std::slice::from_ref(tokens)).expect("a valid text");
-        assert!(difference(alone[0].as_slice(), row.as_slice()) <= 1e-6);
-    }
+    stages::check_mates(&Judge::strict(), "tiny");
+    let mut text = load("tiny").text.expect("both towers");
     assert!(text.forward(&[]).expect("nothing to do").is_empty());
+}
+
+#[test]
+fn a_pass_that_was_begun_gives_what_one_that_was_run_gives() {
+    stages::check_begun(&Judge::strict(), "tiny", 8);
+}
+
+#[test]
+fn what_is_noted_does_not_end_a_comparison() {
+    let judge = Judge::noting(config::Model::default(), [1e-12, 1.0]);
+    stages::check(&judge, "tiny");
+    stages::check_mates(&judge, "tiny");
+    let noted = judge.take();
+    let over = |prefix: &str| {
+        let of_stage = noted.iter().filter(|comparison| comparison.stage.starts_with(prefix));
+        of_stage.filter(|comparison| comparison.difference > comparison.tolerance).count()
+    };
+    assert!(over("vision.") > 0 && over("text.") > 0 && over("alone") == 0, "{noted:?}");
+    assert!(judge.take().is_empty());
 }
 
 #[test]
