@@ -280,8 +280,10 @@ fn open(device: config::Device) -> candle_core::Result<Device> {
 
 /// Candle hands the driver's error on as text, so the text is all there is to tell by.
 pub(super) fn tower_error(error: candle_core::Error) -> TowerError {
-    let text = error.to_string();
-    if text.contains("OUT_OF_MEMORY") || text.to_ascii_lowercase().contains("out of memory") {
+    let text = error.to_string().to_ascii_lowercase();
+    // The last is cuBLAS's, which has scratch memory of its own.
+    let told = ["out_of_memory", "out of memory", "status_alloc_failed"];
+    if told.into_iter().any(|told| text.contains(told)) {
         TowerError::OutOfMemory
     } else {
         TowerError::Device(error.into())
@@ -303,6 +305,19 @@ mod tests {
         assert_eq!(rows_of_pass(16, 1024, 64), 8);
         assert_eq!(rows_of_pass(16, 1_000_000, 64), 1);
         assert_eq!(rows_of_pass(1, 0, 1), 128, "a row without tokens is refused elsewhere");
+    }
+
+    #[test]
+    fn what_a_device_says_without_room_is_known() {
+        let told = |text: &str| tower_error(candle_core::Error::Msg(text.to_owned()));
+        for text in [
+            r#"DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")"#,
+            "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+        ] {
+            assert!(matches!(told(text), TowerError::OutOfMemory), "{text}");
+        }
+        let other = r#"DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, "an illegal memory access was encountered")"#;
+        assert!(matches!(told(other), TowerError::Device(_)));
     }
 
     #[test]

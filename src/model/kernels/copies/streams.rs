@@ -82,6 +82,18 @@ impl Streams {
     }
 }
 
+/// A kernel that fails breaks its context for good: every later call of the process fails, also those by which cuBLAS and
+/// cuRAND let go of their handles, and these panic in cudarc. So a broken device is never let go of. Only the process's
+/// end frees it, which is near: no towers can be loaded on it again.
+impl Drop for Streams {
+    fn drop(&mut self) {
+        if let Err(error) = self.device.cuda_stream().synchronize() {
+            tracing::error!(%error, "the device is broken; it needs a new process");
+            std::mem::forget(self.device.clone());
+        }
+    }
+}
+
 impl fmt::Debug for Streams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Streams").field("device", &self.device).finish_non_exhaustive()
