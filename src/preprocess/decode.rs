@@ -3,8 +3,8 @@
 use std::io::Cursor;
 
 use image::{
-    DynamicImage, ImageDecoder, ImageError as DecoderError, ImageFormat, ImageReader, Limits,
-    RgbImage, RgbaImage, error::LimitErrorKind, metadata::Orientation,
+    DynamicImage, ImageDecoder, ImageError as DecoderError, ImageFormat, ImageReader, ImageResult,
+    Limits, RgbImage, RgbaImage, error::LimitErrorKind, metadata::Orientation,
 };
 use memchr::memmem;
 
@@ -112,16 +112,27 @@ fn open<'b>(
     bytes: &'b [u8],
     format: ImageFormat,
     limits: &ImageLimits,
-) -> Result<(impl ImageDecoder + use<'b>, Header), ImageError> {
-    // The reader's own limits guard what decoders allocate while they read the header.
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(allocation_limits(limits.max_decode_bytes.min(MAX_HEADER_BYTES)));
-    let mut decoder = reader.into_decoder().map_err(|error| failure(error, format, limits))?;
-    let header = check_header(&decoder, limits)?;
+) -> Result<(Box<dyn ImageDecoder + 'b>, Header), ImageError> {
+    let mut decoder =
+        decoder(bytes, format, limits).map_err(|error| failure(error, format, limits))?;
+    let header = check_header(&*decoder, limits)?;
     decoder
         .set_limits(allocation_limits(limits.max_decode_bytes))
         .map_err(|error| failure(error, format, limits))?;
     Ok((decoder, header))
+}
+
+/// A decoder that has read the header. A format that needs more than the library's decoder has a module of
+/// its own, which gives another [`ImageDecoder`] here.
+fn decoder<'b>(
+    bytes: &'b [u8],
+    format: ImageFormat,
+    limits: &ImageLimits,
+) -> ImageResult<Box<dyn ImageDecoder + 'b>> {
+    // The reader's own limits guard what decoders allocate while they read the header.
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(allocation_limits(limits.max_decode_bytes.min(MAX_HEADER_BYTES)));
+    Ok(Box::new(reader.into_decoder()?))
 }
 
 /// Columns and rows as a picture's header says, before it is turned upright; none for what is no picture.
@@ -155,7 +166,7 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
 }
 
 /// Size limits, before any pixel is decoded.
-fn check_header(decoder: &impl ImageDecoder, limits: &ImageLimits) -> Result<Header, ImageError> {
+fn check_header(decoder: &dyn ImageDecoder, limits: &ImageLimits) -> Result<Header, ImageError> {
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
         return Err(ImageError::Damaged { reason: "it has no pixels".to_owned() });
@@ -226,8 +237,8 @@ fn on_white(picture: &RgbaImage) -> RgbImage {
         let [channels @ .., alpha] = pixel.0.map(u32::from);
         data.extend(channels.map(|channel| blend(channel, alpha)));
     }
-    RgbImage::from_raw(picture.width(), picture.height(), data)
-        .unwrap_or_else(|| RgbImage::new(picture.width(), picture.height()))
+    #[expect(clippy::expect_used, reason = "three bytes were pushed for each pixel")]
+    RgbImage::from_raw(picture.width(), picture.height(), data).expect("three bytes a pixel")
 }
 
 /// `channel * alpha / 255 + 255 * (255 - alpha) / 255`, with seven more bits until the rounding.
