@@ -1,0 +1,88 @@
+//! The server, and what checks and measures it, in one program: for a machine that has a GPU and no compiler.
+//!
+//! `kit golden`, `kit speed` and so on are commands of its own; with anything else it is the server.
+
+#![expect(clippy::expect_used, reason = "as in tests: what fails is seen by who ran it")]
+
+mod device;
+mod golden;
+mod load;
+mod memory;
+mod speed;
+
+/// Inputs that other programs can make as well.
+#[path = "../../../examples/tower_speed/rows.rs"]
+mod rows;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use siglip_server::config;
+
+/// As the server has it.
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// What checks and measures the server. Each command prints JSON objects, a line each.
+#[derive(Debug, Parser)]
+enum Kit {
+    /// Compares every stage of every stored checkpoint with its reference.
+    Golden(golden::Arguments),
+    /// Measures towers: reads what to measure from standard input, a JSON object a line, and answers each.
+    Speed(speed::Arguments),
+    /// Runs a tower a few times and then, half a second later, as often as it is told.
+    Passes(speed::PassArguments),
+    /// Fills the device's memory and runs batches that no longer fit.
+    Memory(memory::Arguments),
+    /// Takes the device's memory until standard input ends.
+    Hog(memory::HogArguments),
+    /// Sends requests to a server for a while.
+    Load(load::Arguments),
+}
+
+/// Where a model runs.
+#[derive(Debug, Clone, clap::Args)]
+struct Placed {
+    /// As the server's `--device`.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// As the server's `--dtype`.
+    #[arg(long, default_value = "f32")]
+    dtype: String,
+}
+
+impl Placed {
+    fn model(&self, source: &str) -> anyhow::Result<config::Model> {
+        Ok(config::Model {
+            source: source.to_owned(),
+            device: self.device.parse().map_err(anyhow::Error::msg)?,
+            dtype: self.dtype.parse().map_err(anyhow::Error::msg)?,
+            ..config::Model::default()
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    const COMMANDS: [&str; 6] = ["golden", "speed", "passes", "memory", "hog", "load"];
+    let command = std::env::args().nth(1).unwrap_or_default();
+    if !COMMANDS.contains(&&*command) {
+        device::break_when_told();
+        return siglip_server::cli::run();
+    }
+    let done = match Kit::parse() {
+        Kit::Golden(arguments) => golden::run(&arguments),
+        Kit::Speed(arguments) => speed::run(&arguments),
+        Kit::Passes(arguments) => speed::passes(&arguments),
+        Kit::Memory(arguments) => memory::run(&arguments),
+        Kit::Hog(arguments) => memory::hog(&arguments),
+        Kit::Load(arguments) => load::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kit: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

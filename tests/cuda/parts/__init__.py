@@ -1,0 +1,1 @@
+"""The parts of `run`: each checks or measures one thing, and gives rows of a table."""
