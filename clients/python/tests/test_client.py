@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from siglip_client import AsyncClient, Client, ServerError
+from siglip_client import AsyncClient, Client, ConnectionFailed, ServerError, SiglipError
 
 ROOT = Path(__file__).resolve().parents[3]
 CAT = ROOT / "tests" / "fixtures" / "images" / "cat.png"
@@ -39,17 +39,33 @@ class Script:
         return answer(request) if callable(answer) else answer
 
 
-def both(handler, call, **options):
+def over(handler, limits=None):
+    """A transport that says what the server allows, and leaves the rest to the handler."""
+
+    def answer(request):
+        if request.url.path == "/info":
+            return httpx.Response(200, json={"limits": limits or {}})
+        return handler(request)
+
+    return httpx.MockTransport(answer)
+
+
+def both(handler, call, limits=None, **options):
     """What the call gives on either client; `handler` is made anew for each."""
-    with Client("http://test", transport=httpx.MockTransport(handler()), **options) as client:
+    with Client("http://test", transport=over(handler(), limits), **options) as client:
         first = call(client)
 
     async def main():
-        transport = httpx.MockTransport(handler())
-        async with AsyncClient("http://test", transport=transport, **options) as client:
+        async with AsyncClient("http://test", transport=over(handler(), limits), **options) as client:
             return await call(client)
 
     return first, asyncio.run(main())
+
+
+def sent(request: httpx.Request) -> list[str]:
+    """The texts of a request, or the decoded images."""
+    items = json.loads(request.content)["input"]
+    return [item.get("text") or base64.b64decode(item["image"]).decode() for item in items]
 
 
 def test_long_inputs_go_in_batches_and_come_back_in_order():
@@ -79,25 +95,163 @@ def test_a_refusal_with_retry_after_is_tried_again():
 
 def test_a_pause_that_is_too_long_is_not_waited_for():
     later = httpx.Response(429, headers={"retry-after": "600"}, json={"error": {"code": "overloaded"}})
-    with Client("http://test", transport=httpx.MockTransport(Script(later))) as client:
+    with Client("http://test", transport=over(Script(later))) as client:
         with pytest.raises(ServerError) as error:
             client.embed(["5"])
     assert (error.value.status, error.value.code) == (429, "overloaded")
 
 
-def test_a_failure_is_counted_over_all_inputs():
+def test_a_failure_is_counted_over_all_inputs_and_names_its_file(tmp_path):
     item = {"code": "undecodable_image", "detail": "is none", "field": "input[1]"}
     body = {"error": {"code": "undecodable_image", "message": "is none", "param": "input[1]", "errors": [item]}}
+    broken = tmp_path / "zz.jpg"
+    broken.write_bytes(b"no image")
     script = Script(echo, httpx.Response(422, json=body))
-    with Client("http://test", transport=httpx.MockTransport(script), batch_items=2) as client:
-        with pytest.raises(ServerError, match=r"input\[3\]: is none") as error:
-            client.embed(["0", "1", "2", "3"])
-    assert error.value.items[0].field == "input[3]"
+    with Client("http://test", transport=over(script), batch_items=2) as client:
+        with pytest.raises(ServerError, match=r"zz\.jpg: is none") as error:
+            client.embed(["0", "1", "2", broken])
+    assert (error.value.field, error.value.name) == ("input[3]", str(broken))
+    assert (error.value.items[0].index, error.value.items[0].name) == (3, str(broken))
 
 
-def test_a_text_is_no_picture():
-    with Client("http://test") as client, pytest.raises(TypeError):
-        client.classify([str(CAT)], ["a"])  # type: ignore[list-item]
+def test_one_item_is_one_vector_and_letters_are_not_items():
+    for found in both(lambda: echo, lambda client: client.embed("7")):
+        np.testing.assert_array_equal(found, [7, 0])
+    with Client("http://test", transport=over(echo)) as client:
+        for call in (client.embed_texts, client.embed_images):
+            with pytest.raises(TypeError, match="list"):
+                call("cat")
+
+
+def test_a_string_that_is_a_file_is_not_embedded_as_words(tmp_path):
+    image = tmp_path / "1"
+    image.write_bytes(b"1")
+    with Client("http://test", transport=over(echo)) as client:
+        for items in (str(image), [str(image)], ["7", str(image)]):
+            with pytest.raises(TypeError, match="embed_images"):
+                client.embed(items)
+        assert client.embed_texts([str(image), "7"][1:]).shape == (1, 2)
+    seen = []
+
+    def handler(request):
+        seen.append(sent(request))
+        return httpx.Response(200, json={"data": [{"embedding": row(1, 0)}]})
+
+    with Client("http://test", transport=over(handler)) as client:
+        client.embed_texts([str(image)])
+        client.embed_images([str(image)])
+        client.embed(image)
+    assert seen == [[str(image)], ["1"], ["1"]]
+
+
+def by_item(request: httpx.Request) -> httpx.Response:
+    """As `echo`, with an error in the place of what is no number."""
+    data = []
+    for place, text in enumerate(sent(request)):
+        if text.isdigit():
+            data.append({"embedding": row(float(text), 0)})
+        else:
+            error = {"code": "undecodable_image", "message": "is none", "param": f"input[{place}]"}
+            data.append({"object": "error", "index": place, "error": error})
+    assert json.loads(request.content)["on_error"] == "item"
+    return httpx.Response(200, json={"data": data})
+
+
+def test_one_bad_file_costs_the_others_nothing(tmp_path):
+    paths = []
+    for number in range(20):
+        paths.append(tmp_path / f"{number}.jpg")
+        paths[-1].write_text("broken" if number == 13 else str(number))
+    missing = tmp_path / "missing.jpg"
+    items = [*paths[:5], missing, *paths[5:]]
+    embed = lambda client: client.embed(items, on_error="item")
+    for found in both(lambda: by_item, embed, batch_items=4):
+        numbers = [number for number in range(20) if number != 13]
+        np.testing.assert_array_equal(found.vectors[:, 0], numbers)
+        assert found.indices == [index for index in range(21) if index not in (5, 14)]
+        unreadable, broken = found.failures
+        assert (unreadable.code, unreadable.index, unreadable.name) == ("unreadable_file", 5, str(missing))
+        assert (broken.code, broken.index, broken.name) == ("undecodable_image", 14, str(paths[13]))
+        assert broken.field == "input[14]"
+    with Client("http://test", transport=over(by_item)) as client, pytest.raises(FileNotFoundError):
+        client.embed(items)
+
+
+def test_items_of_any_number_come_as_they_are_embedded():
+    drawn = []
+
+    def numbers():
+        for number in range(1000):
+            drawn.append(number)
+            yield str(number)
+
+    with Client("http://test", transport=over(by_item), batch_items=10) as client:
+        rows = client.embed_each(numbers())
+        first = next(rows)
+        assert first.vector[0] == 0 and len(drawn) <= 12
+        assert [int(found.vector[0]) for found in rows] == list(range(1, 1000))
+
+    async def main():
+        async with AsyncClient("http://test", transport=over(by_item), batch_items=10) as client:
+            return [found async for found in client.embed_each(numbers())]
+
+    found = asyncio.run(main())
+    assert sorted(row.index for row in found) == list(range(1000))
+    assert all(row.vector[0] == row.index for row in found)
+
+
+def test_a_request_that_takes_too_long_is_made_smaller():
+    def slow(most):
+        sizes = []
+
+        def handler(request):
+            sizes.append(len(sent(request)))
+            if sizes[-1] > most:
+                if len(sizes) % 2:
+                    raise httpx.ReadTimeout("no response", request=request)
+                return httpx.Response(504, json={"error": {"code": "deadline_exceeded", "message": "late"}})
+            return echo(request)
+
+        return handler, sizes
+
+    texts = [str(number) for number in range(16)]
+    handler, sizes = slow(3)
+    with Client("http://test", transport=over(handler)) as client:
+        np.testing.assert_array_equal(client.embed(texts)[:, 0], range(16))
+    # Never the same items twice at the same size.
+    assert sizes[:3] == [16, 8, 4] and sum(size <= 3 for size in sizes) == 8
+    handler, sizes = slow(0)
+    with Client("http://test", transport=over(handler)) as client, pytest.raises(SiglipError):
+        client.embed(texts)
+    assert sizes == [16, 8, 4, 2, 1]
+
+
+def test_requests_keep_within_what_the_server_allows():
+    sizes = []
+
+    def handler(request):
+        sizes.append(len(sent(request)))
+        return echo(request)
+
+    texts = ["1"] * 50
+    both(lambda: handler, lambda client: client.embed(texts), limits={"max_items": 5})
+    assert max(sizes) == 5
+    sizes.clear()
+    both(lambda: handler, lambda client: client.embed(["22"] * 8), limits={"max_body_bytes": 8})
+    assert max(sizes) == 3
+
+
+def test_a_server_that_is_not_there_is_said_to_be_so():
+    gone = lambda: Script(*[httpx.ConnectError("refused")] * 9)
+    for ready in both(gone, lambda client: client.is_ready()):
+        assert ready is False
+    with Client("http://test", transport=over(gone()), max_retries=1) as client:
+        with pytest.raises(ConnectionFailed, match="http://test"):
+            client.embed("a")
+    for wrong in ("127.0.0.1:8080", "localhost", "ftp://a", ""):
+        for kind in (Client, AsyncClient):
+            with pytest.raises(ValueError, match="http://"):
+                kind(wrong)
 
 
 def test_the_vectors_are_the_servers(server):
@@ -106,6 +260,13 @@ def test_the_vectors_are_the_servers(server):
     with Client(server.http, batch_items=2) as client:
         assert client.is_ready()
         np.testing.assert_allclose(client.embed([*texts, CAT]), expected, atol=1e-5)
+        assert client.embed("a cat").shape == expected[0].shape
+        found = client.embed([CAT, b"no image", "a cat"], on_error="item")
+        assert found.indices == [0, 2] and found.failures[0].code == "undecodable_image"
+        np.testing.assert_allclose(found.vectors, [expected[2], expected[0]], atol=1e-5)
+        with pytest.raises(ServerError) as error:
+            client.embed(["word " * 500], truncate=False)
+        assert error.value.code == "text_too_long"
         cut = client.embed(texts, dimensions=4)
         assert cut.shape == (2, 4)
         np.testing.assert_allclose(np.linalg.norm(cut, axis=1), 1, atol=1e-5)

@@ -1,19 +1,45 @@
-"""Answers and failures, as the caller gets them."""
+"""Responses, as the caller gets them."""
 
 from __future__ import annotations
 
 import base64
-import re
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Union
 
-import httpx
 import numpy as np
+
+from ._errors import Failure
+from ._requests import Item
+
+
+@dataclass(frozen=True)
+class Row:
+    """The outcome of one item."""
+
+    index: int
+    """The item's place among all items of the call."""
+    item: Item
+    vector: np.ndarray | None
+    """`float32 [dimension]`; None if the item failed."""
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The vectors of the items that could be embedded, and why the others could not."""
+
+    vectors: np.ndarray
+    """`float32 [len(indices), dimension]`."""
+    indices: list[int]
+    """For each vector its item's place among all items of the call, ascending."""
+    failures: list[Failure]
+    """The items that failed, in the order of the items; `index` and `name` say which."""
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """Scores of every picture (rows) against every text (columns), `float32 [pictures, texts]`."""
+    """Scores of every image (rows) against every text (columns), `float32 [images, texts]`."""
 
     cosine: np.ndarray
     logit: np.ndarray
@@ -23,7 +49,7 @@ class Similarity:
 
 @dataclass(frozen=True)
 class Label:
-    """A label's score for one picture."""
+    """A label's score for one image."""
 
     label: str
     index: int
@@ -44,97 +70,39 @@ class ModelInfo:
     """Everything that `/info` has about it."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """One item that failed."""
-
-    code: str
-    message: str
-    field: str | None
+def vector(row: dict[str, Any]) -> np.ndarray:
+    """One embedding in base64, `float32 [dimension]`."""
+    decoded = np.frombuffer(base64.b64decode(row["embedding"]), "<f4")
+    return decoded.astype(np.float32, copy=False)
 
 
-class ServerError(Exception):
-    """The server refused a request, or failed to answer it.
-
-    Attributes:
-        status: the HTTP status.
-        code: the machine-readable name, such as `undecodable_image`.
-        message: what is wrong.
-        field: the part at fault (`input[3]`), counted over all inputs of the call.
-        items: every item that failed, where there were several.
-        request_id: the id to look for in the server's log.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        failure: Failure,
-        items: tuple[Failure, ...] = (),
-        request_id: str | None = None,
-    ) -> None:
-        where = f"{failure.field}: " if failure.field else ""
-        super().__init__(f"{status} {failure.code}: {where}{failure.message}")
-        self.status = status
-        self.code = failure.code
-        self.message = failure.message
-        self.field = failure.field
-        self.items = items
-        self.request_id = request_id
+def stacked(rows: Iterable[Row]) -> np.ndarray:
+    """The vectors of rows of which none failed, in the order of the items."""
+    found = [row.vector for row in sorted(rows, key=lambda row: row.index) if row.vector is not None]
+    return np.stack(found) if found else np.empty((0, 0), np.float32)
 
 
-def check(response: httpx.Response, offset: int = 0) -> Any:
-    """The JSON of an answer.
-
-    Args:
-        offset: the place of the request's first item among all items of the call.
-
-    Raises:
-        ServerError: if it is a failure.
-    """
-    if response.is_success:
-        return response.json()
-    try:
-        body = response.json()
-    except ValueError:
-        body = {}
-    # A problem document, or OpenAI's envelope; a proxy's answer may be neither.
-    inner = body.get("error") if isinstance(body.get("error"), dict) else body
-    failure = _failure(inner, response.reason_phrase)
-    items = tuple(_shifted(_failure(one), offset) for one in inner.get("errors", ()))
-    request_id = response.headers.get("x-request-id")
-    raise ServerError(response.status_code, _shifted(failure, offset), items, request_id)
+def collected(rows: Iterable[Row]) -> Embeddings:
+    """Rows of which some may have failed, in the order of the items."""
+    ordered = sorted(rows, key=lambda row: row.index)
+    whole = [row for row in ordered if row.vector is not None]
+    failures = [row.failure for row in ordered if row.failure is not None]
+    return Embeddings(stacked(whole), [row.index for row in whole], failures)
 
 
-def _failure(body: dict[str, Any], otherwise: str = "") -> Failure:
-    return Failure(
-        code=body.get("code") or "unknown",
-        message=body.get("detail") or body.get("message") or otherwise,
-        field=body.get("field") or body.get("param"),
-    )
-
-
-def _shifted(failure: Failure, offset: int) -> Failure:
-    if not offset or not failure.field:
-        return failure
-    shift = lambda found: f"input[{int(found[1]) + offset}]"
-    return replace(failure, field=re.sub(r"^input\[(\d+)\]", shift, failure.field))
-
-
-def vectors(answer: dict[str, Any]) -> np.ndarray:
-    """The embeddings of an answer in base64, `float32 [items, dimension]`."""
-    decoded = [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in answer["data"]]
-    return np.stack(decoded).astype(np.float32, copy=False)
+Embedded = Union[np.ndarray, Embeddings]
+"""What a call of `embed` gives: an array, or with `on_error="item"` an `Embeddings`."""
 
 
 def similarity(answer: dict[str, Any]) -> Similarity:
-    """The matrices of an answer."""
+    """The matrices of a response."""
     return Similarity(
         **{name: np.array(answer[name], np.float32) for name in ("cosine", "logit", "probability")}
     )
 
 
 def labels(answer: dict[str, Any]) -> list[list[Label]]:
-    """The labels of each picture, best first."""
+    """The labels of each image, best first."""
     return [[Label(**label) for label in row] for row in answer["results"]]
 
 

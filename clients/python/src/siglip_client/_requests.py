@@ -1,71 +1,97 @@
-"""Inputs to request bodies, in batches that the server takes."""
+"""Inputs to request bodies."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Union
 
 import numpy as np
 
-Picture = Union[bytes, Path]
-"""An encoded picture (PNG, JPEG, ...): its bytes, or the file that holds it."""
+Image = Union[bytes, bytearray, "os.PathLike[str]"]
+"""An encoded image (PNG, JPEG, ...): its bytes, or the path of the file that holds it."""
 
-Item = Union[str, bytes, Path]
-"""A text, or a picture."""
+Item = Union[str, Image]
+"""A text, or an image."""
 
-
-def picture(item: Picture) -> str:
-    """A picture as base64."""
-    data = item.read_bytes() if isinstance(item, Path) else bytes(item)
-    return base64.b64encode(data).decode("ascii")
+LONGEST_PATH = 4096
+"""Characters of a path, as most systems have it."""
 
 
-def pictures(given: Sequence[Picture]) -> Sequence[Picture]:
-    """The same, once it is clear that each is a picture.
+def is_one(items: Any) -> bool:
+    """Whether a call was given one item in place of several."""
+    return isinstance(items, (str, bytes, bytearray, os.PathLike))
+
+
+def items(given: Iterable[Item]) -> Iterator[Item]:
+    """The items, once it is clear what each of them is.
 
     Raises:
-        TypeError: for a text, which would be embedded as such.
+        TypeError: for a text that is the path of a file, and for what is neither a text nor an image.
     """
-    if any(isinstance(one, str) for one in given):
-        raise TypeError("a picture is bytes or a Path; a str is a text")
-    return given
+    for one in given:
+        if isinstance(one, str):
+            if _is_file(one):
+                raise TypeError(
+                    f"{one!r} is a file. For the image in it use embed_images([...]) or pathlib.Path({one!r}); "
+                    "for these very words use embed_texts([...])"
+                )
+        elif not is_one(one):
+            raise TypeError(f"an item is a str, bytes or a path, not {type(one).__name__}")
+        yield one
 
 
-def item(given: Item) -> dict[str, str]:
-    """A text or a picture, as `/v1/embeddings` reads it."""
-    return {"text": given} if isinstance(given, str) else {"image": picture(given)}
+def texts(given: Iterable[str]) -> Iterator[str]:
+    """The texts.
 
-
-def batches(
-    items: Sequence[Item], max_items: int, max_bytes: int
-) -> Iterator[tuple[int, list[dict[str, str]]]]:
-    """The items in batches, each with the place of its first one.
-
-    A batch has at most `max_items`, and at most `max_bytes` unless a single item has more. Files are read
-    when their batch is built, so that a long list of them is never in memory as a whole.
+    Raises:
+        TypeError: for anything else, and for one string in place of several.
     """
-    start, held = 0, 0
-    batch: list[dict[str, str]] = []
-    for index, given in enumerate(items):
-        sent = item(given)
-        size = len(next(iter(sent.values())))
-        if batch and (len(batch) == max_items or held + size > max_bytes):
-            yield start, batch
-            start, batch, held = index, [], 0
-        batch.append(sent)
-        held += size
-    if batch:
-        yield start, batch
+    if isinstance(given, str):
+        raise TypeError("texts are several strings; put a single one into a list")
+    for one in given:
+        if not isinstance(one, str):
+            raise TypeError(f"a text is a str, not {type(one).__name__}")
+        yield one
 
 
-def embeddings(
-    batch: list[dict[str, str]], model: str | None, dimensions: int | None, normalized: bool
-) -> dict[str, Any]:
-    """The body of a request to `/v1/embeddings`."""
-    body: dict[str, Any] = {"input": batch, "encoding_format": "base64", "normalized": normalized}
-    return body | given(model=model, dimensions=dimensions)
+def images(given: Iterable[Image | str]) -> Iterator[Image]:
+    """The images; a string is the path of one.
+
+    Raises:
+        TypeError: for anything else, and for one image in place of several.
+    """
+    if is_one(given):
+        raise TypeError("images are several; put a single one into a list")
+    for one in given:
+        if not is_one(one):
+            raise TypeError(f"an image is bytes or a path, not {type(one).__name__}")
+        yield Path(one) if isinstance(one, str) else one
+
+
+def _is_file(text: str) -> bool:
+    if not text or len(text) > LONGEST_PATH or "\0" in text or "\n" in text:
+        return False
+    return os.path.isfile(text)
+
+
+def name(item: Item) -> str | None:
+    """What an item is called: the path of a file."""
+    return os.fspath(item) if isinstance(item, os.PathLike) else None
+
+
+def sent(item: Item) -> dict[str, str]:
+    """A text or an image, as `/v1/embeddings` reads it.
+
+    Raises:
+        OSError: for a file that cannot be read.
+    """
+    if isinstance(item, str):
+        return {"text": item}
+    data = Path(item).read_bytes() if isinstance(item, os.PathLike) else bytes(item)
+    return {"image": base64.b64encode(data).decode("ascii")}
 
 
 def rows(array: np.ndarray) -> list[str]:

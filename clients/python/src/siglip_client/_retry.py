@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import httpx
 
-RETRIED = frozenset({429, 502, 503, 504})
-"""Statuses that say nothing about the request itself."""
+RETRIED = frozenset({429, 502, 503})
+"""Statuses that say nothing about the request itself. 504 is not among them: the same request would take as long
+again, so it is made smaller instead."""
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
@@ -28,7 +29,7 @@ class Retries:
         """Seconds until the next try; None if there is none.
 
         Args:
-            response: the failure's answer; None where the connection broke.
+            response: the failure's response; None where the connection broke.
         """
         if self.done >= self.max_retries:
             return None
