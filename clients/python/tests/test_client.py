@@ -3,6 +3,9 @@
 import asyncio
 import base64
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -302,3 +305,17 @@ def test_what_the_server_refuses_is_named(server):
         client.embed(["a cat", b"no picture"])
     assert (error.value.code, error.value.field) == ("undecodable_image", "input[1]")
     assert error.value.request_id
+
+
+def test_the_examples_of_the_readme_run(server, tmp_path):
+    readme = (ROOT / "clients" / "python" / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(blocks) == 2
+    (tmp_path / "cat.png").write_bytes(CAT.read_bytes())
+    (tmp_path / "zz.png").write_bytes(b"no image")
+    source = str(ROOT / "clients" / "python" / "src")
+    for block in blocks:
+        text = f"import sys; sys.path.insert(0, {source!r})\n" + block.replace("http://127.0.0.1:8080", server.http)
+        ran = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert ran.returncode == 0, ran.stderr
+    assert "zz.png undecodable_image" in ran.stdout and "(1, " in ran.stdout
