@@ -11,19 +11,26 @@ mod error;
 mod select;
 mod settings;
 mod transfer;
+mod variables;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
 use self::{
     cache::Repo,
     client::{Client, RemoteFile},
-    select::Weights,
     transfer::Transfer,
 };
-pub use self::{error::HubError, select::SMALL_FILES, settings::Settings};
-use crate::config::is_hub_id;
+pub use self::{
+    error::HubError,
+    settings::Settings,
+    variables::{Handling, VARIABLES, Variable, table as variable_table},
+};
+use crate::{
+    checkpoint::{CONFIG, layout::Weights},
+    config::is_hub_id,
+};
 
 /// The branch that is meant where no revision is given.
 const DEFAULT_REVISION: &str = "main";
@@ -108,8 +115,13 @@ impl Hub {
         if !cache::is_revision(revision) {
             return Err(HubError::Revision(revision.to_owned()));
         }
-        let repo = Repo::new(&self.settings.cache, id);
-        let cached = repo.commit_of(revision).filter(|commit| repo.is_usable(commit));
+        let repo = self.repo(id);
+        let known = repo.commit_of(revision);
+        let (cached, lacks) = match known.map(|commit| (repo.check_usable(&commit), commit)) {
+            Some((Ok(()), commit)) => (Some(commit), None),
+            Some((Err(lacks), _)) => (None, Some(lacks)),
+            None => (None, None),
+        };
         if let Some(commit) = &cached
             && (self.settings.offline || commit == revision && repo.is_whole(commit))
         {
@@ -117,7 +129,7 @@ impl Hub {
         }
         if self.settings.offline {
             let (id, cache) = (id.to_string(), self.settings.cache.clone());
-            return Err(HubError::Offline { id, revision: revision.to_owned(), cache });
+            return Err(HubError::Offline { id, revision: revision.to_owned(), cache, lacks });
         }
         match self.pull(id, revision, progress).await {
             Err(error) if unreachable == Unreachable::UseCache && error.is_unreachable() => {
@@ -130,6 +142,16 @@ impl Hub {
         }
     }
 
+    fn repo(&self, id: &RepoId) -> Repo {
+        Repo::new(&self.settings.cache, id).with_symlinks(self.settings.symlinks)
+    }
+
+    /// Whether bars of progress may be drawn.
+    #[must_use]
+    pub fn shows_progress(&self) -> bool {
+        self.settings.progress
+    }
+
     /// Asks the hub what the revision is, and downloads what the cache lacks of it.
     async fn pull(
         &self,
@@ -140,7 +162,7 @@ impl Hub {
         let client = Client::new(&self.settings)?;
         let listing = client.listing(id, revision).await?;
         let commit = listing.commit.as_str();
-        let repo = Repo::new(&self.settings.cache, id);
+        let repo = self.repo(id);
         if repo.is_whole(commit) {
             // Everything is there: a cache that may only be read is no reason to fail.
             if let Err(error) = repo.write_ref(revision, commit) {
@@ -149,7 +171,7 @@ impl Hub {
             return Ok(repo.snapshot(commit));
         }
         info!(model = %id, revision, commit, "downloading");
-        let plan = select::plan(id, &listing.files)?;
+        let (small, absent) = select::small(id, &listing.files)?;
         let transfer = Transfer {
             client: &client,
             repo: &repo,
@@ -158,14 +180,20 @@ impl Hub {
             progress,
             pause: self.settings.retry_pause,
         };
-        for file in plan.small {
-            transfer.get(file, select::MAX_SMALL_BYTES).await?;
+        let mut config = None;
+        for file in small {
+            let path = transfer.get(file, select::MAX_SMALL_BYTES).await?;
+            if file.name == CONFIG {
+                config = Some(read(&path)?);
+            }
         }
-        for name in plan.absent {
-            repo.mark_absent(commit, name)?;
+        for name in absent {
+            if let Err(error) = repo.mark_absent(commit, name) {
+                warn!(%error, file = name, "the cache cannot note that the model has no such file");
+            }
         }
         // Last, so that a snapshot that has its weights has all the rest.
-        for file in weights(&transfer, &listing.files, plan.weights).await? {
+        for file in weights(&transfer, &listing.files, config.as_deref()).await? {
             transfer.get(file, select::MAX_WEIGHT_BYTES).await?;
         }
         repo.write_ref(revision, commit)?;
@@ -177,14 +205,17 @@ impl Hub {
 async fn weights<'f>(
     transfer: &Transfer<'_>,
     files: &'f [RemoteFile],
-    weights: Weights<'f>,
+    config: Option<&[u8]>,
 ) -> Result<Vec<&'f RemoteFile>, HubError> {
-    match weights {
-        Weights::Single(file) => Ok(vec![file]),
-        Weights::Index(index) => {
+    match select::weights(transfer.id, files, config)? {
+        (file, Weights::Single(_)) => Ok(vec![file]),
+        (index, Weights::Sharded) => {
             let path = transfer.get(index, select::MAX_SMALL_BYTES).await?;
-            let json = std::fs::read(&path).map_err(|source| HubError::io(&path, source))?;
-            select::shards(transfer.id, files, &json)
+            select::shards(transfer.id, files, &read(&path)?)
         }
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, HubError> {
+    std::fs::read(path).map_err(|source| HubError::io(path, source))
 }

@@ -12,7 +12,7 @@
 //! | 4 | [`engine`], [`oip`], [`registry`] |
 //! | 3 | [`batch`], [`model`] |
 //! | 2 | [`preprocess`], [`tokenize`], [`fetch`], [`auth`], [`hub`], [`cache`], [`cpu_pool`] |
-//! | 1 | [`telemetry`], [`embedding`], [`tls`] |
+//! | 1 | [`telemetry`], [`embedding`], [`tls`], [`checkpoint`] |
 //! | 0 | [`config`], [`error`], [`build_info`], [`small_file`] |
 
 pub mod app;
@@ -20,6 +20,7 @@ pub mod auth;
 pub mod batch;
 pub mod build_info;
 pub mod cache;
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod cpu_pool;

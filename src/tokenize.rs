@@ -8,7 +8,10 @@ use std::{borrow::Cow, collections::BTreeSet, fmt, sync::Arc};
 
 use self::declared::{Class, Declared, Token};
 pub use self::normalization::{Cleaning, TextNormalization};
-use crate::config;
+use crate::{
+    checkpoint::{SENTENCEPIECE, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG as CONFIG, content},
+    config,
+};
 
 /// One tokenised text, padded to the checkpoint's own length: padding is part of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,10 +118,6 @@ impl fmt::Debug for TextTokenizer {
     }
 }
 
-const TOKENIZER: &str = "tokenizer.json";
-const SENTENCEPIECE: &str = "spiece.model";
-const CONFIG: &str = "tokenizer_config.json";
-
 impl TextTokenizer {
     /// A tokenizer for texts of `text_length` ids, with the canonicalisation that its class asks for.
     ///
@@ -131,7 +130,7 @@ impl TextTokenizer {
         options: TokenizerOptions,
     ) -> Result<Self, TokenizerLoadError> {
         let declared = Declared::parse(CONFIG, files.config)?
-            .or(Declared::parse("special_tokens_map.json", files.special_tokens_map)?);
+            .or(Declared::parse(SPECIAL_TOKENS, files.special_tokens_map)?);
         // A file of SentencePiece's and nothing else is how SigLIP 1 was published first.
         let alone = files.tokenizer.is_none() && declared.tokenizer_class.is_none();
         let class = if alone { Class::Siglip } else { declared.class() };
@@ -270,16 +269,21 @@ fn read(
     let at_fault = |file| move |message: String| TokenizerLoadError { file, message };
     let model = files.sentencepiece.filter(|_| class == Class::Siglip || files.tokenizer.is_none());
     if let Some(model) = model {
+        let whole = content::check(model).map_err(|error| error.to_string());
         let (tokenizer, normalizer) =
-            sentencepiece::read(model).map_err(at_fault(SENTENCEPIECE))?;
+            whole.and_then(|()| sentencepiece::read(model)).map_err(at_fault(SENTENCEPIECE))?;
         return Ok((tokenizer, Some(normalizer)));
     }
     let Some(json) = files.tokenizer else {
         let message = format!("it is missing, and so is {SENTENCEPIECE}");
         return Err(TokenizerLoadError { file: TOKENIZER, message });
     };
-    let tokenizer = tokenizers::Tokenizer::from_bytes(json)
-        .map_err(|error| TokenizerLoadError { file: TOKENIZER, message: error.to_string() })?;
+    let tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|error| {
+        // Its own words are of use only where the file is JSON.
+        let described = content::check_json(json).err().map(|found| found.to_string());
+        let foreign = || format!("it does not describe a tokenizer that is read here: {error}");
+        at_fault(TOKENIZER)(described.unwrap_or_else(foreign))
+    })?;
     Ok((tokenizer, None))
 }
 

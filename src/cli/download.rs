@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
 use crate::{
@@ -30,7 +30,7 @@ impl Download {
         runtime.block_on(async {
             let hub = Hub::from_env()?;
             for (id, revision) in wanted {
-                let bars = Bars::default();
+                let bars = Bars::new(hub.shows_progress());
                 let get = hub.snapshot(&id, revision.as_deref(), Unreachable::Fail, &bars);
                 let snapshot = get.await.with_context(|| format!("cannot get the model `{id}`"))?;
                 super::print(&format!("{}\n", snapshot.folder.display()))?;
@@ -66,6 +66,16 @@ fn wanted(config: &Config) -> anyhow::Result<Vec<(RepoId, Option<String>)>> {
 struct Bars {
     all: MultiProgress,
     files: Mutex<HashMap<String, ProgressBar>>,
+}
+
+impl Bars {
+    fn new(shown: bool) -> Self {
+        let bars = Self::default();
+        if !shown {
+            bars.all.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        bars
+    }
 }
 
 impl Progress for Bars {

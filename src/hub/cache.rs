@@ -13,9 +13,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    HubError, RepoId, Snapshot,
-    select::{self, SMALL_FILES, WEIGHTS, WEIGHTS_INDEX},
+use super::{HubError, RepoId, Snapshot};
+use crate::checkpoint::{
+    CONFIG, OPEN_CLIP_CONFIG, SMALL_FILES, WEIGHTS_INDEX,
+    layout::{self, Layout, LayoutError, Weights},
 };
 
 /// The longest name that file systems take, and longer than any branch.
@@ -38,12 +39,18 @@ pub(super) fn is_commit(text: &str) -> bool {
 pub(super) struct Repo {
     folder: PathBuf,
     locks: PathBuf,
+    symlinks: bool,
 }
 
 impl Repo {
     pub(super) fn new(cache: &Path, id: &RepoId) -> Self {
         let name = format!("models--{}", id.to_string().replace('/', "--"));
-        Self { folder: cache.join(&name), locks: cache.join(".locks").join(name) }
+        Self { folder: cache.join(&name), locks: cache.join(".locks").join(name), symlinks: true }
+    }
+
+    /// The same, with or without symbolic links in its snapshots.
+    pub(super) fn with_symlinks(self, symlinks: bool) -> Self {
+        Self { symlinks, ..self }
     }
 
     /// The commit that a revision stands for as far as the cache knows; a commit stands for itself.
@@ -82,25 +89,50 @@ impl Repo {
         self.locks.join(format!("{hash}.lock"))
     }
 
-    /// Whether the weights are there, and a configuration: enough to try, where nobody can be asked.
-    pub(super) fn is_usable(&self, commit: &str) -> bool {
+    /// Whether the configuration is there, and the weights that belong to it: enough to try, where nobody can
+    /// be asked.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub(super) fn check_usable(&self, commit: &str) -> Result<(), String> {
+        self.chosen(commit).map(drop)
+    }
+
+    /// The layout of what is there, and its weights.
+    fn chosen(&self, commit: &str) -> Result<(Layout, Weights), String> {
         let files = self.files(commit);
         let has = |name: &str| files.join(name).is_file();
-        let sharded = || {
-            let names = fs::read(files.join(WEIGHTS_INDEX)).ok();
-            let names = names.and_then(|json| select::shard_names(&json).ok());
-            names.is_some_and(|names| names.iter().all(|name| has(name)))
-        };
-        (has(select::CONFIG) || has(select::OPEN_CLIP_CONFIG))
-            && (has(WEIGHTS) || has(select::OPEN_CLIP_WEIGHTS) || sharded())
+        let entries =
+            fs::read_dir(&files).map_err(|_| "nothing of that commit is there".to_owned())?;
+        let names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| has(name))
+            .collect();
+        let config = fs::read(files.join(CONFIG)).ok();
+        let refused = |error: LayoutError| error.to_string();
+        let layout = Layout::of(config.as_deref(), has(OPEN_CLIP_CONFIG)).map_err(refused)?;
+        let weights = layout.weights(names.iter().map(String::as_str)).map_err(refused)?;
+        if weights == Weights::Sharded {
+            let index = fs::read(files.join(WEIGHTS_INDEX)).unwrap_or_default();
+            let shards =
+                layout::shards(&index).map_err(|error| format!("{WEIGHTS_INDEX}: {error}"))?;
+            if let Some(shard) = shards.iter().find(|shard| !has(shard)) {
+                return Err(format!("{shard} is missing"));
+            }
+        }
+        Ok((layout, weights))
     }
 
     /// Whether nothing is missing: each small file is there, or is known not to exist. A cache that
-    /// another program filled may hold the weights and no tokenizer.
+    /// another program filled may hold the weights and no tokenizer, or the weights of another layout.
     pub(super) fn is_whole(&self, commit: &str) -> bool {
         let (files, absent) = (self.files(commit), self.absent(commit));
         let known = |name: &&str| files.join(name).is_file() || absent.join(name).is_file();
-        SMALL_FILES.iter().all(known) && self.is_usable(commit)
+        let weights = self.chosen(commit).is_ok_and(|(layout, weights)| {
+            let better = layout.candidates().iter().take_while(|name| **name != weights.first());
+            better.copied().all(|name| absent.join(name).is_file())
+        });
+        weights && SMALL_FILES.iter().all(known)
     }
 
     /// Notes that a commit has no such file.
@@ -119,12 +151,30 @@ impl Repo {
     /// Puts a blob into a snapshot under its name, and returns the path.
     pub(super) fn link(&self, commit: &str, name: &str, hash: &str) -> Result<PathBuf, HubError> {
         let path = self.files(commit).join(name);
-        let target = Path::new("../../blobs").join(hash);
-        if fs::read_link(&path).is_ok_and(|found| found == target) {
+        let (target, blob) = (Path::new("../../blobs").join(hash), self.blob(hash));
+        let length = |file: io::Result<fs::Metadata>| {
+            file.ok().filter(fs::Metadata::is_file).map(|it| it.len())
+        };
+        let is_there = if self.symlinks {
+            fs::read_link(&path).is_ok_and(|found| found == target)
+        } else {
+            // A commit's file never changes, so one of the blob's size is a copy of it.
+            let found = length(fs::symlink_metadata(&path));
+            found.is_some() && found == length(fs::metadata(&blob))
+        };
+        if is_there {
             return Ok(path);
         }
         let fresh = beside(&path)?;
-        link(&target, &self.blob(hash), &fresh)
+        let linked = if self.symlinks {
+            symlink(&target, &fresh)
+        } else {
+            Err(io::ErrorKind::Unsupported.into())
+        };
+        linked
+            // Some file systems have no symbolic links, and some systems ask for a privilege.
+            .or_else(|_| fs::hard_link(&blob, &fresh))
+            .or_else(|_| fs::copy(&blob, &fresh).map(drop))
             .and_then(|()| fs::rename(&fresh, &path))
             .map_err(|source| HubError::io(&path, source))?;
         Ok(path)
@@ -156,19 +206,19 @@ fn beside(path: &Path) -> Result<PathBuf, HubError> {
 }
 
 #[cfg(unix)]
-fn link(target: &Path, _blob: &Path, path: &Path) -> io::Result<()> {
+fn symlink(target: &Path, path: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(target, path)
 }
 
-/// Links need a privilege elsewhere.
 #[cfg(not(unix))]
-fn link(_target: &Path, blob: &Path, path: &Path) -> io::Result<()> {
-    fs::hard_link(blob, path).or_else(|_| fs::copy(blob, path).map(drop))
+fn symlink(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::WEIGHTS;
 
     #[test]
     fn a_revision_stays_below_refs() {
@@ -195,16 +245,30 @@ mod tests {
             assert_eq!(fs::read_to_string(path).expect("leads to the blob"), "{}");
         };
         put("config.json");
-        assert!(!repo.is_usable(&commit));
+        let refused = repo.check_usable(&commit).expect_err("no weights");
+        assert!(refused.contains("none of the files of weights"), "{refused}");
         put(WEIGHTS);
-        assert!(repo.is_usable(&commit) && !repo.is_whole(&commit));
+        assert!(repo.check_usable(&commit).is_ok() && !repo.is_whole(&commit));
         for name in SMALL_FILES.into_iter().filter(|name| *name != "config.json") {
             repo.mark_absent(&commit, name).expect("writes");
         }
         assert!(repo.is_whole(&commit));
         // A link whose blob was deleted is no file.
         fs::remove_file(repo.blob(WEIGHTS)).expect("deletes");
-        assert!(!repo.is_usable(&commit));
+        assert!(repo.check_usable(&commit).is_err());
+    }
+
+    #[test]
+    fn a_snapshot_without_symbolic_links_holds_the_files_themselves() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let id = RepoId::parse("org/name").expect("an id");
+        let repo = Repo::new(folder.path(), &id).with_symlinks(false);
+        write(&repo.blob("hash"), "{}").expect("writes");
+        for _ in 0..2 {
+            let path = repo.link(&"0".repeat(40), "config.json", "hash").expect("links");
+            let file = fs::symlink_metadata(&path).expect("is there");
+            assert!(file.is_file() && file.len() == 2);
+        }
     }
 
     #[test]

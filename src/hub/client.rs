@@ -12,7 +12,10 @@ use serde::Deserialize;
 use tracing::warn;
 
 use super::{HubError, RepoId, Settings, cache};
-use crate::tls;
+use crate::{
+    checkpoint::content::{self, ReadError},
+    tls,
+};
 
 /// From the hub to its storage is one; a renamed model adds one more.
 const MAX_REDIRECTS: usize = 5;
@@ -184,8 +187,11 @@ impl Client {
             Err(_) => return Err(HubError::TimedOut { host, after: self.api_timeout }),
         };
         let what = format!("`{id}` at `{revision}`");
-        let info: RevisionInfo = serde_json::from_slice(&bytes)
-            .map_err(|source| HubError::Malformed { what: what.clone(), source })?;
+        let malformed = |source| HubError::Malformed { what: what.clone(), source };
+        let info = content::json(&bytes).map_err(malformed)?;
+        let info: RevisionInfo = serde_json::from_value(info).map_err(|error| {
+            malformed(ReadError::new(format!("it is not a listing of the hub's: {error}")))
+        })?;
         if !cache::is_commit(&info.sha) || cache::is_commit(revision) && info.sha != revision {
             let what = "the commit";
             let (expected, found) = (revision.to_owned(), info.sha);

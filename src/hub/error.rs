@@ -9,6 +9,8 @@ use std::{
 
 use reqwest::StatusCode;
 
+use crate::checkpoint::content::ReadError;
+
 /// Why a checkpoint could not be had. No message holds the token or a signed address.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
@@ -31,8 +33,10 @@ pub enum HubError {
     Revision(String),
     /// The cache lacks it, and asking is forbidden.
     #[error(
-        "`{id}` at `{revision}` is not in the cache ({}), and HF_HUB_OFFLINE forbids to ask the hub",
-        cache.display()
+        "`{id}` at `{revision}` is not in the cache ({}){}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids \
+         to ask the hub",
+        cache.display(),
+        lacks.as_deref().map(|lacks| format!(" as a whole ({lacks})")).unwrap_or_default()
     )]
     Offline {
         /// The model.
@@ -41,6 +45,8 @@ pub enum HubError {
         revision: String,
         /// The cache folder.
         cache: PathBuf,
+        /// Why what is there of it is not enough.
+        lacks: Option<String>,
     },
     /// 401 or 404 for the model itself: the hub does not tell absent from private.
     #[error(
@@ -199,8 +205,8 @@ pub enum HubError {
     Malformed {
         /// What was asked for.
         what: String,
-        /// Where it went wrong.
-        source: serde_json::Error,
+        /// What it is, or where it went wrong.
+        source: ReadError,
     },
     /// The disk has no room.
     #[error("{}: no space left on the disk", path.display())]

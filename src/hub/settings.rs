@@ -1,11 +1,19 @@
 //! The variables that `huggingface_hub` reads, read the same way.
 
-use std::{fmt, fs, path::PathBuf, time::Duration};
+mod expand;
+
+use std::{cell::Cell, fmt, fs, path::PathBuf, time::Duration};
 
 use reqwest::Url;
 use secrecy::SecretString;
 
-use super::HubError;
+use tracing::{info, warn};
+
+use self::expand::Environment;
+use super::{
+    HubError,
+    variables::{Handling, VARIABLES},
+};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// A token file is one line; whatever else the variable points at is not read into memory.
@@ -29,6 +37,10 @@ pub struct Settings {
     pub token: Option<SecretString>,
     /// Whether only the cache may be used.
     pub offline: bool,
+    /// Whether bars of progress may be drawn.
+    pub progress: bool,
+    /// Whether snapshots hold symbolic links.
+    pub symlinks: bool,
     /// How long the hub may take to say what a revision is.
     pub api_timeout: Duration,
     /// How long a download may stand still.
@@ -45,61 +57,114 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// Reads `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`, `HUGGING_FACE_HUB_TOKEN`,
-    /// `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`, `HF_HUB_ETAG_TIMEOUT` and `HF_HUB_DOWNLOAD_TIMEOUT`.
+    /// Reads the environment: [`VARIABLES`] says which variables, and what each means.
     ///
     /// # Errors
     /// A variable has a value that is none.
     pub fn from_env() -> Result<Self, HubError> {
-        // What is not UTF-8 cannot be a value here; a path that is not is rare enough.
-        Self::read(&|name| std::env::var(name).ok())
+        let unreadable = Cell::new(None);
+        let variable = |name: &'static str| match std::env::var(name) {
+            Ok(value) => Some(value),
+            Err(std::env::VarError::NotPresent) => None,
+            Err(std::env::VarError::NotUnicode(_)) => {
+                unreadable.set(Some(name));
+                None
+            }
+        };
+        let any = |name: &str| std::env::var(name).ok();
+        let settings = Self::read(&Sources { variable: &variable, any: &any, home: &home })?;
+        if let Some(variable) = unreadable.take() {
+            return Err(HubError::Setting { variable, expected: "UTF-8" });
+        }
+        let ignored =
+            VARIABLES.iter().filter(|it| it.handling == Handling::Ignored).map(|it| it.name);
+        let ignored: Vec<_> = ignored.filter(|name| std::env::var_os(name).is_some()).collect();
+        if !ignored.is_empty() {
+            info!(variables = ignored.join(", "), "set, but not used here: see docs/operations.md");
+        }
+        Ok(settings)
     }
 
-    fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, HubError> {
+    fn read(sources: &Sources<'_>) -> Result<Self, HubError> {
         // An empty variable counts as not set, as everywhere in the server.
-        let get =
-            |name: &str| variable(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
-        let home = get("HF_HOME").map(PathBuf::from).or_else(|| {
-            let user =
-                || Some(PathBuf::from(get("HOME").or_else(|| get("USERPROFILE"))?).join(".cache"));
-            get("XDG_CACHE_HOME")
-                .map(PathBuf::from)
-                .or_else(user)
-                .map(|dir| dir.join("huggingface"))
-        });
-        let cache = get("HF_HUB_CACHE")
-            .or_else(|| get("HUGGINGFACE_HUB_CACHE"))
-            .map(PathBuf::from)
-            .or_else(|| home.as_ref().map(|home| home.join("hub")))
-            .ok_or(HubError::NoCache)?;
+        let set = |name| (sources.variable)(name).filter(|value| !value.trim().is_empty());
+        let get = |name| set(name).map(|value| value.trim().to_owned());
+        let is_true =
+            |value: String| matches!(&*value.to_ascii_uppercase(), "1" | "ON" | "YES" | "TRUE");
+        let flag = |name| get(name).is_some_and(is_true);
+        let environment = Environment { variable: sources.any, home: sources.home };
+        let expand = |path: String| {
+            let expanded = environment.expand(&path);
+            if expanded.starts_with('~') || expanded.contains('$') {
+                warn!(
+                    path = expanded,
+                    "a path of the hub's cache names a user or a variable that is not there"
+                );
+            }
+            PathBuf::from(expanded)
+        };
+        let usual_home = || {
+            let cache = set("XDG_CACHE_HOME").or_else(|| {
+                let user = environment.own_home().or_else(|| (sources.any)("USERPROFILE"))?;
+                Some(format!("{}/.cache", user.trim_end_matches('/')))
+            })?;
+            Some(format!("{cache}/huggingface"))
+        };
+        let home = set("HF_HOME").or_else(usual_home).map(|home| expand(home));
+        let below_home = |name| home.as_ref().map(|home| home.join(name));
+        let cache = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE"));
+        let cache = cache.map(expand).or_else(|| below_home("hub")).ok_or(HubError::NoCache)?;
         let token = get("HF_TOKEN").or_else(|| get("HUGGING_FACE_HUB_TOKEN")).or_else(|| {
-            let path = get("HF_TOKEN_PATH").map(PathBuf::from);
-            let path = path.or_else(|| home.as_ref().map(|home| home.join("token")))?;
+            let path = set("HF_TOKEN_PATH").map(expand).or_else(|| below_home("token"))?;
             let small = fs::metadata(&path).is_ok_and(|file| file.len() <= MAX_TOKEN_BYTES);
             let text = small.then(|| fs::read_to_string(&path).ok()).flatten()?;
             Some(text.trim().to_owned()).filter(|token| !token.is_empty())
         });
+        let token = if flag("HF_HUB_DISABLE_IMPLICIT_TOKEN") { None } else { token };
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(HubError::Setting {
                 variable: "the token (HF_TOKEN, HF_TOKEN_PATH)",
                 expected: "one word of printable characters",
             });
         }
+        let offline = get("HF_HUB_OFFLINE").or_else(|| get("TRANSFORMERS_OFFLINE"));
+        let idle_timeout = "HF_HUB_DOWNLOAD_TIMEOUT";
         Ok(Self {
             endpoint: endpoint(get("HF_ENDPOINT").as_deref().unwrap_or(DEFAULT_ENDPOINT))?,
             cache,
             token: token.map(SecretString::from),
-            offline: get("HF_HUB_OFFLINE")
-                .is_some_and(|v| matches!(&*v.to_ascii_uppercase(), "1" | "ON" | "YES" | "TRUE")),
+            offline: offline.is_some_and(is_true),
+            progress: !flag("HF_HUB_DISABLE_PROGRESS_BARS"),
+            symlinks: !flag("HF_HUB_DISABLE_SYMLINKS"),
             api_timeout: seconds("HF_HUB_ETAG_TIMEOUT", get("HF_HUB_ETAG_TIMEOUT"), API_TIMEOUT)?,
-            idle_timeout: seconds(
-                "HF_HUB_DOWNLOAD_TIMEOUT",
-                get("HF_HUB_DOWNLOAD_TIMEOUT"),
-                IDLE_TIMEOUT,
-            )?,
+            idle_timeout: seconds(idle_timeout, get(idle_timeout), IDLE_TIMEOUT)?,
             retry_pause: RETRY_PAUSE,
         })
     }
+}
+
+/// Where settings come from.
+struct Sources<'s> {
+    /// The variables of [`VARIABLES`].
+    variable: &'s dyn Fn(&'static str) -> Option<String>,
+    /// Any variable, for paths that name it.
+    any: &'s dyn Fn(&str) -> Option<String>,
+    /// The home directory of a user, by name; of the process's user for the empty name.
+    home: &'s dyn Fn(&str) -> Option<String>,
+}
+
+/// The home directory of a user in the system's list of users.
+#[cfg(unix)]
+fn home(name: &str) -> Option<String> {
+    use nix::unistd::{Uid, User};
+    let user = if name.is_empty() { User::from_uid(Uid::current()) } else { User::from_name(name) };
+    user.ok()??.dir.into_os_string().into_string().ok().filter(|home| !home.is_empty())
+}
+
+/// There is no such list.
+#[cfg(not(unix))]
+fn home(_: &str) -> Option<String> {
+    None
 }
 
 /// An address that paths can be joined to.
@@ -128,9 +193,13 @@ fn seconds(
     default: Duration,
 ) -> Result<Duration, HubError> {
     let Some(text) = text else { return Ok(default) };
-    let seconds = text.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
-    let expected = "a number of seconds from 1 to 3600";
-    seconds.map(Duration::from_secs).ok_or(HubError::Setting { variable, expected })
+    let expected = "a whole number of seconds";
+    match text.parse::<u32>() {
+        // As in Python.
+        Ok(0) => Ok(default),
+        Ok(seconds) => Ok(Duration::from_secs(seconds.into())),
+        Err(_) => Err(HubError::Setting { variable, expected }),
+    }
 }
 
 #[cfg(test)]
@@ -140,9 +209,11 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Settings, HubError> {
-        Settings::read(&|name| {
+        let any = |name: &str| {
             pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-        })
+        };
+        let home = |name: &str| (name == "b").then(|| "/home/b".to_owned());
+        Settings::read(&Sources { variable: &|name| any(name), any: &any, home: &home })
     }
 
     fn cache(pairs: &[(&str, &str)]) -> String {
@@ -157,6 +228,80 @@ mod tests {
         assert_eq!(cache(&[("HF_HOME", "/hf"), ("HOME", "/home/a")]), "/hf/hub");
         assert_eq!(cache(&[("HF_HUB_CACHE", "/c"), ("HF_HOME", "/hf")]), "/c");
         assert!(matches!(read(&[("HF_HOME", "")]), Err(HubError::NoCache)));
+        let old = [("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HOME", "/hf")];
+        assert_eq!(cache(&old), "/old");
+        assert_eq!(cache(&[("HF_HUB_CACHE", "/new"), old[0]]), "/new");
+    }
+
+    #[test]
+    fn paths_are_expanded_as_python_does() {
+        let home = ("HOME", "/home/a");
+        for (variable, path, expected) in [
+            ("HF_HUB_CACHE", "~/hub", "/home/a/hub"),
+            ("HF_HUB_CACHE", "~b/hub", "/home/b/hub"),
+            ("HF_HUB_CACHE", "$HOME/hub", "/home/a/hub"),
+            ("HF_HUB_CACHE", "${HOME}/hub", "/home/a/hub"),
+            ("HUGGINGFACE_HUB_CACHE", "~/hub", "/home/a/hub"),
+            ("HF_HOME", "~/hf", "/home/a/hf/hub"),
+            ("HF_HOME", "$HOME/hf", "/home/a/hf/hub"),
+            ("XDG_CACHE_HOME", "~/x", "/home/a/x/huggingface/hub"),
+            ("XDG_CACHE_HOME", "$HOME/x", "/home/a/x/huggingface/hub"),
+            // What names nothing stays.
+            ("HF_HUB_CACHE", "/a$b/hub", "/a$b/hub"),
+            ("HF_HUB_CACHE", " /a b ", " /a b "),
+        ] {
+            assert_eq!(cache(&[home, (variable, path)]), expected, "{variable}={path}");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = folder.path().to_str().expect("utf-8");
+        fs::write(folder.path().join("t"), "from_file").expect("writes");
+        for path in ["~/t", "$HOME/t"] {
+            let settings = read(&[("HOME", home), ("HF_TOKEN_PATH", path)]).expect("settings");
+            assert!(settings.token.is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn every_variable_that_is_read_is_in_the_list() {
+        // Read by the HTTP and TLS libraries.
+        let elsewhere =
+            ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+        let asked = std::cell::RefCell::new(std::collections::BTreeSet::from(elsewhere));
+        let variable = |name: &'static str| {
+            asked.borrow_mut().insert(name);
+            None
+        };
+        let home = |_: &str| Some("/nobody".to_owned());
+        Settings::read(&Sources { variable: &variable, any: &|_| None, home: &home })
+            .expect("defaults");
+        let honoured = VARIABLES.iter().filter(|it| it.handling == Handling::Honoured);
+        assert_eq!(asked.into_inner(), honoured.map(|it| it.name).collect());
+        let names: std::collections::BTreeSet<_> = VARIABLES.iter().map(|it| it.name).collect();
+        assert_eq!(names.len(), VARIABLES.len(), "each stands there once");
+    }
+
+    #[test]
+    fn switches_and_times_are_read_as_python_does() {
+        let home = ("HF_HOME", "/h");
+        let of = |pairs: &[(&str, &str)]| read(&[&[home], pairs].concat()).expect("settings");
+        for (pairs, offline) in [
+            (&[("TRANSFORMERS_OFFLINE", "1")][..], true),
+            (&[("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")], false),
+            (&[("HF_HUB_OFFLINE", ""), ("TRANSFORMERS_OFFLINE", "yes")], true),
+        ] {
+            assert_eq!(of(pairs).offline, offline, "{pairs:?}");
+        }
+        let token = ("HF_TOKEN", "hf_x");
+        assert!(of(&[token, ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "0")]).token.is_some());
+        assert!(of(&[token, ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]).token.is_none());
+        assert!(of(&[]).progress && !of(&[("HF_HUB_DISABLE_PROGRESS_BARS", "1")]).progress);
+        assert!(of(&[]).symlinks && !of(&[("HF_HUB_DISABLE_SYMLINKS", "true")]).symlinks);
+        let timeout = |text| of(&[("HF_HUB_ETAG_TIMEOUT", text)]).api_timeout;
+        assert_eq!((timeout("0"), timeout("7200")), (API_TIMEOUT, Duration::from_secs(7200)));
+        for text in ["-1", "1.5", "soon"] {
+            let read = read(&[home, ("HF_HUB_DOWNLOAD_TIMEOUT", text)]);
+            assert!(read.is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -4,18 +4,14 @@ use std::{
     fs::{self, File},
     io,
     ops::{Deref, Range},
-    path::{Component, Path},
+    path::Path,
 };
 
-use serde::Deserialize;
-
 use super::{LoadError, demo, open_clip};
-
-const CONFIG: &str = "config.json";
-const PREPROCESSOR: &str = "preprocessor_config.json";
-const WEIGHTS: &str = "model.safetensors";
-const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
-const OPEN_CLIP_WEIGHTS: &str = "open_clip_model.safetensors";
+use crate::checkpoint::{
+    CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR, SMALL_FILES, WEIGHTS, WEIGHTS_INDEX,
+    layout::{self, Layout},
+};
 
 /// The bytes of one file: embedded, mapped or read.
 pub(super) enum FileBytes {
@@ -64,19 +60,6 @@ pub(super) struct Checkpoint {
     pub(super) is_open_clip: bool,
 }
 
-/// Everything that is read beside the weights. Only the configuration must be there.
-const SMALL_FILES: [&str; 8] = [
-    CONFIG,
-    open_clip::CONFIG,
-    PREPROCESSOR,
-    // What transformers 5 writes in place of the former.
-    "processor_config.json",
-    "tokenizer.json",
-    "spiece.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-];
-
 impl Checkpoint {
     /// * `source`: `demo`, or a folder
     ///
@@ -93,10 +76,7 @@ impl Checkpoint {
         }
         let folder = Path::new(source);
         if !folder.is_dir() {
-            return Err(LoadError::new(format!(
-                "the model `{source}` is neither `{}`, nor a folder, nor a hub id (ORG/NAME)",
-                demo::NAME
-            )));
+            return Err(LoadError::new(not_a_folder(source, folder)));
         }
         let mut files = Vec::new();
         for name in SMALL_FILES {
@@ -104,19 +84,15 @@ impl Checkpoint {
             match fs::read(&path) {
                 Ok(bytes) => files.push((name, FileBytes::Read(bytes))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    return Err(LoadError::new(format!("{}: {error}", path.display())));
-                }
+                Err(error) => return Err(at_fault(&path, error)),
             }
         }
         let mut checkpoint = Self { files, weights: Vec::new(), is_open_clip: false };
-        if checkpoint.file(CONFIG).or(checkpoint.file(open_clip::CONFIG)).is_none() {
-            let path = folder.join(CONFIG);
-            return Err(LoadError::new(format!("{}: there is no such file", path.display())));
-        }
-        checkpoint.is_open_clip = checkpoint.file(open_clip::CONFIG).is_some()
-            && (!checkpoint.transformers_reads_it() || !has_weights(folder));
-        checkpoint.weights = shards(folder, checkpoint.is_open_clip)?
+        let has_open_clip = checkpoint.file(OPEN_CLIP_CONFIG).is_some();
+        let layout = Layout::of(checkpoint.file(CONFIG), has_open_clip);
+        let layout = layout.map_err(|error| at_fault(folder, error))?;
+        checkpoint.is_open_clip = layout == Layout::OpenClip;
+        checkpoint.weights = weights(folder, layout)?
             .into_iter()
             .map(|name| {
                 let bytes = map(&folder.join(&name))?;
@@ -124,24 +100,6 @@ impl Checkpoint {
             })
             .collect::<Result<_, LoadError>>()?;
         Ok(checkpoint)
-    }
-
-    /// Whether `config.json` is one that transformers reads by itself. One with an `auto_map` brings code
-    /// along, and where open_clip's files lie beside it that code wraps open_clip; one without a model type
-    /// is timm's.
-    fn transformers_reads_it(&self) -> bool {
-        #[derive(Deserialize)]
-        struct Head {
-            model_type: Option<String>,
-            auto_map: Option<serde::de::IgnoredAny>,
-            open_clip_model_name: Option<serde::de::IgnoredAny>,
-        }
-        let head = serde_json::from_slice::<Head>(self.config());
-        head.is_ok_and(|head| {
-            head.model_type.is_some()
-                && head.auto_map.is_none()
-                && head.open_clip_model_name.is_none()
-        })
     }
 
     /// Puts a description in transformers' words in the place of open_clip's.
@@ -154,7 +112,7 @@ impl Checkpoint {
 
     /// The file that describes the architecture, for errors.
     pub(super) fn config_name(&self) -> &'static str {
-        if self.is_open_clip { open_clip::CONFIG } else { CONFIG }
+        if self.is_open_clip { OPEN_CLIP_CONFIG } else { CONFIG }
     }
 
     /// A small file's bytes, where the checkpoint has it.
@@ -199,77 +157,55 @@ impl Checkpoint {
     }
 }
 
-/// The part of `model.safetensors.index.json` that is read: tensor name to file name.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: std::collections::BTreeMap<String, String>,
+fn at_fault(path: &Path, error: impl std::fmt::Display) -> LoadError {
+    LoadError::new(format!("{}: {error}", path.display()))
 }
 
-/// Whether a folder has weights under transformers' file names.
-fn has_weights(folder: &Path) -> bool {
-    folder.join(WEIGHTS).is_file() || folder.join(WEIGHTS_INDEX).is_file()
-}
-
-/// The safetensors files of a folder: the single one, else those that the index names.
-fn shards(folder: &Path, is_open_clip: bool) -> Result<Vec<String>, LoadError> {
-    let single = [OPEN_CLIP_WEIGHTS, WEIGHTS];
-    for name in if is_open_clip { &single[..] } else { &single[1..] } {
-        if folder.join(name).is_file() {
-            return Ok(vec![(*name).to_owned()]);
-        }
-    }
-    let path = folder.join(WEIGHTS_INDEX);
-    let at_fault = |message: String| LoadError::new(format!("{}: {message}", path.display()));
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let reason = pickled(folder).map_or_else(String::new, |name| {
-                format!(
-                    "; {name} is not read, because a pickle can run code: convert it to safetensors"
-                )
-            });
-            return Err(LoadError::new(format!(
-                "{}: there is neither {WEIGHTS} nor {WEIGHTS_INDEX}{reason}",
-                folder.display(),
-            )));
-        }
-        Err(error) => return Err(at_fault(error.to_string())),
+/// What is said of a source that is no checkpoint, with what is easily overlooked.
+fn not_a_folder(source: &str, folder: &Path) -> String {
+    let hint = if folder.is_file() {
+        "; it is a file, and the folder that holds it is asked for"
+    } else if source.starts_with('~') {
+        "; `~` is the shell's word for the home directory, which it puts in only at the beginning of a word"
+    } else {
+        ""
     };
-    let index: Index =
-        serde_json::from_slice(&bytes).map_err(|error| at_fault(error.to_string()))?;
-    let mut names: Vec<String> = index.weight_map.into_values().collect();
-    names.sort_unstable();
-    names.dedup();
-    for name in &names {
-        // The index is data from elsewhere; it may not lead out of the folder.
-        let mut parts = Path::new(name).components();
-        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-            return Err(at_fault(format!("`{name}` is not a file name")));
-        }
-    }
-    if names.is_empty() {
-        return Err(at_fault("weight_map is empty".to_owned()));
-    }
-    Ok(names)
+    format!(
+        "the model `{source}` is neither `{}`, nor a folder, nor a hub id (ORG/NAME){hint}",
+        demo::NAME
+    )
 }
 
-/// The first file of a folder that holds pickled weights, by its name.
-fn pickled(folder: &Path) -> Option<String> {
-    let names =
-        fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let extension = |name: &String| Path::new(name).extension().map(|it| it.to_ascii_lowercase());
-    let pickles = ["bin", "pt", "pth", "ckpt", "pkl"];
-    names
-        .filter(|name| extension(name).is_some_and(|it| pickles.iter().any(|&known| it == known)))
-        .min()
+/// The names of the safetensors files of a folder that belong to its layout.
+fn weights(folder: &Path, layout: Layout) -> Result<Vec<String>, LoadError> {
+    let entries = fs::read_dir(folder).map_err(|error| at_fault(folder, error))?;
+    // A link that leads nowhere counts as there: it is then named as what cannot be opened.
+    let names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| !folder.join(name).is_dir())
+        .collect();
+    let chosen = layout.weights(names.iter().map(String::as_str));
+    match chosen.map_err(|error| at_fault(folder, error))? {
+        layout::Weights::Single(name) => Ok(vec![name.to_owned()]),
+        layout::Weights::Sharded => {
+            let path = folder.join(WEIGHTS_INDEX);
+            let index = fs::read(&path).map_err(|error| at_fault(&path, error))?;
+            let shards = layout::shards(&index).map_err(|error| at_fault(&path, error))?;
+            match shards.iter().find(|shard| !names.contains(shard)) {
+                Some(shard) => {
+                    Err(at_fault(&path, format!("it names `{shard}`, which is not in the folder")))
+                }
+                None => Ok(shards),
+            }
+        }
+    }
 }
 
 fn map(path: &Path) -> Result<FileBytes, LoadError> {
-    let at_fault = |error: io::Error| LoadError::new(format!("{}: {error}", path.display()));
-    let file = File::open(path).map_err(at_fault)?;
+    let file = File::open(path).map_err(|error| at_fault(path, error))?;
     // SAFETY: the map is read-only and lives until the weights are converted. Whoever truncates the
     // file meanwhile ends the process, which has not started serving then.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(at_fault)?;
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|error| at_fault(path, error))?;
     Ok(FileBytes::Mapped(map))
 }
 

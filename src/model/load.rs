@@ -16,6 +16,10 @@ use super::{
     weights::{Scope, Weights},
 };
 use crate::{
+    checkpoint::{
+        OPEN_CLIP_CONFIG, PREPROCESSOR, PROCESSOR, SENTENCEPIECE, SPECIAL_TOKENS, TOKENIZER,
+        TOKENIZER_CONFIG,
+    },
     config,
     preprocess::{ImageSpec, TargetSize},
     tokenize::{TextTokenizer, TokenizerFiles, TokenizerOptions},
@@ -64,7 +68,7 @@ pub fn load_siglip(config: &config::Model) -> Result<Siglip, LoadError> {
     let mut cleaning = None;
     if checkpoint.is_open_clip {
         weights = weights.with_names_of_open_clip();
-        let json = checkpoint.file(open_clip::CONFIG).unwrap_or_default();
+        let json = checkpoint.file(OPEN_CLIP_CONFIG).unwrap_or_default();
         let described = open_clip::Described::read(json, &weights).map_err(within)?;
         cleaning = Some(described.cleaning);
         checkpoint.describe(described);
@@ -223,10 +227,10 @@ impl<'i> Check<'i> {
 /// From `preprocessor_config.json`, else from the image processor inside `processor_config.json`, else
 /// the family's defaults.
 fn image_spec(checkpoint: &Checkpoint, model: &SiglipConfig) -> Result<ImageSpec, LoadError> {
-    let (file, json) = ["preprocessor_config.json", "processor_config.json"]
+    let (file, json) = [PREPROCESSOR, PROCESSOR]
         .into_iter()
         .find_map(|file| Some((file, checkpoint.file(file)?)))
-        .unwrap_or(("preprocessor_config.json", b"{}"));
+        .unwrap_or((PREPROCESSOR, b"{}"));
     let at_fault = |message: String| LoadError::new(format!("{file}: {message}"));
     let pixels = |count: usize, key: &str| {
         let too_large =
@@ -258,10 +262,10 @@ fn tokenizer(
     options: TokenizerOptions,
 ) -> Result<Arc<TextTokenizer>, LoadError> {
     let files = TokenizerFiles {
-        tokenizer: checkpoint.file("tokenizer.json"),
-        sentencepiece: checkpoint.file("spiece.model"),
-        config: checkpoint.file("tokenizer_config.json"),
-        special_tokens_map: checkpoint.file("special_tokens_map.json"),
+        tokenizer: checkpoint.file(TOKENIZER),
+        sentencepiece: checkpoint.file(SENTENCEPIECE),
+        config: checkpoint.file(TOKENIZER_CONFIG),
+        special_tokens_map: checkpoint.file(SPECIAL_TOKENS),
     };
     TextTokenizer::from_files(&files, options)
         .map(Arc::new)

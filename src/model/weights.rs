@@ -47,8 +47,9 @@ impl Weights {
     pub(super) fn new(files: Vec<(String, FileBytes)>) -> Result<Self, LoadError> {
         let mut shards: Vec<Shard> = Vec::with_capacity(files.len());
         for (file, bytes) in files {
-            let (header, metadata) = SafeTensors::read_metadata(&bytes)
-                .map_err(|error| LoadError::new(format!("{file}: {error}")))?;
+            let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| {
+                LoadError::new(format!("{file}: {}", read::fault(&bytes, &error)))
+            })?;
             let tensors: HashMap<_, _> =
                 metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
             for name in tensors.keys() {

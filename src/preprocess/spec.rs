@@ -1,64 +1,26 @@
 //! `preprocessor_config.json`.
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::{ImageSpec, Resample, TargetSize};
+use crate::checkpoint::{
+    content::ReadError,
+    fields::{Document, Fields, count},
+};
 
-/// Why a preprocessor configuration is not served; names the key.
+/// Why a preprocessor configuration is not served; names the key, its value and what is read in its place.
 #[derive(Debug, thiserror::Error)]
-pub enum SpecError {
-    /// Not JSON, or a key of the wrong type.
-    #[error("{0}")]
-    Json(#[from] serde_json::Error),
-    /// A value that no picture can be prepared with.
-    #[error("{0}")]
-    Value(String),
-}
+#[error("{0}")]
+pub struct SpecError(String);
 
-#[derive(Deserialize)]
-struct File {
-    /// Where transformers 5 puts it, in `processor_config.json`.
-    image_processor: Option<Raw>,
-    #[serde(flatten)]
-    flat: Raw,
-}
-
-#[derive(Default, Deserialize)]
-struct Raw {
-    size: Option<Size>,
-    patch_size: Option<u32>,
-    max_num_patches: Option<u32>,
-    resample: Option<u8>,
-    do_resize: Option<bool>,
-    do_rescale: Option<bool>,
-    do_normalize: Option<bool>,
-    rescale_factor: Option<f64>,
-    image_mean: Option<PerChannel>,
-    image_std: Option<PerChannel>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Size {
-    Square(u32),
-    Sides { height: u32, width: u32 },
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum PerChannel {
-    Same(f32),
-    Each([f32; 3]),
-}
-
-impl PerChannel {
-    fn values(&self) -> [f32; 3] {
-        match *self {
-            Self::Same(value) => [value; 3],
-            Self::Each(values) => values,
-        }
+impl From<ReadError> for SpecError {
+    fn from(error: ReadError) -> Self {
+        Self(error.to_string())
     }
 }
+
+/// The keys that are read.
+struct Raw<'d>(Fields<'d>);
 
 impl ImageSpec {
     /// Reads a `preprocessor_config.json`, or the `processor_config.json` that holds one. A key that is
@@ -69,14 +31,11 @@ impl ImageSpec {
     /// # Errors
     /// Names the key whose value is not served.
     pub fn parse(json: &[u8], side: u32) -> Result<Self, SpecError> {
-        let raw = Raw::read(json)?;
-        let (height, width) = match raw.size {
-            None => (side, side),
-            Some(Size::Square(side)) => (side, side),
-            Some(Size::Sides { height, width }) => (height, width),
-        };
+        let document = Document::parse(json)?;
+        let raw = Raw::of(&document)?;
+        let (height, width) = raw.size()?.unwrap_or((side, side));
         if height == 0 || width == 0 {
-            return Err(fault(format!("size is {height} x {width}")));
+            return Err(fault(format!("`size` is {height} x {width}; it must be from 1")));
         }
         raw.resolve(TargetSize::Fixed { height, width }, Resample::Bicubic)
     }
@@ -90,65 +49,94 @@ impl ImageSpec {
     pub fn parse_naflex(json: &[u8], patch_size: u32) -> Result<Self, SpecError> {
         // Far above what a model was trained for, and far below where a picture would not fit in memory.
         const MOST_PIXELS: u64 = 1 << 26;
-        let raw = Raw::read(json)?;
-        let max_num_patches = raw.max_num_patches.unwrap_or(256);
+        let document = Document::parse(json)?;
+        let raw = Raw::of(&document)?;
+        let max_num_patches = raw.small("max_num_patches")?.unwrap_or(256);
         let area = u64::from(patch_size).saturating_pow(2);
         let pixels = area.saturating_mul(max_num_patches.into());
         if !(1..=MOST_PIXELS).contains(&pixels) {
             return Err(fault(format!(
-                "max_num_patches is {max_num_patches}; pictures have from 1 to {MOST_PIXELS} pixels, \
+                "`max_num_patches` is {max_num_patches}; images have from 1 to {MOST_PIXELS} pixels, \
                  {area} in a patch"
             )));
         }
-        if raw.patch_size.is_some_and(|own| own != patch_size) {
-            return Err(fault(format!(
-                "patch_size is {}, but config.json has {patch_size}",
-                raw.patch_size.unwrap_or_default()
-            )));
+        match raw.small("patch_size")? {
+            Some(own) if own != patch_size => {
+                Err(fault(format!("`patch_size` is {own}, but config.json has {patch_size}")))
+            }
+            _ => {
+                raw.resolve(TargetSize::Patches { patch_size, max_num_patches }, Resample::Bilinear)
+            }
         }
-        raw.resolve(TargetSize::Patches { patch_size, max_num_patches }, Resample::Bilinear)
     }
 }
 
 fn fault(message: String) -> SpecError {
-    SpecError::Value(message)
+    SpecError(message)
 }
 
-impl Raw {
-    fn read(json: &[u8]) -> Result<Self, SpecError> {
-        let file: File = serde_json::from_slice(json)?;
-        Ok(file.image_processor.unwrap_or(file.flat))
+impl<'d> Raw<'d> {
+    /// Transformers 5 puts the keys into an object of their own, in `processor_config.json`.
+    fn of(document: &'d Document) -> Result<Self, SpecError> {
+        let fields = document.fields();
+        Ok(Self(fields.object("image_processor")?.unwrap_or(fields)))
     }
 
-    fn resolve(self, size: TargetSize, resample: Resample) -> Result<ImageSpec, SpecError> {
-        if self.do_resize == Some(false) {
-            return Err(fault("do_resize is false, but pictures come in any size".to_owned()));
+    /// Height and width.
+    fn size(&self) -> Result<Option<(u32, u32)>, SpecError> {
+        let side = |value: &Value| u32::try_from(count(value)?).ok();
+        let sides = |value: &Value| match value {
+            Value::Object(sides) => Some((side(sides.get("height")?)?, side(sides.get("width")?)?)),
+            value => side(value).map(|side| (side, side)),
+        };
+        let expected = "a whole number, or an object with the whole numbers `height` and `width` (images are \
+                        resized to exactly that size, without a crop)";
+        Ok(self.0.read("size", expected, sides)?)
+    }
+
+    fn small(&self, key: &str) -> Result<Option<u32>, SpecError> {
+        let small = |value: &Value| u32::try_from(count(value)?).ok();
+        Ok(self.0.read(key, "a whole number", small)?)
+    }
+
+    /// A value for each of red, green and blue, or one for all of them.
+    fn per_channel(&self, key: &str) -> Result<Option<[f32; 3]>, SpecError> {
+        let number = |value: &Value| value.as_f64().map(|number| number as f32);
+        let values = |value: &Value| match value {
+            Value::Array(values) => match &values[..] {
+                [red, green, blue] => Some([number(red)?, number(green)?, number(blue)?]),
+                _ => None,
+            },
+            value => number(value).map(|value| [value; 3]),
+        };
+        Ok(self.0.read(key, "a number or a list of 3 numbers", values)?)
+    }
+
+    fn resolve(&self, size: TargetSize, resample: Resample) -> Result<ImageSpec, SpecError> {
+        if self.0.flag("do_resize")? == Some(false) {
+            return Err(fault(
+                "`do_resize` is false; true is read, because images come in any size".to_owned(),
+            ));
         }
-        let resample = match self.resample {
+        let resample = match self.0.count("resample")? {
             None => resample,
             Some(2) => Resample::Bilinear,
             Some(3) => Resample::Bicubic,
-            Some(other) => {
-                return Err(fault(format!(
-                    "resample {other} is not served; 2 (bilinear) and 3 (bicubic) are"
-                )));
+            Some(_) => {
+                return Err(self.0.unread("resample", "2 (bilinear) or 3 (bicubic)").into());
             }
         };
-        let rescale = match self.do_rescale {
-            Some(false) => 1.0,
-            _ => self.rescale_factor.unwrap_or(1.0 / 255.0) as f32,
-        };
-        let (mean, std) = match self.do_normalize {
+        let factor = self.0.number("rescale_factor")?.unwrap_or(1.0 / 255.0) as f32;
+        let rescale = if self.0.flag("do_rescale")? == Some(false) { 1.0 } else { factor };
+        let (mean, std) = (self.per_channel("image_mean")?, self.per_channel("image_std")?);
+        let (mean, std) = match self.0.flag("do_normalize")? {
             Some(false) => ([0.0; 3], [1.0; 3]),
-            _ => (
-                self.image_mean.map_or([0.5; 3], |mean| mean.values()),
-                self.image_std.map_or([0.5; 3], |std| std.values()),
-            ),
+            _ => (mean.unwrap_or([0.5; 3]), std.unwrap_or([0.5; 3])),
         };
         let finite = mean.iter().chain(&std).chain([&rescale]).all(|value| value.is_finite());
         if !finite || std.contains(&0.0) {
             return Err(fault(format!(
-                "rescale_factor {rescale}, image_mean {mean:?} and image_std {std:?} give no numbers"
+                "`rescale_factor` {rescale}, `image_mean` {mean:?} and `image_std` {std:?} give no numbers"
             )));
         }
         Ok(ImageSpec { size, resample, rescale, mean, std })
@@ -202,7 +190,7 @@ mod tests {
         for (json, key) in [
             (r#"{"max_num_patches": 0}"#, "max_num_patches"),
             (r#"{"max_num_patches": 300000}"#, "max_num_patches"),
-            (r#"{"patch_size": 14}"#, "patch_size is 14, but config.json has 16"),
+            (r#"{"patch_size": 14}"#, "`patch_size` is 14, but config.json has 16"),
             (r#"{"resample": 0}"#, "resample"),
         ] {
             let error = ImageSpec::parse_naflex(json.as_bytes(), 16).expect_err(json).to_string();
@@ -216,7 +204,25 @@ mod tests {
             (r#"{"resample": 1}"#, "resample"),
             (r#"{"do_resize": false}"#, "do_resize"),
             (r#"{"image_std": [0.5, 0, 0.5]}"#, "image_std"),
-            (r#"{"size": {"height": 0, "width": 4}}"#, "size"),
+            (r#"{"size": {"height": 0, "width": 4}}"#, "`size` is 0 x 4"),
+            (
+                r#"{"size": {"shortest_edge": 224}}"#,
+                "`size` is {\"shortest_edge\":224}; a whole number, or",
+            ),
+            (r#"{"size": "224"}"#, "`size` is \"224\"; a whole number, or an object with"),
+            (r#"{"resample": 1}"#, "`resample` is 1; 2 (bilinear) or 3 (bicubic) is read"),
+            (r#"{"resample": "bicubic"}"#, "`resample` is \"bicubic\"; a whole number is read"),
+            (
+                r#"{"image_mean": [0.5]}"#,
+                "`image_mean` is [0.5]; a number or a list of 3 numbers is read",
+            ),
+            (
+                r#"{"image_processor": {"do_rescale": 1}}"#,
+                "`image_processor.do_rescale` is 1; true or false",
+            ),
+            (r#"{"image_processor": 3}"#, "`image_processor` is 3; an object is read"),
+            ("", "the file is empty"),
+            ("{\"size\": 22", "the JSON is cut short"),
         ] {
             let error = ImageSpec::parse(json.as_bytes(), 224).expect_err(json).to_string();
             assert!(error.contains(key), "{error}");

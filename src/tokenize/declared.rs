@@ -1,11 +1,15 @@
 //! `tokenizer_config.json` and `special_tokens_map.json`.
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::TokenizerLoadError;
+use crate::checkpoint::{
+    content::ReadError,
+    fields::{Document, Fields},
+};
 
 /// What is read of both files.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub(super) struct Declared {
     pub(super) tokenizer_class: Option<String>,
     pub(super) do_lower_case: Option<bool>,
@@ -16,18 +20,19 @@ pub(super) struct Declared {
 }
 
 /// A token by its text, alone or in the form of a serialised `AddedToken`.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum Token {
-    Text(String),
-    Added { content: String },
-}
+#[derive(Debug)]
+pub(super) struct Token(pub(super) String);
 
 impl Token {
+    fn of(fields: &Fields<'_>, key: &str) -> Result<Option<Self>, ReadError> {
+        let content = |value: &Value| Some(value.get("content")?.as_str()?.to_owned());
+        let text = |value: &Value| value.as_str().map(str::to_owned).or_else(|| content(value));
+        let expected = "a text, or an object with the text `content`,";
+        Ok(fields.read(key, expected, text)?.map(Self))
+    }
+
     pub(super) fn text(&self) -> &str {
-        match self {
-            Self::Text(text) | Self::Added { content: text } => text,
-        }
+        &self.0
     }
 }
 
@@ -60,13 +65,21 @@ impl Declared {
         file: &'static str,
         json: Option<&[u8]>,
     ) -> Result<Self, TokenizerLoadError> {
-        json.map_or_else(
-            || Ok(Self::default()),
-            |json| {
-                serde_json::from_slice(json)
-                    .map_err(|error| TokenizerLoadError { file, message: error.to_string() })
-            },
-        )
+        let at_fault = |error: ReadError| TokenizerLoadError { file, message: error.to_string() };
+        json.map_or_else(|| Ok(Self::default()), |json| Self::of(json).map_err(at_fault))
+    }
+
+    fn of(json: &[u8]) -> Result<Self, ReadError> {
+        let document = Document::parse(json)?;
+        let fields = document.fields();
+        Ok(Self {
+            tokenizer_class: fields.text("tokenizer_class")?.map(str::to_owned),
+            do_lower_case: fields.flag("do_lower_case")?,
+            pad_token: Token::of(&fields, "pad_token")?,
+            eos_token: Token::of(&fields, "eos_token")?,
+            bos_token: Token::of(&fields, "bos_token")?,
+            unk_token: Token::of(&fields, "unk_token")?,
+        })
     }
 
     /// The same, with what is absent taken from `other`.
@@ -84,7 +97,7 @@ impl Declared {
     /// The same, with what a class says of itself.
     pub(super) fn with_defaults_of(self, class: Class) -> Self {
         let Some(tokens) = class.default_tokens() else { return self };
-        let [pad_token, eos_token, unk_token] = tokens.map(|it| Some(Token::Text(it.to_owned())));
+        let [pad_token, eos_token, unk_token] = tokens.map(|it| Some(Token(it.to_owned())));
         self.or(Self { pad_token, eos_token, unk_token, ..Self::default() })
     }
 

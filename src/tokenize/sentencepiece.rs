@@ -122,7 +122,9 @@ impl Normalizer {
 /// # Errors
 /// Says what is wrong with it, or what of it is not served.
 pub(super) fn read(bytes: &[u8]) -> Result<(Tokenizer, Normalizer), String> {
-    let model = Model::decode(bytes).map_err(|error| error.to_string())?;
+    let model = Model::decode(bytes).map_err(|error| {
+        format!("this is not a SentencePiece model, or it is cut short: {error}")
+    })?;
     let trainer = model.trainer.unwrap_or_default();
     let spec = model.normalizer.unwrap_or_default();
     const UNIGRAM: i32 = 1;

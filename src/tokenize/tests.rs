@@ -107,7 +107,33 @@ fn the_first_siglip_is_canonicalised_and_always_ends() {
 fn a_file_at_fault_is_named() {
     for (json, config, length, named) in [
         ("{", PLAIN, 4, "tokenizer.json"),
-        (TOKENIZER, "[", 4, "tokenizer_config.json"),
+        (
+            "{\"a\": 1}",
+            PLAIN,
+            4,
+            "tokenizer.json: it does not describe a tokenizer that is read here",
+        ),
+        ("<html>", PLAIN, 4, "tokenizer.json: this is an HTML page"),
+        ("", PLAIN, 4, "tokenizer.json: the file is empty"),
+        (
+            "version https://git-lfs.github.com/spec/v1\nsize 9",
+            PLAIN,
+            4,
+            "tokenizer.json: this is a Git LFS",
+        ),
+        (TOKENIZER, "[", 4, "tokenizer_config.json: the JSON is cut short"),
+        (
+            TOKENIZER,
+            r#"{"pad_token": 3}"#,
+            4,
+            "tokenizer_config.json: `pad_token` is 3; a text, or an object with the text `content`, is read",
+        ),
+        (
+            TOKENIZER,
+            r#"{"pad_token": "<pad>", "do_lower_case": "yes"}"#,
+            4,
+            "tokenizer_config.json: `do_lower_case` is \"yes\"; true or false is read",
+        ),
         (TOKENIZER, "{}", 4, "pad_token"),
         (TOKENIZER, r#"{"pad_token": "<none>"}"#, 4, "<none>"),
         (TOKENIZER, PLAIN, 0, "text length of 0"),

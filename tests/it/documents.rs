@@ -4,7 +4,7 @@
 
 use std::{fs, path::PathBuf};
 
-use siglip_server::rest;
+use siglip_server::{hub, rest};
 
 fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -34,6 +34,15 @@ fn the_table_of_errors_is_fresh() {
     let (head, rest_of_text) = text.split_once(begin).expect("the table's beginning is marked");
     let (_, tail) = rest_of_text.split_once(end).expect("the table's end is marked");
     check("docs/api.md", &format!("{head}{begin}{}{end}{tail}", rest::error_table()));
+}
+
+#[test]
+fn the_table_of_the_hubs_variables_is_fresh() {
+    let text = fs::read_to_string(file("docs/operations.md")).expect("docs/operations.md is there");
+    let (begin, end) = ("<!-- hub variables: generated -->\n", "<!-- hub variables: end -->");
+    let (head, rest) = text.split_once(begin).expect("the table's beginning is marked");
+    let (_, tail) = rest.split_once(end).expect("the table's end is marked");
+    check("docs/operations.md", &format!("{head}{begin}{}{end}{tail}", hub::variable_table()));
 }
 
 /// Every operation says what it answers, and every error response names a schema that exists.

@@ -3,6 +3,7 @@
 mod command;
 mod download;
 mod failures;
+mod layouts;
 mod stand_in;
 
 use std::{fs, path::Path, time::Duration};
@@ -36,6 +37,8 @@ impl Setup {
             cache: self.cache.path().to_owned(),
             token: None,
             offline: false,
+            progress: true,
+            symlinks: true,
             api_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(10),
             retry_pause: Duration::from_millis(1),

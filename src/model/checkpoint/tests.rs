@@ -11,11 +11,15 @@ fn refused(folder: &Path) -> String {
 fn what_a_folder_lacks_is_named() -> io::Result<()> {
     let folder = tempfile::tempdir()?;
     assert!(refused(&folder.path().join("absent")).contains("neither `demo`, nor a folder"));
-    assert!(refused(folder.path()).contains("config.json"));
+    assert!(
+        refused(folder.path()).contains("there is neither config.json nor open_clip_config.json")
+    );
     fs::write(folder.path().join(CONFIG), "{}")?;
     assert!(refused(folder.path()).contains(WEIGHTS));
     fs::write(folder.path().join("pytorch_model.bin"), "")?;
     assert!(refused(folder.path()).contains("pickle"));
+    assert!(refused(&folder.path().join(CONFIG)).contains("it is a file, and the folder"));
+    assert!(refused(Path::new("~/no/such/folder")).contains("`~` is the shell's word"));
     Ok(())
 }
 
@@ -24,10 +28,10 @@ fn an_index_may_not_lead_out_of_its_folder() -> io::Result<()> {
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join(CONFIG), "{}")?;
     for (shard, named) in [
-        ("../weights.safetensors", "not a file name"),
-        ("/etc/passwd", "not a file name"),
-        ("a/b.safetensors", "not a file name"),
-        ("absent.safetensors", "absent.safetensors"),
+        ("../weights.safetensors", "safetensors file in the same folder is read"),
+        ("/etc/passwd", "safetensors file in the same folder is read"),
+        ("a/b.safetensors", "safetensors file in the same folder is read"),
+        ("absent.safetensors", "it names `absent.safetensors`, which is not in the folder"),
     ] {
         let index = format!(r#"{{"weight_map": {{"logit_scale": "{shard}"}}}}"#);
         fs::write(folder.path().join(WEIGHTS_INDEX), index)?;

@@ -16,15 +16,56 @@ fn timm_derives_heads_and_gelu_from_the_name() {
         assert_eq!((timm.heads, timm.gelu), (heads, gelu), "{name}");
     }
     for name in ["vit_base_patch16_siglip_gap_224", "vit_base_patch16_clip_224", "resnet50", ""] {
-        assert!(Timm::of(name).is_err(), "{name}");
+        assert!(Timm::of(name).is_none(), "{name}");
     }
 }
 
 #[test]
-fn pictures_are_squashed() {
-    let squash = Preprocess { resize_mode: Some("squash".to_owned()), ..Preprocess::default() };
-    let json = squash.describe(&json!(384)).expect("the family's own");
+fn images_are_squashed() {
+    let read = |json: &str| {
+        let document = Document::parse(json.as_bytes()).expect("JSON");
+        preprocessor(&document.fields(), &json!(384)).map_err(|fault| fault.0)
+    };
+    let json = read(r#"{"resize_mode": "squash"}"#).expect("the family's own");
     assert_eq!((&json["size"]["height"], &json["resample"]), (&json!(384), &json!(3)));
-    let cropped = Preprocess::default().describe(&json!(384)).expect_err("crops");
-    assert!(cropped.contains("resize_mode"), "{cropped}");
+    for (json, expected) in [
+        ("{}", "`resize_mode` is missing; `squash` is read"),
+        (r#"{"resize_mode": "shortest"}"#, "`resize_mode` is \"shortest\"; `squash` is read"),
+        (
+            r#"{"resize_mode": "squash", "interpolation": "nearest"}"#,
+            "`interpolation` is \"nearest\"; `bicubic` or `bilinear` is read",
+        ),
+        (
+            r#"{"resize_mode": "squash", "mean": [1, 2]}"#,
+            "`mean` is [1,2]; a number or a list of 3 numbers is read",
+        ),
+    ] {
+        assert_eq!(read(json).expect_err(json), expected);
+    }
+}
+
+#[test]
+fn a_key_at_fault_is_named_with_its_value() {
+    let weights = Weights::new(Vec::new()).expect("no file");
+    for (json, expected) in [
+        ("{}", "`model_cfg` is missing; an object is read"),
+        (r#"{"model_cfg": {"quick_gelu": true}}"#, "`model_cfg.quick_gelu` is true; false is read"),
+        (
+            r#"{"model_cfg": {"text_cfg": {"tokenizer_kwargs": {"clean": "none"}}}}"#,
+            "`model_cfg.text_cfg.tokenizer_kwargs.clean` is \"none\"; `whitespace`, `lower` or",
+        ),
+        (
+            r#"{"model_cfg": {"vision_cfg": {"timm_pool": "avg"}}}"#,
+            "`model_cfg.vision_cfg.timm_pool` is \"avg\"; `map` is read",
+        ),
+        (
+            r#"{"model_cfg": {"vision_cfg": {"timm_pool": "map", "timm_proj": "none",
+                "timm_model_name": "resnet50"}}}"#,
+            "`model_cfg.vision_cfg.timm_model_name` is \"resnet50\"; one of vit_",
+        ),
+        ("<!DOCTYPE html>", "this is an HTML page"),
+    ] {
+        let error = Described::read(json.as_bytes(), &weights).expect_err(json).to_string();
+        assert!(error.starts_with(&format!("open_clip_config.json: {expected}")), "{error}");
+    }
 }

@@ -2,11 +2,51 @@
 
 use std::ops::Range;
 
+use safetensors::SafeTensorError;
+use serde_json::Value;
+
 use super::{
     LoadError, Weights,
     element::Element,
     names::{Rows, Source},
 };
+use crate::checkpoint::content;
+
+/// Why a file is not safetensors: what it is in place of that, or how much of it is missing.
+pub(super) fn fault(bytes: &[u8], error: &SafeTensorError) -> String {
+    if let Err(found) = content::check(bytes) {
+        return found.to_string();
+    }
+    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
+        return "this is a pickle, which is not read, because it can run code; convert it to safetensors"
+            .to_owned();
+    }
+    let cut = |whole: u64| {
+        format!("the file is cut short: it has {} of {whole} bytes; fetch it again", bytes.len())
+    };
+    let Some(&length) = bytes.first_chunk() else { return cut(8) };
+    let (header, length) = (&bytes[8..], u64::from_le_bytes(length));
+    match error {
+        SafeTensorError::InvalidHeaderLength => return cut(length.saturating_add(8)),
+        SafeTensorError::MetadataIncompleteBuffer => {
+            let header = header.get(..usize::try_from(length).unwrap_or(usize::MAX));
+            let header = header.and_then(|json| serde_json::from_slice::<Value>(json).ok());
+            let end = |tensor: &Value| tensor.get("data_offsets")?.get(1)?.as_u64();
+            let ends = header
+                .as_ref()
+                .and_then(Value::as_object)
+                .map(|tensors| tensors.values().filter_map(end));
+            let end = ends.and_then(Iterator::max).unwrap_or_default();
+            let whole = length.saturating_add(8).saturating_add(end);
+            if whole > bytes.len() as u64 {
+                return cut(whole);
+            }
+            return format!("the file has {} bytes, but its header describes {whole}", bytes.len());
+        }
+        _ => {}
+    }
+    format!("this is not a safetensors file that can be read: {error}")
+}
 
 impl Weights {
     /// Appends a tensor's values to `values`, widened or rounded to its element type.

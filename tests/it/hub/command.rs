@@ -92,8 +92,6 @@ async fn a_failure_names_the_model_and_the_reason() {
 
     let output = run(&["download", "demo"], &env).await;
     assert!(stderr(&output).contains("`demo` is no model on the hub"), "{}", stderr(&output));
-    let output = run(&["download", "org/name"], &[]).await;
-    assert!(stderr(&output).contains("HF_HOME or HF_HUB_CACHE"), "{}", stderr(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,4 +111,76 @@ async fn proxies_are_used_and_passed_by_as_the_environment_says() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let names: Vec<_> = setup.hub.take_seen().into_iter().map(|seen| seen.path).collect();
     assert!(names.contains(&"listing main".to_owned()), "{names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_directory_is_put_in_the_place_of_its_signs() {
+    let setup = with_demo().await;
+    let (home, work) =
+        (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let home_path = home.path().to_str().expect("utf-8");
+    for (variable, value, below) in [
+        ("HF_HUB_CACHE", "~/hub", "hub"),
+        ("HUGGINGFACE_HUB_CACHE", "${HOME}/older", "older"),
+        ("HF_HOME", "$HOME/home", "home/hub"),
+        ("XDG_CACHE_HOME", "~/xdg", "xdg/huggingface/hub"),
+        ("HOME", home_path, ".cache/huggingface/hub"),
+    ] {
+        let mut command = command(&["download", "org/name"]);
+        command.env("HF_ENDPOINT", &setup.hub.url).env("HOME", home_path).env(variable, value);
+        command.current_dir(work.path());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("runs");
+        let output = output.expect("runs");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let folder = home.path().join(below).join("models--org--name/snapshots").join(COMMITS[0]);
+        assert_eq!(stdout(&output).trim_end(), folder.to_string_lossy(), "{variable}={value}");
+        assert!(folder.join("model.safetensors").is_file(), "{variable}={value}");
+        assert_eq!(super::names(work.path()), [""; 0], "{variable}={value}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_python_would_do_and_the_server_does_not_is_said() {
+    let setup = with_demo().await;
+    let cache = setup.cache.path().to_str().expect("utf-8");
+    let env = [
+        ("HF_ENDPOINT", &*setup.hub.url),
+        ("HF_HUB_CACHE", cache),
+        ("HF_HUB_ENABLE_HF_TRANSFER", "1"),
+        ("DO_NOT_TRACK", "1"),
+        ("HF_HUB_DISABLE_SYMLINKS", "1"),
+    ];
+    let output = run(&["download", "org/name"], &env).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let log = stderr(&output);
+    assert!(
+        log.contains("set, but not used here") && log.contains("HF_HUB_ENABLE_HF_TRANSFER"),
+        "{log}"
+    );
+    assert!(!log.contains("DO_NOT_TRACK"), "{log}");
+    let folder = stdout(&output);
+    let weights = std::path::Path::new(folder.trim_end()).join("model.safetensors");
+    assert!(fs::symlink_metadata(weights).expect("is there").is_file());
+    // The cache answers with either of the variables.
+    for offline in ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
+        setup.hub.take_seen();
+        let output = run(&["download", "org/name"], &[env[0], env[1], (offline, "1")]).await;
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(setup.hub.take_seen().is_empty());
+    }
+}
+
+/// A proxy's sign-in page in place of the hub.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_in_place_of_the_hub_is_named() {
+    let page = axum::Router::new().fallback(|| async { "<!DOCTYPE html><title>Sign in</title>" });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let server = tokio::spawn(async move { axum::serve(listener, page).await.expect("serves") });
+    let output =
+        run(&["download", "org/name"], &[("HF_ENDPOINT", &*url), ("HF_HOME", "/nowhere")]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let log = stderr(&output);
+    assert!(log.contains("cannot be read: this is an HTML page"), "{log}");
+    server.abort();
 }

@@ -49,7 +49,7 @@ fn what_is_at_fault_is_named() {
     for (json, named) in [
         ("{", "config.json"),
         ("{}", "model_type"),
-        (r#"{"model_type": "clip"}"#, "`clip`"),
+        (r#"{"model_type": "clip"}"#, "`model_type` is \"clip\"; `siglip`, `siglip2`,"),
         (
             r#"{"model_type": "siglip", "vision_config": {"hidden_act": "quick_gelu"}}"#,
             "vision_config.hidden_act",
@@ -66,7 +66,24 @@ fn what_is_at_fault_is_named() {
             r#"{"model_type": "siglip", "vision_config": {"image_size": [64, 32]}}"#,
             "vision_config.image_size",
         ),
-        (r#"{"model_type": "siglip", "text_config": {"hidden_size": -4}}"#, "config.json"),
+        (
+            r#"{"model_type": "siglip", "text_config": {"hidden_size": -4}}"#,
+            "config.json: `text_config.hidden_size` is -4; a whole number is read",
+        ),
+        (
+            r#"{"model_type": "siglip", "text_config": {"hidden_size": "768"}}"#,
+            "`text_config.hidden_size` is \"768\"; a whole number is read",
+        ),
+        (r#"{"model_type": 7}"#, "config.json: `model_type` is 7; a text is read"),
+        (
+            r#"{"model_type": "siglip", "vision_config": "large"}"#,
+            "`vision_config` is \"large\"; an object is read",
+        ),
+        (
+            r#"{"model_type": "siglip", "vision_config": {"vision_use_head": 1}}"#,
+            "`vision_config.vision_use_head` is 1; true or false is read",
+        ),
+        ("version https://git-lfs.github.com/spec/v1\n", "config.json: this is a Git LFS pointer"),
     ] {
         let message = parse(json).expect_err(json);
         assert!(message.contains(named), "{message}");
@@ -92,5 +109,5 @@ fn naflex_counts_positions_and_has_no_image_size() {
     assert!(alone.text.is_none() && alone.vision.resolution == Resolution::Naflex);
     let json = r#"{"model_type": "siglip2", "vision_config": {"num_patches": 200}}"#;
     let message = parse(json).expect_err("no square");
-    assert!(message.contains("vision_config.num_patches is 200"), "{message}");
+    assert!(message.contains("`vision_config.num_patches` is 200; the square"), "{message}");
 }

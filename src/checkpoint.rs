@@ -1,0 +1,45 @@
+//! What a checkpoint's files are: their names, which of them belong together, and what a file holds that is
+//! not what its name says.
+//!
+//! The hub code decides by these rules what to download, and the loader what to read, so that a repository
+//! gives the same vectors whichever way it was obtained.
+
+pub mod content;
+pub mod fields;
+pub mod layout;
+
+/// Describes the towers in transformers' format.
+pub const CONFIG: &str = "config.json";
+/// Describes the towers in open_clip's format.
+pub const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
+/// Says how images are prepared.
+pub const PREPROCESSOR: &str = "preprocessor_config.json";
+/// What transformers 5 writes in place of [`PREPROCESSOR`].
+pub const PROCESSOR: &str = "processor_config.json";
+/// Where older exports keep the special tokens.
+pub const SPECIAL_TOKENS: &str = "special_tokens_map.json";
+/// SentencePiece's own file.
+pub const SENTENCEPIECE: &str = "spiece.model";
+/// The tokenizer.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// The tokenizer's class and special tokens.
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// The weights under transformers' name.
+pub const WEIGHTS: &str = "model.safetensors";
+/// Names the files of weights that are stored in several.
+pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+/// The weights under open_clip's name.
+pub const OPEN_CLIP_WEIGHTS: &str = "open_clip_model.safetensors";
+
+/// Everything that is read beside the weights. Only one of the two configurations must be there. The order is that in
+/// which a folder's files are hashed for its revision.
+pub const SMALL_FILES: [&str; 8] = [
+    CONFIG,
+    OPEN_CLIP_CONFIG,
+    PREPROCESSOR,
+    PROCESSOR,
+    TOKENIZER,
+    SENTENCEPIECE,
+    TOKENIZER_CONFIG,
+    SPECIAL_TOKENS,
+];
