@@ -51,6 +51,17 @@ pub enum AppError {
     /// The list of models contradicts itself.
     #[error("{0}: {1}")]
     Models(&'static str, String),
+    /// A revision of what is not on the hub.
+    #[error(
+        "there is a folder `{folder}`, which goes first, and has no revision `{revision}`: leave the revision \
+         out, or start where there is no such folder"
+    )]
+    RevisionOfFolder {
+        /// The source asked for.
+        folder: String,
+        /// The revision asked for.
+        revision: String,
+    },
     /// The checkpoint could not be had.
     #[error("cannot get the model `{model}`")]
     Hub {

@@ -101,8 +101,10 @@ async fn locate(mut options: config::Model) -> Result<(String, config::Model), A
     // A folder that exists is meant, even if a model on the hub has the same name.
     let id = RepoId::parse(&source).filter(|_| !Path::new(&source).is_dir());
     let Some(id) = id else {
-        options.revision = None;
-        return Ok((source, options));
+        return match options.revision {
+            Some(revision) => Err(AppError::RevisionOfFolder { folder: source, revision }),
+            None => Ok((source, options)),
+        };
     };
     let revision = options.revision.take();
     let snapshot = download(&id, revision.as_deref()).await;

@@ -21,7 +21,7 @@ pub struct Served {
 }
 
 /// An entry as it is written.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Entry {
     name: Option<String>,
     source: String,
@@ -53,13 +53,62 @@ fn is_name(text: &str, also: &str) -> bool {
     !text.is_empty() && text.chars().all(plain) && !text.starts_with(['.', '/'])
 }
 
-/// The entries of a list.
+/// The embedded checkpoint, whatever folders there are.
+const EMBEDDED: &str = "demo";
+
+/// The entries of a list. A folder that exists is one whatever characters its path has.
 ///
 /// # Errors
 /// What is wrong with the first that is wrong.
 pub(super) fn entries(text: &str) -> Result<Vec<Entry>, String> {
-    let entries = text.split(LIST_SEPARATOR).map(|text| entry(text.trim()));
-    entries.collect()
+    entries_among(text, &|path| path != EMBEDDED && Path::new(path).is_dir())
+}
+
+fn entries_among(text: &str, is_folder: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>, String> {
+    let parts: Vec<&str> = text.split(LIST_SEPARATOR).collect();
+    let (mut entries, mut at) = (Vec::new(), 0);
+    while at < parts.len() {
+        // The longest run of parts that names a folder: its path may hold what separates entries.
+        let folder = (at + 1..=parts.len()).rev().find_map(|end| {
+            let text = parts[at..end].join(LIST_SEPARATOR);
+            Some((end, folder(&text, is_folder).or_else(|| folder(text.trim(), is_folder))?))
+        });
+        let (end, entry) = match folder {
+            Some((end, entry)) => (end, entry?),
+            None => (at + 1, entry(parts[at].trim())?),
+        };
+        entries.push(entry);
+        at = end;
+    }
+    Ok(entries)
+}
+
+/// An entry whose source is a folder that exists: `[NAME=]DIR[,SETTING=VALUE]`.
+fn folder(text: &str, is_folder: &dyn Fn(&str) -> bool) -> Option<Result<Entry, String>> {
+    let last_part = text.rfind(LIST_SEPARATOR).unwrap_or_default();
+    let commas = text.rmatch_indices(',').map(|(at, _)| at).filter(|&at| at > last_part);
+    let cuts = std::iter::once(text.len()).chain(commas);
+    let (cut, name, source) = cuts.into_iter().find_map(|cut| {
+        let head = &text[..cut];
+        let named = head.split_once('=').filter(|(name, _)| is_name(name, ""));
+        match named {
+            _ if is_folder(head) => Some((cut, None, head)),
+            Some((name, path)) if is_folder(path) => Some((cut, Some(name), path)),
+            _ => None,
+        }
+    })?;
+    let mut found =
+        Entry { name: name.map(str::to_owned), source: source.to_owned(), ..Entry::default() };
+    for setting in text[cut..].split(',').skip(1) {
+        let set = match setting.split_once('=') {
+            Some((key, value)) => found.set(key, value),
+            None => Err(format!("`{setting}` is not SETTING=VALUE")),
+        };
+        if let Err(why) = set {
+            return Some(Err(format!("`{text}`: {why}")));
+        }
+    }
+    Some(Ok(found))
 }
 
 fn entry(text: &str) -> Result<Entry, String> {
@@ -255,6 +304,52 @@ mod tests {
             assert_eq!(one(folder).model.source, folder);
         }
         assert_eq!(one("x=/a=b").model.source, "/a=b");
+    }
+
+    #[test]
+    fn a_folder_that_exists_goes_first_whatever_its_path() {
+        let folders = [
+            "org/name@v1",
+            "a=b",
+            "a,dtype=f64",
+            "/x;y",
+            "/x;y;z",
+            " padded ",
+            "demo/",
+            "org/plain",
+            "/m/a",
+            "x=/m/a",
+            "/a b",
+        ];
+        let read = |text: &str| {
+            let entries = entries_among(text, &|path| path != EMBEDDED && folders.contains(&path));
+            let entries = entries.map_err(|why| panic!("{text}: {why}")).into_iter().flatten();
+            entries.collect::<Vec<_>>()
+        };
+        for folder in folders {
+            let entry = Entry { source: folder.to_owned(), ..Entry::default() };
+            assert_eq!(read(folder), [entry], "{folder}");
+            let named =
+                Entry { name: Some("n".to_owned()), source: folder.to_owned(), ..Entry::default() };
+            assert_eq!(read(&format!("n={folder}")), [named], "{folder}");
+        }
+        for folder in folders {
+            let set =
+                Entry { source: folder.to_owned(), dtype: Some(DType::Bf16), ..Entry::default() };
+            let demo = Entry { source: "demo".to_owned(), ..Entry::default() };
+            assert_eq!(read(&format!("demo;{folder},dtype=bf16;demo")), [demo.clone(), set, demo]);
+        }
+        let both = read("/m/a,threads=2;org/name@v2");
+        assert_eq!((&*both[0].source, both[0].threads), ("/m/a", Some(2)));
+        assert_eq!((&*both[1].source, both[1].revision.as_deref()), ("org/name", Some("v2")));
+        let wrong =
+            entries_among("/m/a,speed=3", &|path| path == "/m/a").expect_err("no such setting");
+        assert_eq!(
+            wrong,
+            "`/m/a,speed=3`: `speed` is not a setting of a model: device, dtype, threads"
+        );
+        let wrong = entries_among("/m/a,b", &|path| path == "/m/a").expect_err("no setting");
+        assert_eq!(wrong, "`/m/a,b`: `b` is not SETTING=VALUE");
     }
 
     #[test]
