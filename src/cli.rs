@@ -20,6 +20,8 @@ const FAILURE: u8 = 1;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A command line or a configuration that is wrong.
 const USAGE: u8 = 2;
+/// Some rows of `embed` or `score` failed; the others are answered.
+const SOME_FAILED: u8 = 3;
 
 /// The version, with the commit and the target that it was built from.
 const VERSION: &str = concat!(
@@ -64,7 +66,8 @@ enum Command {
 
 /// Runs the command line of this process.
 ///
-/// The exit code is 0 for success, 1 for a failure, 2 for a wrong command line or configuration.
+/// The exit code is 0 for success, 1 for a failure, 2 for a wrong command line or configuration, and 3 where some
+/// rows of `embed` or `score` failed.
 #[must_use]
 pub fn run() -> ExitCode {
     // Prints help and version itself, and exits 2 for an unknown flag.
@@ -90,7 +93,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             // The whole chain on one line: `{:#}` is anyhow's notation for it.
             complain(format!("siglip-server: {error:#}\n"));
-            ExitCode::from(FAILURE)
+            ExitCode::from(if error.is::<offline::SomeFailed>() { SOME_FAILED } else { FAILURE })
         }
     }
 }

@@ -1,25 +1,27 @@
 //! `siglip-server embed` and `score`: the same engine without a listener, for files and scripts.
+//!
+//! Every row has a line of output, in the order given: what was asked for, or the error in its place. A row that
+//! fails keeps no other from its answer.
+
+mod rows;
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Value, json};
 
+use self::rows::{Row, Rows};
 use crate::{
     app,
     config::Config,
-    engine::{
-        Context, EmbedRequest, Engine, ImageInput, ImageSide, Input, ScoreKind, SimilarityRequest,
-        TextSide,
-    },
+    embedding::Embedding,
+    engine::{Context, Engine, ImageSide, Matrix, ScoreKind, SimilarityRequest, TextSide},
+    error::Error,
     telemetry::logs,
 };
 
-/// Items of one engine request: enough to fill batches, few enough that output begins at once.
-const ITEMS_AT_ONCE: usize = 64;
-
-/// What to embed. Images come first in the output, then texts, each in the order given.
+/// What to embed. Images come first in the output, then texts, each in the order given. A row that cannot be
+/// embedded has an `error` in place of its `embedding`, and makes the exit code 3.
 #[derive(Debug, Args)]
 pub(super) struct Embed {
     /// Image files
@@ -33,7 +35,8 @@ pub(super) struct Embed {
     dimensions: Option<usize>,
 }
 
-/// What to score.
+/// What to score. An image that cannot be scored has an `error` in place of its `scores`, and makes the exit
+/// code 3.
 #[derive(Debug, Args)]
 pub(super) struct Score {
     /// Image files
@@ -44,109 +47,138 @@ pub(super) struct Score {
     texts: Vec<String>,
 }
 
-/// An item of `embed`, read only when its turn comes: a thousand pictures are never held at once.
-enum Item {
-    Image(PathBuf),
-    Text(String),
+/// Some rows failed; what was wrong with each is said already.
+#[derive(Debug, thiserror::Error)]
+#[error("{failed} of {all} rows failed")]
+pub(super) struct SomeFailed {
+    failed: usize,
+    all: usize,
 }
 
-impl Item {
-    fn name(&self) -> Value {
-        match self {
-            Self::Image(path) => json!({"image": path.display().to_string()}),
-            Self::Text(text) => json!({"text": text}),
+/// Counts rows, and tells of those that fail.
+#[derive(Default)]
+struct Tally {
+    failed: usize,
+    all: usize,
+}
+
+impl Tally {
+    /// Prints a row's line, or its error's.
+    fn put(&mut self, row: &Row, outcome: Result<Value, &Error>) -> anyhow::Result<()> {
+        self.all += 1;
+        let mut line = row.name();
+        match outcome {
+            Ok(Value::Object(values)) => {
+                values.into_iter().for_each(|(key, value)| line[key] = value);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.failed += 1;
+                line["error"] = json!({"code": error.code().slug(), "detail": error.message()});
+                super::complain(format!("siglip-server: {row}: {}\n", error.message()));
+            }
         }
+        super::print(&format!("{line}\n"))
     }
 
-    async fn read(&self) -> anyhow::Result<Input> {
-        Ok(match self {
-            Self::Image(path) => Input::Image(read_image(path).await?),
-            Self::Text(text) => Input::Text(text.clone()),
-        })
+    fn finish(self) -> anyhow::Result<()> {
+        let Self { failed, all } = self;
+        if failed == 0 { Ok(()) } else { Err(SomeFailed { failed, all }.into()) }
     }
 }
 
 impl Embed {
     pub(super) fn run(self, config: &Config) -> anyhow::Result<()> {
-        let images = self.images.into_iter().map(Item::Image);
-        let items: Vec<_> = images.chain(self.texts.into_iter().map(Item::Text)).collect();
+        let images = self.images.into_iter().map(Row::Image);
+        let rows: Vec<_> = images.chain(self.texts.into_iter().map(Row::Text)).collect();
         with_engine(config, async |engine| {
-            for items in items.chunks(ITEMS_AT_ONCE.min(config.limits.max_items)) {
-                embed(engine, items, self.dimensions).await?;
+            let (mut tally, mut rows) = (Tally::default(), Rows::new(engine, &rows));
+            while let Some(answers) = rows.next(self.dimensions, true).await? {
+                for (row, answer) in answers {
+                    let values = answer.as_ref().map(|it| json!({"embedding": it.as_slice()}));
+                    tally.put(row, values)?;
+                }
             }
-            Ok(())
+            tally.finish()
         })
     }
-}
-
-/// Embeds and prints some items.
-async fn embed(engine: &Engine, items: &[Item], dimensions: Option<usize>) -> anyhow::Result<()> {
-    let mut inputs = Vec::with_capacity(items.len());
-    for item in items {
-        inputs.push(item.read().await?);
-    }
-    let request = EmbedRequest { inputs, dimensions, ..EmbedRequest::default() };
-    let context = Context::with_timeout(engine.limits().request_timeout);
-    let embedded = engine.embed(request, &context).await?;
-    for (item, embedding) in items.iter().zip(&embedded.embeddings) {
-        let mut line = item.name();
-        line["embedding"] = json!(embedding.as_slice());
-        super::print(&format!("{line}\n"))?;
-    }
-    Ok(())
 }
 
 impl Score {
     pub(super) fn run(self, config: &Config) -> anyhow::Result<()> {
+        let texts: Vec<_> = self.texts.into_iter().map(Row::Text).collect();
+        let images: Vec<_> = self.images.into_iter().map(Row::Image).collect();
         with_engine(config, async |engine| {
-            for images in self.images.chunks(ITEMS_AT_ONCE.min(config.limits.max_items)) {
-                score(engine, images, &self.texts).await?;
+            // The columns of every row: without one of them there is nothing to print.
+            let mut columns = Vec::with_capacity(texts.len());
+            let mut rows = Rows::new(engine, &texts);
+            while let Some(answers) = rows.next(None, false).await? {
+                for (text, answer) in answers {
+                    columns.push(
+                        answer.map_err(|error| anyhow::anyhow!("{text}: {}", error.message()))?,
+                    );
+                }
             }
-            Ok(())
+            let columns = matrix(&columns);
+            let (mut tally, mut rows) = (Tally::default(), Rows::new(engine, &images));
+            while let Some(answers) = rows.next(None, false).await? {
+                let embedded: Vec<_> = answers
+                    .iter()
+                    .filter_map(|(_, answer)| answer.as_ref().ok().cloned())
+                    .collect();
+                let mut scores = score(engine, &embedded, &columns, &texts).await?.into_iter();
+                for (row, answer) in &answers {
+                    let values = answer.as_ref().map(|_| json!({"scores": scores.next()}));
+                    tally.put(row, values)?;
+                }
+            }
+            tally.finish()
         })
     }
 }
 
-/// Scores and prints some images; the texts come from the cache from the second round on.
-async fn score(engine: &Engine, paths: &[PathBuf], texts: &[String]) -> anyhow::Result<()> {
-    let mut images = Vec::with_capacity(paths.len());
-    for path in paths {
-        images.push(read_image(path).await?);
+/// The scores of each image against every text.
+async fn score(
+    engine: &Engine,
+    images: &[Embedding],
+    columns: &Matrix,
+    texts: &[Row],
+) -> anyhow::Result<Vec<Value>> {
+    let mut rows = Vec::with_capacity(images.len());
+    if images.is_empty() {
+        return Ok(rows);
     }
     let request = SimilarityRequest {
         model: None,
-        images: ImageSide::Images(images),
-        texts: TextSide::Texts(texts.to_vec()),
+        images: ImageSide::Embeddings(matrix(images)),
+        texts: TextSide::Embeddings(columns.clone()),
         truncate: true,
         max_num_patches: None,
     };
-    let context = Context::with_timeout(engine.limits().request_timeout);
-    let scored = engine.similarity(request, &context).await?;
-    for rows in scored.chunks() {
-        let cosines = scored.chunk(ScoreKind::Cosine, rows.clone()).await?;
-        let logits = scored.chunk(ScoreKind::Logit, rows.clone()).await?;
-        let probabilities = scored.chunk(ScoreKind::Probability, rows.clone()).await?;
-        for (index, path) in paths[rows].iter().enumerate() {
+    let scored = engine.similarity(request, &Context::patient()).await?;
+    for range in scored.chunks() {
+        let cosines = scored.chunk(ScoreKind::Cosine, range.clone()).await?;
+        let logits = scored.chunk(ScoreKind::Logit, range.clone()).await?;
+        let probabilities = scored.chunk(ScoreKind::Probability, range.clone()).await?;
+        for index in 0..range.len() {
             let columns = cosines.row(index).iter().zip(logits.row(index));
             let columns = columns.zip(probabilities.row(index));
-            let scores: Vec<_> = texts
-                .iter()
-                .zip(columns)
-                .map(|(text, ((cosine, logit), probability))| {
-                    json!({"text": text, "cosine": cosine, "logit": logit, "probability": probability})
-                })
-                .collect();
-            let line = json!({"image": path.display().to_string(), "scores": scores});
-            super::print(&format!("{line}\n"))?;
+            let scores = texts.iter().zip(columns).map(|(text, ((cosine, logit), probability))| {
+                let mut score = text.name();
+                score["cosine"] = json!(cosine);
+                score["logit"] = json!(logit);
+                score["probability"] = json!(probability);
+                score
+            });
+            rows.push(scores.collect());
         }
     }
-    Ok(())
+    Ok(rows)
 }
 
-async fn read_image(path: &PathBuf) -> anyhow::Result<ImageInput> {
-    let bytes = tokio::fs::read(path).await;
-    let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(ImageInput::Encoded(bytes.into()))
+fn matrix(rows: &[Embedding]) -> Matrix {
+    let data = rows.iter().flat_map(|row| row.as_slice().iter().copied()).collect();
+    Matrix { rows: rows.len(), dim: rows.first().map_or(0, Embedding::dim), data }
 }
 
 /// Loads the model and runs a job on it.

@@ -54,6 +54,14 @@ impl Context {
         Self::new(Priority::Interactive, Instant::now() + timeout)
     }
 
+    /// A request whose answer is waited for as long as it takes: nobody is at the other end of a connection.
+    #[must_use]
+    pub fn patient() -> Self {
+        /// Thirty years: far, and no overflow on any system.
+        const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+        Self::with_timeout(FOREVER)
+    }
+
     /// A request that holds nothing so far.
     #[must_use]
     pub fn new(priority: Priority, deadline: Instant) -> Self {

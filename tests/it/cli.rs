@@ -1,5 +1,8 @@
 //! The command line, on the binary.
 
+mod checkpoints;
+mod offline;
+
 use std::{io::Write as _, net::TcpListener};
 
 use crate::process::{command, run, stderr, stdout};

@@ -1,0 +1,154 @@
+//! Files and texts on their way through the engine, some at a time.
+
+use std::{fmt, io, path::PathBuf};
+
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+
+use crate::{
+    embedding::Embedding,
+    engine::{Context, EmbedRequest, Engine, ImageInput, Input},
+    error::{Code, Error},
+};
+
+/// Rows of one engine request: enough to fill batches, few enough that output begins at once.
+const ROWS_AT_ONCE: usize = 64;
+/// Characters of a text that messages quote.
+const MAX_QUOTED: usize = 60;
+
+/// A row to embed, read only when its turn comes: a thousand images are never held at once.
+#[derive(Debug)]
+pub(super) enum Row {
+    Image(PathBuf),
+    Text(String),
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(path) => path.display().fmt(f),
+            Self::Text(text) if text.chars().count() <= MAX_QUOTED => {
+                write!(f, "the text {text:?}")
+            }
+            Self::Text(text) => {
+                let head: String = text.chars().take(MAX_QUOTED).collect();
+                write!(f, "the text {:?}", format!("{head}..."))
+            }
+        }
+    }
+}
+
+impl Row {
+    /// What a line of output begins with.
+    pub(super) fn name(&self) -> Value {
+        match self {
+            Self::Image(path) => json!({"image": path.display().to_string()}),
+            Self::Text(text) => json!({"text": text}),
+        }
+    }
+
+    /// A file that cannot be read fails as an item does.
+    async fn read(&self, limit: usize) -> Input {
+        match self {
+            Self::Text(text) => Input::Text(text.clone()),
+            Self::Image(path) => match read(path, limit).await {
+                Ok(bytes) if bytes.len() > limit => {
+                    let message = format!("the file has more bytes than the limit of {limit}");
+                    Input::Unreadable(Error::new(Code::ImageTooLarge, message))
+                }
+                Ok(bytes) => Input::Image(ImageInput::Encoded(bytes.into())),
+                Err(error) => {
+                    let message = format!("the file cannot be read: {error}");
+                    Input::Unreadable(Error::new(Code::InvalidRequest, message))
+                }
+            },
+        }
+    }
+}
+
+/// The bytes of a file, and no more than one past the limit.
+async fn read(path: &PathBuf, limit: usize) -> io::Result<Vec<u8>> {
+    let file = tokio::fs::File::open(path).await?;
+    let mut bytes = Vec::new();
+    file.take(limit as u64 + 1).read_to_end(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// Rows with the outcome of each.
+type Answers<'r> = Vec<(&'r Row, Result<Embedding, Error>)>;
+
+/// Embeds rows, in order.
+pub(super) struct Rows<'r> {
+    engine: &'r Engine,
+    left: &'r [Row],
+}
+
+impl<'r> Rows<'r> {
+    pub(super) fn new(engine: &'r Engine, rows: &'r [Row]) -> Self {
+        Self { engine, left: rows }
+    }
+
+    /// The next rows with the outcome of each; none at the end.
+    ///
+    /// # Errors
+    /// What would fail every row: a wrong option, or a model that cannot answer.
+    pub(super) async fn next(
+        &mut self,
+        dimensions: Option<usize>,
+        normalize: bool,
+    ) -> anyhow::Result<Option<Answers<'r>>> {
+        let limits = self.engine.limits();
+        let (mut inputs, mut held) = (Vec::new(), 0);
+        // What is in the engine at once must find room there: the last one read may be as large as any.
+        let room = limits.max_bytes_in_flight.saturating_sub(limits.max_image_bytes);
+        for row in self.left.iter().take(ROWS_AT_ONCE.min(limits.max_items)) {
+            let input = row.read(limits.max_image_bytes).await;
+            held += input.held_bytes();
+            inputs.push(input);
+            if held > room {
+                break;
+            }
+        }
+        if inputs.is_empty() {
+            return Ok(None);
+        }
+        let (rows, left) = self.left.split_at(inputs.len());
+        self.left = left;
+        let request =
+            |inputs| EmbedRequest { inputs, dimensions, normalize, ..EmbedRequest::default() };
+        let mut outcomes = self.outcomes(request(inputs.clone())).await?;
+        // With others an image may find no room to be decoded; alone it finds all there is.
+        for (outcome, input) in outcomes.iter_mut().zip(inputs) {
+            if outcome.as_ref().is_err_and(|error| error.code().spec().retryable) {
+                let again = self.outcomes(request(vec![input])).await?;
+                for one in again {
+                    *outcome = one;
+                }
+                match outcome {
+                    // The device, not the row.
+                    Err(error)
+                        if error.code().spec().retryable && error.code() != Code::Overloaded =>
+                    {
+                        return Err(error.clone().into());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(Some(rows.iter().zip(outcomes).collect()))
+    }
+
+    async fn outcomes(
+        &self,
+        request: EmbedRequest,
+    ) -> anyhow::Result<Vec<Result<Embedding, Error>>> {
+        let count = request.inputs.len();
+        match self.engine.embed_items(request, &Context::patient()).await {
+            Ok(embedded) => Ok(embedded.items),
+            Err(error) if error.code().spec().retryable => {
+                Ok(std::iter::repeat_n(Err(error), count).collect())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
