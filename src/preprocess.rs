@@ -1,18 +1,24 @@
 //! Picture bytes to the pixels that a vision tower reads.
 
+mod bmp;
 mod damage;
 mod decode;
 mod filter;
 mod formats;
+mod gif;
 mod normalized;
+mod png;
+mod reason;
 mod resize;
 mod sniff;
 mod spec;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tiff;
 #[cfg(feature = "turbojpeg")]
 mod turbo;
+mod webp;
 
 use std::sync::Arc;
 

@@ -8,7 +8,10 @@ use image::{
 };
 use memchr::memmem;
 
-use super::{Header, ImageError, ImageLimits, damage, formats, sniff};
+use super::{
+    Header, ImageError, ImageLimits, bmp, damage, formats, gif::GifDecoder, png::PngDecoder, sniff,
+    tiff::TiffDecoder, webp::WebPDecoder,
+};
 
 /// What decoding takes beside the decoded picture: the coefficients of a progressive JPEG (three planes of
 /// two bytes), or the copies by which other pictures become upright RGB (four bytes, or three).
@@ -130,9 +133,19 @@ fn decoder<'b>(
     limits: &ImageLimits,
 ) -> ImageResult<Box<dyn ImageDecoder + 'b>> {
     // The reader's own limits guard what decoders allocate while they read the header.
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(allocation_limits(limits.max_decode_bytes.min(MAX_HEADER_BYTES)));
-    Ok(Box::new(reader.into_decoder()?))
+    let most = allocation_limits(limits.max_decode_bytes.min(MAX_HEADER_BYTES));
+    Ok(match format {
+        ImageFormat::Gif => Box::new(GifDecoder::new(bytes)?),
+        ImageFormat::Png => Box::new(PngDecoder::new(bytes, most)?),
+        ImageFormat::Tiff => Box::new(TiffDecoder::new(bytes)?),
+        ImageFormat::WebP => Box::new(WebPDecoder::new(bytes)?),
+        _ => {
+            let bytes = if format == ImageFormat::Bmp { bmp::opaque(bytes) } else { bytes.into() };
+            let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+            reader.limits(most);
+            Box::new(reader.into_decoder()?)
+        }
+    })
 }
 
 /// Columns and rows as a picture's header says, before it is turned upright; none for what is no picture.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use image::ImageFormat;
 
+use super::tiff;
+
 /// Names and formats, in the order in which they are listed. The content decides, never a file name or a
 /// media type.
 const FORMATS: [(&str, ImageFormat); 6] = [
@@ -17,7 +19,11 @@ const FORMATS: [(&str, ImageFormat); 6] = [
 
 /// The format, by the first bytes, where it is one that is read.
 pub(super) fn format(bytes: &[u8]) -> Option<ImageFormat> {
-    let format = image::guess_format(bytes).ok()?;
+    // The library does not know the mark of TIFF files with long offsets.
+    let format = match bytes {
+        _ if tiff::is_big(bytes) => ImageFormat::Tiff,
+        _ => image::guess_format(bytes).ok()?,
+    };
     FORMATS.iter().find(|(_, read)| *read == format).map(|(_, read)| *read)
 }
 

@@ -6,6 +6,7 @@ mod demo;
 mod features;
 mod full_size;
 mod grids;
+mod image_files;
 mod naflex;
 mod pictures;
 mod reference;

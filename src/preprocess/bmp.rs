@@ -1,0 +1,22 @@
+//! BMP files whose sixteen bits of colour are said to have an opacity among them, which Pillow and viewers ignore.
+
+use std::borrow::Cow;
+
+/// Where the length of the second header stands, the bits of a pixel, and the mask of their opacity.
+const HEADER: usize = 14;
+const BITS: usize = 28;
+const ALPHA_MASK: usize = 66;
+
+/// The file itself, or a copy without that mask.
+pub(super) fn opaque(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let part = |at: usize, length: usize| bytes.get(at..at + length).unwrap_or_default();
+    let has_mask = part(HEADER, 4).first_chunk().is_some_and(|&length| {
+        u32::from_le_bytes(length) >= 56 && part(ALPHA_MASK, 4).iter().any(|&byte| byte != 0)
+    });
+    if !has_mask || part(BITS, 2) != [16, 0] {
+        return Cow::Borrowed(bytes);
+    }
+    let mut copy = bytes.to_vec();
+    copy[ALPHA_MASK..ALPHA_MASK + 4].fill(0);
+    Cow::Owned(copy)
+}

@@ -1,0 +1,141 @@
+//! Image files of every kind that Pillow opens: each is answered with Pillow's pixels, or refused with a reason.
+//!
+//! `tests/golden/image_files/generate.py` draws them; a small set is stored. Another set is taken from a file:
+//!
+//! ```sh
+//! IMAGE_FILES=/elsewhere/image_files.bin cargo test --test it -- golden::image_files --nocapture
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::{Cursor, Read},
+    panic::{self, AssertUnwindSafe},
+};
+
+use flate2::read::ZlibDecoder;
+use siglip_server::preprocess::{
+    self, Decoding, ImageError, ImageLimits, ImageSpec, Pixels, TargetSize,
+};
+
+use super::reference::folder;
+
+const LIMITS: ImageLimits =
+    ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 20, max_decode_bytes: 1 << 26 };
+
+/// Most levels by which pixels may differ: rounding, and the upsampling of JPEG streams without libjpeg's arithmetic.
+const LEVELS: u8 = 1;
+const JPEG_LEVELS: u8 = 24;
+
+/// A file, and what Pillow makes of it.
+struct Variant {
+    name: String,
+    bytes: Vec<u8>,
+    /// Columns and rows; 0 where Pillow refuses the file.
+    size: [u32; 2],
+    pixels: Vec<u8>,
+}
+
+/// Reads records until the end.
+struct Records(Cursor<Vec<u8>>);
+
+impl Records {
+    fn number(&mut self) -> Option<u32> {
+        let mut bytes = [0; 4];
+        self.0.read_exact(&mut bytes).ok().map(|()| u32::from_le_bytes(bytes))
+    }
+
+    fn bytes(&mut self, length: u32) -> Vec<u8> {
+        let mut bytes = vec![0; length as usize];
+        self.0.read_exact(&mut bytes).expect("a whole record");
+        bytes
+    }
+}
+
+impl Iterator for Records {
+    type Item = Variant;
+
+    fn next(&mut self) -> Option<Variant> {
+        let length = self.number()?;
+        let name = String::from_utf8(self.bytes(length)).expect("a name");
+        let length = self.number()?;
+        let bytes = self.bytes(length);
+        let size = [self.number()?, self.number()?];
+        let pixels = self.bytes(size[0] * size[1] * 3);
+        Some(Variant { name, bytes, size, pixels })
+    }
+}
+
+fn records() -> Records {
+    let stored = || folder().join("image_files.bin");
+    let packed = fs::read(env::var_os("IMAGE_FILES").map_or_else(stored, Into::into));
+    let mut unpacked = Vec::new();
+    let packed = packed.expect("a set of image files");
+    ZlibDecoder::new(packed.as_slice()).read_to_end(&mut unpacked).expect("a zlib stream");
+    Records(Cursor::new(unpacked))
+}
+
+/// The pixels at the image's own size, which the resize leaves as they are.
+fn decoded(variant: &Variant) -> Result<Pixels, ImageError> {
+    let [width, height] = variant.size.map(|side| side.max(1));
+    let size = TargetSize::Fixed { height, width };
+    let spec = ImageSpec { size, ..ImageSpec::parse(b"{}", 1).expect("the defaults") };
+    let prepare = || preprocess::prepare(&variant.bytes, &spec, &LIMITS, Decoding::Full);
+    let prepared = panic::catch_unwind(AssertUnwindSafe(prepare));
+    Ok(prepared.unwrap_or_else(|_| panic!("{} makes a decoder panic", variant.name))?.pixels)
+}
+
+/// What became of a format's files.
+#[derive(Default)]
+struct Count {
+    files: usize,
+    equal: usize,
+    refused_by_pillow: usize,
+    /// Refused here and not by Pillow, by reason.
+    refused: BTreeMap<String, usize>,
+}
+
+#[test]
+fn each_file_gives_pillows_pixels_or_a_reason() {
+    let mut counts = BTreeMap::<String, Count>::new();
+    let mut wrong = Vec::new();
+    for variant in records() {
+        let format = variant.name.rsplit('.').next().unwrap_or_default();
+        let count = counts.entry(format.to_owned()).or_default();
+        count.files += 1;
+        let outcome = decoded(&variant);
+        if variant.size[0] == 0 {
+            count.refused_by_pillow += 1;
+            // Half of the rows are never enough.
+            if variant.name.contains("-half.") && outcome.is_ok() {
+                wrong.push(format!("{}: answered without all of its rows", variant.name));
+            }
+            continue;
+        }
+        match outcome {
+            Err(error) => *count.refused.entry(error.to_string()).or_default() += 1,
+            Ok(pixels) => {
+                let pairs = pixels.data.iter().zip(&variant.pixels);
+                let most = pairs.map(|(value, expected)| value.abs_diff(*expected)).max();
+                let allowed = if variant.name.contains("jpeg") { JPEG_LEVELS } else { LEVELS };
+                if pixels.data.len() == variant.pixels.len() && most <= Some(allowed) {
+                    count.equal += 1;
+                } else {
+                    wrong.push(format!("{}: {most:?} levels", variant.name));
+                }
+            }
+        }
+    }
+    for (format, count) in &counts {
+        let refused: usize = count.refused.values().sum();
+        println!(
+            "{format}: {} files, {} equal, {refused} refused, {} refused by Pillow",
+            count.files, count.equal, count.refused_by_pillow
+        );
+        for (reason, times) in &count.refused {
+            println!("    {times}: {reason}");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(counts.values().all(|count| count.equal * 2 > count.files), "most are answered");
+}
