@@ -151,7 +151,14 @@ fn decoder<'b>(
 /// Columns and rows as a picture's header says, before it is turned upright; none for what is no picture.
 #[must_use]
 pub fn size(bytes: &[u8]) -> Option<(u32, u32)> {
-    ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?.into_dimensions().ok()
+    // Nothing but the header is read, which the limits of the header bound.
+    let limits = ImageLimits {
+        max_bytes: usize::MAX,
+        max_pixels: u64::MAX,
+        max_decode_bytes: MAX_HEADER_BYTES,
+    };
+    let decoder = decoder(bytes, formats::format(bytes)?, &limits).ok()?;
+    Some(decoder.dimensions())
 }
 
 /// Whether the end marker stands behind the scan. The decoder fills what is missing with grey and says

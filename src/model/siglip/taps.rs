@@ -77,7 +77,7 @@ pub(super) fn in_passes<T: Clone + Sync>(
 ) -> Result<Vec<Embedding>> {
     let passes = runtime.passes(rows, tokens);
     let pooled = runtime.each(&passes, |rows| Ok((stage(&pass(rows)?)?.values, rows.len())))?;
-    Ok(embeddings(&pooled, rows.len()))
+    embeddings(&pooled, rows.len())
 }
 
 /// The same passes begun on a device, which gives their results later.
@@ -95,16 +95,39 @@ pub(super) fn begin<T: Clone>(
     Ok(Pass::under_way(move || {
         let wait = |(download, rows): (Download, usize)| Ok((download.wait()?, rows));
         let pooled = downloads.into_iter().map(wait).collect::<Result<Vec<_>>>();
-        Ok(embeddings(&pooled.map_err(tower_error)?, count))
+        pooled.and_then(|pooled| embeddings(&pooled, count)).map_err(tower_error)
     }))
 }
 
 /// The first rows of what passes gave; those that only fill one up come last.
 ///
 /// * `pooled`: of each pass the values and the number of rows
-fn embeddings(pooled: &[(Vec<f32>, usize)], count: usize) -> Vec<Embedding> {
-    let rows = pooled.iter().flat_map(|(values, rows)| values.chunks_exact(values.len() / rows));
-    rows.take(count).map(Embedding::new).collect()
+fn embeddings(pooled: &[(Vec<f32>, usize)], count: usize) -> Result<Vec<Embedding>> {
+    let mut outputs = Vec::with_capacity(count);
+    for (values, rows) in pooled {
+        if *rows == 0 || values.is_empty() || values.len() % rows != 0 {
+            bail!("{} values are no {rows} rows", values.len());
+        }
+        outputs.extend(values.chunks_exact(values.len() / rows).map(Embedding::new));
+    }
+    if outputs.len() < count {
+        bail!("the passes gave {} of {count} rows", outputs.len());
+    }
+    outputs.truncate(count);
+    Ok(outputs)
+}
+
+/// The outputs of all rows. One that is missing would give its place, and its answer, to the row behind it.
+///
+/// # Errors
+/// Fails for a row without an output.
+pub(super) fn every(outputs: Vec<Option<Embedding>>) -> Result<Vec<Embedding>> {
+    let count = outputs.len();
+    let found: Vec<_> = outputs.into_iter().flatten().collect();
+    if found.len() < count {
+        bail!("the tower gave outputs for {} of {count} rows", found.len());
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -131,5 +154,18 @@ mod tests {
         let fails = |_: &[f32]| -> Result<Tensor> { candle_core::bail!("no") };
         assert!(begin(&runtime, &[1.0], 100, fails).is_err());
         Ok(())
+    }
+
+    #[test]
+    fn a_row_without_an_output_is_an_error() {
+        let row = |value| Some(Embedding::new(vec![value]));
+        let all = every(vec![row(1.0), row(2.0)]).expect("all rows are there");
+        assert_eq!(all.iter().map(|row| row.as_slice()[0]).collect::<Vec<_>>(), [1.0, 2.0]);
+        let error = every(vec![row(1.0), None, row(3.0)]).expect_err("a row is missing");
+        assert!(error.to_string().contains("2 of 3 rows"), "{error}");
+        for pooled in [(vec![1.0; 4], 2), (vec![1.0; 5], 3), (Vec::new(), 0)] {
+            assert!(embeddings(&[pooled], 3).is_err(), "too few rows, or parts of rows");
+        }
+        assert_eq!(embeddings(&[(vec![1.0; 8], 4)], 3).expect("one row fills up").len(), 3);
     }
 }

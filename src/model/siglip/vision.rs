@@ -124,7 +124,7 @@ impl Vision {
                 fill(Tap::Pooled, &self.pool(&last_hidden_state)?)?;
             }
         }
-        Ok(outputs.into_iter().flatten().collect())
+        taps::every(outputs)
     }
 
     /// Runs rows group by group, each of equally many patches, and gives the results in the rows' order. The
@@ -149,7 +149,7 @@ impl Vision {
                     results[index] = Some(result);
                 }
             }
-            Ok(results.into_iter().flatten().collect())
+            taps::every(results)
         })
     }
 
