@@ -142,8 +142,8 @@ mod tests {
             bytes.extend([0x21, 0xF9, 4, 1, 0, 0, index, 0]);
         }
         bytes.extend([0x2C, place[0], 0, place[1], 0, 2, 0, 2, 0, 0]);
-        // Codes of three bits: clear (4), 0, 1, 1, and, of four by now, 2 and the end (5).
-        bytes.extend([2, 3, 0b0100_0100, 0b0101_0010, 0b0000_0000, 0, 0x3B]);
+        // Codes of three bits, clear (4), 0, 1 and 1, and of four bits by then, 2 and the end (5).
+        bytes.extend([2, 3, 0x44, 0x22, 0x05, 0, 0x3B]);
         bytes
     }
 

@@ -207,7 +207,7 @@ fn check(bytes: &[u8]) -> Result<(), Reason> {
     let unharmed = ended || chunks(bytes).all(|chunk| chunk.checksum() != Checksum::Wrong);
     match inflater.total_out() {
         length if length == expected && unharmed => Ok(()),
-        length if length < expected => Err(Reason::new("the PNG data end early")),
+        length if length < expected => Err(Reason::new("the PNG data ends early")),
         _ => Err(Reason::new("the PNG has rows of another length than its header says")),
     }
 }
@@ -322,7 +322,7 @@ mod tests {
         let mut parts = super::tests::parts();
         parts[0].1[3] = 3;
         let error = decoded(&file(&parts, |kind| kind == *b"IHDR")).expect_err("damaged");
-        assert!(error.contains("end early"), "{error}");
+        assert!(error.contains("ends early"), "{error}");
         let mut parts = super::tests::parts();
         parts[2].1.truncate(5);
         assert!(decoded(&file(&parts[..3], |_| false)).is_err());

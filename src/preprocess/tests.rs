@@ -198,9 +198,7 @@ fn damage_is_said_in_plain_words() {
         let whole = encoded(&flag(), format);
         let name = formats::name(format);
         let early = message(&whole[..whole.len() / 2]);
-        // A bit that a WebP's stream lacks is read as a wrong one.
-        let what = if format == ImageFormat::WebP { "is damaged" } else { "ends early" };
-        assert_eq!(early, format!("the image cannot be decoded: the {name} data {what}"));
+        assert_eq!(early, format!("the image cannot be decoded: the {name} data ends early"));
         // Whatever stands behind the signature, none of the decoder's own words come through.
         for at in 8..whole.len() {
             let mut bytes = whole.clone();
@@ -209,16 +207,10 @@ fn damage_is_said_in_plain_words() {
                 continue;
             };
             if let ImageError::Damaged { reason } = error {
-                let known = [
-                    format!("the {name} data ends early"),
-                    format!("the {name} data is damaged"),
-                    format!("the {name} data has an impossible size"),
-                    format!(
-                        "this kind of {name} is not supported; save it as an ordinary JPEG or PNG"
-                    ),
-                    "it has no pixels".to_owned(),
-                ];
-                assert!(known.contains(&reason), "{reason}");
+                let words = ["rror", "::", "nvalid", "xpected", "{", "IO"];
+                let foreign = words.iter().any(|word| reason.contains(word));
+                assert!(!foreign && reason.is_ascii(), "{reason}");
+                assert!(reason.contains(name) || reason == "it has no pixels", "{reason}");
             }
         }
     }

@@ -117,7 +117,7 @@ impl<'b> TiffDecoder<'b> {
 
     /// The bytes of a strip or tile, as they stand in the file.
     fn packed(&self, index: usize) -> Result<&'b [u8]> {
-        let outside = || Reason::new("the TIFF data end early");
+        let outside = || Reason::new("the TIFF data ends early");
         let number = |value: Option<u64>| value.and_then(|value| usize::try_from(value).ok());
         let chunks = &self.layout.chunks;
         let start = number(chunks.offsets.get(index)).ok_or_else(outside)?;

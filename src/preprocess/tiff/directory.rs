@@ -143,7 +143,7 @@ pub(in crate::preprocess) fn is_big(head: &[u8]) -> bool {
 impl<'b> Directory<'b> {
     /// Reads the first directory.
     pub(super) fn read(bytes: &'b [u8]) -> Result<Self> {
-        let early = || Reason::new("the TIFF directory lies beyond the end of the data");
+        let early = || Reason::new("the TIFF data ends early");
         let order = if bytes.starts_with(b"II") { ByteOrder::Little } else { ByteOrder::Big };
         let big = is_big(bytes);
         let (start, offset_size) = if big { (8, 8) } else { (4, 4) };

@@ -42,8 +42,8 @@ pub(super) fn unpack(
     // Nothing behind the last row is of interest.
     match outcome {
         _ if whole => Ok(sink.bits),
-        Ok(_) => Err(Reason::new("the fax data of the TIFF end early")),
-        Err(_) => Err(Reason::new("the fax data of the TIFF are damaged")),
+        Ok(_) => Err(Reason::new("the fax data of the TIFF ends early")),
+        Err(_) => Err(Reason::new("the fax data of the TIFF is damaged")),
     }
 }
 

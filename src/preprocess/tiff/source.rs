@@ -126,9 +126,9 @@ impl Run {
 }
 
 fn early() -> Reason {
-    Reason::new("the TIFF data end early")
+    Reason::new("the TIFF data ends early")
 }
 
 fn damaged() -> Reason {
-    Reason::new("the TIFF data are damaged")
+    Reason::new("the TIFF data is damaged")
 }
