@@ -110,7 +110,7 @@ impl Settings {
             })?;
             Some(format!("{cache}/huggingface"))
         };
-        let home = set("HF_HOME").or_else(usual_home).map(|home| expand(home));
+        let home = set("HF_HOME").or_else(usual_home).map(&expand);
         let below_home = |name| home.as_ref().map(|home| home.join(name));
         let cache = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE"));
         let cache = cache.map(expand).or_else(|| below_home("hub")).ok_or(HubError::NoCache)?;
