@@ -11,6 +11,7 @@ mod convert;
 mod edge;
 mod health;
 mod inference;
+mod inflate;
 mod observe;
 mod receive;
 mod service;
@@ -19,7 +20,7 @@ mod status;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tonic::{body::Body, service::Routes};
+use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 use tower::{Layer as _, ServiceBuilder};
 
@@ -85,9 +86,11 @@ fn routes(
     engine: &Arc<Engine>,
     stopping: CancellationToken,
 ) -> Result<Routes, tonic_reflection::server::Error> {
+    // Messages are plain by the time they are here; what is accepted is what a refusal of another encoding names.
     let embedding =
         embedding::EmbeddingServiceServer::new(EmbeddingService::new(Arc::clone(engine)))
-            .max_decoding_message_size(engine.limits().max_body_bytes);
+            .max_decoding_message_size(engine.limits().max_body_bytes)
+            .accept_compressed(CompressionEncoding::Gzip);
     let health = HealthServer::new(HealthService::new(Arc::clone(engine), stopping));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -95,7 +98,8 @@ fn routes(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let inference = GrpcInferenceServiceServer::new(InferenceService::new(Arc::clone(engine)))
-        .max_decoding_message_size(engine.limits().max_body_bytes);
+        .max_decoding_message_size(engine.limits().max_body_bytes)
+        .accept_compressed(CompressionEncoding::Gzip);
     Ok(Routes::new(embedding)
         .add_service(inference)
         .add_service(health)

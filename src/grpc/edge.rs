@@ -23,6 +23,7 @@ use tracing::{Instrument, info_span};
 
 use super::{
     call::{self, Call},
+    inflate,
     observe::{EMBED_STREAM, Exchange, route},
     receive::Received,
     status::{CODE, status},
@@ -127,11 +128,16 @@ where
         let answer = call.map(|call| {
             request.extensions_mut().insert(call.clone());
             // A stream has no whole that could be held; its rows have room of their own.
-            let request = if route == EMBED_STREAM {
-                request
-            } else {
-                request.map(|body| shared.received.bound(body))
+            let bounded = |request: Request<Body>| match route {
+                EMBED_STREAM => request,
+                _ => request.map(|body| shared.received.bound(body)),
             };
+            // What arrives and what comes out of it are both held until the message is complete.
+            let packed = inflate::is_packed(&request);
+            let mut request = bounded(request);
+            if packed {
+                request = bounded(inflate::inflated(request, shared.max_message_bytes));
+            }
             (call.deadline, self.inner.call(request))
         });
         let work = async move {

@@ -9,11 +9,16 @@ use futures::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, server::NamedService};
 use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
-    health_server::Health,
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus,
+    health_server::{Health, HealthServer},
 };
 
-use super::{embedding::EmbeddingServiceServer, service::EmbeddingService, status::status};
+use super::{
+    embedding::EmbeddingServiceServer, inference::InferenceService,
+    oip_proto::grpc_inference_service_server::GrpcInferenceServiceServer,
+    service::EmbeddingService, status::status,
+};
 use crate::{
     engine::Engine,
     error::{Code, Error},
@@ -23,7 +28,7 @@ use crate::{
 /// How often a watch looks for a change; a load balancer does not act faster than this.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Health of the whole server (the empty name) and of the embedding service, which are the same.
+/// Health of the whole server (the empty name) and of each of its services, which are the same.
 pub(super) struct HealthService {
     engine: Arc<Engine>,
     stopping: CancellationToken,
@@ -36,8 +41,19 @@ impl HealthService {
     }
 }
 
+/// Every service of the listener: what reflection lists, reflection in both of its versions, and the server itself,
+/// whose name is empty.
+const SERVICES: [&str; 6] = [
+    "",
+    EmbeddingServiceServer::<EmbeddingService>::NAME,
+    GrpcInferenceServiceServer::<InferenceService>::NAME,
+    HealthServer::<HealthService>::NAME,
+    tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME,
+    tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME,
+];
+
 fn knows(service: &str) -> bool {
-    service.is_empty() || service == EmbeddingServiceServer::<EmbeddingService>::NAME
+    SERVICES.contains(&service)
 }
 
 fn serving(engine: &Engine) -> ServingStatus {

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from grpc import RpcError, StatusCode, insecure_channel
+from grpc import Compression, RpcError, StatusCode, insecure_channel
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
@@ -52,6 +52,12 @@ def test_embed_with_an_error_for_each_item(server, stub):
     answer = stub.Embed(request)
     assert [(error.index, error.code) for error in answer.errors] == [(0, "undecodable_image")]
     np.testing.assert_allclose(matrix(answer.embeddings)[1:], server.embed(["a cat"]), atol=1e-5)
+
+
+def test_compressed_messages(server, stub, cat):
+    request = messages.EmbedRequest(input=map(given, ["a cat", cat]))
+    answer = stub.Embed(request, compression=Compression.Gzip)
+    np.testing.assert_allclose(matrix(answer.embeddings), server.embed(["a cat", cat]), atol=1e-5)
 
 
 def test_similarity(server, stub, cat, car):
@@ -105,6 +111,7 @@ def test_errors_have_a_code_and_a_field(stub):
 def test_health_and_reflection(channel):
     health = health_pb2_grpc.HealthStub(channel)
     serving = health_pb2.HealthCheckResponse.SERVING
-    assert health.Check(health_pb2.HealthCheckRequest()).status == serving
     services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
+    for service in ["", *services]:
+        assert health.Check(health_pb2.HealthCheckRequest(service=service)).status == serving
     assert {"siglip.v1.EmbeddingService", "inference.GRPCInferenceService"} <= services

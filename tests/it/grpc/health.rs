@@ -28,6 +28,16 @@ async fn health_follows_the_registry() {
 }
 
 #[tokio::test]
+async fn every_listed_service_has_health() {
+    let served = Served::ready(|_| ()).await;
+    let listed = super::reflection::listed(&served).await;
+    assert!(listed.contains("inference.GRPCInferenceService"), "{listed:?}");
+    for service in &listed {
+        assert_eq!(check(&served, service).await.expect(service), ServingStatus::Serving);
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_service_is_not_found() {
     let served = Served::ready(|_| ()).await;
     assert_eq!(check(&served, "nobody").await.expect_err("unknown").code(), Code::NotFound);

@@ -227,6 +227,27 @@ async fn an_unknown_method_is_unimplemented() {
 }
 
 #[tokio::test]
+async fn compressed_messages_are_read_and_bounded() {
+    use tonic::codec::CompressionEncoding::Gzip;
+    let served = Served::ready(|config| config.limits.max_body_bytes = 10_000).await;
+    let one = [[1.0, 0.0, 0.0, 0.0]];
+    let gzip = || client(&served).send_compressed(Gzip);
+    let answer = gzip().similarity(comparison(&one, &one)).await.expect("scores").into_inner();
+    assert_eq!(answer.cosine.expect("cosines").values, [1.0]);
+    // What comes out counts, not what was sent.
+    let status = gzip().embed(text(&"a".repeat(10_001))).await.expect_err("too large");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(said(&status, "siglip-code"), Some("payload_too_large"));
+
+    let mut other = Request::new(text("a"));
+    other.metadata_mut().insert("grpc-encoding", MetadataValue::from_static("zstd"));
+    let status = client(&served).embed(other).await.expect_err("not read");
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert_eq!(said(&status, "siglip-code"), Some("unsupported_media_type"));
+    assert_eq!(said(&status, "grpc-accept-encoding"), Some("gzip,identity"));
+}
+
+#[tokio::test]
 async fn a_drain_ends_when_the_calls_do() {
     let served = Served::ready(|_| ()).await;
     let one = [[1.0, 0.0, 0.0, 0.0]];

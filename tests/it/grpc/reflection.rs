@@ -29,6 +29,11 @@ macro_rules! services {
     }};
 }
 
+/// Every service that reflection lists, in either version.
+pub(super) async fn listed(served: &Served) -> BTreeSet<String> {
+    services!(served, v1).into_iter().chain(services!(served, v1alpha)).collect()
+}
+
 #[tokio::test]
 async fn reflection_lists_the_services() {
     let served = Served::start(|_| ()).await;
