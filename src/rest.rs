@@ -24,6 +24,7 @@ mod models;
 mod negotiate;
 mod openapi;
 mod page;
+mod paths;
 mod problem;
 mod respond;
 mod rows;
@@ -34,7 +35,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
+use axum::{Router, extract::DefaultBodyLimit, http::Uri, middleware, routing::get};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tower::ServiceBuilder;
@@ -234,7 +235,7 @@ fn finished(bounded: Router<AppState>, streams: Router<AppState>, state: AppStat
     // Innermost: the body is bounded where it is read, and what it holds is released once the handler is
     // done with it.
     let bound = middleware::from_fn_with_state(state.clone(), bound_body);
-    bounded
+    let routes = bounded
         .layer(bound)
         // The library's own limit of 2 MB on forms would come before ours.
         .layer(DefaultBodyLimit::disable())
@@ -242,11 +243,20 @@ fn finished(bounded: Router<AppState>, streams: Router<AppState>, state: AppStat
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(layers)
-        .with_state(state)
+        .with_state(state);
+    // Outside of the router, whose layers run once the route is chosen.
+    Router::new()
+        .fallback_service(ServiceBuilder::new().map_request(paths::canonical).service(routes))
 }
 
-async fn no_route() -> Failure {
-    Failure(Error::new(Code::NotFound, "there is no such route; /docs lists them"))
+async fn no_route(uri: Uri) -> Failure {
+    let hint = match paths::near(uri.path()) {
+        Some(route) => {
+            format!("there is no such route; did you mean {route}? /docs lists them all")
+        }
+        None => "there is no such route; /docs lists them".to_owned(),
+    };
+    Failure(Error::new(Code::NotFound, hint))
 }
 
 async fn no_method() -> Failure {

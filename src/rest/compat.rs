@@ -7,6 +7,7 @@ pub(super) mod cohere;
 pub(super) mod content;
 pub(super) mod immich;
 pub(super) mod oip;
+pub(super) mod ollama;
 pub(super) mod rerank;
 pub(super) mod score;
 pub(super) mod tei;
@@ -27,6 +28,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(cohere::embed))
         .routes(routes!(cohere::rerank::rerank))
+        .routes(routes!(cohere::v1::embed))
         .routes(routes!(voyage::embed))
         .routes(routes!(tei::embed))
         .routes(routes!(tei::similarity))
@@ -37,6 +39,10 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(score::score))
         .routes(routes!(score::versioned))
         .merge(oip::routes())
+        .routes(routes!(ollama::embed))
+        .routes(routes!(ollama::prompt))
+        .routes(routes!(ollama::tags))
+        .routes(routes!(ollama::version))
         .routes(routes!(weaviate::vectorize))
         .routes(routes!(weaviate::meta))
         .routes(routes!(weaviate::live))

@@ -2,6 +2,7 @@
 
 pub(super) mod answer;
 pub(super) mod input;
+mod others;
 
 use axum::{
     extract::State,
@@ -53,11 +54,16 @@ pub(super) struct EmbeddingsRequest {
     /// What plain strings in `input` are. Items that are objects say it themselves.
     #[serde(default)]
     modality: Modality,
-    /// How each embedding is written.
-    #[serde(default, alias = "embedding_type")]
+    /// How each embedding is written. Jina's clients send an array of one.
+    #[serde(
+        default,
+        alias = "embedding_type",
+        alias = "encoding_type",
+        deserialize_with = "others::one_format"
+    )]
     encoding_format: EncodingFormat,
     /// Keep only the first values of each embedding, and normalise after that.
-    #[serde(default)]
+    #[serde(default, alias = "output_dimension")]
     #[schema(minimum = 1)]
     dimensions: Option<usize>,
     /// Whether embeddings are scaled to length 1.
@@ -65,7 +71,7 @@ pub(super) struct EmbeddingsRequest {
     #[schema(default = true)]
     normalized: bool,
     /// Whether a text that is too long is cut; otherwise it is refused.
-    #[serde(default = "yes")]
+    #[serde(default = "yes", alias = "truncation")]
     #[schema(default = true)]
     truncate: bool,
     /// Most patches of each picture, for models that read pictures in variable resolution (`/info` has
@@ -80,6 +86,18 @@ pub(super) struct EmbeddingsRequest {
     #[serde(default)]
     #[expect(dead_code, reason = "part of OpenAI's request; the server keeps no users")]
     user: Option<String>,
+    /// Accepted for the clients of Jina and (as `input_type`) of Voyage, and not used: the model has one embedding
+    /// for a text, whatever it is for.
+    #[serde(default, alias = "input_type")]
+    #[expect(dead_code, reason = "part of Jina's request; the model knows no tasks")]
+    task: Option<String>,
+    /// Accepted for Jina's clients: only `false` is served, since each text has an embedding of its own.
+    #[serde(default)]
+    #[schema(default = false)]
+    late_chunking: bool,
+    /// Voyage's name for the type of the values. Beside `base64` only `float` is served.
+    #[serde(default)]
+    output_dtype: EncodingFormat,
 }
 
 fn yes() -> bool {
@@ -212,12 +230,19 @@ impl EmbeddingsRequest {
             max_num_patches: None,
             on_error: OnError::Fail,
             user: None,
+            task: None,
+            late_chunking: false,
+            output_dtype: EncodingFormat::Float,
         }
     }
 
     /// How the answer is to be written.
     fn layout(&self, headers: &HeaderMap) -> Result<Layout, Error> {
-        let format = self.encoding_format;
+        let format = others::format(self.encoding_format, self.output_dtype)?;
+        if self.late_chunking {
+            let message = "only `false` is served: each text has an embedding of its own";
+            return Err(Error::invalid("late_chunking", message));
+        }
         if format.encoding().needs_normalized() && !self.normalized {
             let message = "8-bit integers hold embeddings of length 1: leave `normalized` on";
             return Err(Error::invalid("encoding_format", message));

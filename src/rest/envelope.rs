@@ -19,22 +19,29 @@ pub(super) enum Envelope {
     Detail,
     /// `{"error": ..., "error_type": ...}`: text-embeddings-inference.
     Tei,
-    /// `{"error": ...}`: the Open Inference Protocol and Weaviate.
+    /// `{"error": ...}`: the Open Inference Protocol, Ollama and Weaviate.
     Plain,
 }
 
 impl Envelope {
-    /// The format of a path, matched or not.
+    /// The format of a path, whether a route has it or not: who asks for a route that is not here reads the failure
+    /// with the client of the API that has it.
     pub(super) fn of(path: &str) -> Self {
+        let below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
         match path {
-            "/v1/embeddings" | "/v1/models" | "/v1/rerank" | "/v1/score" | "/score" => Self::OpenAi,
-            "/v2/embed" | "/v2/rerank" => Self::Cohere,
+            "/v1/similarity" | "/v1/classify" | "/v1/features" => Self::Problem,
             "/v1/multimodalembeddings" | "/predict" | "/ping" => Self::Detail,
+            "/score" | "/completions" | "/responses" | "/moderations" => Self::OpenAi,
             "/" | "/embed" | "/rerank" | "/similarity" | "/health" => Self::Tei,
+            "/embed_all" | "/embed_sparse" | "/tokenize" | "/decode" => Self::Tei,
             "/v2" | "/vectorize" | "/meta" => Self::Plain,
-            _ if path.starts_with("/v1/models/") => Self::OpenAi,
-            _ if path.starts_with("/v2/models/") || path.starts_with("/v2/health/") => Self::Plain,
-            _ if path.starts_with("/.well-known/") => Self::Plain,
+            "/v1/embed" => Self::Cohere,
+            _ if below(&["/v1/bulk/"]) => Self::Problem,
+            _ if below(&["/v1/", "/chat/", "/models/", "/embeddings/"]) => Self::OpenAi,
+            _ if below(&["/v2/models/", "/v2/health/", "/v2/repository/"]) => Self::Plain,
+            _ if below(&["/v2/"]) => Self::Cohere,
+            // Ollama's, and Weaviate's probes.
+            _ if below(&["/api/", "/.well-known/"]) => Self::Plain,
             _ => Self::Problem,
         }
     }
@@ -163,6 +170,12 @@ mod tests {
         assert_eq!(Envelope::of("/v2/models/m/infer"), Envelope::Plain);
         assert_eq!(Envelope::of("/v1/models/x"), Envelope::OpenAi);
         assert_eq!(Envelope::of("/v1/similarity"), Envelope::Problem);
+        assert_eq!(Envelope::of("/v1/v1/embeddings"), Envelope::OpenAi);
+        assert_eq!(Envelope::of("/chat/completions"), Envelope::OpenAi);
+        assert_eq!(Envelope::of("/v2/chat"), Envelope::Cohere);
+        assert_eq!(Envelope::of("/api/generate"), Envelope::Plain);
+        assert_eq!(Envelope::of("/embed_all"), Envelope::Tei);
+        assert_eq!(Envelope::of("/nothing"), Envelope::Problem);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `POST /v2/embed`, as Cohere's clients speak it.
 
 pub(in crate::rest) mod rerank;
+pub(in crate::rest) mod v1;
 
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
@@ -169,7 +170,7 @@ pub(in crate::rest) struct Meta {
 /// The version of the format.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct ApiVersion {
-    /// Always `2`.
+    /// `2`, or `1` on the route of the first version.
     #[schema(value_type = String)]
     version: &'static str,
 }

@@ -39,9 +39,17 @@ pub(in crate::rest) struct RerankBody {
     /// Keep only the best.
     #[schema(minimum = 1)]
     top_n: Option<usize>,
+    /// Voyage's name for `top_n`; the answer is Voyage's then.
+    #[schema(minimum = 1)]
+    top_k: Option<usize>,
+    /// Voyage's name for `truncate`; the answer is Voyage's then.
+    truncation: Option<bool>,
     /// Whether texts come back with their scores.
     #[serde(alias = "return_text")]
     return_documents: Option<bool>,
+    /// Accepted for Cohere's clients and not used: a text is one piece.
+    #[expect(dead_code, reason = "part of Cohere's first request; texts are cut, not split")]
+    max_chunks_per_doc: Option<usize>,
     /// Whether the scores are logits (of two of a kind: cosines); with `texts` only.
     #[serde(default)]
     raw_scores: bool,
@@ -79,7 +87,7 @@ pub(in crate::rest) struct RerankResult {
 /// A document that is a text.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct RerankedText {
-    text: String,
+    pub(super) text: String,
 }
 
 /// One text's score, as text-embeddings-inference writes it.
@@ -93,12 +101,40 @@ pub(in crate::rest) struct RankedText {
     score: f32,
 }
 
-/// Either answer of `/rerank`.
+/// The documents, best first, as Voyage writes them.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = VoyageRerankResponse)]
+pub(in crate::rest) struct VoyageAnswer {
+    /// Always `list`.
+    #[schema(value_type = String)]
+    object: &'static str,
+    data: Vec<VoyageResult>,
+    /// The model that answered.
+    model: String,
+    usage: Usage,
+}
+
+/// One document's score, as Voyage writes it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = VoyageRerankResult)]
+pub(in crate::rest) struct VoyageResult {
+    /// Its place in the request.
+    index: usize,
+    /// The document, where it is a text and was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<String>,
+    /// A picture and a text: the calibrated probability. Two of a kind: `(1 + cosine) / 2`.
+    relevance_score: f32,
+}
+
+/// Every answer of `/rerank`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(in crate::rest) enum EitherAnswer {
     /// For `documents`.
     Documents(RerankAnswer),
+    /// For `documents` with `top_k` or `truncation`.
+    Voyage(VoyageAnswer),
     /// For `texts`.
     Texts(Vec<RankedText>),
 }
@@ -155,7 +191,15 @@ pub(in crate::rest) struct Shape {
     raw: bool,
     /// The documents' texts, where they come back.
     texts: Vec<Option<String>>,
-    is_tei: bool,
+    api: Api,
+}
+
+/// Whose answer it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Api {
+    Jina,
+    Tei,
+    Voyage,
 }
 
 impl RerankBody {
@@ -164,14 +208,28 @@ impl RerankBody {
     /// # Errors
     /// Names what is wrong.
     pub(in crate::rest) fn split(self) -> Result<(RankRequest, Shape), Error> {
-        let is_tei = self.texts.is_some();
+        let top = match (self.top_n, self.top_k) {
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid("top_k", "give either `top_n` or `top_k`"));
+            }
+            (top, None) | (None, top) => top,
+        };
+        let api = match (&self.texts, self.top_k, self.truncation) {
+            (Some(_), None, None) => Api::Tei,
+            (Some(_), ..) => {
+                let message = "`top_k` and `truncation` go with `documents`";
+                return Err(Error::invalid("texts", message));
+            }
+            (None, None, None) => Api::Jina,
+            (None, ..) => Api::Voyage,
+        };
         let (field, documents) = match (self.documents, self.texts) {
             (Some(Items(items)), None) => ("documents", items),
             (None, Some(texts)) => ("texts", texts.into_iter().map(Item::Text).collect()),
             _ => return Err(Error::invalid("documents", "give either `documents` or `texts`")),
         };
-        // vLLM and Jina give the documents back unless told otherwise; text-embeddings-inference does not.
-        let texts = if self.return_documents.unwrap_or(!is_tei) {
+        // vLLM and Jina give the documents back unless told otherwise; the others do not.
+        let texts = if self.return_documents.unwrap_or(api == Api::Jina) {
             documents.iter().map(|item| item.as_text().map(str::to_owned)).collect()
         } else {
             vec![None; documents.len()]
@@ -181,17 +239,30 @@ impl RerankBody {
             query: self.query,
             field,
             documents,
-            truncate: self.truncate.unwrap_or(true),
+            truncate: self.truncate.or(self.truncation).unwrap_or(true),
         };
         let request = query.resolve()?;
-        Ok((request, Shape { top: self.top_n, raw: self.raw_scores, texts, is_tei }))
+        Ok((request, Shape { top, raw: self.raw_scores, texts, api }))
     }
 }
 
 impl EitherAnswer {
     fn new(ranked: &Ranked, mut shape: Shape) -> Self {
         let pairs = ranking(ranked, shape.top);
-        if shape.is_tei {
+        if shape.api == Api::Voyage {
+            let result = |pair: Pair| VoyageResult {
+                index: pair.document,
+                document: shape.texts[pair.document].take(),
+                relevance_score: pair.score(),
+            };
+            return Self::Voyage(VoyageAnswer {
+                object: "list",
+                data: pairs.into_iter().map(result).collect(),
+                model: ranked.model.to_string(),
+                usage: ranked.usage.into(),
+            });
+        }
+        if shape.api == Api::Tei {
             let text = |pair: Pair| RankedText {
                 index: pair.document,
                 text: shape.texts[pair.document].take(),

@@ -4,6 +4,8 @@ mod cohere;
 mod envelopes;
 mod immich;
 mod oip;
+mod ollama;
+mod paths;
 mod rerank;
 mod tei;
 mod voyage;

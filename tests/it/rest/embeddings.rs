@@ -162,3 +162,38 @@ async fn one_message_is_one_embedding() {
         assert_eq!(answer.status, 400, "{}", answer.text);
     }
 }
+
+#[tokio::test]
+async fn the_options_of_jina_and_voyage_are_read() {
+    let app = TestApp::start().await;
+    let expected = app.post("/v1/embeddings", json!({"input": ["red"]})).await.ok();
+    for options in [
+        json!({"task": "retrieval.query", "late_chunking": false, "embedding_type": "float"}),
+        json!({"embedding_type": ["float"], "truncate": true, "normalized": true}),
+        json!({"encoding_type": "float"}),
+        json!({"input_type": "query", "truncation": true, "output_dtype": "float"}),
+    ] {
+        let mut body = options.clone();
+        body["input"] = json!(["red"]);
+        let answer = app.post("/v1/embeddings", body).await.ok();
+        assert_eq!(answer["data"], expected["data"], "{options}");
+    }
+    let integers = json!({"input": ["red"], "output_dtype": "int8", "output_dimension": 2});
+    let answer = app.post("/v1/embeddings", integers).await.ok();
+    let same = json!({"input": ["red"], "encoding_format": "int8", "dimensions": 2});
+    assert_eq!(answer["data"], app.post("/v1/embeddings", same).await.ok()["data"]);
+    for (options, param) in [
+        (json!({"late_chunking": true}), "late_chunking"),
+        (json!({"encoding_format": "base64", "output_dtype": "int8"}), "output_dtype"),
+    ] {
+        let mut body = options;
+        body["input"] = json!(["red"]);
+        let refused = app.post("/v1/embeddings", body).await;
+        assert_eq!(
+            (refused.status.as_u16(), &refused.json()["error"]["param"]),
+            (400, &json!(param))
+        );
+    }
+    let two = json!({"input": ["red"], "embedding_type": ["float", "int8"]});
+    assert_eq!(app.post("/v1/embeddings", two).await.status.as_u16(), 400);
+}

@@ -13,7 +13,7 @@ use crate::{
         body::{FromPayload, Payload},
         compat::{
             content::Item,
-            rerank::{Query, ranking},
+            rerank::{Query, RerankedText, ranking},
         },
         layers::Ctx,
         openapi::{CohereErrors, RequestHeaders},
@@ -38,6 +38,9 @@ pub(in crate::rest) struct RerankBody {
     /// Keep only the best.
     #[schema(minimum = 1)]
     top_n: Option<usize>,
+    /// Whether texts come back with their scores: not in this version of Cohere's API, and sent by LiteLLM.
+    #[schema(default = false)]
+    return_documents: Option<bool>,
 }
 
 impl FromPayload for RerankBody {
@@ -59,15 +62,23 @@ pub(in crate::rest) struct RerankAnswer {
 pub(in crate::rest) struct RerankResult {
     /// Its place in the request.
     index: usize,
+    /// The document, where it is a text and was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<RerankedText>,
     /// A picture and a text: the calibrated probability. Two of a kind: `(1 + cosine) / 2`.
     relevance_score: f32,
 }
 
 impl RerankAnswer {
-    fn new(ranked: &Ranked, top: Option<usize>) -> Self {
-        let results = ranking(ranked, top)
-            .into_iter()
-            .map(|pair| RerankResult { index: pair.document, relevance_score: pair.score() });
+    fn new(ranked: &Ranked, top: Option<usize>, mut texts: Vec<Option<String>>) -> Self {
+        let results = ranking(ranked, top).into_iter().map(|pair| RerankResult {
+            index: pair.document,
+            document: texts
+                .get_mut(pair.document)
+                .and_then(Option::take)
+                .map(|text| RerankedText { text }),
+            relevance_score: pair.score(),
+        });
         Self {
             id: Uuid::now_v7().to_string(),
             results: results.collect(),
@@ -91,10 +102,14 @@ pub(in crate::rest) async fn rerank(
     Ctx(context): Ctx,
     Payload(body): Payload<RerankBody>,
 ) -> Result<Response, Failure> {
-    let RerankBody { model, query, documents, top_n } = body;
+    let RerankBody { model, query, documents, top_n, return_documents } = body;
+    let texts = match return_documents {
+        Some(true) => documents.iter().map(|item| item.as_text().map(str::to_owned)).collect(),
+        _ => Vec::new(),
+    };
     let query = Query { model, query, field: "documents", documents, truncate: true };
     let request = query.resolve()?;
     let ranked = state.engine().rank(request, &context).await?;
     let values = ranked.pairs.len();
-    respond::json(&state, &context, values, move || RerankAnswer::new(&ranked, top_n)).await
+    respond::json(&state, &context, values, move || RerankAnswer::new(&ranked, top_n, texts)).await
 }

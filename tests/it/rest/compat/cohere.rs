@@ -63,3 +63,23 @@ async fn documents_are_ordered_by_probability() {
     let score = results[0]["relevance_score"].as_f64().expect("a number") as f32;
     assert!((score - probability(&app, RED, "red").await).abs() < 1e-5, "{score}");
 }
+
+#[tokio::test]
+async fn the_first_version_answers_numbers_or_types() {
+    let app = TestApp::start().await;
+    let expected = native(&app, json!(["red", "green"])).await;
+    let body = json!({"model": MODEL, "input_type": "search_query", "texts": ["red", "green"]});
+    let answer = app.post("/v1/embed", body).await.ok();
+    assert_eq!(answer["response_type"], "embeddings_floats");
+    assert_rows_close(&rows(&answer["embeddings"]), &expected);
+    assert_eq!(answer["texts"], json!(["red", "green"]));
+    assert_eq!(answer["meta"]["api_version"]["version"], "1");
+
+    let body = json!({"texts": ["red", "green"], "embedding_types": ["float"]});
+    let answer = app.post("/v1/embed", body).await.ok();
+    assert_eq!(answer["response_type"], "embeddings_by_type");
+    assert_rows_close(&rows(&answer["embeddings"]["float"]), &expected);
+
+    let refused = app.post("/v1/embed", json!({"texts": []})).await;
+    assert!(refused.json()["message"].as_str().is_some_and(|said| said.starts_with("texts")));
+}

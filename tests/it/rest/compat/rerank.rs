@@ -64,3 +64,46 @@ async fn documents_come_back_best_first() {
         (400, &json!("documents"))
     );
 }
+
+#[tokio::test]
+async fn the_names_of_voyage_give_its_answer() {
+    let app = TestApp::start().await;
+    let body = json!({"query": "red", "documents": ["blue", "red", "green"]});
+    let jina = app.post("/v1/rerank", body.clone()).await.ok();
+    let mut voyage = body.clone();
+    voyage["top_k"] = json!(2);
+    voyage["return_documents"] = json!(true);
+    let answer = app.post("/v1/rerank", voyage.clone()).await.ok();
+    assert_eq!(
+        (&answer["object"], answer["data"].as_array().map(Vec::len)),
+        (&json!("list"), Some(2))
+    );
+    assert_eq!(answer["data"][0]["document"], "red");
+    for place in [0, 1] {
+        for key in ["index", "relevance_score"] {
+            assert_eq!(answer["data"][place][key], jina["results"][place][key]);
+        }
+    }
+    let mut truncated = body.clone();
+    truncated["truncation"] = json!(true);
+    let answer = app.post("/v1/rerank", truncated).await.ok();
+    assert_eq!(answer["data"][2]["index"], jina["results"][2]["index"]);
+    assert!(answer["data"][0].get("document").is_none());
+
+    voyage["top_n"] = json!(2);
+    let refused = app.post("/v1/rerank", voyage).await;
+    assert_eq!(refused.json()["error"]["param"], "top_k");
+    let texts = json!({"query": "red", "texts": ["blue"], "top_k": 1});
+    assert_eq!(app.post("/rerank", texts).await.json()["code"], "invalid_request");
+}
+
+#[tokio::test]
+async fn documents_come_back_from_cohere_where_they_are_asked_for() {
+    let app = TestApp::start().await;
+    let body = json!({"query": "red", "documents": ["blue", "red"], "return_documents": true});
+    let answer = app.post("/v2/rerank", body).await.ok();
+    assert_eq!(answer["results"][0]["document"], json!({"text": "red"}));
+    let body = json!({"query": "red", "documents": ["blue", "red"]});
+    let answer = app.post("/v2/rerank", body).await.ok();
+    assert!(answer["results"][0].get("document").is_none());
+}

@@ -1,0 +1,122 @@
+//! Paths as clients write them: with a slash at the end, without `/v1`, or nearly right.
+//!
+//! A client builds its paths from a base URL that somebody typed, so `/v1/embeddings/` and `/embeddings` are common.
+//! They are served, since a redirect would lose the body with many clients, and a bare 404 tells an SDK's user nothing.
+
+use std::{cmp::Reverse, sync::LazyLock};
+
+use axum::{
+    extract::Request,
+    http::{Uri, uri::PathAndQuery},
+};
+
+/// Below this stand the API's pages, one of which is the folder itself.
+const PAGES: &str = "/docs/";
+/// Longer paths are no typing errors, and comparing them would cost time.
+const MAX_COMPARED_BYTES: usize = 64;
+
+/// Every documented path without parameters.
+static ROUTES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let paths = super::openapi::document().paths.paths;
+    paths.into_keys().filter(|path| !path.contains('{') && path != "/").collect()
+});
+
+/// Gives a request the path of the route that it means. Metrics and logs then know one name for each route.
+pub(super) fn canonical<B>(mut request: Request<B>) -> Request<B> {
+    if let Some(uri) = rewritten(request.uri()) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+/// A URI with the path of a route, where it has another one.
+fn rewritten(uri: &Uri) -> Option<Uri> {
+    let given = uri.path();
+    let path = given.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(given);
+    if given.starts_with(PAGES) {
+        return None;
+    }
+    let prefix = if is_unprefixed(path) { "/v1" } else { "" };
+    if prefix.is_empty() && path == given {
+        return None;
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = PathAndQuery::try_from(format!("{prefix}{path}{query}")).ok();
+    Uri::from_parts(parts).ok()
+}
+
+/// The paths that infinity serves, and OpenAI's clients ask for where `/v1` is missing from their base URL.
+fn is_unprefixed(path: &str) -> bool {
+    path == "/embeddings" || path == "/models" || path.starts_with("/models/")
+}
+
+/// The documented path that one without a route is close to.
+pub(super) fn near(path: &str) -> Option<&'static str> {
+    let path = path.trim_matches('/').to_ascii_lowercase();
+    if path.is_empty() || path.len() > MAX_COMPARED_BYTES {
+        return None;
+    }
+    let routes = || ROUTES.iter().map(String::as_str);
+    let name = |route: &'static str| route.trim_start_matches('/');
+    let too_long = routes().filter(|route| ends_in(&path, name(route)));
+    let too_short = routes().filter(|route| ends_in(name(route), &path));
+    let misspelt = routes()
+        .map(|route| (strsim::damerau_levenshtein(&path, name(route)), route))
+        .filter(|(distance, route)| *distance <= route.len().div_ceil(6));
+    too_long
+        .min_by_key(|route| (Reverse(route.len()), *route))
+        .or_else(|| too_short.min_by_key(|route| (route.len(), *route)))
+        .or_else(|| misspelt.min().map(|(_, route)| route))
+}
+
+/// Whether the last segments of a path are those of another.
+fn ends_in(path: &str, end: &str) -> bool {
+    path.strip_suffix(end).is_some_and(|start| start.is_empty() || start.ends_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_at_the_end_and_missing_prefixes_are_put_right() {
+        for (given, meant) in [
+            ("/v1/embeddings/", "/v1/embeddings"),
+            ("/embeddings", "/v1/embeddings"),
+            ("/embeddings/?model=a&b=%2F", "/v1/embeddings?model=a&b=%2F"),
+            ("/models/a%2Fb/", "/v1/models/a%2Fb"),
+            ("http://localhost:1/models?x", "http://localhost:1/v1/models?x"),
+            ("/docs/", "/docs/"),
+            ("/", "/"),
+            ("/?a", "/?a"),
+            ("/v1/embeddings?a=/", "/v1/embeddings?a=/"),
+        ] {
+            let request = Request::builder().uri(given).body(()).expect(given);
+            assert_eq!(canonical(request).uri(), meant, "{given}");
+        }
+        // More than one slash is somebody else's path.
+        let request = Request::builder().uri("/v1/embeddings//").body(()).expect("a request");
+        assert_eq!(canonical(request).uri(), "/v1/embeddings/");
+    }
+
+    #[test]
+    fn near_misses_are_recognised() {
+        for (path, route) in [
+            ("/v1/v1/embeddings", "/v1/embeddings"),
+            ("/openai/v1/embeddings", "/v1/embeddings"),
+            ("//v1/embeddings", "/v1/embeddings"),
+            ("/v1/embedding", "/v1/embeddings"),
+            ("/v1/Embeddings", "/v1/embeddings"),
+            ("/multimodalembeddings", "/v1/multimodalembeddings"),
+            ("/classify", "/v1/classify"),
+            ("/metric", "/metrics"),
+        ] {
+            assert_eq!(near(path), Some(route), "{path}");
+        }
+        for path in ["/", "/v1/nothing", "/v1/chat/completions", "/wp-login.php", &"/v1".repeat(50)]
+        {
+            assert_eq!(near(path), None, "{path}");
+        }
+    }
+}
