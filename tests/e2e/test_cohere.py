@@ -67,3 +67,32 @@ def test_errors_are_its_exceptions(client):
             embedding_types=["float"],
         )
     assert error.value.body["code"] == "fetch_forbidden"
+
+
+def test_the_first_version(server, cat, uri):
+    client = cohere.Client(api_key="unused", base_url=server.http)
+    expected = server.embed(TEXTS)
+    answer = client.embed(model="demo", texts=TEXTS, input_type="search_document", truncate="END")
+    assert answer.response_type == "embeddings_floats"
+    np.testing.assert_allclose(answer.embeddings, expected, atol=1e-5)
+    assert answer.texts == TEXTS
+
+    types = ["float", "int8"]
+    answer = client.embed(
+        model="demo", texts=TEXTS, input_type="search_document", embedding_types=types
+    )
+    np.testing.assert_allclose(answer.embeddings.float_, expected, atol=1e-5)
+    np.testing.assert_allclose(answer.embeddings.int8, np.round(expected * 127), atol=1)
+
+    answer = client.embed(model="demo", images=[uri(cat)], input_type="image", embedding_types=["float"])
+    np.testing.assert_allclose(answer.embeddings.float_, server.embed([cat]), atol=1e-5)
+
+    documents = ["a red car", "a cat", "a pizza"]
+    answer = client.rerank(model="demo", query="a cat", documents=documents, return_documents=True)
+    query, *rows = server.embed(["a cat", *documents])
+    scores = (1 + np.array(rows) @ query) / 2
+    assert [result.index for result in answer.results] == list(np.argsort(-scores))
+    assert answer.results[0].document.text == "a cat"
+    assert answer.results[0].relevance_score == pytest.approx(scores.max(), abs=1e-5)
+    with pytest.raises(cohere.NotFoundError):
+        client.embed(model="clip", texts=["a"], input_type="search_query")
