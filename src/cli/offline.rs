@@ -95,7 +95,13 @@ impl Embed {
             let (mut tally, mut rows) = (Tally::default(), Rows::new(engine, &rows));
             while let Some(answers) = rows.next(self.dimensions, true).await? {
                 for (row, answer) in answers {
-                    let values = answer.as_ref().map(|it| json!({"embedding": it.as_slice()}));
+                    let values = answer.as_ref().map(|it| {
+                        let mut values = json!({"embedding": it.embedding.as_slice()});
+                        if it.truncated {
+                            values["truncated"] = json!(true);
+                        }
+                        values
+                    });
                     tally.put(row, values)?;
                 }
             }
@@ -114,9 +120,14 @@ impl Score {
             let mut rows = Rows::new(engine, &texts);
             while let Some(answers) = rows.next(None, false).await? {
                 for (text, answer) in answers {
-                    columns.push(
-                        answer.map_err(|error| anyhow::anyhow!("{text}: {}", error.message()))?,
-                    );
+                    let named = |error: Error| anyhow::anyhow!("{text}: {}", error.message());
+                    let answer = answer.map_err(named)?;
+                    if answer.truncated {
+                        super::complain(format!(
+                            "siglip-server: {text}: it is longer than the model reads, and was cut\n"
+                        ));
+                    }
+                    columns.push(answer.embedding);
                 }
             }
             let columns = matrix(&columns);
@@ -124,7 +135,7 @@ impl Score {
             while let Some(answers) = rows.next(None, false).await? {
                 let embedded: Vec<_> = answers
                     .iter()
-                    .filter_map(|(_, answer)| answer.as_ref().ok().cloned())
+                    .filter_map(|(_, answer)| Some(answer.as_ref().ok()?.embedding.clone()))
                     .collect();
                 let mut scores = score(engine, &embedded, &columns, &texts).await?.into_iter();
                 for (row, answer) in &answers {

@@ -110,6 +110,8 @@ pub enum BulkEvent<Id> {
         index: u64,
         /// Its embedding, or why it has none.
         outcome: Result<Embedding, Error>,
+        /// Whether it is a text that was cut.
+        truncated: bool,
     },
     /// Always the last event.
     End(BulkEnd),
@@ -253,8 +255,9 @@ impl Bulk {
                             Ok((_, used)) => end.usage += *used,
                             Err(_) => end.failed += 1,
                         }
+                        let truncated = outcome.as_ref().is_ok_and(|(_, used)| used.truncated_texts > 0);
                         let outcome = outcome.map(|(row, _)| row);
-                        yield BulkEvent::Row { id, index, outcome };
+                        yield BulkEvent::Row { id, index, outcome, truncated };
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     fmt,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -45,6 +45,8 @@ pub struct Context {
     pub work: Shares,
     /// Held until the client has taken the response, or has left.
     pub response: Shares,
+    /// Texts that were cut to what the model reads, so far.
+    pub truncated_texts: AtomicUsize,
 }
 
 impl Context {
@@ -71,6 +73,7 @@ impl Context {
             timings: Timings::default(),
             work: Shares::default(),
             response: Shares::default(),
+            truncated_texts: AtomicUsize::new(0),
         }
     }
 

@@ -49,12 +49,15 @@ pub struct Usage {
     pub text_tokens: usize,
     /// Pictures.
     pub images: usize,
+    /// Texts that were longer than the model reads, and were cut.
+    pub truncated_texts: usize,
 }
 
 impl std::ops::AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
         self.text_tokens += other.text_tokens;
         self.images += other.images;
+        self.truncated_texts += other.truncated_texts;
     }
 }
 
@@ -67,6 +70,8 @@ pub struct Embedded {
     pub embeddings: Vec<Embedding>,
     /// What it consumed.
     pub usage: Usage,
+    /// The places of texts that were cut, in order.
+    pub truncated: Vec<usize>,
 }
 
 /// The answer to an [`EmbedRequest`] whose items fail one by one.
@@ -78,12 +83,14 @@ pub struct EmbeddedItems {
     pub items: Vec<Result<Embedding, Error>>,
     /// What the items that succeeded consumed.
     pub usage: Usage,
+    /// The places of texts that were cut, in order.
+    pub truncated: Vec<usize>,
 }
 
 impl From<Embedded> for EmbeddedItems {
     fn from(embedded: Embedded) -> Self {
-        let Embedded { model, embeddings, usage } = embedded;
-        Self { model, items: embeddings.into_iter().map(Ok).collect(), usage }
+        let Embedded { model, embeddings, usage, truncated } = embedded;
+        Self { model, items: embeddings.into_iter().map(Ok).collect(), usage, truncated }
     }
 }
 
@@ -123,9 +130,10 @@ impl Engine {
     /// The first item's error with its index as the field (`input[3]`), all failed items listed in
     /// [`Error::items`]; or a limit's error before any work.
     pub async fn embed(&self, request: EmbedRequest, context: &Context) -> Result<Embedded, Error> {
-        let EmbeddedItems { model, items, usage } = self.embed_items(request, context).await?;
+        let EmbeddedItems { model, items, usage, truncated } =
+            self.embed_items(request, context).await?;
         let embeddings = all_or_errors(items)?;
-        Ok(Embedded { model, embeddings, usage })
+        Ok(Embedded { model, embeddings, usage, truncated })
     }
 
     /// Embeds every item of a request that can be embedded; each of the others has its own error.
@@ -149,6 +157,11 @@ impl Engine {
         self.admit_response((model, context), response)?;
         let work = self.answers(model, batch, options, context);
         let answers = until_deadline(context, async { Ok(work.await) }).await?;
+        let cut = |answer: &Result<(Embedding, Usage), Error>| {
+            answer.as_ref().is_ok_and(|(_, used)| used.truncated_texts > 0)
+        };
+        let places = answers.iter().enumerate();
+        let truncated = places.filter(|(_, answer)| cut(answer)).map(|(at, _)| at).collect();
         let mut usage = Usage::default();
         let mut shape = |(row, used): (Embedding, Usage)| {
             usage += used;
@@ -158,7 +171,7 @@ impl Engine {
         if let Some(error) = unavailable(&items) {
             return Err(error);
         }
-        Ok(EmbeddedItems { model: model.name.as_str().into(), items, usage })
+        Ok(EmbeddedItems { model: model.name.as_str().into(), items, usage, truncated })
     }
 
     /// Embeds admitted items side by side, in order. The rows are not normalised.

@@ -1,6 +1,6 @@
 //! The way of one item: from what the client sent to an unnormalised embedding.
 
-use std::{borrow::Cow, time::Instant};
+use std::{borrow::Cow, sync::atomic::Ordering, time::Instant};
 
 use bytes::Bytes;
 
@@ -122,12 +122,17 @@ impl Engine {
                 format!("the text is longer than the {length} tokens that the model reads"),
             ));
         }
-        let usage = Usage { text_tokens: tokens.used, images: 0 };
+        let truncated_texts = usize::from(tokens.truncated);
+        let usage = Usage { text_tokens: tokens.used, images: 0, truncated_texts };
         let compute = async {
             let answer = model.handle.embed_text(tokens, context.submit()).await;
             self.take_answer(context, answer)
         };
         let (embedding, _) = self.texts.get_or_compute(key, compute).await?;
+        if truncated_texts > 0 {
+            context.truncated_texts.fetch_add(1, Ordering::Relaxed);
+            self.metrics.truncated_texts.inc();
+        }
         Ok((embedding, usage))
     }
 
@@ -141,7 +146,7 @@ impl Engine {
         let tokens = tokenizer
             .accept(ids)
             .map_err(|error| Error::new(Code::InvalidRequest, error.to_string()))?;
-        let usage = Usage { text_tokens: tokens.used, images: 0 };
+        let usage = Usage { text_tokens: tokens.used, ..Usage::default() };
         let answer = model.handle.embed_text(tokens, context.submit()).await;
         Ok((self.take_answer(context, answer)?, usage))
     }

@@ -213,13 +213,17 @@ pub(super) fn matrix_message(matrix: Matrix) -> proto::Matrix {
 }
 
 /// Counts on the wire have 32 bits; every count that gets here is bounded far below.
-fn wire_count(count: usize) -> u32 {
+pub(super) fn wire_count(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// What a call consumed.
 pub(super) fn usage(usage: Usage) -> proto::Usage {
-    proto::Usage { text_tokens: usage.text_tokens as u64, images: usage.images as u64 }
+    proto::Usage {
+        text_tokens: usage.text_tokens as u64,
+        images: usage.images as u64,
+        truncated_texts: usage.truncated_texts as u64,
+    }
 }
 
 /// Where the time went, for a call received at `received`.

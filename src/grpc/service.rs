@@ -48,6 +48,7 @@ impl EmbeddingService {
         self.note_encoded(&context, started);
         Ok(proto::EmbedResponse {
             errors,
+            truncated: answer.truncated.into_iter().map(convert::wire_count).collect(),
             model: answer.model.to_string(),
             embeddings: Some(embeddings),
             usage: Some(convert::usage(answer.usage)),

@@ -149,6 +149,9 @@ pub(super) struct BulkAnswer {
     /// The embedding, in the format asked for.
     #[schema(required = false)]
     embedding: Vec<f32>,
+    /// True for a text that was longer than the model reads, and was cut. Absent for all others.
+    #[schema(required = false)]
+    truncated: bool,
     /// Why the row has none; in the last line, why the stream was cut.
     #[schema(required = false)]
     error: RowError<'static>,

@@ -32,6 +32,9 @@ pub(super) struct Usage {
     total_tokens: usize,
     /// Pictures.
     images: usize,
+    /// Texts that were longer than the model reads, and were cut. Absent where none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncated_texts: Option<usize>,
 }
 
 impl From<engine::Usage> for Usage {
@@ -40,6 +43,7 @@ impl From<engine::Usage> for Usage {
             prompt_tokens: usage.text_tokens,
             total_tokens: usage.text_tokens,
             images: usage.images,
+            truncated_texts: Some(usage.truncated_texts).filter(|&count| count > 0),
         }
     }
 }

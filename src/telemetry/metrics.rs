@@ -63,6 +63,8 @@ pub struct Metrics {
     pub images: IntCounter,
     /// Texts embedded by the tower.
     pub texts: IntCounter,
+    /// Texts cut to what the model reads.
+    pub truncated_texts: IntCounter,
     /// Image-text pairs scored.
     pub pairs: IntCounter,
     /// Pixels decoded, before resizing.
@@ -203,6 +205,10 @@ impl Metrics {
             ),
             images: counter("siglip_images_total", "Images embedded by the tower."),
             texts: counter("siglip_texts_total", "Texts embedded by the tower."),
+            truncated_texts: counter(
+                "siglip_truncated_texts_total",
+                "Texts that were longer than the model reads, and were cut.",
+            ),
             pairs: counter("siglip_pairs_total", "Image-text pairs scored."),
             pixels_decoded: counter(
                 "siglip_pixels_decoded_total",

@@ -25,4 +25,5 @@ mod process;
 mod rest;
 mod rolling;
 mod transport;
+mod truncated;
 mod wire;

@@ -75,7 +75,14 @@ async fn read(path: &PathBuf, limit: usize) -> io::Result<Vec<u8>> {
 }
 
 /// Rows with the outcome of each.
-type Answers<'r> = Vec<(&'r Row, Result<Embedding, Error>)>;
+type Answers<'r> = Vec<(&'r Row, Result<Answer, Error>)>;
+
+/// A row's embedding, and whether it is a text that was cut.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    pub(super) embedding: Embedding,
+    pub(super) truncated: bool,
+}
 
 /// Embeds rows, in order.
 pub(super) struct Rows<'r> {
@@ -138,13 +145,16 @@ impl<'r> Rows<'r> {
         Ok(Some(rows.iter().zip(outcomes).collect()))
     }
 
-    async fn outcomes(
-        &self,
-        request: EmbedRequest,
-    ) -> anyhow::Result<Vec<Result<Embedding, Error>>> {
+    async fn outcomes(&self, request: EmbedRequest) -> anyhow::Result<Vec<Result<Answer, Error>>> {
         let count = request.inputs.len();
         match self.engine.embed_items(request, &Context::patient()).await {
-            Ok(embedded) => Ok(embedded.items),
+            Ok(embedded) => {
+                let answers = embedded.items.into_iter().enumerate().map(|(at, item)| {
+                    let truncated = embedded.truncated.contains(&at);
+                    item.map(|embedding| Answer { embedding, truncated })
+                });
+                Ok(answers.collect())
+            }
             Err(error) if error.code().spec().retryable => {
                 Ok(std::iter::repeat_n(Err(error), count).collect())
             }

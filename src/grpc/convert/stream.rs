@@ -81,12 +81,12 @@ pub(in crate::grpc) fn stream_answer(
 ) -> Option<Result<proto::EmbedStreamResponse, Status>> {
     use proto::embed_stream_response::Outcome;
     match event {
-        BulkEvent::Row { id, index, outcome } => {
+        BulkEvent::Row { id, index, outcome, truncated } => {
             let outcome = match outcome {
                 Ok(row) => Outcome::Embedding(row.encoded(encoding).into()),
                 Err(error) => Outcome::Error(item_error(index, &error)),
             };
-            Some(Ok(proto::EmbedStreamResponse { id, index, outcome: Some(outcome) }))
+            Some(Ok(proto::EmbedStreamResponse { id, index, outcome: Some(outcome), truncated }))
         }
         BulkEvent::End(end) => end.cut.map(|error| Err(status(error))),
     }

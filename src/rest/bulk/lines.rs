@@ -191,6 +191,8 @@ struct Answer<'e> {
     id: &'e Id,
     #[serde(flatten)]
     outcome: Outcome<'e>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncated: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -233,12 +235,13 @@ pub(super) fn write(events: Vec<BulkEvent<Id>>, format: EncodingFormat) -> Bytes
     let mut text = Vec::new();
     for event in events {
         match event {
-            BulkEvent::Row { id, index, outcome } => {
+            BulkEvent::Row { id, index, outcome, truncated } => {
                 let outcome = match &outcome {
                     Ok(row) => Outcome::Embedding(Vector::new(row.clone(), format)),
                     Err(error) => Outcome::Error(error.into()),
                 };
-                let answer = Answer { index, id: &id, outcome };
+                let truncated = truncated.then_some(true);
+                let answer = Answer { index, id: &id, outcome, truncated };
                 serde_json::to_writer(&mut text, &answer).unwrap_or_default();
             }
             BulkEvent::End(ended) => text.extend(end(&ended)),

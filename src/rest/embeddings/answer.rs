@@ -66,6 +66,9 @@ pub(super) struct EmbeddingObject {
     index: usize,
     #[schema(value_type = VectorSchema)]
     embedding: Vector,
+    /// True for a text that was longer than the model reads, and was cut. Absent for all others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncated: Option<bool>,
 }
 
 /// An item that failed.
@@ -149,11 +152,13 @@ impl Vector {
 
 impl EmbeddingsResponse {
     fn new(embedded: EmbeddedItems, format: EncodingFormat) -> Self {
+        let truncated = embedded.truncated;
         let object = |(index, item)| match item {
             Ok(embedding) => DataObject::Embedding(EmbeddingObject {
                 object: "embedding",
                 index,
                 embedding: Vector::new(embedding, format),
+                truncated: truncated.binary_search(&index).is_ok().then_some(true),
             }),
             Err(error) => DataObject::Error(ErrorObject { object: "error", index, error }),
         };
@@ -197,7 +202,9 @@ fn array(embedded: EmbeddedItems, layout: Layout) -> Result<Vec<u8>, Error> {
     let head = match layout.container {
         Container::Npy | Container::Json => npy_head(encoding.element(), &shape),
         Container::Safetensors => {
+            let places: Vec<_> = embedded.truncated.iter().map(usize::to_string).collect();
             let about = [
+                ("truncated", places.join(",")),
                 ("model", embedded.model.to_string()),
                 ("dimensions", dim.to_string()),
                 ("text_tokens", embedded.usage.text_tokens.to_string()),

@@ -15,11 +15,12 @@ const REQUEST_HEADERS: [HeaderName; 6] = [
     HeaderName::from_static("x-request-timeout-ms"),
 ];
 /// What a page may read of an answer beside its body.
-const RESPONSE_HEADERS: [HeaderName; 4] = [
+const RESPONSE_HEADERS: [HeaderName; 5] = [
     header::RETRY_AFTER,
     header::WWW_AUTHENTICATE,
     HeaderName::from_static("server-timing"),
     HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("x-siglip-truncated-texts"),
 ];
 
 /// The layer for these origins; none without any. Cookies are never of use here, so they are not allowed.

@@ -1,6 +1,9 @@
 //! The engine's context of a request: its deadline, its priority and its timings.
 
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use axum::{
     body::Body,
@@ -20,6 +23,8 @@ use crate::{
 
 const TIMEOUT: &str = "x-request-timeout-ms";
 const PRIORITY: &str = "x-priority";
+/// How many texts of the request were cut; absent where none was.
+const TRUNCATED_TEXTS: HeaderName = HeaderName::from_static("x-siglip-truncated-texts");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Extracts the engine's context of this request.
@@ -49,8 +54,12 @@ pub(in crate::rest) async fn set_context(
         Ok(context) => {
             let context = Arc::new(context);
             request.extensions_mut().insert(Arc::clone(&context));
-            let response = within_deadline(context.deadline, next.run(request)).await;
+            let mut response = within_deadline(context.deadline, next.run(request)).await;
             timing = context.timings.header() + ", ";
+            let truncated = context.truncated_texts.load(Ordering::Relaxed);
+            if truncated > 0 && response.status().is_success() {
+                response.headers_mut().insert(TRUNCATED_TEXTS, truncated.into());
+            }
             // What the response takes is free when its client has it.
             let held = context.response.clone();
             response.map(|body| {
