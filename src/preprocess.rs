@@ -5,7 +5,7 @@ mod damage;
 mod decode;
 mod filter;
 mod formats;
-mod gif;
+mod gif_frame;
 mod normalized;
 mod png;
 mod reason;

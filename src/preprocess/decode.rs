@@ -9,8 +9,8 @@ use image::{
 use memchr::memmem;
 
 use super::{
-    Header, ImageError, ImageLimits, bmp, damage, formats, gif::GifDecoder, png::PngDecoder, sniff,
-    tiff::TiffDecoder, webp::WebPDecoder,
+    Header, ImageError, ImageLimits, bmp, damage, formats, gif_frame::GifDecoder, png::PngDecoder,
+    sniff, tiff::TiffDecoder, webp::WebPDecoder,
 };
 
 /// What decoding takes beside the decoded picture: the coefficients of a progressive JPEG (three planes of

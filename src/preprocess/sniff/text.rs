@@ -7,6 +7,9 @@ const HEAD_BYTES: usize = 4096;
 
 /// The kind of a text; nothing for what is no text.
 pub(super) fn find(bytes: &[u8]) -> Option<Foreign> {
+    if bytes.is_empty() {
+        return None;
+    }
     if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
         return Some(Foreign::new("text in UTF-16", SEND_BYTES));
     }
