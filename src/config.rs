@@ -16,6 +16,7 @@ mod served;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+pub(crate) use self::file::suggest;
 pub use self::{
     choices::{Agreement, CpuFeatures, DType, Device, LogFormat, TextNormalization},
     lists::{Host, List, Network, WebOrigin},

@@ -22,7 +22,7 @@ mod webp;
 
 use std::sync::Arc;
 
-pub use decode::size;
+pub use decode::{is_image, size};
 pub(crate) use filter::Filter;
 pub use formats::formats;
 pub use normalized::from_normalized;

@@ -108,7 +108,7 @@ fn list(value: &DeValue<'_>) -> Option<String> {
 }
 
 /// `; did you mean ...?` where one of the known names is close.
-pub(super) fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
+pub(crate) fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
     known
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
         .min()

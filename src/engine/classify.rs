@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     Context, Engine, ImageSide, Input, Matrix, ScoreKind, Scored, Usage,
     embed::Batch,
+    input::check_plain,
     item,
     similarity::{Side, stack},
     until_deadline,
@@ -173,6 +174,9 @@ impl<'r> Prompts<'r> {
         let mut templates = given.collect::<Result<Vec<_>, _>>()?;
         if templates.is_empty() {
             templates.extend(Template::new(DEFAULT_TEMPLATE));
+        }
+        for (index, label) in labels.iter().enumerate() {
+            check_plain(label).map_err(|error| error.with_field(format!("labels[{index}]")))?;
         }
         let longest = labels.iter().enumerate().max_by_key(|(_, label)| label.len());
         if let Some((index, label)) = longest {

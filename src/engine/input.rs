@@ -1,8 +1,13 @@
 //! What a request may carry: texts, and pictures in the forms that clients send them.
 
+mod data_uri;
+mod encoded;
+mod plain;
+
 use bytes::Bytes;
 use bytestring::ByteString;
 
+pub(super) use self::plain::{check as check_plain, refuse_image_data};
 use crate::{
     error::{Code, Error},
     preprocess::Pixels,
@@ -22,6 +27,17 @@ pub enum Input {
 }
 
 impl Input {
+    /// A string that nothing says the meaning of but the field it stands in, as a text.
+    ///
+    /// One that is no text but an image's bytes or address becomes an item that fails and says how images are sent.
+    #[must_use]
+    pub fn plain(text: String) -> Self {
+        match plain::check(&text) {
+            Ok(()) => Self::Text(text),
+            Err(error) => Self::Unreadable(error),
+        }
+    }
+
     /// Bytes held for it.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
@@ -52,45 +68,27 @@ pub enum ImageInput {
     Pixels(Pixels),
 }
 
-/// Where the base64 of a data URI begins: `data:image/png;base64,...`.
-const DATA_URI_MARK: &str = ";base64,";
-
 impl ImageInput {
     /// Reads a data URI, a URL or bare base64. No byte of the payload is copied or decoded here, and nothing
-    /// is fetched.
+    /// is fetched. A data URI's media type is not looked at: the content decides.
     ///
     /// # Errors
-    /// [`Code::FetchForbidden`] for a URL of another scheme; [`Code::InvalidRequest`] for a data URI that is not base64;
-    /// [`Code::UnsupportedMediaType`] for one whose media type is not a picture's.
+    /// [`Code::FetchForbidden`] for a URL of another scheme; [`Code::InvalidRequest`] for a data URI that is not base64.
     pub fn parse(text: impl Into<ByteString>) -> Result<Self, Error> {
         let text = text.into();
-        if let Some(rest) = strip_prefix_ignore_case(&text, "data:") {
-            // The head is short; searching the payload would cost a pass over megabytes.
-            let head = &rest[..floor_char_boundary(rest, 256)];
-            let Some(mark) = head.find(DATA_URI_MARK) else {
-                return Err(Error::new(
-                    Code::InvalidRequest,
-                    "a data URI must be base64: `data:image/png;base64,...`",
-                ));
-            };
-            let media_type = head[..mark].split(';').next().unwrap_or_default();
-            if !media_type.is_empty()
-                && strip_prefix_ignore_case(media_type, "image/").is_none()
-                && !media_type.eq_ignore_ascii_case("application/octet-stream")
-            {
-                return Err(Error::new(
-                    Code::UnsupportedMediaType,
-                    format!("the data URI holds `{media_type}`, not an image"),
-                ));
+        let address = text.trim();
+        match data_uri::payload(&text) {
+            Some(Some(start)) => return Ok(Self::Base64 { text: text.into_bytes(), start }),
+            Some(None) => {
+                let message = "a data URI must be base64: `data:image/png;base64,...`";
+                return Err(Error::new(Code::InvalidRequest, message));
             }
-            let start = text.len() - rest.len() + mark + DATA_URI_MARK.len();
-            return Ok(Self::Base64 { text: text.into_bytes(), start });
+            None => {}
         }
-        let begins_with = |scheme: &str| strip_prefix_ignore_case(&text, scheme).is_some();
-        if ["http://", "https://"].into_iter().any(begins_with) {
-            return Ok(Self::Url((*text).into()));
+        if is_web_address(address) {
+            return Ok(Self::Url(address.into()));
         }
-        if ["file://", "ftp://", "s3://", "gs://"].into_iter().any(begins_with) {
+        if has_scheme(address) {
             return Err(Error::new(
                 Code::FetchForbidden,
                 "URLs of this scheme are not fetched; send the image as a data URI or base64",
@@ -122,7 +120,7 @@ impl ImageInput {
             Self::Pixels(_) => {
                 Err(Error::new(Code::InvalidRequest, "prepared pixels cannot be used here"))
             }
-            Self::Base64 { text, start } => decode_base64(&text[start..]).map(Bytes::from),
+            Self::Base64 { text, start } => encoded::decode(&text, start).map(Bytes::from),
             Self::Url(_) => Err(Error::new(
                 Code::FetchForbidden,
                 "this server does not fetch URLs; send the image as a data URI or base64",
@@ -131,33 +129,23 @@ impl ImageInput {
     }
 }
 
-/// Accepts both alphabets, with padding or without; the vectorised decoder handles each.
-fn decode_base64(text: &[u8]) -> Result<Vec<u8>, Error> {
-    let text = text.trim_ascii();
-    let unpadded = match text {
-        [head @ .., b'=', b'='] | [head @ .., b'='] => head,
-        _ => text,
-    };
-    let url_safe = memchr::memchr2(b'-', b'_', unpadded).is_some();
-    let decoder =
-        if url_safe { base64_simd::URL_SAFE_NO_PAD } else { base64_simd::STANDARD_NO_PAD };
-    decoder.decode_to_vec(unpadded).map_err(|_| {
-        Error::new(Code::InvalidRequest, "the image is neither a data URI nor valid base64")
-    })
+/// Whether a text begins as the URL of something on the web.
+fn is_web_address(text: &str) -> bool {
+    ["http://", "https://"]
+        .into_iter()
+        .any(|scheme| strip_prefix_ignore_case(text, scheme).is_some())
+}
+
+/// Whether a text begins as a URL of any scheme. Base64 has no colon.
+fn has_scheme(text: &str) -> bool {
+    let end =
+        text.bytes().position(|byte| !byte.is_ascii_alphanumeric() && !b"+-.".contains(&byte));
+    end.is_some_and(|end| end > 1 && text[end..].starts_with("://")) || text.starts_with("blob:")
 }
 
 fn strip_prefix_ignore_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
     let head = text.get(..prefix.len())?;
     head.eq_ignore_ascii_case(prefix).then(|| &text[prefix.len()..])
-}
-
-/// The largest character boundary at or below `index`.
-fn floor_char_boundary(text: &str, index: usize) -> usize {
-    let mut index = index.min(text.len());
-    while !text.is_char_boundary(index) {
-        index -= 1;
-    }
-    index
 }
 
 #[cfg(test)]
@@ -179,6 +167,15 @@ mod tests {
             "data:image/png;base64,+/8=",
             "DATA:IMAGE/PNG;name=x;base64,+/8",
             "data:;base64,+/8=",
+            " Data: image/png ; name=\"a,b\" ; BASE64 , +/8=",
+            "data:undefined;base64,+/8=",
+            "data:binary/octet-stream;base64,+/8=",
+            "data:text/html;base64,+/8=",
+            "data:image/png;\r\n base64,+\r\n/8=\r\n",
+            "+\n/\t8 =",
+            "-/8",
+            "+/8==",
+            "+/9",
         ] {
             assert_eq!(encoded(text).expect(text), vec![0xfb, 0xff], "{text}");
         }
@@ -189,7 +186,8 @@ mod tests {
         for (text, code) in [
             ("https://example.com/cat.png", Code::FetchForbidden),
             ("HTTP://example.com/cat.png", Code::FetchForbidden),
-            ("data:text/html;base64,PGI+", Code::UnsupportedMediaType),
+            (" ftp://example.com/cat.png", Code::FetchForbidden),
+            ("blob:https://example.com/1", Code::FetchForbidden),
             ("data:image/png,rawbytes", Code::InvalidRequest),
             ("a cat", Code::InvalidRequest),
             ("é".repeat(300).as_str(), Code::InvalidRequest),

@@ -4,7 +4,9 @@ use std::{borrow::Cow, sync::atomic::Ordering, time::Instant};
 
 use bytes::Bytes;
 
-use super::{Context, Engine, ImageInput, Input, Usage, given_up::OnItsWay};
+use super::{
+    Context, Engine, ImageInput, Input, Usage, given_up::OnItsWay, input::refuse_image_data,
+};
 use crate::{
     batch::{Answer, BatchError},
     cache::Key,
@@ -96,6 +98,8 @@ impl Engine {
         truncate: bool,
         context: &Context,
     ) -> Result<(Embedding, Usage), Error> {
+        // Before its length: what is too long for a text is an image more often than not.
+        refuse_image_data(&text)?;
         let limit = self.limits.max_text_bytes;
         if text.len() > limit {
             return Err(Error::new(

@@ -63,7 +63,7 @@ impl From<TextSide> for Side {
     fn from(side: TextSide) -> Self {
         match side {
             TextSide::Texts(texts) => {
-                Self::Items(Batch::new("texts", texts.into_iter().map(Input::Text).collect()))
+                Self::Items(Batch::new("texts", texts.into_iter().map(Input::plain).collect()))
             }
             TextSide::Embeddings(rows) => Self::Given { field: "text_embeddings", rows },
         }

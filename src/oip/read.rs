@@ -133,7 +133,7 @@ fn written(tensor: Tensor, max_items: usize) -> Result<Vec<Input>, Error> {
         Elements::Floats(_) | Elements::Integers(_) => Err(not_bytes(TEXT)),
     }?;
     check_count(TEXT, items.len(), expected)?;
-    Ok(items.into_iter().map(Input::Text).collect())
+    Ok(items.into_iter().map(Input::plain).collect())
 }
 
 fn not_bytes(name: &'static str) -> Error {

@@ -148,6 +148,15 @@ fn decoder<'b>(
     })
 }
 
+/// Whether bytes begin like an image, be it of a format that is read or of one that is named in the refusal.
+#[must_use]
+pub fn is_image(bytes: &[u8]) -> bool {
+    const JPEG_XL: [&[u8]; 2] = [b"\xff\x0a", b"\0\0\0\x0cJXL "];
+    // HEIC and AVIF are boxes, of which the first says so.
+    let is_boxes = bytes.get(4..8) == Some(b"ftyp");
+    format(bytes).is_some() || is_boxes || JPEG_XL.iter().any(|mark| bytes.starts_with(mark))
+}
+
 /// Columns and rows as a picture's header says, before it is turned upright; none for what is no picture.
 #[must_use]
 pub fn size(bytes: &[u8]) -> Option<(u32, u32)> {

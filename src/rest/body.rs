@@ -1,13 +1,18 @@
 //! Request bodies: JSON, one raw picture, or a form with files, read into the same request type.
 
 mod depth;
+mod fault;
 mod form;
+mod halves;
+mod json;
+mod null;
+mod query;
 
-use std::{error::Error as StdError, fmt, ops::Range};
+use std::{error::Error as StdError, fmt};
 
 use axum::{
     body::{Body, HttpBody},
-    extract::{FromRequest, Query, Request},
+    extract::{FromRequest, Request},
     http::{HeaderMap, Uri, header},
 };
 use bytes::{Bytes, BytesMut};
@@ -21,25 +26,32 @@ use utoipa::{
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, schema::Type},
 };
 
-use self::depth::Excess;
 pub(super) use self::{
     depth::Bounds,
-    form::{Form, PartContent, unknown_part},
+    fault::quoted,
+    form::{Form, PartContent, refuse_list, unknown_part},
+    halves::check as check_halves,
+    json::{cleaned_text, json, parse, parse_by_items, parse_slice},
+    query::{option, query, refuse_query},
 };
-use super::{AppState, layers::BodyError, long_text::sharing, problem::Failure};
-use crate::error::{Code, Error};
-
-/// Bodies past this are parsed on a thread of their own: a megabyte of numbers takes milliseconds, in
-/// which an async worker would serve nobody else.
-const INLINE_PARSE_BYTES: usize = 256 << 10;
-
-/// The longest part of a parser's message that is sent back: it may quote the body.
-const MAX_QUOTED_CHARS: usize = 200;
+use super::{AppState, layers::BodyError, problem::Failure};
+use crate::{
+    error::{Code, Error},
+    preprocess,
+};
 
 /// A request that JSON can carry, and perhaps other content types.
 pub(super) trait FromPayload: DeserializeOwned + Send + 'static {
     /// The content types that the route reads, for the message of a 415.
     const ACCEPTS: &'static str;
+
+    /// Reads JSON.
+    ///
+    /// # Errors
+    /// [`Code::InvalidRequest`] at the field at fault.
+    fn from_json(bytes: &Bytes) -> Result<Self, Error> {
+        parse(bytes)
+    }
 
     /// Reads a form.
     ///
@@ -68,19 +80,31 @@ impl<T: FromPayload> FromRequest<AppState> for Payload<T> {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Failure> {
         let media_type = media_type(request.headers());
+        if media_type == "multipart/form-data" {
+            refuse_query(request.uri(), "the fields of the form")?;
+            return Ok(Self(T::from_form(Form::read(request, state).await?)?));
+        }
+        let uri = request.uri().clone();
         let is_json = media_type == "application/json" || media_type.ends_with("+json");
-        let value = if is_json {
-            json(read(request.into_body()).await?, Bounds::of(state.limits())).await?
-        } else if media_type == "multipart/form-data" {
-            T::from_form(Form::read(request, state).await?)?
-        } else if media_type.starts_with("image/") || media_type == "application/octet-stream" {
-            let uri = request.uri().clone();
-            T::from_image(read(request.into_body()).await?, &uri)?
-        } else {
-            return Err(unsupported::<T>().into());
-        };
-        Ok(Self(value))
+        let is_image = media_type.starts_with("image/");
+        let bytes = read(request.into_body()).await?;
+        // Whatever else a body is called, its content says what it is: clients label it wrongly or not at all.
+        if is_json || !is_image && looks_like_json(&bytes) {
+            refuse_query(&uri, "the JSON body")?;
+            return Ok(Self(json::request(bytes, Bounds::of(state.limits())).await?));
+        }
+        let is_raw = is_image || media_type == "application/octet-stream";
+        if is_raw || preprocess::is_image(&bytes) {
+            return Ok(Self(T::from_image(bytes, &uri)?));
+        }
+        Err(unsupported::<T>().into())
     }
+}
+
+/// Whether a body can only be meant as JSON: no image begins so, and every request is an object.
+fn looks_like_json(bytes: &[u8]) -> bool {
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    text.trim_ascii_start().first() == Some(&b'{')
 }
 
 /// The media type in lower case, without parameters; empty where there is none.
@@ -137,121 +161,6 @@ fn broken_off(error: &(dyn StdError + 'static)) -> Error {
     Error::new(Code::InvalidRequest, "the body could not be read to its end")
 }
 
-/// Reads JSON within bounds.
-///
-/// # Errors
-/// [`Code::JsonTooDeep`]; [`Code::TooManyItems`]; [`Code::InvalidRequest`] at the field at fault.
-pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
-    bytes: Bytes,
-    bounds: Bounds,
-) -> Result<T, Error> {
-    let inline = bytes.len() <= INLINE_PARSE_BYTES;
-    let parse = move || {
-        // Before any parser: some of them recurse, and one that skips an unknown field does not count.
-        let useless = depth::measure(&bytes, bounds).map_err(too_much)?;
-        parse_json(&masked(bytes, &useless))
-    };
-    if inline {
-        return parse();
-    }
-    // Bounded by the budget of body bytes, so these threads are few.
-    tokio::task::spawn_blocking(parse).await.map_err(Error::internal)?
-}
-
-/// Question marks in the place of strings that no field takes. They are refused where and as those would be, but a
-/// message that quotes them is found at once: to tell which characters to escape takes seconds for tens of megabytes,
-/// and escaped they may be several times as long.
-fn masked(bytes: Bytes, useless: &[Range<usize>]) -> Bytes {
-    if useless.is_empty() {
-        return bytes;
-    }
-    let mut bytes = BytesMut::from(bytes);
-    for inside in useless {
-        bytes[inside.clone()].fill(b'?');
-    }
-    bytes.freeze()
-}
-
-fn too_much(excess: Excess) -> Error {
-    match excess {
-        Excess::Depth(limit) => Error::new(
-            Code::JsonTooDeep,
-            format!("the JSON is nested deeper than the limit of {limit}"),
-        ),
-        Excess::Parts(limit) => Error::new(
-            Code::TooManyItems,
-            format!(
-                "the JSON has more than {limit} strings, arrays and objects; split the request"
-            ),
-        ),
-    }
-}
-
-/// Parses JSON; a fault is named by its path.
-fn parse_json<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Error> {
-    sharing(bytes, || parse_shared(bytes))
-}
-
-fn parse_shared<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    // Tracking the path costs time for every value, so only a body with a fault pays for it.
-    if let Ok(value) = serde_json::from_slice(bytes) {
-        return Ok(value);
-    }
-    let mut parser = serde_json::Deserializer::from_slice(bytes);
-    let error = match serde_path_to_error::deserialize::<_, T>(&mut parser) {
-        Ok(value) => return parser.end().map(|()| value).map_err(|error| syntax_error(&error)),
-        Err(error) => error,
-    };
-    let path = error.path().to_string();
-    let error = error.into_inner();
-    if !error.is_data() {
-        return Err(syntax_error(&error));
-    }
-    let message = quoted(&error.to_string());
-    let field = faulty_field(&path, &message);
-    let fault = Error::new(Code::InvalidRequest, message);
-    Err(if field.is_empty() { fault } else { fault.with_field(field) })
-}
-
-/// The path of the field at fault. A missing field has no place of its own, so the parser's path ends
-/// above it; its name stands in the message.
-fn faulty_field(path: &str, message: &str) -> String {
-    // The parser writes `.` for the whole body and `?` for a key that it could not read.
-    let path = path.trim_end_matches(['.', '?']);
-    let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
-    match missing {
-        Some(name) if path.is_empty() => name.to_owned(),
-        Some(name) => format!("{path}.{name}"),
-        None => path.to_owned(),
-    }
-}
-
-fn syntax_error(error: &serde_json::Error) -> Error {
-    Error::new(
-        Code::InvalidRequest,
-        format!("the body is not JSON: {}", quoted(&error.to_string())),
-    )
-}
-
-/// A parser's message, cut where it quotes too much of the body.
-pub(super) fn quoted(message: &str) -> String {
-    match message.char_indices().nth(MAX_QUOTED_CHARS) {
-        None => message.to_owned(),
-        Some((end, _)) => format!("{}...", &message[..end]),
-    }
-}
-
-/// A value of a form field or a query parameter, as its type writes it.
-///
-/// # Errors
-/// [`Code::InvalidRequest`] at `name`.
-pub(super) fn option<T: DeserializeOwned>(name: &'static str, text: &str) -> Result<T, Error> {
-    // Numbers and booleans are JSON; what is neither is a word.
-    serde_json::from_str(text)
-        .or_else(|_| serde_json::from_value(serde_json::Value::from(text)))
-        .map_err(|error| Error::invalid(name, quoted(&error.to_string())))
-}
-
 /// The bytes of a file, for the document.
 pub(super) struct File;
 
@@ -263,17 +172,6 @@ impl PartialSchema for File {
 }
 
 impl ToSchema for File {}
-
-/// The options in a query.
-///
-/// # Errors
-/// [`Code::InvalidRequest`] at `query`, with the parameter in the message.
-pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Error> {
-    let parsed = Query::try_from_uri(uri);
-    parsed
-        .map(|Query(options)| options)
-        .map_err(|error| Error::invalid("query", quoted(&error.body_text())))
-}
 
 /// One string or an array of strings.
 #[derive(Debug, Default)]

@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 use super::{
     AppState,
     body::{
-        File, Form, FromPayload, OneOrMany, PartContent, Payload, Strings, option, unknown_part,
+        File, Form, FromPayload, OneOrMany, PartContent, Payload, Strings, option, refuse_list,
+        unknown_part,
     },
     layers::Ctx,
     long_text::LongText,
@@ -66,6 +67,9 @@ impl ClassifyRequest {
         if self.top_k == Some(0) {
             return Err(Error::invalid("top_k", "must be 1 or more"));
         }
+        for (index, label) in self.labels.iter().enumerate() {
+            refuse_list(&format!("labels[{index}]"), label)?;
+        }
         let names = self.labels.iter().map(|label| label.as_str().into()).collect();
         let request = engine::ClassifyRequest {
             model: self.model,
@@ -84,7 +88,7 @@ impl FromPayload for ClassifyRequest {
 
     fn from_form(form: Form) -> Result<Self, Error> {
         let mut request = Self::default();
-        for part in form.into_parts() {
+        for part in form.into_parts(&["label", "labels", "template", "templates"])? {
             match (part.name.as_str(), part.content) {
                 (_, PartContent::File(bytes)) => request.files.push(ImageInput::Encoded(bytes)),
                 ("label" | "labels", PartContent::Text(text)) => request.labels.push(text),
@@ -93,10 +97,10 @@ impl FromPayload for ClassifyRequest {
                 }
                 ("model", PartContent::Text(text)) => request.model = Some(text),
                 ("top_k", PartContent::Text(text)) => {
-                    request.top_k = Some(option("top_k", &text)?);
+                    request.top_k = option("top_k", &text)?;
                 }
                 ("max_num_patches", PartContent::Text(text)) => {
-                    request.max_num_patches = Some(option("max_num_patches", &text)?);
+                    request.max_num_patches = option("max_num_patches", &text)?;
                 }
                 (name, PartContent::Text(_)) => {
                     return Err(unknown_part(

@@ -19,7 +19,9 @@ use self::{
 };
 use super::{
     AppState,
-    body::{File, Form, FromPayload, PartContent, Payload, option, query, unknown_part},
+    body::{
+        File, Form, FromPayload, PartContent, Payload, option, parse_by_items, query, unknown_part,
+    },
     compat::content,
     layers::Ctx,
     long_text::LongText,
@@ -111,7 +113,7 @@ pub(super) enum Modality {
     /// A text to embed.
     #[default]
     Text,
-    /// A picture: a data URI or base64.
+    /// An image: a data URI or base64.
     Image,
 }
 
@@ -290,9 +292,13 @@ impl FromPayload for EmbeddingsRequest {
     const ACCEPTS: &'static str =
         "application/json, multipart/form-data, image/*, application/octet-stream";
 
+    fn from_json(bytes: &Bytes) -> Result<Self, Error> {
+        parse_by_items(bytes)
+    }
+
     fn from_form(form: Form) -> Result<Self, Error> {
         let mut request = Self::of(Vec::new());
-        for part in form.into_parts() {
+        for part in form.into_parts(&["text", "input"])? {
             match (part.name.as_str(), part.content) {
                 (_, PartContent::File(bytes)) => request.input.0.push(Item::Encoded(bytes)),
                 ("text" | "input", PartContent::Text(text)) => {
@@ -300,22 +306,22 @@ impl FromPayload for EmbeddingsRequest {
                 }
                 ("model", PartContent::Text(text)) => request.model = Some(text),
                 ("encoding_format", PartContent::Text(text)) => {
-                    request.encoding_format = option("encoding_format", &text)?;
+                    request.encoding_format = option("encoding_format", &text)?.unwrap_or_default();
                 }
                 ("dimensions", PartContent::Text(text)) => {
-                    request.dimensions = Some(option("dimensions", &text)?);
+                    request.dimensions = option("dimensions", &text)?;
                 }
                 ("normalized", PartContent::Text(text)) => {
-                    request.normalized = option("normalized", &text)?;
+                    request.normalized = option("normalized", &text)?.unwrap_or(true);
                 }
                 ("truncate", PartContent::Text(text)) => {
-                    request.truncate = option("truncate", &text)?;
+                    request.truncate = option("truncate", &text)?.unwrap_or(true);
                 }
                 ("max_num_patches", PartContent::Text(text)) => {
-                    request.max_num_patches = Some(option("max_num_patches", &text)?);
+                    request.max_num_patches = option("max_num_patches", &text)?;
                 }
                 ("on_error", PartContent::Text(text)) => {
-                    request.on_error = option("on_error", &text)?;
+                    request.on_error = option("on_error", &text)?.unwrap_or_default();
                 }
                 ("user", PartContent::Text(_)) => {}
                 (name, PartContent::Text(_)) => {

@@ -188,20 +188,22 @@ impl FromPayload for FeaturesRequest {
     fn from_form(form: Form) -> Result<Self, Error> {
         let mut files = Vec::new();
         let mut options = RawImageOptions::default();
-        for part in form.into_parts() {
+        for part in form.into_parts(&[])? {
             match (part.name.as_str(), part.content) {
                 (_, PartContent::File(bytes)) => files.push(Item::Encoded(bytes)),
                 ("model", PartContent::Text(text)) => options.model = Some(text),
                 ("output", PartContent::Text(text)) => {
-                    options.output = Some(option("output", &text)?);
+                    options.output = option("output", &text)?;
                 }
-                ("layer", PartContent::Text(text)) => options.layer = Some(option("layer", &text)?),
-                ("dtype", PartContent::Text(text)) => options.dtype = option("dtype", &text)?,
+                ("layer", PartContent::Text(text)) => options.layer = option("layer", &text)?,
+                ("dtype", PartContent::Text(text)) => {
+                    options.dtype = option("dtype", &text)?.unwrap_or_default()
+                }
                 ("encoding_format", PartContent::Text(text)) => {
-                    options.encoding_format = Some(option("encoding_format", &text)?);
+                    options.encoding_format = option("encoding_format", &text)?;
                 }
                 ("max_num_patches", PartContent::Text(text)) => {
-                    options.max_num_patches = Some(option("max_num_patches", &text)?);
+                    options.max_num_patches = option("max_num_patches", &text)?;
                 }
                 (name, PartContent::Text(_)) => {
                     let known = "model, output, layer, dtype, max_num_patches, encoding_format";

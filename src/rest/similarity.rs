@@ -156,7 +156,7 @@ impl FromPayload for SimilarityRequest {
 
     fn from_form(form: Form) -> Result<Self, Error> {
         let mut request = Self::default();
-        for part in form.into_parts() {
+        for part in form.into_parts(&["text", "texts", "scores"])? {
             match (part.name.as_str(), part.content) {
                 (_, PartContent::File(bytes)) => request.files.push(ImageInput::Encoded(bytes)),
                 ("text" | "texts", PartContent::Text(text)) => {
@@ -164,13 +164,16 @@ impl FromPayload for SimilarityRequest {
                 }
                 ("model", PartContent::Text(text)) => request.model = Some(text),
                 ("scores", PartContent::Text(text)) => {
-                    request.scores.get_or_insert_default().push(option("scores", &text)?);
+                    request
+                        .scores
+                        .get_or_insert_default()
+                        .extend(option::<Score>("scores", &text)?);
                 }
                 ("truncate", PartContent::Text(text)) => {
-                    request.truncate = Some(option("truncate", &text)?);
+                    request.truncate = option("truncate", &text)?;
                 }
                 ("max_num_patches", PartContent::Text(text)) => {
-                    request.max_num_patches = Some(option("max_num_patches", &text)?);
+                    request.max_num_patches = option("max_num_patches", &text)?;
                 }
                 (name, PartContent::Text(_)) => {
                     return Err(unknown_part(

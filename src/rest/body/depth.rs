@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::null;
 use crate::config;
 
 /// Most strings, arrays and objects of a body. Items are bounded by the engine, which sees them once they are
@@ -22,6 +23,9 @@ pub(in crate::rest) struct Bounds {
 }
 
 impl Bounds {
+    /// For what is bounded already.
+    pub(super) const NONE: Self = Self { depth: usize::MAX, parts: usize::MAX, string: usize::MAX };
+
     /// Of a server with these limits.
     pub(in crate::rest) fn of(limits: &config::Limits) -> Self {
         // The longest escape of one byte has six.
@@ -39,15 +43,24 @@ pub(super) enum Excess {
     Parts(usize),
 }
 
+/// What a body has that its parser shall not see.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The insides of strings that are too long for a text and no file.
+    pub(super) useless: Vec<Range<usize>>,
+    /// Members of objects whose value is null, without the comma beside them.
+    pub(super) nulls: Vec<Range<usize>>,
+}
+
 /// Measures a body. Brackets in strings nest nothing. What is no JSON at all is for the parser to refuse.
-///
-/// * returns the insides of strings that are too long for a text and no file
 ///
 /// # Errors
 /// If the body is more than a parser shall see.
-pub(super) fn measure(bytes: &[u8], bounds: Bounds) -> Result<Vec<Range<usize>>, Excess> {
-    let (mut depth, mut parts) = (0_usize, 0_usize);
-    let mut useless = Vec::new();
+pub(super) fn measure(bytes: &[u8], bounds: Bounds) -> Result<Found, Excess> {
+    let mut parts = 0_usize;
+    // Of each array or object around, whether it is an object.
+    let mut around = Vec::new();
+    let mut found = Found::default();
     let mut rest = bytes;
     let is_mark = |byte: &u8| matches!(byte, b'"' | b'[' | b'{' | b']' | b'}');
     while let Some(at) = rest.iter().position(is_mark) {
@@ -55,30 +68,37 @@ pub(super) fn measure(bytes: &[u8], bounds: Bounds) -> Result<Vec<Range<usize>>,
         rest = &rest[at + 1..];
         match mark {
             b'"' => {
+                let start = bytes.len() - rest.len();
                 let behind = behind_string(rest);
                 // Without the quote that ends it.
                 let string = &rest[..(rest.len() - behind.len()).saturating_sub(1)];
                 if string.len() > bounds.string && !may_be_file(string) {
-                    let start = bytes.len() - rest.len();
-                    useless.push(start..start + string.len());
+                    found.useless.push(start..start + string.len());
                 }
                 rest = behind;
+                if around.last() == Some(&true)
+                    && let Some(length) = null::value(behind)
+                    && null::is_key(&bytes[..start - 1], string)
+                {
+                    let end = bytes.len() - rest.len() + length;
+                    found.nulls.push(start - 1..end);
+                }
             }
-            b'[' | b'{' => depth += 1,
+            b'[' | b'{' => around.push(mark == b'{'),
             _ => {
-                depth = depth.saturating_sub(1);
+                around.pop();
                 continue;
             }
         }
         parts += 1;
-        if depth > bounds.depth {
+        if around.len() > bounds.depth {
             return Err(Excess::Depth(bounds.depth));
         }
         if parts > bounds.parts {
             return Err(Excess::Parts(bounds.parts));
         }
     }
-    Ok(useless)
+    Ok(found)
 }
 
 /// Whether a string may be the base64 of a file: ASCII, escaped or not. Some encoders escape slashes, some all that
@@ -123,7 +143,11 @@ mod tests {
             ("\"\\", 0),
             ("]]][", 1),
         ] {
-            assert_eq!(measure(text.as_bytes(), bounds(depth, 99, 99)), Ok(vec![]), "{text}");
+            assert_eq!(
+                measure(text.as_bytes(), bounds(depth, 99, 99)),
+                Ok(Found::default()),
+                "{text}"
+            );
             let deeper = depth.checked_sub(1);
             let deeper = deeper.map(|depth| measure(text.as_bytes(), bounds(depth, 99, 99)));
             assert_eq!(
@@ -143,7 +167,11 @@ mod tests {
             ("[[], [], {}]", 4),
             ("[\"a\\\"b\", \"[{\"]", 3),
         ] {
-            assert_eq!(measure(text.as_bytes(), bounds(9, parts, 99)), Ok(vec![]), "{text}");
+            assert_eq!(
+                measure(text.as_bytes(), bounds(9, parts, 99)),
+                Ok(Found::default()),
+                "{text}"
+            );
             let fewer = parts.checked_sub(1);
             let found = fewer.map(|parts| measure(text.as_bytes(), bounds(9, parts, 99)));
             assert_eq!(found, fewer.map(|parts| Err(Excess::Parts(parts))), "{text}");
@@ -164,8 +192,9 @@ mod tests {
             let text = format!("{{\"input\": \"{string}\"}}");
             let inside = 11..11 + string.len();
             let useless = if of_use { vec![] } else { vec![inside] };
-            assert_eq!(measure(text.as_bytes(), bounds(1, 3, 10)), Ok(useless), "{text}");
-            assert_eq!(measure(text.as_bytes(), bounds(1, 3, 99)), Ok(vec![]), "{text}");
+            let found = Found { useless, ..Found::default() };
+            assert_eq!(measure(text.as_bytes(), bounds(1, 3, 10)), Ok(found), "{text}");
+            assert_eq!(measure(text.as_bytes(), bounds(1, 3, 99)), Ok(Found::default()), "{text}");
         }
     }
 }

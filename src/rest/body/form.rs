@@ -1,10 +1,14 @@
 //! Forms with files.
 
+use std::collections::HashSet;
+
 use axum::extract::{FromRequest, Multipart, Request, multipart::MultipartError};
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 
-use super::{broken_off, media_type, quoted};
+use super::{broken_off, media_type, quoted, refuse_query};
 use crate::{
+    config::suggest,
     error::{Code, Error},
     rest::{AppState, problem::Failure},
 };
@@ -40,6 +44,7 @@ impl FromRequest<AppState> for Form {
             let error = Error::new(Code::UnsupportedMediaType, message);
             return Err(error.with_field("content-type").into());
         }
+        refuse_query(request.uri(), "the fields of the form")?;
         Ok(Self::read(request, state).await?)
     }
 }
@@ -79,9 +84,40 @@ impl Form {
     }
 
     /// The parts, in their order.
-    pub(in crate::rest) fn into_parts(self) -> impl Iterator<Item = Part> {
-        self.0.into_iter()
+    ///
+    /// * `repeated`: fields that may stand there more than once; files may anyway
+    ///
+    /// # Errors
+    /// [`Code::InvalidRequest`] for another field that is there twice, and for a JSON array in place of several fields.
+    pub(in crate::rest) fn into_parts(
+        self,
+        repeated: &[&str],
+    ) -> Result<impl Iterator<Item = Part>, Error> {
+        let mut seen = HashSet::new();
+        for part in &self.0 {
+            let PartContent::Text(text) = &part.content else { continue };
+            if !repeated.contains(&part.name.as_str()) && !seen.insert(part.name.as_str()) {
+                return Err(Error::invalid(quoted(&part.name), "is given twice"));
+            }
+            refuse_list(&part.name, text)?;
+        }
+        Ok(self.0.into_iter())
     }
+}
+
+/// Refuses a JSON array of strings, which would be one text.
+///
+/// # Errors
+/// [`Code::InvalidRequest`] at `name`.
+pub(in crate::rest) fn refuse_list(name: &str, text: &str) -> Result<(), Error> {
+    let begins = text.trim_start().strip_prefix('[').map(str::trim_start);
+    if begins.is_some_and(|inside| inside.starts_with('"'))
+        && serde_json::from_str::<Vec<IgnoredAny>>(text).is_ok()
+    {
+        let message = "is a JSON array in one string: give each of its strings on its own";
+        return Err(Error::invalid(quoted(name), message));
+    }
+    Ok(())
 }
 
 fn form_error(error: &MultipartError) -> Error {
@@ -96,6 +132,14 @@ fn form_error(error: &MultipartError) -> Error {
 }
 
 /// A part that the route does not know.
+///
+/// * `known`: fields that are read, separated by commas
 pub(in crate::rest) fn unknown_part(name: &str, known: &str) -> Error {
-    Error::invalid(quoted(name), format!("unknown form field; known are files and {known}"))
+    let message = if ["image", "images", "file", "files", "picture"].contains(&name) {
+        format!("came as text, not as a file: write `-F {name}=@cat.png`, with the `@`")
+    } else {
+        let near = suggest(name, known.split(", "));
+        format!("unknown form field; known are files and {known}{near}")
+    };
+    Error::invalid(quoted(name), message)
 }

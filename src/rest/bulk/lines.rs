@@ -12,6 +12,7 @@ use crate::{
     engine::{BulkEnd, BulkEvent, BulkRow, ImageInput, Input},
     error::{Code, Error},
     rest::{
+        body::{cleaned_text, parse_slice},
         embeddings::{EncodingFormat, answer::Vector},
         respond::Usage,
     },
@@ -140,12 +141,9 @@ pub(super) async fn read(line: io::Result<Line>) -> Result<BulkRow<Id>, Error> {
     tokio::task::spawn_blocking(move || parse(&line)).await.map_err(Error::internal)
 }
 
-pub(super) fn parse(line: &[u8]) -> BulkRow<Id> {
-    let row = serde_json::from_slice::<Row<'_>>(line).map_err(|error| {
-        let message =
-            format!("the line is no row: {}", crate::rest::body::quoted(&error.to_string()));
-        Error::new(Code::InvalidRequest, message)
-    });
+pub(super) fn parse(line: &Bytes) -> BulkRow<Id> {
+    let line = &cleaned_text(line.clone());
+    let row = parse_slice::<Row<'_>>(line);
     let (raw_id, input) = match row {
         Ok(row) => (row.id, input(row.text, row.image)),
         Err(error) => {
@@ -299,14 +297,15 @@ mod tests {
         for (line, id, fault) in [
             (r#"{"id": "a", "text": "x", "image": "y"}"#, Some("\"a\""), "either"),
             (r#"{"id": 7}"#, Some("7"), "either"),
-            (r#"{"id": -1.5, "txt": "x"}"#, Some("-1.5"), "no row"),
-            (r#"{"id": "b", "text": 5}"#, Some("\"b\""), "no row"),
+            (r#"{"id": -1.5, "txt": "x"}"#, Some("-1.5"), "did you mean `text`"),
+            (r#"{"id": "b", "text": 5}"#, Some("\"b\""), "must be a string"),
+            (r#"{"id": "e", "text": "\ud83d"}"#, Some("\"e\""), "surrogate"),
             (r#"{"id": {"a": 1}, "text": "x"}"#, None, "must be a string"),
-            (r#"{"id": "c", "text": "#, None, "no row"),
-            ("[]", None, "no row"),
+            (r#"{"id": "c", "text": "#, None, "not JSON"),
+            ("[]", None, "must be a JSON object"),
             (r#"{"id": "d", "image": "https://example.com/a.png"}"#, Some("\"d\""), ""),
         ] {
-            let row = parse(line.as_bytes());
+            let row = parse(&Bytes::from(line));
             assert_eq!(row.id.as_deref().map(RawValue::get), id, "{line}");
             if let Input::Unreadable(error) = row.input {
                 assert!(error.message().contains(fault), "{error}");
@@ -314,7 +313,7 @@ mod tests {
                 assert_eq!(fault, "", "{line}");
             }
         }
-        let row = parse(br#"{"text": "a \u00e9"}"#);
+        let row = parse(&Bytes::from_static(br#"{"text": "a \u00e9", "image": null}"#));
         assert!(row.id.is_none() && matches!(row.input, Input::Text(text) if text == "a é"));
     }
 }

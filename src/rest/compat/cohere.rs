@@ -105,7 +105,7 @@ impl EmbedBody {
         let given = (self.texts.take(), self.images.take(), self.inputs.take());
         let (field, inputs, texts) = match given {
             (Some(texts), None, None) => {
-                let inputs = texts.iter().cloned().map(Input::Text).collect();
+                let inputs = texts.iter().cloned().map(Input::plain).collect();
                 ("texts", inputs, texts)
             }
             (None, Some(images), None) => {

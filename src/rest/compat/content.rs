@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use utoipa::ToSchema;
 
@@ -64,8 +64,12 @@ pub(in crate::rest) enum ImageUrl {
 
 /// [`ImageUrl::Object`], as it is read.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct UrlObject {
     url: LongText,
+    /// Which resolution a hosted model would look at.
+    #[serde(rename = "detail")]
+    _detail: Option<IgnoredAny>,
 }
 
 /// One item, or an array of items.
@@ -86,7 +90,7 @@ impl Item {
     /// [`ImageInput::parse`] says.
     pub(in crate::rest) fn resolve(self) -> Result<Input, Error> {
         match self {
-            Self::Text(text) => Ok(Input::Text(text)),
+            Self::Text(text) => Ok(Input::plain(text)),
             Self::Part(Part { content: Some(Items(content)), text: None, .. }) => single(content),
             Self::Part(part) => part.resolve(),
         }
@@ -121,7 +125,7 @@ fn single(mut content: Vec<Item>) -> Result<Input, Error> {
     match (content.pop(), content.is_empty()) {
         // Only leaves: a content in a content is in no API.
         (Some(Item::Part(part)), true) if part.content.is_none() => part.resolve(),
-        (Some(Item::Text(text)), true) => Ok(Input::Text(text)),
+        (Some(Item::Text(text)), true) => Ok(Input::plain(text)),
         (None, _) => Err(unsupported(None)),
         _ => Err(mixed()),
     }

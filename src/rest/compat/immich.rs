@@ -17,7 +17,7 @@ use crate::{
     preprocess,
     rest::{
         AppState,
-        body::{File, Form, PartContent, unknown_part},
+        body::{File, Form, PartContent, cleaned_text, parse_slice, unknown_part},
         layers::Ctx,
         openapi::{DetailErrors, RequestHeaders},
         problem::Failure,
@@ -84,7 +84,7 @@ struct Asked {
 
 fn read(form: Form) -> Result<Asked, Error> {
     let (mut entries, mut image, mut text) = (None, None::<Bytes>, None);
-    for part in form.into_parts() {
+    for part in form.into_parts(&[])? {
         match (part.name.as_str(), part.content) {
             ("entries", PartContent::Text(json)) => entries = Some(json),
             ("image", PartContent::File(bytes)) => image = Some(bytes),
@@ -93,8 +93,9 @@ fn read(form: Form) -> Result<Asked, Error> {
         }
     }
     let entries = entries.ok_or_else(|| Error::invalid("entries", "is missing"))?;
-    let entries: Entries = serde_json::from_str(&entries).map_err(|error| {
-        Error::invalid("entries", format!("only smart search (`clip`) is served here: {error}"))
+    let entries: Entries = parse_slice(&cleaned_text(entries.into())).map_err(|error| {
+        let message = format!("only smart search (`clip`) is served here: {error}");
+        Error::invalid("entries", message)
     })?;
     match (entries.clip, image, text) {
         (Clip::Visual(entry), Some(bytes), None) => Ok(Asked {

@@ -66,7 +66,7 @@ pub(in crate::rest) async fn vectorize(
     Ctx(context): Ctx,
     Payload(body): Payload<VectorizeBody>,
 ) -> Result<Response, Failure> {
-    let mut inputs: Vec<_> = body.texts.unwrap_or_default().into_iter().map(Input::Text).collect();
+    let mut inputs: Vec<_> = body.texts.unwrap_or_default().into_iter().map(Input::plain).collect();
     let texts = inputs.len();
     inputs.extend(content::pictures("images", body.images.unwrap_or_default())?);
     let embedded = state.engine().embed(embed_all(None, inputs), &context).await;

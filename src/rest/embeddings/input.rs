@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
-    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{self, MapAccess, SeqAccess, Visitor},
 };
 use utoipa::{
     PartialSchema, ToSchema,
@@ -16,7 +16,7 @@ use super::Modality;
 use crate::{
     engine::{ImageInput, Input},
     error::Error,
-    rest::long_text::LongText,
+    rest::{body::check_halves, compat::content::ImageUrl, long_text::LongText},
 };
 
 /// The items of a request, in order.
@@ -32,6 +32,8 @@ pub(in crate::rest) enum Item {
     Text(LongText),
     /// `{"image": ...}`: a data URI or base64.
     Image(LongText),
+    /// A string that is no text: it has half a surrogate pair.
+    Unreadable(Error),
     /// A file of a form, or a raw body.
     Encoded(Bytes),
 }
@@ -65,19 +67,24 @@ impl Inputs {
 impl Item {
     fn resolve(self, modality: Modality) -> Result<Input, Error> {
         Ok(match (self, modality) {
-            (Self::Text(text), _) | (Self::Plain(text), Modality::Text) => {
-                Input::Text(text.into_string())
-            }
+            (Self::Text(text), _) => Input::Text(text.into_string()),
+            // An image's bytes or address are no words.
+            (Self::Plain(text), Modality::Text) => match Input::plain(text.into_string()) {
+                Input::Unreadable(error) => return Err(error),
+                input => input,
+            },
             (Self::Image(text), _) | (Self::Plain(text), Modality::Image) => {
                 Input::Image(ImageInput::parse(text.0)?)
             }
             (Self::Encoded(bytes), _) => Input::Image(ImageInput::Encoded(bytes)),
+            (Self::Unreadable(error), _) => return Err(error),
         })
     }
 }
 
-/// Why token ids are refused: the reason is worth more than `invalid type: integer`.
-const NO_TOKEN_IDS: &str = "token ids are not accepted: send texts as strings";
+/// Why token ids are refused: the reason is worth more than that a number is no string.
+const NO_TOKEN_IDS: &str = "an array of numbers is no item: send texts as strings (token ids are not accepted), an \
+     image's bytes in base64 as `{\"image\": ...}`";
 
 // Written by hand, not as an untagged enum: a fault deep in an array keeps its own message and path.
 impl<'de> Deserialize<'de> for Inputs {
@@ -126,11 +133,11 @@ impl<'de> Visitor<'de> for ItemVisitor {
     }
 
     fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Item, E> {
-        Ok(Item::Plain(LongText::borrowed(text)))
+        Ok(checked(LongText::borrowed(text), Item::Plain))
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Item, E> {
-        Ok(Item::Plain(LongText(text.into())))
+        Ok(checked(LongText(text.into()), Item::Plain))
     }
 
     fn visit_u64<E: de::Error>(self, _: u64) -> Result<Item, E> {
@@ -142,14 +149,48 @@ impl<'de> Visitor<'de> for ItemVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item, A::Error> {
-        let neither = || de::Error::custom("an item has either `text` or `image`");
-        let item = match map.next_key::<Cow<'_, str>>()?.as_deref() {
-            Some("text") => Item::Text(map.next_value()?),
-            Some("image") => Item::Image(map.next_value()?),
-            _ => return Err(neither()),
-        };
-        // A second key would make two items of one.
-        if map.next_key::<IgnoredAny>()?.is_some() { Err(neither()) } else { Ok(item) }
+        let mut item = None;
+        let mut kind = None;
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            let found = match &*key {
+                "text" => checked(map.next_value()?, Item::Text),
+                "image" | "image_base64" | "bytes" | "url" => {
+                    checked(map.next_value()?, Item::Image)
+                }
+                "image_url" => {
+                    let (ImageUrl::Text(url) | ImageUrl::Object { url }) = map.next_value()?;
+                    checked(url, Item::Image)
+                }
+                "type" => {
+                    kind = Some(map.next_value::<String>()?);
+                    continue;
+                }
+                other => return Err(de::Error::unknown_field(other, &KEYS)),
+            };
+            // A second one would make two items of one.
+            if item.replace(found).is_some() {
+                return Err(de::Error::custom(NEITHER));
+            }
+        }
+        match (item, kind) {
+            (Some(item), _) => Ok(item),
+            (None, Some(kind)) if !KEYS.contains(&kind.as_str()) => Err(de::Error::custom(
+                format_args!("only texts and images are embedded here, not `{kind}`"),
+            )),
+            (None, _) => Err(de::Error::custom(NEITHER)),
+        }
+    }
+}
+
+const NEITHER: &str = "an item has either `text` or `image`";
+
+/// Keys of an item, those that other APIs have among them.
+const KEYS: [&str; 7] = ["text", "image", "image_url", "image_base64", "url", "bytes", "type"];
+
+fn checked(text: LongText, item: impl FnOnce(LongText) -> Item) -> Item {
+    match check_halves(&text.0) {
+        Ok(()) => item(text),
+        Err(error) => Item::Unreadable(error),
     }
 }
 
@@ -172,10 +213,10 @@ impl PartialSchema for Inputs {
         let text = || {
             schema::ObjectBuilder::new()
                 .schema_type(schema::Type::String)
-                .description(Some("What `modality` says: a text, or a picture."))
+                .description(Some("What `modality` says: a text, or an image."))
         };
         let item = schema::OneOfBuilder::new().item(text()).item(tagged("text", "A text.")).item(
-            tagged("image", "A picture: a data URI, base64, or a URL where the server fetches."),
+            tagged("image", "An image: a data URI, base64, or a URL where the server fetches."),
         );
         schema::OneOfBuilder::new()
             .item(text())

@@ -3,19 +3,18 @@
 use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{self, IgnoredAny},
-};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{EmbedBody, SimilarityBody, cosines, embeddings};
 use crate::{
     engine::{ClassifyRequest, Context, ImageInput, ImageSide},
+    error::{Code, Error},
     rest::{
         AppState,
-        body::{FromPayload, Payload},
+        body::{FromPayload, Payload, parse, parse_slice},
         layers::Ctx,
         long_text::LongText,
         openapi::{RequestHeaders, TeiErrors},
@@ -93,8 +92,8 @@ fn field_of_task(field: &str) -> String {
     }
 }
 
-/// One of the three tasks of an endpoint.
-#[derive(Debug, ToSchema)]
+/// One of the three tasks of an endpoint. `from_json` tells them apart.
+#[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = EndpointTask)]
 #[serde(untagged)]
 pub(in crate::rest) enum Task {
@@ -114,6 +113,7 @@ struct Shape<'t> {
     inputs: Option<&'t RawValue>,
     #[serde(borrow)]
     parameters: Option<&'t RawValue>,
+    candidate_labels: Option<IgnoredAny>,
 }
 
 /// The keys that tell; none in what is not an object.
@@ -134,30 +134,32 @@ impl Keys {
 }
 
 impl Task {
-    fn read(json: &str) -> serde_json::Result<Self> {
-        let shape: Shape<'_> = serde_json::from_str(json)?;
-        let inputs = Keys::of(shape.inputs)?;
-        if Keys::of(shape.parameters)?.candidate_labels.is_some() {
-            serde_json::from_str(json).map(Self::ZeroShot)
-        } else if inputs.source_sentence.or(inputs.sentences).is_some() {
-            serde_json::from_str(json).map(Self::Similarity)
-        } else {
-            serde_json::from_str(json).map(Self::Embed)
+    /// Which task it is, by what is there, so that a fault keeps the message of its own task. Read twice in place: a
+    /// tree of values would copy an image's base64.
+    fn read(bytes: &Bytes) -> Result<Self, Error> {
+        let shape: Shape<'_> = parse_slice(bytes)?;
+        if shape.candidate_labels.is_some() {
+            return Err(Error::invalid("candidate_labels", "stands in `parameters`"));
         }
-    }
-}
-
-// By what is there, so that a fault keeps the message of its own task. Read twice in place: a tree of values
-// would copy a picture's base64.
-impl<'de> Deserialize<'de> for Task {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let json = <&RawValue>::deserialize(deserializer)?;
-        Self::read(json.get()).map_err(de::Error::custom)
+        let unreadable =
+            |error: serde_json::Error| Error::new(Code::InvalidRequest, error.to_string());
+        let inputs = Keys::of(shape.inputs).map_err(unreadable)?;
+        if Keys::of(shape.parameters).map_err(unreadable)?.candidate_labels.is_some() {
+            parse(bytes).map(Self::ZeroShot)
+        } else if inputs.source_sentence.or(inputs.sentences).is_some() {
+            parse(bytes).map(Self::Similarity)
+        } else {
+            parse(bytes).map(Self::Embed)
+        }
     }
 }
 
 impl FromPayload for Task {
     const ACCEPTS: &'static str = "application/json";
+
+    fn from_json(bytes: &Bytes) -> Result<Self, Error> {
+        Self::read(bytes)
+    }
 }
 
 /// What each task answers.
@@ -201,10 +203,7 @@ pub(in crate::rest) async fn predict(
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
-    use crate::rest::long_text::sharing;
 
     #[test]
     fn what_is_there_tells_the_task() {
@@ -215,11 +214,11 @@ mod tests {
             (r#"{"inputs": ["a", "b", "c"], "parameters": null}"#, "Embed"),
             (r#"{"inputs": {"text": "a"}, "normalize": false}"#, "Embed"),
         ] {
-            let read: Task = serde_json::from_str(json).expect(json);
+            let read = Task::read(&Bytes::from(json)).expect(json);
             assert!(format!("{read:?}").starts_with(task), "{json}");
         }
         for json in [r#""a""#, "{}", r#"{"inputs": {"sentences": ["b"]}}"#, r#"{"inputs": 1}"#] {
-            assert!(serde_json::from_str::<Task>(json).is_err(), "{json}");
+            assert!(Task::read(&Bytes::from(json)).is_err(), "{json}");
         }
     }
 
@@ -229,7 +228,7 @@ mod tests {
         let json =
             format!(r#"{{"inputs": "{picture}", "parameters": {{"candidate_labels": []}}}}"#);
         let body = Bytes::from(json);
-        let task = sharing(&body, || serde_json::from_slice(&body)).expect("a task");
+        let task = Task::read(&body).expect("a task");
         let Task::ZeroShot(ZeroShotBody { inputs, .. }) = task else { panic!("another task") };
         assert!(body.as_ptr_range().contains(&inputs.0.as_ptr()));
     }
