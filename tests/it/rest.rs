@@ -1,10 +1,12 @@
 //! The REST surface, over real HTTP.
 
 mod access;
+mod as_sent;
 mod bad_input;
 mod bulk;
 mod classify;
 mod compat;
+mod contract;
 mod embeddings;
 mod errors;
 mod fetch;

@@ -30,6 +30,7 @@ use crate::{
 
 /// What to embed, and how the answer is written. Give one of `texts`, `images` and `inputs`.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(
     as = CohereEmbedRequest,
     example = json!({
@@ -57,6 +58,12 @@ pub(in crate::rest) struct EmbedBody {
     /// Accepted and not used: the model has one embedding for a text, whatever it is for.
     #[expect(dead_code, reason = "part of Cohere's request; the model knows no input types")]
     input_type: Option<String>,
+    /// Accepted and not used: texts are cut at the model's own length.
+    #[expect(dead_code, reason = "part of Cohere's request")]
+    max_tokens: Option<u32>,
+    /// Accepted and not used: `x-priority` is this server's.
+    #[expect(dead_code, reason = "part of Cohere's request")]
+    priority: Option<i64>,
 }
 
 /// An element type of embeddings.

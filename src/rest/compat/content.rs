@@ -26,6 +26,7 @@ pub(in crate::rest) enum Item {
 
 /// An object with one text or one picture, in whatever way an API writes that.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(examples(
     json!({"text": "a cat"}),
     json!({"image": "data:image/png;base64,iVBORw0..."}),
@@ -36,6 +37,9 @@ pub(in crate::rest) struct Part {
     /// What the part holds; the field that is set tells as much.
     #[serde(rename = "type")]
     kind: Option<String>,
+    /// Who says it, in a conversation; all are embedded alike.
+    #[expect(dead_code, reason = "part of a message; the model knows no roles")]
+    role: Option<String>,
     /// A text.
     text: Option<String>,
     /// A picture: a data URI, base64, or a URL where the server fetches.

@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::content::{self, Item, Items, ItemsSchema};
+use super::{
+    content::{self, Item, Items, ItemsSchema},
+    tei::Direction,
+};
 use crate::{
     engine::{Context, Input, Pair, RankRequest, RankSide, Ranked},
     error::Error,
@@ -22,6 +25,7 @@ use crate::{
 /// A query, and the documents to order by it: `documents` for the answer of vLLM and Jina, `texts` for that
 /// of text-embeddings-inference.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(examples(
     json!({"query": "a cat", "documents": [{"image": "data:image/png;base64,iVBORw0..."}], "top_n": 1}),
     json!({"query": "a cat", "texts": ["a kitten", "a truck"]})
@@ -56,6 +60,8 @@ pub(in crate::rest) struct RerankBody {
     /// Whether a text that is too long is cut (the default); otherwise it is refused.
     #[schema(default = true)]
     truncate: Option<bool>,
+    /// Only `right` is served: the end is cut.
+    truncation_direction: Option<Direction>,
 }
 
 impl FromPayload for RerankBody {
@@ -208,6 +214,9 @@ impl RerankBody {
     /// # Errors
     /// Names what is wrong.
     pub(in crate::rest) fn split(self) -> Result<(RankRequest, Shape), Error> {
+        if self.truncation_direction == Some(Direction::Left) {
+            return Err(Error::invalid("truncation_direction", "only `right` is served"));
+        }
         let top = match (self.top_n, self.top_k) {
             (Some(_), Some(_)) => {
                 return Err(Error::invalid("top_k", "give either `top_n` or `top_k`"));

@@ -20,6 +20,7 @@ use crate::{
 
 /// Queries and documents: one query for all documents, or one for each.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({
     "queries": "a cat", "documents": ["a kitten", {"image": "data:image/png;base64,iVBORw0..."}]
 }))]

@@ -3,7 +3,7 @@
 pub(in crate::rest) mod endpoint;
 
 use axum::{extract::State, response::Response};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use utoipa::ToSchema;
 
 use super::{content, content::Item, content::Items, content::ItemsSchema, embed_all, in_field};
@@ -24,6 +24,7 @@ use crate::{
 
 /// Texts to embed.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = TeiEmbedRequest, example = json!({"inputs": ["a cat", "a dog"]}))]
 pub(in crate::rest) struct EmbedBody {
     /// One text or several; objects with a text or a picture are taken too.
@@ -45,10 +46,17 @@ pub(in crate::rest) struct EmbedBody {
     /// Keep only the first values of each embedding.
     #[schema(minimum = 1)]
     dimensions: Option<usize>,
+    /// The same options, as clients of an inference endpoint group them.
+    parameters: Option<EmbedOptions>,
+    /// Accepted and not used: how an inference endpoint of Hugging Face waits and caches.
+    #[expect(dead_code, reason = "part of the endpoint's request; the server has neither")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    options: Option<IgnoredAny>,
 }
 
 /// How texts are embedded.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = TeiEmbedOptions)]
 pub(in crate::rest) struct EmbedOptions {
     /// The model's name; the default model where none is given. Not in the original format.
@@ -81,7 +89,7 @@ pub(in crate::rest) enum Direction {
 }
 
 impl EmbedBody {
-    fn split(self) -> (Items, EmbedOptions) {
+    fn split(self) -> Result<(Items, EmbedOptions), Error> {
         let options = EmbedOptions {
             model: self.model,
             normalize: self.normalize,
@@ -90,11 +98,37 @@ impl EmbedBody {
             prompt_name: self.prompt_name,
             dimensions: self.dimensions,
         };
-        (self.inputs, options)
+        let nested = self.parameters.unwrap_or_default();
+        Ok((self.inputs, options.or(nested)?))
     }
 }
 
 impl EmbedOptions {
+    /// Options given in either of two places.
+    ///
+    /// # Errors
+    /// Names one that is given in both.
+    fn or(self, nested: Self) -> Result<Self, Error> {
+        fn one<T>(name: &'static str, a: Option<T>, b: Option<T>) -> Result<Option<T>, Error> {
+            match (a, b) {
+                (Some(_), Some(_)) => Err(Error::invalid(name, "is given twice")),
+                (a, b) => Ok(a.or(b)),
+            }
+        }
+        Ok(Self {
+            model: one("model", self.model, nested.model)?,
+            normalize: one("normalize", self.normalize, nested.normalize)?,
+            truncate: one("truncate", self.truncate, nested.truncate)?,
+            truncation_direction: one(
+                "truncation_direction",
+                self.truncation_direction,
+                nested.truncation_direction,
+            )?,
+            prompt_name: one("prompt_name", self.prompt_name, nested.prompt_name)?,
+            dimensions: one("dimensions", self.dimensions, nested.dimensions)?,
+        })
+    }
+
     fn request(self, inputs: Vec<Input>) -> Result<EmbedRequest, Error> {
         if self.truncation_direction == Some(Direction::Left) {
             return Err(Error::invalid("truncation_direction", "only `right` is served"));
@@ -120,7 +154,7 @@ async fn embeddings(
     context: &Context,
     body: EmbedBody,
 ) -> Result<Response, Failure> {
-    let (Items(items), options) = body.split();
+    let (Items(items), options) = body.split()?;
     let request = options.request(content::resolve_all("inputs", items)?)?;
     let embedded = state.engine().embed(request, context).await;
     let embedded = embedded.map_err(|error| in_field(error, "inputs"))?;
@@ -152,6 +186,7 @@ pub(in crate::rest) async fn embed(
 
 /// A sentence, and others to compare it with.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(
     as = TeiSimilarityRequest,
     example = json!({"inputs": {"source_sentence": "a cat", "sentences": ["a kitten", "a truck"]}})

@@ -23,6 +23,7 @@ use crate::{
 
 /// What to embed, and how the answer is written.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(
     as = VoyageRequest,
     example = json!({

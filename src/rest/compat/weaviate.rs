@@ -22,6 +22,7 @@ use crate::{
 
 /// Texts and pictures to embed; one side may be empty or missing.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({"texts": ["a cat"], "images": ["iVBORw0..."]}))]
 pub(in crate::rest) struct VectorizeBody {
     texts: Option<Vec<String>>,

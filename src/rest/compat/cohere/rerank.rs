@@ -24,6 +24,7 @@ use crate::{
 
 /// A query, and the documents to order by it.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(
     as = CohereRerankRequest,
     example = json!({"model": "demo", "query": "a cat", "documents": ["a kitten", "a truck"], "top_n": 1})
@@ -41,6 +42,12 @@ pub(in crate::rest) struct RerankBody {
     /// Whether texts come back with their scores: not in this version of Cohere's API, and sent by LiteLLM.
     #[schema(default = false)]
     return_documents: Option<bool>,
+    /// Accepted and not used: texts are cut at the model's own length.
+    #[serde(rename = "max_tokens_per_doc")]
+    _max_tokens_per_doc: Option<u32>,
+    /// Accepted and not used: `x-priority` is this server's.
+    #[serde(rename = "priority")]
+    _priority: Option<i64>,
 }
 
 impl FromPayload for RerankBody {
@@ -102,7 +109,7 @@ pub(in crate::rest) async fn rerank(
     Ctx(context): Ctx,
     Payload(body): Payload<RerankBody>,
 ) -> Result<Response, Failure> {
-    let RerankBody { model, query, documents, top_n, return_documents } = body;
+    let RerankBody { model, query, documents, top_n, return_documents, .. } = body;
     let texts = match return_documents {
         Some(true) => documents.iter().map(|item| item.as_text().map(str::to_owned)).collect(),
         _ => Vec::new(),

@@ -33,6 +33,7 @@ const HEADER_LENGTH: &str = "inference-header-content-length";
 
 /// The JSON of a request.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct InferBody {
     id: Option<String>,
     inputs: Vec<InputTensor>,
@@ -43,13 +44,19 @@ struct InferBody {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct RequestParameters {
     binary_data_output: bool,
     normalized: Option<bool>,
+    /// Of Triton's scheduler; this server's are `x-priority` and `x-request-timeout-ms`.
+    #[serde(rename = "priority")]
+    _priority: Option<u64>,
+    #[serde(rename = "timeout")]
+    _timeout: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct InputTensor {
     name: String,
     shape: Shape,
@@ -91,15 +98,19 @@ impl<'de> Deserialize<'de> for Shape {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct TensorParameters {
     /// Of an input: its bytes behind the JSON.
     binary_data_size: Option<usize>,
     /// Of an output: whether it comes raw.
     binary_data: Option<bool>,
+    /// What a client made the tensor of. The tensor's own type says how it is read.
+    #[serde(rename = "content_type")]
+    _content_type: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RequestedOutput {
     name: String,
     #[serde(default)]

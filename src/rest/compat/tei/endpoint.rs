@@ -25,6 +25,7 @@ use crate::{
 
 /// A picture, and the labels to judge it by.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({
     "inputs": "iVBORw0...", "parameters": {"candidate_labels": ["a cat", "a dog"]}
 }))]
@@ -34,10 +35,15 @@ pub(in crate::rest) struct ZeroShotBody {
     parameters: ZeroShotParameters,
     /// The model's name; the default model where none is given. Not in the original format.
     model: Option<String>,
+    /// Accepted and not used: how an inference endpoint of Hugging Face waits and caches.
+    #[expect(dead_code, reason = "part of the endpoint's request; the server has neither")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    options: Option<IgnoredAny>,
 }
 
 /// The labels.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::rest) struct ZeroShotParameters {
     candidate_labels: Vec<String>,
     /// Has a `{}` where the label goes; `This is a photo of {}.` where none is given.
