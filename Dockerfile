@@ -7,9 +7,9 @@
 # The compiler that Cargo.toml asks for, on the distribution of the final image: one libc on both sides.
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /build
-# For libjpeg-turbo, whose sources come with a dependency.
+# For libjpeg-turbo's assembly, whose sources come with a dependency.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends cmake nasm \
+    && apt-get install --yes --no-install-recommends nasm \
     && rm -rf /var/lib/apt/lists/*
 COPY . .
 # A build context has no repository to ask. Declared this late, a new commit does not spoil the layers above.

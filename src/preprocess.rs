@@ -6,6 +6,7 @@ mod decode;
 mod filter;
 mod formats;
 mod gif_frame;
+mod jpeg;
 mod normalized;
 mod png;
 mod reason;
@@ -16,8 +17,6 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod tiff;
-#[cfg(feature = "turbojpeg")]
-mod turbo;
 mod webp;
 
 use std::sync::Arc;
@@ -46,9 +45,9 @@ impl Decoding {
     #[must_use]
     pub fn version(self) -> &'static str {
         match self {
-            _ if cfg!(not(feature = "turbojpeg")) => "2",
-            Self::Full => "2-turbo",
-            Self::Fast => "2-turbo-fast",
+            _ if cfg!(not(feature = "turbojpeg")) => "3",
+            Self::Full => "3-turbo",
+            Self::Fast => "3-turbo-fast",
         }
     }
 

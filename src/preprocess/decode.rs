@@ -2,15 +2,13 @@
 
 use std::io::Cursor;
 
+use super::{
+    Header, ImageError, ImageLimits, bmp, damage, formats, gif_frame::GifDecoder,
+    jpeg::JpegDecoder, png::PngDecoder, sniff, tiff::TiffDecoder, webp::WebPDecoder,
+};
 use image::{
     DynamicImage, ImageDecoder, ImageError as DecoderError, ImageFormat, ImageReader, ImageResult,
     Limits, RgbImage, RgbaImage, error::LimitErrorKind, metadata::Orientation,
-};
-use memchr::memmem;
-
-use super::{
-    Header, ImageError, ImageLimits, bmp, damage, formats, gif_frame::GifDecoder, png::PngDecoder,
-    sniff, tiff::TiffDecoder, webp::WebPDecoder,
 };
 
 /// What decoding takes beside the decoded picture: the coefficients of a progressive JPEG (three planes of
@@ -53,13 +51,11 @@ pub(super) fn decode(
     // Turning could bring the half of a pixel that is over the edge to the other end.
     let symmetric = orientation == Orientation::NoTransforms || (width | height) % 2 == 0;
     let halve = symmetric && halves(size);
-    let (mut picture, factor) = match turbo(bytes, (width, height), halve) {
-        Some(picture) => (DynamicImage::ImageRgb8(picture), if halve { 0.5 } else { 1.0 }),
-        None => {
-            let picture = DynamicImage::from_decoder(decoder);
-            (picture.map_err(|error| failure(error, format, limits))?, 1.0)
-        }
-    };
+    let damaged = |error| failure(error, format, limits);
+    let halved = if halve { halved(bytes, format, limits).map_err(damaged)? } else { None };
+    let factor = if halved.is_some() { 0.5 } else { 1.0 };
+    let picture = DynamicImage::from_decoder(halved.unwrap_or(decoder));
+    let mut picture = picture.map_err(damaged)?;
     picture.apply_orientation(orientation);
     let extent = size.map(|side| f64::from(side) * factor);
     Ok(Decoded { picture: to_rgb(picture), size, extent })
@@ -71,16 +67,27 @@ fn is_sideways(orientation: Orientation) -> bool {
     matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
-/// A JPEG by the faster decoder, where it is built in and has no objection.
+/// A decoder that gives half the size, for the format and in the builds that have one.
 #[cfg(feature = "turbojpeg")]
-fn turbo(bytes: &[u8], size: (u32, u32), halve: bool) -> Option<RgbImage> {
-    (formats::format(bytes)? == ImageFormat::Jpeg)
-        .then(|| super::turbo::decode(bytes, size, halve))?
+fn halved<'b>(
+    bytes: &'b [u8],
+    format: ImageFormat,
+    limits: &ImageLimits,
+) -> ImageResult<Option<Box<dyn ImageDecoder + 'b>>> {
+    if format != ImageFormat::Jpeg {
+        return Ok(None);
+    }
+    let decoder = JpegDecoder::new(bytes, limits.max_decode_bytes)?;
+    Ok(Some(Box::new(decoder.halved())))
 }
 
 #[cfg(not(feature = "turbojpeg"))]
-fn turbo(_: &[u8], _: (u32, u32), _: bool) -> Option<RgbImage> {
-    None
+fn halved<'b>(
+    _: &'b [u8],
+    _: ImageFormat,
+    _: &ImageLimits,
+) -> ImageResult<Option<Box<dyn ImageDecoder + 'b>>> {
+    Ok(None)
 }
 
 /// The header, within the limits.
@@ -104,9 +111,6 @@ fn readable(bytes: &[u8], limits: &ImageLimits) -> Result<ImageFormat, ImageErro
     {
         return Err(ImageError::UnknownFormat(raw));
     }
-    if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
-        return Err(ImageError::Damaged { reason: "the JPEG data ends early".to_owned() });
-    }
     Ok(format)
 }
 
@@ -116,25 +120,31 @@ fn open<'b>(
     format: ImageFormat,
     limits: &ImageLimits,
 ) -> Result<(Box<dyn ImageDecoder + 'b>, Header), ImageError> {
-    let mut decoder =
+    let (mut decoder, extra) =
         decoder(bytes, format, limits).map_err(|error| failure(error, format, limits))?;
-    let header = check_header(&*decoder, limits)?;
+    let header = check_header(&*decoder, extra, limits)?;
     decoder
         .set_limits(allocation_limits(limits.max_decode_bytes))
         .map_err(|error| failure(error, format, limits))?;
     Ok((decoder, header))
 }
 
-/// A decoder that has read the header. A format that needs more than the library's decoder has a module of
-/// its own, which gives another [`ImageDecoder`] here.
+/// A decoder that has read the header, and the bytes that it takes beside the image where it knows them. A
+/// format that needs more than the library's decoder has a module of its own, which gives another
+/// [`ImageDecoder`] here.
 fn decoder<'b>(
     bytes: &'b [u8],
     format: ImageFormat,
     limits: &ImageLimits,
-) -> ImageResult<Box<dyn ImageDecoder + 'b>> {
+) -> ImageResult<(Box<dyn ImageDecoder + 'b>, u64)> {
+    if format == ImageFormat::Jpeg {
+        let decoder = JpegDecoder::new(bytes, limits.max_decode_bytes)?;
+        let extra = decoder.extra_bytes();
+        return Ok((Box::new(decoder), extra));
+    }
     // The reader's own limits guard what decoders allocate while they read the header.
     let most = allocation_limits(limits.max_decode_bytes.min(MAX_HEADER_BYTES));
-    Ok(match format {
+    let decoder: Box<dyn ImageDecoder + 'b> = match format {
         ImageFormat::Gif => Box::new(GifDecoder::new(bytes)?),
         ImageFormat::Png => Box::new(PngDecoder::new(bytes, most)?),
         ImageFormat::Tiff => Box::new(TiffDecoder::new(bytes)?),
@@ -145,7 +155,8 @@ fn decoder<'b>(
             reader.limits(most);
             Box::new(reader.into_decoder()?)
         }
-    })
+    };
+    Ok((decoder, 0))
 }
 
 /// Whether bytes begin like an image, be it of a format that is read or of one that is named in the refusal.
@@ -166,36 +177,18 @@ pub fn size(bytes: &[u8]) -> Option<(u32, u32)> {
         max_pixels: u64::MAX,
         max_decode_bytes: MAX_HEADER_BYTES,
     };
-    let decoder = decoder(bytes, formats::format(bytes)?, &limits).ok()?;
+    let (decoder, _) = decoder(bytes, formats::format(bytes)?, &limits).ok()?;
     Some(decoder.dimensions())
 }
 
-/// Whether the end marker stands behind the scan. The decoder fills what is missing with grey and says
-/// nothing; an embedding of half a picture would be a wrong answer.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xDA;
-    const END_OF_IMAGE: [u8; 2] = [0xFF, 0xD9];
-    // Segments first: an EXIF thumbnail is a JPEG with an end marker of its own.
-    let mut rest = bytes.get(2..).unwrap_or_default();
-    loop {
-        match rest {
-            // Fill bytes may stand before a marker.
-            [0xFF, 0xFF, ..] => rest = &rest[1..],
-            [0xFF, START_OF_SCAN, ..] => break,
-            [0xFF, _, high, low, ..] => {
-                let length = usize::from(u16::from_be_bytes([*high, *low]));
-                rest = rest.get(2 + length..).unwrap_or_default();
-            }
-            // Out of step: leave it to the decoder, which knows more.
-            _ => return memmem::find(bytes, &END_OF_IMAGE).is_some(),
-        }
-    }
-    // Within a scan 0xFF is followed by 0x00 or a restart marker, so the pair cannot occur by chance.
-    memmem::find(rest, &END_OF_IMAGE).is_some()
-}
-
 /// Size limits, before any pixel is decoded.
-fn check_header(decoder: &dyn ImageDecoder, limits: &ImageLimits) -> Result<Header, ImageError> {
+///
+/// * `extra`: bytes that decoding takes beside the image, at least
+fn check_header(
+    decoder: &dyn ImageDecoder,
+    extra: u64,
+    limits: &ImageLimits,
+) -> Result<Header, ImageError> {
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
         return Err(ImageError::Damaged { reason: "it has no pixels".to_owned() });
@@ -207,7 +200,8 @@ fn check_header(decoder: &dyn ImageDecoder, limits: &ImageLimits) -> Result<Head
     if width.max(height) > MAX_SIDE {
         return Err(ImageError::TooLongSide { width, height, limit: MAX_SIDE });
     }
-    let decode_bytes = decoder.total_bytes().saturating_add(pixels * EXTRA_BYTES_PER_PIXEL);
+    let extra = extra.max(pixels * EXTRA_BYTES_PER_PIXEL);
+    let decode_bytes = decoder.total_bytes().saturating_add(extra);
     if decode_bytes > limits.max_decode_bytes {
         return Err(ImageError::TooMuchMemory { limit: limits.max_decode_bytes });
     }

@@ -1,6 +1,9 @@
 //! Bodies as clients and libraries really write them.
 
-use reqwest::{StatusCode, multipart::{Form, Part}};
+use reqwest::{
+    StatusCode,
+    multipart::{Form, Part},
+};
 use serde_json::{Value, json};
 
 use super::{BLUE, RED, base64, data_uri, png, rows};
@@ -23,7 +26,11 @@ async fn row(app: &TestApp, body: Value) -> Value {
 
 /// Base64 in lines.
 fn in_lines(text: &str, length: usize, end: &str) -> String {
-    let lines: Vec<_> = text.as_bytes().chunks(length).map(|line| std::str::from_utf8(line).expect("ascii")).collect();
+    let lines: Vec<_> = text
+        .as_bytes()
+        .chunks(length)
+        .map(|line| std::str::from_utf8(line).expect("ascii"))
+        .collect();
     lines.join(end) + end
 }
 
@@ -85,7 +92,9 @@ async fn the_content_says_what_a_body_is() {
         Some("x/y; z=1"),
     ];
     for kind in kinds {
-        for json in ["{\"input\": \"red\"}", " \r\n{\"input\": \"red\"}", "\u{feff}{\"input\": \"red\"}"] {
+        for json in
+            ["{\"input\": \"red\"}", " \r\n{\"input\": \"red\"}", "\u{feff}{\"input\": \"red\"}"]
+        {
             let found = sent(&app, kind, json).await.ok();
             assert_eq!(found["data"][0]["embedding"], text, "{kind:?} {json}");
         }
@@ -159,7 +168,9 @@ async fn images_and_addresses_are_never_embedded_as_words() {
             let explicit = app.post(PATH, json!({"input": [{"text": text}]})).await;
             assert_eq!(explicit.status, StatusCode::BAD_REQUEST, "{}", explicit.text);
             let line = json!({"text": text}).to_string();
-            let request = app.request("POST", "/v1/bulk/embeddings").header("content-type", "application/x-ndjson");
+            let request = app
+                .request("POST", "/v1/bulk/embeddings")
+                .header("content-type", "application/x-ndjson");
             let answer = Answer::of(request.body(line)).await;
             assert!(answer.text.contains("not a text"), "{}", answer.text);
         }
@@ -185,25 +196,44 @@ async fn half_a_surrogate_pair_fails_its_item_alone() {
     let app = TestApp::start().await;
     let expected = app.post(PATH, json!({"input": ["red", "green \u{1f333}"]})).await.ok();
     let expected = [0, 1].map(|index| expected["data"][index]["embedding"].clone());
-    for bad in ["\"a \\ud83c\"", "\"\\udf33\"", "{\"text\": \"\\uD83C!\"}", "{\"image\": \"\\ud83c\"}"] {
-        let body = format!("{{\"input\": [\"red\", {bad}, \"green \\ud83c\\udf33\", {bad}], \"on_error\": \"item\"}}");
+    for bad in
+        ["\"a \\ud83c\"", "\"\\udf33\"", "{\"text\": \"\\uD83C!\"}", "{\"image\": \"\\ud83c\"}"]
+    {
+        let body = format!(
+            "{{\"input\": [\"red\", {bad}, \"green \\ud83c\\udf33\", {bad}], \"on_error\": \"item\"}}"
+        );
         let answer = sent(&app, Some("application/json"), body.clone()).await.ok();
         assert_eq!(answer["data"][0]["embedding"], expected[0], "{bad}");
         assert_eq!(answer["data"][2]["embedding"], expected[1], "{bad}");
         for index in [1, 3] {
             let error = &answer["data"][index]["error"];
-            assert!(error["message"].as_str().expect("a message").contains("surrogate"), "{answer}");
+            assert!(
+                error["message"].as_str().expect("a message").contains("surrogate"),
+                "{answer}"
+            );
         }
-        let failed = sent(&app, Some("application/json"), body.replace("\"item\"", "\"fail\"")).await;
+        let failed =
+            sent(&app, Some("application/json"), body.replace("\"item\"", "\"fail\"")).await;
         assert_eq!(failed.status, StatusCode::BAD_REQUEST);
         assert_eq!(failed.json()["error"]["param"], "input[1]", "{}", failed.text);
-        assert_eq!(failed.json()["error"]["errors"].as_array().map(Vec::len), Some(2), "{}", failed.text);
+        assert_eq!(
+            failed.json()["error"]["errors"].as_array().map(Vec::len),
+            Some(2),
+            "{}",
+            failed.text
+        );
     }
     // Elsewhere it is the request's fault, by name, and so is one beside the character that stands in for it.
     for (body, field) in [
-        ("{\"input\": [\"red\", \"\\ud83c\"], \"model\": \"\\ud83c\", \"on_error\": \"item\"}", "input[1]"),
+        (
+            "{\"input\": [\"red\", \"\\ud83c\"], \"model\": \"\\ud83c\", \"on_error\": \"item\"}",
+            "input[1]",
+        ),
         ("{\"input\": [\"red\"], \"model\": \"\\ud83c\", \"on_error\": \"item\"}", "model"),
-        ("{\"messages\": [{\"content\": \"\\ud83c\"}], \"on_error\": \"item\"}", "messages[0].content"),
+        (
+            "{\"messages\": [{\"content\": \"\\ud83c\"}], \"on_error\": \"item\"}",
+            "messages[0].content",
+        ),
         ("{\"input\": [\"\\ufdd0\", \"\\ud83c\"], \"on_error\": \"item\"}", "input[1]"),
     ] {
         let answer = sent(&app, Some("application/json"), body).await;
@@ -219,12 +249,18 @@ async fn half_a_surrogate_pair_fails_its_item_alone() {
     ] {
         let answer = Answer::of(app.request("POST", path).body(body)).await;
         assert!(answer.status.is_client_error(), "{path}: {}", answer.text);
-        assert!(answer.text.contains(field) && answer.text.contains("surrogate"), "{path}: {}", answer.text);
+        assert!(
+            answer.text.contains(field) && answer.text.contains("surrogate"),
+            "{path}: {}",
+            answer.text
+        );
     }
     let lines = "{\"id\": 1, \"text\": \"\\ud83c\"}\n\u{feff}{\"id\": 2, \"text\": \"red\", \"image\": null}\n";
-    let request = app.request("POST", "/v1/bulk/embeddings").header("content-type", "application/x-ndjson");
+    let request =
+        app.request("POST", "/v1/bulk/embeddings").header("content-type", "application/x-ndjson");
     let answer = Answer::of(request.body(lines)).await.text;
-    let found: Vec<Value> = answer.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let found: Vec<Value> =
+        answer.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(found[0]["error"]["field"], "text", "{answer}");
     assert_eq!(found[1]["embedding"], expected[0], "{answer}");
 }
@@ -238,11 +274,19 @@ async fn options_of_a_form_stand_once_in_the_form() {
         (form("/v1/features?layer=-2", Form::new().part("image", image())), "layer", "form"),
         (form("/v1/classify?top_k=1", Form::new().part("image", image())), "top_k", "form"),
         (form(PATH, Form::new().text("image", "cat.png")), "image", "-F image=@cat.png"),
-        (form("/v1/classify", Form::new().text("images", "cat.png")), "images", "-F images=@cat.png"),
+        (
+            form("/v1/classify", Form::new().text("images", "cat.png")),
+            "images",
+            "-F images=@cat.png",
+        ),
         (form(PATH, Form::new().text("text", "[\"a\", \"b\"]")), "text", "JSON array"),
         (form("/v1/classify", Form::new().text("labels", "[\"a\",\"b\"]")), "labels", "JSON array"),
         (form(PATH, Form::new().text("dimension", "3")), "dimension", "did you mean `dimensions`"),
-        (form(PATH, Form::new().text("dimensions", "3").text("dimensions", "4")), "dimensions", "twice"),
+        (
+            form(PATH, Form::new().text("dimensions", "3").text("dimensions", "4")),
+            "dimensions",
+            "twice",
+        ),
         (form(PATH, Form::new().text("dimensions", "2.5")), "dimensions", "whole number"),
     ] {
         let answer = Answer::of(request).await;
@@ -253,7 +297,8 @@ async fn options_of_a_form_stand_once_in_the_form() {
         assert!(answer.text.contains(message), "{}", answer.text);
     }
     // What a script writes where nothing was chosen.
-    let absent = Form::new().text("text", "red").text("dimensions", "null").text("encoding_format", "null");
+    let absent =
+        Form::new().text("text", "red").text("dimensions", "null").text("encoding_format", "null");
     let answer = Answer::of(form(PATH, absent)).await.ok();
     assert_eq!(answer["data"][0]["embedding"], row(&app, json!({"input": "red"})).await);
 }
@@ -265,20 +310,45 @@ async fn messages_say_what_to_write() {
         (PATH, json!({"input": "a", "dimension": 4}), "dimension", "did you mean `dimensions`"),
         (PATH, json!({"input": "a", "dimensions": "4"}), "dimensions", "must be a whole number"),
         (PATH, json!({"input": "a", "dimensions": 1.5}), "dimensions", "must be a whole number"),
-        (PATH, json!({"input": "a", "dimensions": -1}), "dimensions", "must be a whole number of 0 or more, not -1"),
+        (
+            PATH,
+            json!({"input": "a", "dimensions": -1}),
+            "dimensions",
+            "must be a whole number of 0 or more, not -1",
+        ),
         (PATH, json!({"input": "a", "encoding_format": 5}), "encoding_format", "must be a string"),
         (PATH, json!({"input": "a", "encoding_format": {}}), "encoding_format", "must be a string"),
-        (PATH, json!({"input": "a", "encoding_format": "flaot"}), "encoding_format", "did you mean `float`"),
+        (
+            PATH,
+            json!({"input": "a", "encoding_format": "flaot"}),
+            "encoding_format",
+            "did you mean `float`",
+        ),
         (PATH, json!({"input": "a", "normalized": "yes"}), "normalized", "must be true or false"),
         (PATH, json!({"input": [{"audio": "b"}]}), "input[0].audio", "unknown field"),
         (PATH, json!({"input": [{"type": "audio"}]}), "input[0]", "not `audio`"),
         (PATH, json!({"input": [[137, 80, 78, 71]]}), "input[0]", "base64"),
         (PATH, json!({"input": [{"image": "/home/me/cat.png"}]}), "input[0]", "reads no files"),
-        (PATH, json!({"input": [{"image": "data:image/png;base64,iVBOR..."}]}), "input[0]", "unexpected `.` at position 27"),
+        (
+            PATH,
+            json!({"input": [{"image": "data:image/png;base64,iVBOR..."}]}),
+            "input[0]",
+            "unexpected `.` at position 27",
+        ),
         ("/v1/classify", json!({"images": [], "label": ["a"]}), "label", "did you mean `labels`"),
-        ("/v1/classify", json!({"images": [data_uri(RED)], "labels": ["[\"a\", \"b\"]"]}), "labels[0]", "JSON array"),
+        (
+            "/v1/classify",
+            json!({"images": [data_uri(RED)], "labels": ["[\"a\", \"b\"]"]}),
+            "labels[0]",
+            "JSON array",
+        ),
         ("/v1/classify", json!({"images": [], "labels": "a"}), "labels", "must be an array"),
-        ("/v1/rerank", json!({"query": "a", "documents": ["b"], "top_k": 1}), "top_k", "did you mean `top_n`"),
+        (
+            "/v1/rerank",
+            json!({"query": "a", "documents": ["b"], "top_k": 1}),
+            "top_k",
+            "did you mean `top_n`",
+        ),
         ("/v1/similarity", json!(["a"]), "", "must be a JSON object"),
     ] {
         let answer = app.post(path, body).await;
@@ -290,8 +360,13 @@ async fn messages_say_what_to_write() {
     }
     let endpoint = json!({"inputs": data_uri(RED), "candidate_labels": ["red"]});
     let answer = app.post("/", endpoint).await;
-    assert!(answer.text.contains("candidate_labels") && answer.text.contains("`parameters`"), "{}", answer.text);
-    let grouped = app.post("/embed", json!({"inputs": "red", "parameters": {"normalize": false}})).await.ok();
+    assert!(
+        answer.text.contains("candidate_labels") && answer.text.contains("`parameters`"),
+        "{}",
+        answer.text
+    );
+    let grouped =
+        app.post("/embed", json!({"inputs": "red", "parameters": {"normalize": false}})).await.ok();
     let flat = app.post("/embed", json!({"inputs": "red", "normalize": false})).await.ok();
     assert_eq!(rows(&grouped), rows(&flat));
     let twice = json!({"inputs": "red", "normalize": true, "parameters": {"normalize": false}});

@@ -32,16 +32,34 @@ fn bodies() -> Vec<(&'static str, Value)> {
         "outputs": [{"name": "EMBEDDING", "parameters": {"binary_data": false}}],
     });
     vec![
-        ("/v1/embeddings", json!({"input": ["red", {"image": image}], "dimensions": 4, "user": "u"})),
-        ("/v1/embeddings", json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "red"}]}]})),
+        (
+            "/v1/embeddings",
+            json!({"input": ["red", {"image": image}], "dimensions": 4, "user": "u"}),
+        ),
+        (
+            "/v1/embeddings",
+            json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "red"}]}]}),
+        ),
         ("/v1/features", json!({"input": [{"image": image}], "output": "pooled"})),
         ("/v1/similarity", json!({"images": [image], "texts": ["red"], "scores": ["cosine"]})),
-        ("/v1/similarity", json!({"image_embeddings": [[1, 0, 0, 0, 0, 0, 0, 0]], "texts": ["red"]})),
-        ("/v1/classify", json!({"images": [image], "labels": ["red"], "templates": "a {label}", "top_k": 1})),
-        ("/v2/embed", json!({"texts": ["red"], "embedding_types": ["float"], "input_type": "search_query"})),
+        (
+            "/v1/similarity",
+            json!({"image_embeddings": [[1, 0, 0, 0, 0, 0, 0, 0]], "texts": ["red"]}),
+        ),
+        (
+            "/v1/classify",
+            json!({"images": [image], "labels": ["red"], "templates": "a {label}", "top_k": 1}),
+        ),
+        (
+            "/v2/embed",
+            json!({"texts": ["red"], "embedding_types": ["float"], "input_type": "search_query"}),
+        ),
         ("/v2/embed", json!({"inputs": items, "output_dimension": 4})),
         ("/v2/rerank", rerank.clone()),
-        ("/v1/multimodalembeddings", json!({"inputs": items, "output_dtype": "float", "truncation": true})),
+        (
+            "/v1/multimodalembeddings",
+            json!({"inputs": items, "output_dtype": "float", "truncation": true}),
+        ),
         ("/embed", embed.clone()),
         ("/similarity", similarity.clone()),
         ("/", embed),
@@ -83,14 +101,17 @@ impl Document {
 
     fn resolve<'d>(&'d self, schema: &'d Value) -> &'d Value {
         match schema["$ref"].as_str() {
-            Some(name) => self.resolve(self.0.pointer(name.trim_start_matches('#')).expect("a schema")),
+            Some(name) => {
+                self.resolve(self.0.pointer(name.trim_start_matches('#')).expect("a schema"))
+            }
             None => schema,
         }
     }
 
     fn variants<'d>(&'d self, schema: &'d Value) -> Vec<&'d Value> {
         let schema = self.resolve(schema);
-        let several = ["oneOf", "anyOf", "allOf"].into_iter().filter_map(|key| schema[key].as_array());
+        let several =
+            ["oneOf", "anyOf", "allOf"].into_iter().filter_map(|key| schema[key].as_array());
         let nested = several.flatten().flat_map(|variant| self.variants(variant));
         std::iter::once(schema).chain(nested).collect()
     }
@@ -103,7 +124,9 @@ impl Document {
     fn types(&self, schema: &Value) -> BTreeSet<String> {
         let of = |variant: &Value| match &variant["type"] {
             Value::String(name) => vec![name.clone()],
-            Value::Array(names) => names.iter().map(|name| name.as_str().expect("a type").to_owned()).collect(),
+            Value::Array(names) => {
+                names.iter().map(|name| name.as_str().expect("a type").to_owned()).collect()
+            }
             _ => Vec::new(),
         };
         self.variants(schema).into_iter().flat_map(of).collect()
@@ -121,7 +144,10 @@ impl Document {
                     self.members(items, value, &format!("{pointer}/{index}"), found);
                 }
             }
-            let (Some(members), Some(_)) = (variant["properties"].as_object(), body.as_object()) else { continue };
+            let (Some(members), Some(_)) = (variant["properties"].as_object(), body.as_object())
+            else {
+                continue;
+            };
             if !has_all(variant) {
                 continue;
             }
@@ -206,12 +232,18 @@ async fn a_value_of_a_wrong_type_is_the_error_of_its_field() {
         for Member { pointer, name, schema } in members {
             let types = document.types(&schema);
             let wrong = [
-                ("string", json!("wrong")), ("number", json!(7.5)), ("boolean", json!(true)),
-                ("object", json!({"a": 1})), ("array", json!([[[7]]])),
+                ("string", json!("wrong")),
+                ("number", json!(7.5)),
+                ("boolean", json!(true)),
+                ("object", json!({"a": 1})),
+                ("array", json!([[[7]]])),
             ];
             for (kind, value) in wrong {
                 // What an object or an array holds is its own members' matter; an enum's words are strings.
-                if types.is_empty() || types.contains(kind) || kind == "number" && types.contains("integer") {
+                if types.is_empty()
+                    || types.contains(kind)
+                    || kind == "number" && types.contains("integer")
+                {
                     continue;
                 }
                 let answer = app.post(&address(path), changed(&body, &pointer, Some(value))).await;
@@ -219,7 +251,8 @@ async fn a_value_of_a_wrong_type_is_the_error_of_its_field() {
                 assert!(answer.status.is_client_error(), "{case}");
                 assert!(!answer.text.contains("not JSON"), "{case}");
                 let json = answer.json();
-                let field = json.get("error").and_then(|error| error.get("param")).or(json.get("field"));
+                let field =
+                    json.get("error").and_then(|error| error.get("param")).or(json.get("field"));
                 let field = field.and_then(Value::as_str).unwrap_or(&answer.text);
                 assert!(field.contains(&name), "{case}");
             }
@@ -242,7 +275,10 @@ async fn unknown_fields_are_refused_by_name_at_every_depth() {
             let pointer = format!("{parent}/no_such_option");
             let answer = app.post(&address(path), changed(&body, &pointer, Some(json!(1)))).await;
             let case = format!("{path} {pointer}: {} {}", answer.status, answer.text);
-            assert!(answer.status.is_client_error() && answer.text.contains("no_such_option"), "{case}");
+            assert!(
+                answer.status.is_client_error() && answer.text.contains("no_such_option"),
+                "{case}"
+            );
         }
     }
 }
@@ -290,11 +326,15 @@ async fn every_option_of_a_form_is_refused_in_its_query() {
     let app = TestApp::start().await;
     let document = Document::of(&app).await;
     for (path, post) in document.posts() {
-        let Some(form) = post["requestBody"]["content"].get("multipart/form-data") else { continue };
+        let Some(form) = post["requestBody"]["content"].get("multipart/form-data") else {
+            continue;
+        };
         let members = document.resolve(&form["schema"])["properties"].as_object().expect("fields");
         for name in members.keys() {
             let file = Part::bytes(png(RED)).file_name("red.png");
-            let request = app.request("POST", &format!("{path}?{name}=2")).multipart(Form::new().part("image", file));
+            let request = app
+                .request("POST", &format!("{path}?{name}=2"))
+                .multipart(Form::new().part("image", file));
             let answer = Answer::of(request).await;
             let case = format!("{path}?{name}: {} {}", answer.status, answer.text);
             assert!(answer.status.is_client_error() && answer.text.contains(name), "{case}");

@@ -1,0 +1,111 @@
+//! JPEG: what the file's markers say decides who decodes it.
+
+mod layout;
+mod library;
+#[cfg(not(feature = "turbojpeg"))]
+mod ordinary;
+
+use std::{fmt, io};
+
+use image::{
+    ColorType, ImageDecoder, ImageError, ImageFormat, ImageResult,
+    error::{
+        DecodingError, ImageFormatHint, LimitError, LimitErrorKind, UnsupportedError,
+        UnsupportedErrorKind,
+    },
+};
+
+use layout::{Layout, Refusal};
+
+/// A JPEG whose markers were read.
+pub(super) struct JpegDecoder<'b> {
+    bytes: &'b [u8],
+    layout: Layout,
+    halve: bool,
+    max_bytes: u64,
+}
+
+impl<'b> JpegDecoder<'b> {
+    /// Reads the markers, of which every size and limit follows.
+    ///
+    /// * `max_bytes`: most bytes that decoding may allocate
+    pub(super) fn new(bytes: &'b [u8], max_bytes: u64) -> ImageResult<Self> {
+        let layout = Layout::read(bytes).map_err(failure)?;
+        Ok(Self { bytes, layout, halve: false, max_bytes })
+    }
+
+    /// The same at half its size, the sides rounded up.
+    #[cfg(feature = "turbojpeg")]
+    pub(super) fn halved(self) -> Self {
+        Self { halve: true, ..self }
+    }
+
+    /// Bytes that decoding takes beside the image, estimated from above.
+    pub(super) fn extra_bytes(&self) -> u64 {
+        self.layout.decode_bytes()
+    }
+}
+
+impl ImageDecoder for JpegDecoder<'_> {
+    fn dimensions(&self) -> (u32, u32) {
+        let side = |side: u16| u32::from(side).div_ceil(if self.halve { 2 } else { 1 });
+        (side(self.layout.width), side(self.layout.height))
+    }
+
+    fn color_type(&self) -> ColorType {
+        ColorType::Rgb8
+    }
+
+    fn exif_metadata(&mut self) -> ImageResult<Option<Vec<u8>>> {
+        Ok(self.layout.exif.clone().map(|range| self.bytes[range].to_vec()))
+    }
+
+    fn read_image(self, pixels: &mut [u8]) -> ImageResult<()> {
+        #[cfg(not(feature = "turbojpeg"))]
+        if ordinary::is_ordinary(&self.layout)
+            && ordinary::decode(self.bytes, &self.layout, pixels).is_some()
+        {
+            return Ok(());
+        }
+        let Self { bytes, ref layout, halve, max_bytes } = self;
+        library::decode(&library::Request { bytes, layout, halve, max_bytes }, pixels)
+            .map_err(failure)
+    }
+
+    fn read_image_boxed(self: Box<Self>, pixels: &mut [u8]) -> ImageResult<()> {
+        (*self).read_image(pixels)
+    }
+}
+
+/// Says a refusal as the other formats' decoders do.
+fn failure(refusal: Refusal) -> ImageError {
+    let hint = ImageFormatHint::Exact(ImageFormat::Jpeg);
+    match refusal {
+        Refusal::EndsEarly => ImageError::IoError(io::ErrorKind::UnexpectedEof.into()),
+        Refusal::Unsupported => ImageError::Unsupported(UnsupportedError::from_format_and_kind(
+            hint,
+            UnsupportedErrorKind::GenericFeature("this coding process".to_owned()),
+        )),
+        Refusal::TooMuchMemory => {
+            ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory))
+        }
+        Refusal::Damaged | Refusal::TooManyScans => {
+            ImageError::Decoding(DecodingError::new(hint, refusal.to_string()))
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Damaged => "the data is damaged",
+            Self::EndsEarly => "the data ends early",
+            Self::Unsupported => "this coding process is not supported",
+            Self::TooManyScans => "the image has too many scans",
+            Self::TooMuchMemory => "the coefficients take too much memory",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
