@@ -173,6 +173,7 @@ mod tests {
             "data:text/html;base64,+/8=",
             "data:image/png;\r\n base64,+\r\n/8=\r\n",
             "+\n/\t8 =",
+            "+\n  /8=",
             "-/8",
             "+/8==",
             "+/9",

@@ -165,7 +165,9 @@ pub fn is_image(bytes: &[u8]) -> bool {
     const JPEG_XL: [&[u8]; 2] = [b"\xff\x0a", b"\0\0\0\x0cJXL "];
     // HEIC and AVIF are boxes, of which the first says so.
     let is_boxes = bytes.get(4..8) == Some(b"ftyp");
-    format(bytes).is_some() || is_boxes || JPEG_XL.iter().any(|mark| bytes.starts_with(mark))
+    formats::format(bytes).is_some()
+        || is_boxes
+        || JPEG_XL.iter().any(|mark| bytes.starts_with(mark))
 }
 
 /// Columns and rows as a picture's header says, before it is turned upright; none for what is no picture.

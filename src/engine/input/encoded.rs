@@ -43,7 +43,15 @@ pub(super) fn decode(text: &[u8], start: usize) -> Result<Vec<u8>, Error> {
 fn decode_slowly(text: &[u8], start: usize) -> Result<Vec<u8>, Error> {
     let mut clean = Vec::with_capacity(text.len() - start);
     let mut is_padded = false;
+    // A blank that stands alone between two characters was a `+` before a form was decoded.
+    let mut lone_blank = None;
     for (at, &byte) in text.iter().enumerate().skip(start) {
+        match (lone_blank, byte) {
+            (_, b' ') if at > start && !text[at - 1].is_ascii_whitespace() => lone_blank = Some(at),
+            (_, b' ' | b'\t' | b'\r' | b'\n' | b'\x0c' | b'=') => lone_blank = None,
+            (Some(blank), _) => return Err(unexpected(text, start, blank)),
+            (None, _) => {}
+        }
         match byte {
             b' ' | b'\t' | b'\r' | b'\n' | b'\x0c' => {}
             b'=' if !clean.is_empty() => is_padded = true,
@@ -96,7 +104,8 @@ mod tests {
             ("iVBO?w0KGgo=", 0, "unexpected `?` at position 4"),
             ("iVBO\u{e9}w0KGgo=", 0, "unexpected `\u{e9}` at position 4"),
             ("AAAA=AAAA", 0, "unexpected `A` at position 5"),
-            ("=", 0, "unexpected `=` at position 0"),
+            ("A=", 0, "cut off"),
+            ("iVBO w0KGgo=", 0, "unexpected ` ` at position 4"),
             (
                 "data:image/png;base64,iVBORw0...",
                 22,
