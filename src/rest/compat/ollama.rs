@@ -44,11 +44,11 @@ pub(in crate::rest) struct EmbedBody {
     #[schema(minimum = 1)]
     dimensions: Option<usize>,
     /// Accepted and not used: they steer how a language model answers, and none changes an embedding.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     #[expect(dead_code, reason = "part of Ollama's request; nothing in it has a meaning here")]
     options: Option<IgnoredAny>,
     /// Accepted and not used: models stay loaded.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     #[expect(dead_code, reason = "part of Ollama's request; models stay loaded")]
     keep_alive: Option<IgnoredAny>,
 }
@@ -64,11 +64,11 @@ pub(in crate::rest) struct PromptBody {
     #[schema(inline)]
     prompt: Item,
     /// Accepted and not used, as in `/api/embed`.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     #[expect(dead_code, reason = "part of Ollama's request; nothing in it has a meaning here")]
     options: Option<IgnoredAny>,
     /// Accepted and not used: models stay loaded.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     #[expect(dead_code, reason = "part of Ollama's request; models stay loaded")]
     keep_alive: Option<IgnoredAny>,
 }

@@ -316,8 +316,18 @@ async fn messages_say_what_to_write() {
             "dimensions",
             "must be a whole number of 0 or more, not -1",
         ),
-        (PATH, json!({"input": "a", "encoding_format": 5}), "encoding_format", "must be a string"),
-        (PATH, json!({"input": "a", "encoding_format": {}}), "encoding_format", "must be a string"),
+        (
+            PATH,
+            json!({"input": "a", "encoding_format": 5}),
+            "encoding_format",
+            "must be one format",
+        ),
+        (
+            PATH,
+            json!({"input": "a", "encoding_format": {}}),
+            "encoding_format",
+            "must be one format",
+        ),
         (
             PATH,
             json!({"input": "a", "encoding_format": "flaot"}),
@@ -344,9 +354,9 @@ async fn messages_say_what_to_write() {
         ),
         ("/v1/classify", json!({"images": [], "labels": "a"}), "labels", "must be an array"),
         (
-            "/v1/rerank",
+            "/v2/rerank",
             json!({"query": "a", "documents": ["b"], "top_k": 1}),
-            "top_k",
+            "",
             "did you mean `top_n`",
         ),
         ("/v1/similarity", json!(["a"]), "", "must be a JSON object"),

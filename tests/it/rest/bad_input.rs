@@ -146,7 +146,7 @@ async fn base64_and_data_uris_that_are_none() {
         ("AAAA=AAAA", "invalid_request"),
         ("data:image/png;base64,", "undecodable_image"),
         ("data:image/png,%89PNG", "invalid_request"),
-        ("data:text/html;base64,PGI+", "unsupported_media_type"),
+        ("data:text/html;base64,PGI+", "undecodable_image"),
         ("file:///etc/passwd", "fetch_forbidden"),
         ("http://169.254.169.254/latest/meta-data/", "fetch_forbidden"),
         ("\u{1F600}", "invalid_request"),

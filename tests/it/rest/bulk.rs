@@ -284,7 +284,7 @@ async fn what_is_no_stream_is_refused() {
     for (content_type, query, status, field) in [
         ("application/json", "", 415, "content-type"),
         (LINES, "?dimensions=9", 400, "dimensions"),
-        (LINES, "?dimensions=x", 400, "query"),
+        (LINES, "?dimensions=x", 400, "dimensions"),
         (LINES, "?encoding_format=int8&normalized=false", 400, "encoding_format"),
         (LINES, "?model=clip", 404, "model"),
     ] {

@@ -156,8 +156,7 @@ async fn a_bad_item_fails_alone_where_that_is_asked_for() {
         assert_eq!(data[good]["index"], good);
         assert_eq!(data[good]["embedding"], alone["data"][at]["embedding"]);
     }
-    for (bad, code) in
-        [(1, "undecodable_image"), (3, "unsupported_media_type"), (4, "fetch_forbidden")]
+    for (bad, code) in [(1, "undecodable_image"), (3, "undecodable_image"), (4, "fetch_forbidden")]
     {
         assert_eq!((&data[bad]["object"], &data[bad]["index"]), (&json!("error"), &json!(bad)));
         let error = &data[bad]["error"];
