@@ -285,6 +285,7 @@ impl Layout {
 
     /// Whether the samples are red, green and blue, by libjpeg's rules: JFIF decides before Adobe, and
     /// where there is neither, the names of the components.
+    #[cfg(not(feature = "turbojpeg"))]
     pub(super) fn is_rgb(&self) -> bool {
         self.components.len() == 3
             && !self.jfif

@@ -1,5 +1,8 @@
 //! Thousands of layouts against Pillow's pixels, and what is refused.
 
+#[cfg(feature = "turbojpeg")]
+mod half;
+
 use std::{collections::BTreeMap, env, fs, io::Read};
 
 use flate2::read::ZlibDecoder;
