@@ -89,7 +89,9 @@ def file(rng):
         chunks.append([b"PLTE", bytes(rng.randrange(256) for _ in range(3 * colours))])
         name += "-short-palette" if short else ""
         if rng.random() < 0.5:
-            chunks.append([b"tRNS", bytes(rng.choice([0, 255, rng.randrange(256)]) for _ in range(rng.randint(1, colours)))])
+            alphas = [rng.choice([0, 255, rng.randrange(256)]) for _ in range(rng.randint(1, colours))]
+            # Pillow looks for a lone 0 with a pattern that overlooks a last value of 10, since that is a line break.
+            chunks.append([b"tRNS", bytes(11 if alpha == 10 else alpha for alpha in alphas)])
             name += "-transparent"
     elif colour in (0, 2) and rng.random() < 0.3:
         row, column = rng.randrange(height), rng.randrange(width)
