@@ -4,6 +4,7 @@
 mod made;
 
 use image::RgbImage;
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
 /// How many there are: their cost differs little, and making them takes longer than sending them.
 const COUNT: u32 = 8;
@@ -17,24 +18,12 @@ pub(super) fn photos(width: u32, height: u32) -> Vec<RgbImage> {
 }
 
 /// With half the colour's rows and columns, as usual.
-#[cfg(feature = "turbojpeg")]
-pub(super) fn jpeg(image: &RgbImage) -> Vec<u8> {
-    let image = turbojpeg::Image {
-        pixels: image.as_raw().as_slice(),
-        width: image.width() as usize,
-        pitch: image.width() as usize * 3,
-        height: image.height() as usize,
-        format: turbojpeg::PixelFormat::RGB,
-    };
-    let bytes = turbojpeg::compress(image, i32::from(QUALITY), turbojpeg::Subsamp::Sub2x2);
-    bytes.expect("an image becomes a file").to_vec()
-}
-
-/// With all of the colour: this encoder has no other way.
-#[cfg(not(feature = "turbojpeg"))]
 pub(super) fn jpeg(image: &RgbImage) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, QUALITY);
-    image.write_with_encoder(encoder).expect("an image becomes a file");
+    let mut encoder = Encoder::new(&mut bytes, QUALITY);
+    encoder.set_sampling_factor(SamplingFactor::R_4_2_0);
+    let [width, height] =
+        [image.width(), image.height()].map(|side| u16::try_from(side).expect("a side of a JPEG"));
+    encoder.encode(image.as_raw(), width, height, ColorType::Rgb).expect("an image becomes a file");
     bytes
 }
