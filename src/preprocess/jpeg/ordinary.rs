@@ -18,8 +18,11 @@ const MIN_SIDE: u16 = 17;
 pub(super) fn is_ordinary(layout: &Layout) -> bool {
     let samplings = layout.components.iter().map(|component| component.sampling);
     let usual = match samplings.collect::<Vec<_>>()[..] {
-        [[1, 1]] => true,
-        [[1 | 2, 1 | 2], [1, 1], [1, 1]] => !layout.is_rgb(),
+        [[1, 1]] => matches!(layout.adobe, None | Some(0)),
+        // Of JFIF and Adobe's marker this decoder believes the latter, Pillow the former.
+        [[1 | 2, 1 | 2], [1, 1], [1, 1]] => {
+            !layout.is_rgb() && matches!(layout.adobe, None | Some(1))
+        }
         _ => false,
     };
     usual

@@ -124,3 +124,27 @@ fn every_layout_is_pillows_image_or_refused() {
     println!("{failures:#?}");
     assert!(failures.is_empty(), "{} failures", failures.len());
 }
+
+/// The header of JFIF says that the colours are YCbCr. A marker of Adobe's beside it may claim otherwise, and Pillow
+/// does not believe it.
+#[test]
+fn jfif_decides_before_adobe() {
+    let [width, height] = [64_u16, 48];
+    let gradient = |index: usize| (index * 7 % 251) as u8;
+    let picture: Vec<u8> =
+        (0..usize::from(width) * usize::from(height) * 3).map(gradient).collect();
+    let mut plain = Vec::new();
+    jpeg_encoder::Encoder::new(&mut plain, 90)
+        .encode(&picture, width, height, jpeg_encoder::ColorType::Rgb)
+        .expect("encodes");
+    assert_eq!(plain[6..10], *b"JFIF");
+    let right = decode::decode(&plain, &LIMITS, |_| false).expect("an image").picture;
+    let behind_jfif = 4 + usize::from(u16::from_be_bytes([plain[4], plain[5]]));
+    for transform in 0..=2 {
+        let adobe = [&b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"[..], &[transform]].concat();
+        let both = [&plain[..behind_jfif], &adobe, &plain[behind_jfif..]].concat();
+        let found = decode::decode(&both, &LIMITS, |_| false).expect("an image").picture;
+        let differs = found.iter().zip(right.iter()).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(differs.is_some_and(|levels| levels <= LEVELS), "{transform}: {differs:?}");
+    }
+}
