@@ -162,8 +162,8 @@ fn bad_json() -> Vec<(Vec<u8>, u16, &'static str)> {
         (text(json!({"input": "a ".repeat(99), "truncate": false})), 422, "text_too_long"),
         (
             text(json!({"input": [{"image": "data:text/html;base64,PGI+"}]})),
-            415,
-            "unsupported_media_type",
+            422,
+            "undecodable_image",
         ),
     ]
 }
