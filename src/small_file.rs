@@ -1,7 +1,7 @@
 //! Files that people write by hand: keys, settings, descriptions of a model.
 //!
-//! Such a path may lead to something that is no file: a pipe blocks whoever opens it, and a device can be read
-//! without an end. So the file is opened without waiting, must be a regular one, and is read up to a limit.
+//! Such a path may lead to something else than a file: opening a pipe blocks the process, and reading a device never
+//! ends. So the file is opened without waiting, must be a regular one, and is read up to a limit.
 
 use std::{
     fs::{File, OpenOptions},

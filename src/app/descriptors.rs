@@ -1,6 +1,6 @@
 //! How many connections the process may have, given the file descriptors that it may open.
 //!
-//! A process without a free descriptor accepts nobody: its probes fail and its log cannot say why. So the listeners
+//! A process that has used up its descriptors accepts no connection: its probes fail, and nothing says why. So the listeners
 //! that strangers reach share what the system grants, and the rest is kept for the admin listener, for model files
 //! and for fetches.
 

@@ -27,9 +27,9 @@ pub trait Lookup: Send + Sync {
 
 /// Asks the system: its hosts file and its name servers.
 ///
-/// The system's look-up cannot be called off, and one that nobody answers takes many seconds. So each has a thread of
-/// its own and a place that it keeps until it ends, even when its fetch was given up long ago. On the threads that
-/// the process shares for blocking work, a few hundred such look-ups would stop everything else.
+/// The system's look-up cannot be cancelled, and it takes many seconds when no name server responds. So each look-up
+/// runs on its own thread and counts against the maximum until it ends, even after its fetch timed out. On the threads
+/// that the process shares for blocking work, a few hundred such look-ups would stop everything else.
 #[derive(Debug, Clone)]
 pub struct SystemLookup {
     places: Arc<Semaphore>,

@@ -45,7 +45,7 @@ pub(in crate::app) struct Exchanges {
 }
 
 impl Exchanges {
-    /// Requests whose response is not out yet, whoever is waited for.
+    /// Number of requests whose response has not been sent in full, whether the server or the client is late.
     pub(in crate::app) fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
     }
