@@ -59,7 +59,8 @@ fn attentions(criterion: &mut Criterion) {
         group.sample_size(10);
         for (tokens, heads, head_dim) in [(196, 12, 64), (64, 12, 64), (729, 16, 72)] {
             let width = heads * head_dim;
-            let shape = Shape { batch: 1, queries: tokens, keys: tokens, heads, head_dim };
+            let shape =
+                Shape { batch: 1, queries: tokens, keys: tokens, heads, head_dim, causal: false };
             let fused = values(tokens * 3 * width);
             let view = |part: usize| Rows {
                 values: &fused[part * width..],
@@ -85,7 +86,7 @@ fn rows(criterion: &mut Criterion) {
         group.bench_function("layer norm", |bencher| {
             bencher.iter(|| layer_norm(level, black_box(&x), (&affine, &affine), 1e-6));
         });
-        for activation in [Activation::GeluTanh, Activation::GeluErf] {
+        for activation in [Activation::GeluTanh, Activation::GeluErf, Activation::QuickGelu] {
             group.bench_function(format!("{activation:?}"), |bencher| {
                 bencher.iter(|| activate(level, activation, black_box(&mut y)));
             });

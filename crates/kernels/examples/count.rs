@@ -53,7 +53,8 @@ fn main() {
         "linear-gelu-tanh" => linear(level, Element::F32, Activation::GeluTanh),
         "linear-gelu-erf" => linear(level, Element::F32, Activation::GeluErf),
         "attention" => {
-            let shape = Shape { batch: 1, queries: 66, keys: 196, heads: 1, head_dim: 64 };
+            let shape =
+                Shape { batch: 1, queries: 66, keys: 196, heads: 1, head_dim: 64, causal: false };
             let fused = values(196 * 192);
             let view = |part: usize| Rows {
                 values: &fused[part * 64..],

@@ -1,4 +1,4 @@
-//! `softmax(q k^T / sqrt(head_dim)) v` without a matrix of scores.
+//! `softmax(q k^T / sqrt(head_dim)) v` without a matrix of scores, over all keys or over those before a query.
 //!
 //! The keys pass by in blocks. Of each query only the sums so far are kept, over the largest score so far; when a
 //! larger one comes they are scaled down. What a task needs beside its result is one block of keys and values, and
@@ -22,10 +22,10 @@ use crate::{
 };
 use scratch::{NUMBERS, PAIRS, Scratch};
 
-/// How many of what.
+/// Dimensions of an attention call, and which keys a query sees.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Pictures or texts.
+    /// Images or texts.
     pub batch: usize,
     /// Rows of q for each.
     pub queries: usize,
@@ -35,6 +35,16 @@ pub struct Shape {
     pub heads: usize,
     /// Values of a head.
     pub head_dim: usize,
+    /// Whether a query sees only the keys up to its own position. The last query's position is the last key's, so
+    /// that there must be at least as many keys as queries.
+    pub causal: bool,
+}
+
+impl Shape {
+    /// The number of keys that a query sees.
+    fn visible(&self, query: usize) -> usize {
+        if self.causal { query + 1 + self.keys - self.queries } else { self.keys }
+    }
 }
 
 /// `[batch, rows, heads * head_dim]`, perhaps inside of something larger.
@@ -75,6 +85,7 @@ pub fn attention(
     let width = shape.heads * shape.head_dim;
     let count = shape.batch * shape.queries * width;
     assert!(count > 0 && shape.keys > 0, "{shape:?}");
+    assert!(!shape.causal || shape.keys >= shape.queries, "{shape:?}");
     for (view, rows) in [(q, shape.queries), (k, shape.keys), (v, shape.keys)] {
         let last = (shape.batch - 1) * view.batch_stride + (rows - 1) * view.row_stride;
         assert!(view.values.len() >= last + width, "{shape:?}: a view of {}", view.values.len());
@@ -176,7 +187,7 @@ impl Head<'_> {
         // The largest of all rows first: each is waited for, all at the same time.
         for (index, (factor, (largest, _))) in factors.iter_mut().zip(&mut *sums).enumerate() {
             let scores = row(index);
-            scores[block.len()..].fill(f32::NEG_INFINITY);
+            scores[self.visible(query + index, block)..].fill(f32::NEG_INFINITY);
             let (before, highest) = (*largest, largest_of(simd, scores) * scale);
             if highest > before {
                 *largest = highest;
@@ -186,9 +197,19 @@ impl Head<'_> {
         for (index, (factor, (largest, total))) in factors.iter().zip(sums).enumerate() {
             let scores = row(index);
             *total = *total * factor + soften(simd, scores, scale, *largest);
+            if self.shape.causal {
+                // The exponential of what is hidden is tiny, but not zero.
+                scores[self.visible(query + index, block)..].fill(0.0);
+            }
             T::narrow(simd, scores);
         }
         self.mix(simd, (query, block), factors, scratch);
+    }
+
+    /// The number of a block's keys that a query sees.
+    #[inline(always)]
+    fn visible(&self, query: usize, block: &Range<usize>) -> usize {
+        self.shape.visible(query).saturating_sub(block.start).min(block.len())
     }
 
     /// The scores of some queries with a block of keys.

@@ -17,6 +17,8 @@ pub enum Activation {
     GeluTanh,
     /// The exact GELU.
     GeluErf,
+    /// `x sigmoid(1.702 x)`.
+    QuickGelu,
 }
 
 impl Activation {
@@ -26,6 +28,7 @@ impl Activation {
             Self::None => x,
             Self::GeluTanh => math::gelu_tanh(simd, x),
             Self::GeluErf => math::gelu_erf(simd, x),
+            Self::QuickGelu => math::quick_gelu(simd, x),
         }
     }
 }

@@ -38,6 +38,13 @@ pub(crate) fn gelu_tanh<S: Simd>(simd: S, x: S::F) -> S::F {
     simd.div(x, simd.add(c(1.0), exp(simd, twice_u)))
 }
 
+/// `x sigmoid(1.702 x)`, an approximation of GELU.
+#[inline(always)]
+pub(crate) fn quick_gelu<S: Simd>(simd: S, x: S::F) -> S::F {
+    let denominator = simd.add(simd.splat(1.0), exp(simd, simd.mul(x, simd.splat(-1.702))));
+    simd.div(x, denominator)
+}
+
 /// The exact GELU: `x P(x)`, P the normal distribution's integral, as `max(x, 0) - |x| P(-|x|)`, which loses
 /// no digits on either side.
 #[inline(always)]

@@ -42,6 +42,7 @@ pub(crate) fn activated(activation: Activation, x: f64) -> f64 {
             0.5 * x * (1.0 + u.tanh())
         }
         Activation::GeluErf => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+        Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
     }
 }
 
@@ -65,8 +66,12 @@ fn cases() -> impl Strategy<Value = Case> {
     let depth = prop_oneof![1..40usize, 380..390usize, 766..772usize, 1150..1155usize];
     let rows = prop_oneof![1..30usize, 214..220usize, 430..436usize];
     let element = prop_oneof![Just(Element::F32), Just(Element::F16), Just(Element::Bf16)];
-    let activation =
-        prop_oneof![Just(Activation::None), Just(Activation::GeluTanh), Just(Activation::GeluErf)];
+    let activation = prop_oneof![
+        Just(Activation::None),
+        Just(Activation::GeluTanh),
+        Just(Activation::GeluErf),
+        Just(Activation::QuickGelu),
+    ];
     (rows, depth, 1..70usize, element, activation, 0..3usize, any::<u64>()).prop_map(
         |(rows, depth, columns, element, activation, residual, seed)| {
             let start = seed as usize % columns;
@@ -221,7 +226,7 @@ proptest! {
 #[test]
 fn gelu_equals_its_definition_from_end_to_end() {
     let x: Vec<f32> = (-40_000..=40_000).map(|step| step as f32 * 1e-3).collect();
-    for activation in [Activation::GeluTanh, Activation::GeluErf] {
+    for activation in [Activation::GeluTanh, Activation::GeluErf, Activation::QuickGelu] {
         let expected: Vec<f64> = x.iter().map(|&x| activated(activation, x.into())).collect();
         for level in Level::available() {
             let mut y = x.clone();
@@ -235,7 +240,7 @@ fn gelu_equals_its_definition_from_end_to_end() {
 #[test]
 fn not_a_number_is_not_hidden() {
     for level in Level::available() {
-        for activation in [Activation::GeluTanh, Activation::GeluErf] {
+        for activation in [Activation::GeluTanh, Activation::GeluErf, Activation::QuickGelu] {
             let mut x = vec![0.0; 19];
             (x[0], x[9], x[18]) = (f32::NAN, f32::INFINITY, f32::NAN);
             activate(level, activation, &mut x);
@@ -281,7 +286,8 @@ fn textbook(shape: Shape, fused: &[f32]) -> Vec<f64> {
     for batch in 0..shape.batch {
         for query in 0..shape.queries {
             for head in 0..shape.heads {
-                let exps: Vec<f64> = (0..shape.keys)
+                let hidden = if shape.causal { shape.queries - 1 - query } else { 0 };
+                let exps: Vec<f64> = (0..shape.keys - hidden)
                     .map(|key| {
                         let pairs = row(0, batch, query, head).zip(row(1, batch, key, head));
                         (pairs.map(|(q, k)| q * k).sum::<f64>() / (dim as f64).sqrt()).exp()
@@ -310,10 +316,12 @@ proptest! {
         keys in prop_oneof![1..40usize, 250..262usize, 510..530usize],
         heads in 1..4usize,
         head_dim in prop_oneof![1..20usize, Just(64usize), Just(72usize), Just(96usize)],
+        causal: bool,
         scale in prop_oneof![Just(1f32), Just(12f32)],
         seed: u64,
     ) {
-        let shape = Shape { batch, queries, keys, heads, head_dim };
+        let causal = causal && keys >= queries;
+        let shape = Shape { batch, queries, keys, heads, head_dim, causal };
         let count = batch * keys.max(queries) * 3 * heads * head_dim;
         let fused: Vec<f32> = values(count, seed).iter().map(|value| value * scale).collect();
         let expected = textbook(shape, &fused);
@@ -338,7 +346,7 @@ proptest! {
 #[test]
 fn attention_to_what_is_no_number_gives_none() {
     for level in Level::available() {
-        let shape = Shape { batch: 1, queries: 1, keys: 300, heads: 1, head_dim: 5 };
+        let shape = Shape { batch: 1, queries: 1, keys: 300, heads: 1, head_dim: 5, causal: false };
         let mut fused = vec![0.5; 300 * 15];
         fused[7 * 15 + 6] = f32::NAN;
         for element in [Element::F32, Element::Bf16] {

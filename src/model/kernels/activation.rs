@@ -2,13 +2,15 @@
 
 use candle_core::{DType, Result, Tensor};
 
-/// Which GELU a checkpoint was trained with; they differ by up to 5e-4.
+/// Which GELU a checkpoint was trained with; the first two differ by up to 5e-4, the third from both by up to 2e-2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::model) enum Activation {
     /// The tanh approximation: SigLIP's own.
     GeluTanh,
     /// The exact one: checkpoints trained with open_clip.
     GeluErf,
+    /// `x sigmoid(1.702 x)`: CLIP's own.
+    QuickGelu,
 }
 
 impl Activation {
@@ -20,6 +22,7 @@ impl Activation {
         let y = match self {
             Self::GeluTanh => wide.gelu()?,
             Self::GeluErf => wide.gelu_erf()?,
+            Self::QuickGelu => (&wide * candle_nn::ops::sigmoid(&(&wide * 1.702)?)?)?,
         };
         y.to_dtype(x.dtype())
     }
@@ -29,6 +32,7 @@ impl Activation {
         match self {
             Self::GeluTanh => siglip_kernels::Activation::GeluTanh,
             Self::GeluErf => siglip_kernels::Activation::GeluErf,
+            Self::QuickGelu => siglip_kernels::Activation::QuickGelu,
         }
     }
 }

@@ -2,7 +2,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use siglip_kernels::{Element, Level, Packer};
 
-use super::{Activation, Attention, LayerNorm, Linear};
+use super::{Activation, Attention, LayerNorm, Linear, Mask};
 
 /// Values without structure, the same on every run.
 fn values(shape: &[usize], seed: f64) -> Result<Tensor> {
@@ -42,9 +42,12 @@ fn linear_equals_the_product_in_f64() -> Result<()> {
         let expected = (&product + wide(&residual)?)?;
         let y = linear.forward_residual(&x, &residual)?;
         assert!(max_abs_difference(&y, &expected)? < 1e-5, "{linear:?}");
-        for (activation, expected) in
-            [(Activation::GeluTanh, product.gelu()?), (Activation::GeluErf, product.gelu_erf()?)]
-        {
+        let quick = (&product * candle_nn::ops::sigmoid(&(&product * 1.702)?)?)?;
+        for (activation, expected) in [
+            (Activation::GeluTanh, product.gelu()?),
+            (Activation::GeluErf, product.gelu_erf()?),
+            (Activation::QuickGelu, quick),
+        ] {
             let y = linear.forward_activated(&x, activation)?;
             assert!(max_abs_difference(&y, &expected)? < 1e-5, "{linear:?} {activation:?}");
         }
@@ -68,16 +71,25 @@ fn attention_equals_the_textbook_in_f64() -> Result<()> {
         x.to_dtype(DType::F64)?.reshape((batch, (), heads, dim))?.transpose(1, 2)?.contiguous()
     };
     let scores = (split(&q)?.matmul(&split(&k)?.t()?.contiguous()?)? * (dim as f64).powf(-0.5))?;
-    let textbook = candle_nn::ops::softmax(&scores, 3)?
-        .matmul(&split(&v)?)?
-        .transpose(1, 2)?
-        .reshape((batch, queries, width))?;
-    assert!(
-        max_abs_difference(
-            &Attention::new(heads, Level::detect(), Element::F32).forward(&q, &k, &v)?,
-            &textbook
-        )? < 1e-5
-    );
+    // The first of the queries sees 17 of the 21 keys, the last one all.
+    let seen = |at: usize| at % keys <= at / keys + keys - queries;
+    let hidden = (0..queries * keys).map(|at| if seen(at) { 0.0 } else { f64::NEG_INFINITY });
+    let hidden = Tensor::from_iter(hidden, &Device::Cpu)?.reshape((queries, keys))?;
+    for (mask, scores) in
+        [(Mask::None, scores.clone()), (Mask::Causal, scores.broadcast_add(&hidden)?)]
+    {
+        let textbook = candle_nn::ops::softmax(&scores, 3)?
+            .matmul(&split(&v)?)?
+            .transpose(1, 2)?
+            .reshape((batch, queries, width))?;
+        let attention = Attention::new(heads, mask, Level::detect(), Element::F32);
+        let on_host = attention.forward(&q, &k, &v)?;
+        assert!(max_abs_difference(&on_host, &textbook)? < 1e-5, "{mask:?}");
+        // Other types take the way of a device.
+        let half = |x: &Tensor| x.to_dtype(DType::BF16);
+        let as_a_device = attention.forward(&half(&q)?, &half(&k)?, &half(&v)?)?;
+        assert!(max_abs_difference(&as_a_device, &textbook)? < 2e-2, "{mask:?}");
+    }
     Ok(())
 }
 

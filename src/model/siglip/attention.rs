@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::super::{
     LoadError,
-    kernels::{Attention, Linear},
+    kernels::{Attention, Linear, Mask},
     weights::Scope,
 };
 use super::{config::EncoderConfig, mlp::linear};
@@ -43,7 +43,12 @@ impl SelfAttention {
             kv: rows(hidden, 2 * hidden)?,
             qkv,
             out: linear(&scope.at("out_proj"), hidden, hidden)?,
-            attention: Attention::new(config.num_attention_heads, runtime.level, runtime.element),
+            attention: Attention::new(
+                config.num_attention_heads,
+                Mask::None,
+                runtime.level,
+                runtime.element,
+            ),
             hidden,
         })
     }

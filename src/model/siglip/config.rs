@@ -121,7 +121,12 @@ fn encoder(fields: &Fields<'_>) -> Result<EncoderConfig, Fault> {
     let activation = match fields.text("hidden_act")? {
         None | Some("gelu_pytorch_tanh") => Activation::GeluTanh,
         Some("gelu") => Activation::GeluErf,
-        Some(_) => return Err(fields.unread("hidden_act", "`gelu_pytorch_tanh` or `gelu`").into()),
+        Some("quick_gelu") => Activation::QuickGelu,
+        Some(_) => {
+            return Err(fields
+                .unread("hidden_act", "`gelu_pytorch_tanh`, `gelu` or `quick_gelu`")
+                .into());
+        }
     };
     let config = EncoderConfig {
         hidden_size: size(fields, "hidden_size", 768)?,

@@ -5,7 +5,7 @@ use siglip_kernels::Element;
 
 use super::super::{
     LoadError,
-    kernels::{Attention, LayerNorm, Linear},
+    kernels::{Attention, LayerNorm, Linear, Mask},
     weights::Scope,
 };
 use super::{
@@ -52,7 +52,7 @@ impl PoolingHead {
         let runtime = scope.runtime();
         Ok(Self {
             queries: scope.tensor(queries, &[1, heads, hidden], runtime.compute)?,
-            gather: Attention::new(1, runtime.level, Element::F32),
+            gather: Attention::new(1, Mask::None, runtime.level, Element::F32),
             value: attention.linear_of(value, Some(value_bias), [hidden, hidden])?,
             out: linear(&attention.at("out_proj"), hidden, hidden)?,
             layernorm: layer_norm(config, &scope.at("layernorm"))?,
