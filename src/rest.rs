@@ -48,8 +48,8 @@ pub use self::{
 };
 use self::{
     layers::{
-        authorize, bound_body, carry_request_id, catch_panic, check_host, compress, cors, observe,
-        plain_body, plain_unless_named, render_failures, set_context,
+        authorize, bound_body, carry_request_id, catch_panic, check_host, compress, cors, no_query,
+        observe, plain_body, plain_unless_named, render_failures, set_context,
     },
     problem::Failure,
 };
@@ -230,6 +230,8 @@ fn finished(bounded: Router<AppState>, streams: Router<AppState>, state: AppStat
         .layer(middleware::from_fn_with_state(state.clone(), authorize))
         // Every route, streams included, reads bodies as they come.
         .layer(middleware::from_fn(plain_body))
+        // The same for what no route that is only read would look at.
+        .layer(middleware::from_fn(no_query))
         // A panicking handler answers `internal` and takes nothing else down.
         .layer(middleware::from_fn(catch_panic));
     // Innermost: the body is bounded where it is read, and what it holds is released once the handler is

@@ -109,11 +109,15 @@ fn list(value: &DeValue<'_>) -> Option<String> {
 
 /// `; did you mean ...?` where one of the known names is close.
 pub(crate) fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
+    let length = name.chars().count();
+    // A third of the letters wrong is still a typing error, more is another word.
+    let may_differ = |candidate: &str| candidate.len().div_ceil(3);
     known
+        // A name of a request may have megabytes, which would take seconds to compare.
+        .filter(|candidate| length.abs_diff(candidate.len()) <= may_differ(candidate))
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
         .min()
-        // A third of the letters wrong is still a typing error, more is another word.
-        .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(3))
+        .filter(|(distance, candidate)| *distance <= may_differ(candidate))
         .map_or_else(String::new, |(_, candidate)| format!("; did you mean `{candidate}`?"))
 }
 

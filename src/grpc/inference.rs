@@ -1,6 +1,6 @@
 //! The methods of `inference.GRPCInferenceService`: the Open Inference Protocol.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
@@ -16,11 +16,16 @@ use super::{
 };
 use crate::{
     build_info,
+    config::suggest,
     engine::Engine,
     error::Error,
     oip::{self, Datatype, Elements, InferAnswer, InferRequest, Tensor, TensorSpec},
     registry::{Model, Readiness},
 };
+
+/// Parameters of a request. But for the first they are for Triton's scheduler and its streams, and change nothing here.
+const PARAMETERS: [&str; 4] =
+    ["normalized", "priority", "timeout", "triton_enable_empty_final_response"];
 
 /// Answers calls from an engine.
 pub(super) struct InferenceService {
@@ -100,6 +105,11 @@ fn read(message: proto::ModelInferRequest) -> Result<InferRequest, Error> {
     }
     let mut raw = raw.into_iter();
     let inputs = message.inputs.into_iter().map(|input| tensor(input, raw.next()));
+    check_parameters("parameters", &message.parameters, &PARAMETERS)?;
+    for output in &message.outputs {
+        let place = format!("{}.parameters", output.name);
+        check_parameters(&place, &output.parameters, &["binary_data"])?;
+    }
     let normalize = match message.parameters.get("normalized").map(|value| &value.parameter_choice)
     {
         None => true,
@@ -114,7 +124,28 @@ fn read(message: proto::ModelInferRequest) -> Result<InferRequest, Error> {
     })
 }
 
+/// Refuses parameters that nothing here reads: an answer without them would not be the one that was asked for.
+///
+/// * `place`: whose parameters they are
+/// * `known`: those that are read, or that change nothing here
+///
+/// # Errors
+/// `invalid_request` at the first one by name.
+fn check_parameters<V>(
+    place: &str,
+    given: &HashMap<String, V>,
+    known: &[&'static str],
+) -> Result<(), Error> {
+    let unknown = given.keys().filter(|name| !known.contains(&name.as_str())).min();
+    unknown.map_or(Ok(()), |name| {
+        let near = suggest(name, known.iter().copied());
+        Err(Error::invalid(format!("{place}.{name}"), format!("unknown parameter{near}")))
+    })
+}
+
 fn tensor(input: InferInputTensor, raw: Option<Bytes>) -> Result<Tensor, Error> {
+    let place = format!("{}.parameters", input.name);
+    check_parameters(&place, &input.parameters, &["content_type"])?;
     let InferInputTensor { name, datatype, shape, contents, .. } = input;
     let elements = match (raw, contents) {
         (Some(raw), None) => Elements::Raw(raw),

@@ -3,10 +3,10 @@
 mod depth;
 mod fault;
 mod form;
-mod halves;
 mod json;
 mod null;
 mod query;
+mod unreadable;
 
 use std::{error::Error as StdError, fmt};
 
@@ -30,9 +30,9 @@ pub(super) use self::{
     depth::Bounds,
     fault::quoted,
     form::{Form, PartContent, refuse_list, unknown_part},
-    halves::check as check_halves,
     json::{cleaned_text, json, parse, parse_by_items, parse_slice},
     query::{option, query, refuse_query},
+    unreadable::check as check_readable,
 };
 use super::{AppState, layers::BodyError, problem::Failure};
 use crate::{
@@ -81,7 +81,7 @@ impl<T: FromPayload> FromRequest<AppState> for Payload<T> {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Failure> {
         let media_type = media_type(request.headers());
         if media_type == "multipart/form-data" {
-            refuse_query(request.uri(), "the fields of the form")?;
+            refuse_query(request.uri(), "options stand in the fields of the form")?;
             return Ok(Self(T::from_form(Form::read(request, state).await?)?));
         }
         let uri = request.uri().clone();
@@ -90,7 +90,7 @@ impl<T: FromPayload> FromRequest<AppState> for Payload<T> {
         let bytes = read(request.into_body()).await?;
         // Whatever else a body is called, its content says what it is: clients label it wrongly or not at all.
         if is_json || !is_image && looks_like_json(&bytes) {
-            refuse_query(&uri, "the JSON body")?;
+            refuse_query(&uri, "options stand in the JSON body")?;
             return Ok(Self(json::request(bytes, Bounds::of(state.limits())).await?));
         }
         let is_raw = is_image || media_type == "application/octet-stream";

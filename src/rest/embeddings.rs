@@ -1,6 +1,7 @@
 //! `POST /v1/embeddings`: texts and pictures to vectors, in OpenAI's shape.
 
 pub(super) mod answer;
+mod conversation;
 pub(super) mod input;
 mod others;
 
@@ -15,6 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use self::{
     answer::{EmbeddingsResponse, Layout},
+    conversation::{Conversations, ConversationsSchema},
     input::{Inputs, Item},
 };
 use super::{
@@ -22,18 +24,13 @@ use super::{
     body::{
         File, Form, FromPayload, PartContent, Payload, option, parse_by_items, query, unknown_part,
     },
-    compat::content,
     layers::Ctx,
     long_text::LongText,
     negotiate::Container,
     openapi::OpenAiErrors,
     problem::Failure,
 };
-use crate::{
-    embedding::Encoding,
-    engine::{EmbedRequest, Input},
-    error::Error,
-};
+use crate::{embedding::Encoding, engine::EmbedRequest, error::Error};
 
 /// What to embed, and how the answer is written.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -50,9 +47,11 @@ pub(super) struct EmbeddingsRequest {
     /// What to embed, unless `messages` says it.
     #[serde(default)]
     input: Inputs,
-    /// In vLLM's form: one message whose content is one text or one picture, for one embedding.
+    /// In vLLM's form: one conversation, or an array of several, for one embedding each. A conversation has one
+    /// message, whose content is texts, which become the lines of one text, or one image.
     #[serde(default)]
-    messages: Option<Vec<content::Item>>,
+    #[schema(value_type = Option<ConversationsSchema>)]
+    messages: Option<Conversations>,
     /// What plain strings in `input` are. Items that are objects say it themselves.
     #[serde(default)]
     modality: Modality,
@@ -97,6 +96,10 @@ pub(super) struct EmbeddingsRequest {
     #[serde(default)]
     #[schema(default = false)]
     late_chunking: bool,
+    /// Accepted for Jina's clients: only `false` is served, since the model has one vector for an item.
+    #[serde(default)]
+    #[schema(default = false)]
+    return_multivector: bool,
     /// Voyage's name for the type of the values. Beside `base64` only `float` is served.
     #[serde(default)]
     output_dtype: EncodingFormat,
@@ -234,6 +237,7 @@ impl EmbeddingsRequest {
             user: None,
             task: None,
             late_chunking: false,
+            return_multivector: false,
             output_dtype: EncodingFormat::Float,
         }
     }
@@ -244,6 +248,10 @@ impl EmbeddingsRequest {
         if self.late_chunking {
             let message = "only `false` is served: each text has an embedding of its own";
             return Err(Error::invalid("late_chunking", message));
+        }
+        if self.return_multivector {
+            let message = "only `false` is served: the model has one vector for an item";
+            return Err(Error::invalid("return_multivector", message));
         }
         if format.encoding().needs_normalized() && !self.normalized {
             let message = "8-bit integers hold embeddings of length 1: leave `normalized` on";
@@ -260,7 +268,11 @@ impl EmbeddingsRequest {
     /// The engine's request, and what an item that fails does to the others.
     pub(super) fn split(self) -> Result<(EmbedRequest, OnError), Error> {
         let inputs = match (self.messages, self.on_error) {
-            (Some(messages), _) => conversation(messages, &self.input)?,
+            (Some(_), _) if !self.input.0.is_empty() => {
+                return Err(Error::invalid("messages", "give either `input` or `messages`"));
+            }
+            (Some(messages), OnError::Fail) => messages.resolve()?,
+            (Some(messages), OnError::Item) => messages.resolve_each(),
             (None, OnError::Fail) => self.input.resolve(self.modality)?,
             (None, OnError::Item) => self.input.resolve_each(self.modality),
         };
@@ -274,18 +286,6 @@ impl EmbeddingsRequest {
         };
         Ok((request, self.on_error))
     }
-}
-
-/// The one thing that a conversation asks to embed.
-fn conversation(messages: Vec<content::Item>, input: &Inputs) -> Result<Vec<Input>, Error> {
-    if !input.0.is_empty() {
-        return Err(Error::invalid("messages", "give either `input` or `messages`"));
-    }
-    if messages.len() != 1 {
-        let message = "give one message: a conversation is one embedding, of one text or picture";
-        return Err(Error::invalid("messages", message));
-    }
-    content::resolve_all("messages", messages)
 }
 
 impl FromPayload for EmbeddingsRequest {

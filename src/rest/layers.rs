@@ -6,6 +6,7 @@ mod catch_panic;
 mod compress;
 mod cors;
 mod hosts;
+mod no_query;
 mod observe;
 mod plain_body;
 mod render_failures;
@@ -20,6 +21,7 @@ pub(super) use self::{
     compress::{compress, plain_unless_named},
     cors::cors,
     hosts::check_host,
+    no_query::no_query,
     observe::{UNMATCHED, observe},
     plain_body::plain_body,
     render_failures::render_failures,

@@ -9,7 +9,10 @@ use utoipa::{
     IntoParams, IntoResponses, OpenApi,
     openapi::{
         ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, ResponseBuilder,
-        example::ExampleBuilder, response::Response as ResponseDoc, schema::Type,
+        example::ExampleBuilder,
+        path::{Operation, Parameter, ParameterIn},
+        response::Response as ResponseDoc,
+        schema::Type,
     },
 };
 
@@ -58,7 +61,23 @@ pub(super) fn frame() -> utoipa::openapi::OpenApi {
 /// The OpenAPI document of the server.
 #[must_use]
 pub fn document() -> utoipa::openapi::OpenApi {
-    super::documented().into_openapi()
+    let mut document = super::documented().into_openapi();
+    for (path, item) in &mut document.paths.paths {
+        if let Some(get) = item.get.as_mut().filter(|get| refuses_query(path, get)) {
+            get.responses.responses.extend(responses(&[Code::InvalidRequest], Envelope::of(path)));
+        }
+    }
+    document
+}
+
+/// Whether a GET of a path refuses every query. Probes do not: a load balancer may put something into theirs, and
+/// the server would seem to be down.
+pub(super) fn refuses_query(path: &str, get: &Operation) -> bool {
+    let below = ["/health", "/ping", "/.well-known/", "/v2/health/"];
+    let is_probe = path.ends_with("/ready") || below.iter().any(|start| path.starts_with(start));
+    let mut parameters = get.parameters.iter().flatten();
+    let in_query = |one: &RefOr<Parameter>| matches!(one, RefOr::T(one) if one.parameter_in == ParameterIn::Query);
+    !is_probe && !parameters.any(in_query)
 }
 
 /// The document as YAML: the file `openapi.yaml`.

@@ -10,6 +10,8 @@ use axum::{
     http::{Uri, uri::PathAndQuery},
 };
 
+/// Images have a path of their own in Azure's API, with the same request and answer.
+const EMBEDDINGS: &str = "/v1/embeddings";
 /// Below this stand the API's pages, one of which is the folder itself.
 const PAGES: &str = "/docs/";
 /// Longer paths are no typing errors, and comparing them would cost time.
@@ -36,10 +38,12 @@ fn rewritten(uri: &Uri) -> Option<Uri> {
     if given.starts_with(PAGES) {
         return None;
     }
-    let prefix = if is_unprefixed(path) { "/v1" } else { "" };
-    if prefix.is_empty() && path == given {
-        return None;
-    }
+    let (prefix, path) = match path {
+        "/images/embeddings" | "/v1/images/embeddings" => ("", EMBEDDINGS),
+        _ if is_unprefixed(path) => ("/v1", path),
+        _ if path == given => return None,
+        _ => ("", path),
+    };
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = PathAndQuery::try_from(format!("{prefix}{path}{query}")).ok();
@@ -48,7 +52,10 @@ fn rewritten(uri: &Uri) -> Option<Uri> {
 
 /// The paths that infinity serves, and OpenAI's clients ask for where `/v1` is missing from their base URL.
 fn is_unprefixed(path: &str) -> bool {
-    path == "/embeddings" || path == "/models" || path.starts_with("/models/")
+    path == "/embeddings"
+        || path == "/classify"
+        || path == "/models"
+        || path.starts_with("/models/")
 }
 
 /// The documented path that one without a route is close to.
@@ -85,7 +92,10 @@ mod tests {
             ("/v1/embeddings/", "/v1/embeddings"),
             ("/embeddings", "/v1/embeddings"),
             ("/embeddings/?model=a&b=%2F", "/v1/embeddings?model=a&b=%2F"),
+            ("/images/embeddings?a", "/v1/embeddings?a"),
+            ("/v1/images/embeddings/", "/v1/embeddings"),
             ("/models/a%2Fb/", "/v1/models/a%2Fb"),
+            ("/classify?top_k=1", "/v1/classify?top_k=1"),
             ("http://localhost:1/models?x", "http://localhost:1/v1/models?x"),
             ("/docs/", "/docs/"),
             ("/", "/"),
@@ -109,7 +119,7 @@ mod tests {
             ("/v1/embedding", "/v1/embeddings"),
             ("/v1/Embeddings", "/v1/embeddings"),
             ("/multimodalembeddings", "/v1/multimodalembeddings"),
-            ("/classify", "/v1/classify"),
+            ("/v1/clasify", "/v1/classify"),
             ("/metric", "/metrics"),
         ] {
             assert_eq!(near(path), Some(route), "{path}");

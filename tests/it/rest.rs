@@ -14,6 +14,7 @@ mod operations;
 mod outputs;
 mod overload;
 mod similarity;
+mod unreadable;
 
 use std::io::Cursor;
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::halves;
+use super::unreadable;
 use crate::{config::suggest, error::Error};
 
 /// The longest part of a parser's message that is sent back: it may quote the body.
@@ -46,14 +46,10 @@ pub(super) fn of(path: &str, message: &str) -> Error {
 
 /// The fault at a path where the body is JSON, but not what the parser can give to the field.
 pub(super) fn of_value(path: &str, message: &str) -> Error {
-    let message = if message.contains("surrogate") || message.contains("end of hex escape") {
-        halves::MESSAGE
-    } else if message.contains("number out of range") {
-        "is a number out of range"
-    } else if message.contains("unicode code point") {
-        "is not UTF-8"
-    } else {
-        "must be a string, one of its values"
+    let message = match unreadable::message_of(message) {
+        Some(message) => message,
+        None if message.contains("number out of range") => "is a number out of range",
+        None => "must be a string, one of its values",
     };
     at(path.trim_end_matches(['.', '?']).to_owned(), message.to_owned())
 }

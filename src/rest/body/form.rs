@@ -44,7 +44,7 @@ impl FromRequest<AppState> for Form {
             let error = Error::new(Code::UnsupportedMediaType, message);
             return Err(error.with_field("content-type").into());
         }
-        refuse_query(request.uri(), "the fields of the form")?;
+        refuse_query(request.uri(), "options stand in the fields of the form")?;
         Ok(Self::read(request, state).await?)
     }
 }

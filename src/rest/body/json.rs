@@ -9,7 +9,7 @@ use super::{
     FromPayload,
     depth::{self, Bounds, Excess, Found},
     fault::{self, quoted},
-    halves, null,
+    null, unreadable,
 };
 use crate::{
     error::{Code, Error},
@@ -112,16 +112,17 @@ pub(in crate::rest) fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Er
     sharing(bytes, || parse_slice(bytes))
 }
 
-/// The same for a request whose items may fail one by one: half a surrogate pair in an item is that item's fault.
+/// The same for a request whose items may fail one by one: a string that cannot be read is the fault of
+/// the item that it stands in.
 ///
 /// # Errors
 /// Those of [`parse`].
 pub(in crate::rest) fn parse_by_items<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Error> {
     let error = match parse(bytes) {
-        Err(error) if error.message() == halves::MESSAGE => error,
+        Err(error) if unreadable::is_cause(&error) => error,
         parsed => return parsed,
     };
-    halves::parse_marked(bytes, |marked| parse(marked).ok()).ok_or(error)
+    unreadable::parse_marked(bytes, |marked| parse(marked).ok()).ok_or(error)
 }
 
 /// Parses JSON that nothing is shared with.

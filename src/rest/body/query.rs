@@ -37,15 +37,15 @@ pub(in crate::rest) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Error>
     })
 }
 
-/// Refuses a query where the options stand elsewhere: they would be ignored.
+/// Refuses a query that is not read: options in it would be ignored.
 ///
-/// * `place`: where they stand
+/// * `reason`: why it is not read
 ///
 /// # Errors
 /// [`Code::InvalidRequest`] at the first parameter.
-pub(in crate::rest) fn refuse_query(uri: &Uri, place: &str) -> Result<(), Error> {
+pub(in crate::rest) fn refuse_query(uri: &Uri, reason: &str) -> Result<(), Error> {
     let query = uri.query().unwrap_or_default();
     let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).next() else { return Ok(()) };
-    let message = format!("the query is not read here: options stand in {place}");
+    let message = format!("the query is not read here: {reason}");
     Err(Error::new(Code::InvalidRequest, message).with_field(quoted(&name)))
 }

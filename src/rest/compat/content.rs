@@ -100,6 +100,26 @@ impl Item {
         }
     }
 
+    /// The parts of a content; the item itself where it has none.
+    pub(in crate::rest) fn into_parts(self) -> Vec<Self> {
+        match self {
+            Self::Part(Part { content: Some(Items(parts)), text: None, .. }) => parts,
+            item => vec![item],
+        }
+    }
+
+    /// What a part of a content is. It has no parts itself: no API has a content in a content.
+    ///
+    /// # Errors
+    /// Those of [`Item::resolve`].
+    pub(in crate::rest) fn resolve_leaf(self) -> Result<Input, Error> {
+        match self {
+            Self::Text(text) => Ok(Input::plain(text)),
+            Self::Part(part) if part.content.is_none() => part.resolve(),
+            Self::Part(_) => Err(mixed()),
+        }
+    }
+
     /// The text, where it is one.
     pub(in crate::rest) fn as_text(&self) -> Option<&str> {
         match self {
@@ -127,9 +147,7 @@ impl Part {
 /// The one part of a content.
 fn single(mut content: Vec<Item>) -> Result<Input, Error> {
     match (content.pop(), content.is_empty()) {
-        // Only leaves: a content in a content is in no API.
-        (Some(Item::Part(part)), true) if part.content.is_none() => part.resolve(),
-        (Some(Item::Text(text)), true) => Ok(Input::plain(text)),
+        (Some(part), true) => part.resolve_leaf(),
         (None, _) => Err(unsupported(None)),
         _ => Err(mixed()),
     }
@@ -145,7 +163,8 @@ fn unsupported(kind: Option<&str>) -> Error {
     Error::new(crate::error::Code::InvalidRequest, message)
 }
 
-fn mixed() -> Error {
+/// Why several parts together are refused.
+pub(in crate::rest) fn mixed() -> Error {
     let message =
         "an item is one text or one picture: this model has no vector for several together";
     Error::new(crate::error::Code::InvalidRequest, message)

@@ -16,7 +16,7 @@ use super::Modality;
 use crate::{
     engine::{ImageInput, Input},
     error::Error,
-    rest::{body::check_halves, compat::content::ImageUrl, long_text::LongText},
+    rest::{body::check_readable, compat::content::ImageUrl, long_text::LongText},
 };
 
 /// The items of a request, in order.
@@ -32,7 +32,7 @@ pub(in crate::rest) enum Item {
     Text(LongText),
     /// `{"image": ...}`: a data URI or base64.
     Image(LongText),
-    /// A string that is no text: it has half a surrogate pair.
+    /// A string that is no text: it has half a surrogate pair, or bytes that are not UTF-8.
     Unreadable(Error),
     /// A file of a form, or a raw body.
     Encoded(Bytes),
@@ -165,6 +165,11 @@ impl<'de> Visitor<'de> for ItemVisitor {
                     kind = Some(map.next_value::<String>()?);
                     continue;
                 }
+                "role" | "content" => {
+                    return Err(de::Error::custom(
+                        "a message stands in `messages`, not in `input`",
+                    ));
+                }
                 other => return Err(de::Error::unknown_field(other, &KEYS)),
             };
             // A second one would make two items of one.
@@ -188,7 +193,7 @@ const NEITHER: &str = "an item has either `text` or `image`";
 const KEYS: [&str; 7] = ["text", "image", "image_url", "image_base64", "url", "bytes", "type"];
 
 fn checked(text: LongText, item: impl FnOnce(LongText) -> Item) -> Item {
-    match check_halves(&text.0) {
+    match check_readable(&text.0) {
         Ok(()) => item(text),
         Err(error) => Item::Unreadable(error),
     }

@@ -87,6 +87,58 @@ async fn failures_carry_the_code_and_the_tensor() {
 }
 
 #[tokio::test]
+async fn parameters_that_nothing_reads_are_refused_by_name() {
+    use oip::{InferParameter, infer_parameter::ParameterChoice as Choice};
+    let served = Served::ready(|_| {}).await;
+    let mut client = Client::new(served.channel.clone());
+    let one = |name: &str, choice| {
+        let parameter = InferParameter { parameter_choice: Some(choice) };
+        [(name.to_owned(), parameter)].into_iter().collect()
+    };
+    let bytes = picture();
+    let mut raw = (bytes.len() as u32).to_le_bytes().to_vec();
+    raw.extend(&bytes);
+    let request = oip::ModelInferRequest {
+        inputs: vec![tensor(vec![1])],
+        raw_input_contents: vec![raw.into()],
+        ..Default::default()
+    };
+    let output = oip::model_infer_request::InferRequestedOutputTensor {
+        name: "EMBEDDING".to_owned(),
+        ..Default::default()
+    };
+    // What Triton's clients send and means nothing here.
+    let mut known = request.clone();
+    known.parameters = one("priority", Choice::Uint64Param(1));
+    known.parameters.extend(one("timeout", Choice::Int64Param(1_000_000)));
+    let streamed = one("triton_enable_empty_final_response", Choice::BoolParam(true));
+    known.parameters.extend(streamed);
+    known.inputs[0].parameters = one("content_type", Choice::StringParam("raw".to_owned()));
+    client.model_infer(known).await.expect("infers");
+
+    let mut sequence = request.clone();
+    sequence.parameters = one("sequence_id", Choice::Int64Param(7));
+    let mut misspelt = request.clone();
+    misspelt.parameters = one("normalised", Choice::BoolParam(false));
+    let mut shared = request.clone();
+    shared.inputs[0].parameters = one("shared_memory_region", Choice::StringParam("a".to_owned()));
+    let mut classes = request;
+    classes.outputs = vec![output];
+    classes.outputs[0].parameters = one("classification", Choice::Int64Param(3));
+    for (request, field, words) in [
+        (sequence, "parameters.sequence_id", "unknown parameter"),
+        (misspelt, "parameters.normalised", "did you mean `normalized`?"),
+        (shared, "IMAGE.parameters.shared_memory_region", "unknown parameter"),
+        (classes, "EMBEDDING.parameters.classification", "unknown parameter"),
+    ] {
+        let status = client.model_infer(request).await.expect_err(field);
+        assert_eq!(status.code(), tonic::Code::InvalidArgument, "{field}");
+        assert_eq!(status.metadata().get("siglip-field").expect("a field"), field);
+        assert!(status.message().contains(words), "{}", status.message());
+    }
+}
+
+#[tokio::test]
 async fn readiness_follows_the_model() {
     let served = Served::start(|_| {}).await;
     let mut client = Client::new(served.channel.clone());

@@ -98,8 +98,16 @@ impl Document {
     }
 
     fn posts(&self) -> Vec<(String, &Value)> {
+        self.operations("post")
+    }
+
+    fn gets(&self) -> Vec<(String, &Value)> {
+        self.operations("get")
+    }
+
+    fn operations(&self, method: &str) -> Vec<(String, &Value)> {
         let paths = self.0["paths"].as_object().expect("paths").iter();
-        paths.filter_map(|(path, methods)| Some((path.clone(), methods.get("post")?))).collect()
+        paths.filter_map(|(path, methods)| Some((path.clone(), methods.get(method)?))).collect()
     }
 
     fn resolve<'d>(&'d self, schema: &'d Value) -> &'d Value {
@@ -322,6 +330,32 @@ async fn an_unknown_parameter_is_refused_by_name_whatever_the_body_is() {
             assert!(answer.status.is_client_error() && answer.text.contains("dim"), "{case}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_query_that_is_not_read_is_refused_but_by_probes() {
+    let app = TestApp::start().await;
+    let document = Document::of(&app).await;
+    let mut probes = Vec::new();
+    for (path, get) in document.gets() {
+        let answer = app.get(&format!("{}?verbos=1", address(&path))).await;
+        let case = format!("{path}: {} {}", answer.status, answer.text);
+        if get["responses"]["400"].is_null() {
+            assert!(answer.status.is_success(), "{case}");
+            probes.push(path);
+            continue;
+        }
+        assert_eq!(answer.status.as_u16(), 400, "{case}");
+        assert!(answer.text.contains("verbos") && answer.text.contains("query"), "{case}");
+        let answer = app.get(&format!("{}?", address(&path))).await;
+        assert_ne!(answer.status.as_u16(), 400, "{path}");
+    }
+    let is_probe =
+        |path: &String| ["health", "ready", "live", "ping"].iter().any(|word| path.ends_with(word));
+    assert!(probes.iter().all(is_probe), "{probes:?}");
+    // A path without a route is not found, whatever stands behind it.
+    assert_eq!(app.get("/v1/nothing?a=b").await.status.as_u16(), 404);
+    assert_eq!(app.get("/v1/embeddings?input=a").await.status.as_u16(), 405);
 }
 
 #[tokio::test]

@@ -153,6 +153,21 @@ async fn one_message_is_one_embedding() {
         &vectors(&text)[0],
         &vectors(&app.post(PATH, json!({"input": "red"})).await.ok())[0],
     );
+    let several = json!([
+        [message(json!("red"))],
+        [message(json!([{"type": "text", "text": ""}, picture]))],
+        [message(json!([{"type": "text", "text": "red"}, {"type": "text", "text": "green"}]))],
+    ]);
+    let several = vectors(&app.post(PATH, json!({"messages": several})).await.ok());
+    let expected = json!({"input": ["red", {"image": data_uri(RED)}, "red\ngreen"]});
+    assert_eq!(several, vectors(&app.post(PATH, expected).await.ok()));
+    // Each may fail alone.
+    let one_bad = json!([[message(json!([picture, picture]))], [message(json!("red"))]]);
+    let answer = app.post(PATH, json!({"messages": one_bad, "on_error": "item"})).await.ok();
+    assert_eq!(answer["data"][0]["error"]["code"], "invalid_request", "{answer}");
+    assert!(answer["data"][1]["embedding"].is_array(), "{answer}");
+    let answer = app.post(PATH, json!({"messages": one_bad})).await;
+    assert_eq!(answer.json()["error"]["param"], "messages[0]", "{}", answer.text);
     for messages in [
         json!([]),
         json!([message(json!("red")), message(json!("blue"))]),
@@ -169,6 +184,7 @@ async fn the_options_of_jina_and_voyage_are_read() {
     let expected = app.post("/v1/embeddings", json!({"input": ["red"]})).await.ok();
     for options in [
         json!({"task": "retrieval.query", "late_chunking": false, "embedding_type": "float"}),
+        json!({"return_multivector": false}),
         json!({"embedding_type": ["float"], "truncate": true, "normalized": true}),
         json!({"encoding_type": "float"}),
         json!({"input_type": "query", "truncation": true, "output_dtype": "float"}),

@@ -198,7 +198,7 @@ impl FromRequest<AppState> for Call {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Failure> {
-        body::refuse_query(request.uri(), "`parameters`")?;
+        body::refuse_query(request.uri(), "options stand in `parameters`")?;
         let length = header_length(request.headers())?;
         let bytes = body::read(request.into_body()).await?;
         Ok(Self::read(bytes, length, Bounds::of(state.limits())).await?)
