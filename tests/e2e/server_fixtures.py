@@ -1,6 +1,7 @@
 """A server for the whole run, and the native route's vectors to compare with."""
 
 import base64
+import json
 import os
 import re
 import subprocess
@@ -41,6 +42,11 @@ class Server:
         ]
         data = self.post("/v1/embeddings", {"input": items})["data"]
         return np.array([row["embedding"] for row in data], np.float32)
+
+    def scores(self, query: str, documents: list) -> np.ndarray:
+        """How well each text fits a query, as the routes that order texts score it."""
+        first, *rows = self.embed([query, *documents])
+        return (1 + np.array(rows) @ first) / 2
 
     def probability(self, image: bytes, text: str) -> float:
         """The probability that a text fits a picture, by the native route."""
@@ -84,6 +90,19 @@ def server(tmp_path_factory):
         watchdog.cancel()
         process.terminate()
         process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def node():
+    """Runs a script of this folder with arguments, and reads the JSON that it prints."""
+
+    def run(script: str, *arguments: str) -> dict:
+        path = os.path.join(os.environ["SIGLIP_E2E_NODE"], script)
+        ended = subprocess.run(["node", path, *arguments], capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(ended.stdout)
+
+    return run
 
 
 @pytest.fixture(scope="session")

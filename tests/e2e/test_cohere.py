@@ -1,6 +1,7 @@
-"""Cohere's client, second version of its API."""
+"""Cohere's clients, in both versions of its API."""
 
 import base64
+import json
 
 import cohere
 import numpy as np
@@ -51,8 +52,7 @@ def test_rerank(server, client):
     answer = client.rerank(model="demo", query="a cat", documents=documents, top_n=2)
     assert [result.index for result in answer.results][0] == 1
     assert len(answer.results) == 2
-    query, document = server.embed(["a cat", documents[answer.results[1].index]])
-    expected = (1 + query @ document) / 2
+    expected = server.scores("a cat", documents)[answer.results[1].index]
     assert answer.results[1].relevance_score == pytest.approx(expected, abs=1e-5)
 
 
@@ -89,10 +89,28 @@ def test_the_first_version(server, cat, uri):
 
     documents = ["a red car", "a cat", "a pizza"]
     answer = client.rerank(model="demo", query="a cat", documents=documents, return_documents=True)
-    query, *rows = server.embed(["a cat", *documents])
-    scores = (1 + np.array(rows) @ query) / 2
+    scores = server.scores("a cat", documents)
     assert [result.index for result in answer.results] == list(np.argsort(-scores))
     assert answer.results[0].document.text == "a cat"
     assert answer.results[0].relevance_score == pytest.approx(scores.max(), abs=1e-5)
     with pytest.raises(cohere.NotFoundError):
         client.embed(model="clip", texts=["a"], input_type="search_query")
+
+
+def test_node(server, node, cat, uri):
+    texts = ["a red car", "a cat", "고양이"]
+    answer = node("cohere.mjs", server.http, json.dumps(texts), uri(cat))
+    expected = server.embed(texts)
+    np.testing.assert_allclose(answer["floats"], expected, atol=1e-5)
+    np.testing.assert_allclose(answer["typed"]["float"], expected, atol=1e-5)
+    np.testing.assert_allclose(answer["typed"]["int8"], np.round(expected * 127), atol=1)
+    bits = np.packbits(np.array(answer["typed"]["float"]) > 0, axis=1)
+    np.testing.assert_array_equal(answer["typed"]["ubinary"], bits)
+    np.testing.assert_allclose(answer["images"], server.embed([cat]), atol=1e-5)
+    scores = server.scores("a cat", texts)
+    best = np.argsort(-scores)[:2]
+    for results in answer["ranks"]:
+        assert [result["index"] for result in results] == list(best)
+        found = [result["relevanceScore"] for result in results]
+        np.testing.assert_allclose(found, scores[best], atol=1e-5)
+    assert answer["refused"] == [404, "model_not_found"]

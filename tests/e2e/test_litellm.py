@@ -1,5 +1,7 @@
 """LiteLLM: every provider of it that can be pointed at a server of one's own and is spoken here."""
 
+import base64
+
 import litellm
 import numpy as np
 import pytest
@@ -9,37 +11,72 @@ litellm.suppress_debug_info = True
 TEXTS = ["a cat", "a red car", "고양이"]
 DOCUMENTS = ["a red car", "a cat", "a pizza"]
 
-# What stands behind the server's address in `api_base`.
+# What stands behind the server's address in `api_base`. Providers that ask no other service first.
 EMBEDDINGS = [
-    ("openai", "/v1"),
-    ("openai", ""),
-    ("openai_like", "/v1"),
-    ("hosted_vllm", "/v1"),
-    ("infinity", ""),
-    ("infinity", "/v1"),
-    ("jina_ai", "/v1"),
-    ("litellm_proxy", "/v1"),
-    ("lm_studio", "/v1"),
-    ("llamafile", "/v1"),
-    ("xinference", "/v1"),
-    ("nebius", "/v1"),
-    ("mistral", "/v1"),
-    ("together_ai", "/v1"),
-    ("fireworks_ai", "/v1"),
-    # This one takes the whole URL.
+    *(
+        (provider, base)
+        for provider in (
+            "azure_ai",
+            "cometapi",
+            "dashscope",
+            "databricks",
+            "edenai",
+            "empiriolabs",
+            "fireworks_ai",
+            "hosted_vllm",
+            "hostinger_router",
+            "infinity",
+            "jina_ai",
+            "litellm_proxy",
+            "llamafile",
+            "lm_studio",
+            "mistral",
+            "nebius",
+            "nvidia_nim",
+            "openai",
+            "openai_like",
+            "openrouter",
+            "ovhcloud",
+            "qwen_ai_platform",
+            "qwencloud",
+            "sambanova",
+            "together_ai",
+            "vercel_ai_gateway",
+            "voyage",
+            "wandb",
+            "xinference",
+        )
+        for base in ("", "/v1")
+    ),
+    ("ollama", ""),
+    ("perplexity", ""),
+    # These take the whole URL.
     ("cohere", "/v2/embed"),
+    ("cohere", "/v1/embed"),
+    ("cohere_chat", "/v2/embed"),
+    ("perplexity", "/v1/embeddings"),
+    ("voyage", "/v1/embeddings"),
 ]
 RERANKERS = [
+    ("azure_ai", ""),
+    ("azure_ai", "/v1"),
     ("cohere", ""),
     ("cohere", "/v2/rerank"),
-    ("infinity", ""),
-    ("jina_ai", ""),
+    ("dashscope", "/v1/rerank"),
     ("hosted_vllm", ""),
     ("hosted_vllm", "/v1"),
     ("huggingface", ""),
-    ("together_ai", "/v1"),
+    ("infinity", ""),
+    ("infinity", "/v1"),
+    ("jina_ai", ""),
+    ("jina_ai", "/v1"),
     ("litellm_proxy", ""),
-    ("azure_ai", ""),
+    ("qwen_ai_platform", "/v1/rerank"),
+    ("qwencloud", "/v1/rerank"),
+    ("scaleway", ""),
+    ("scaleway", "/v1"),
+    ("together_ai", ""),
+    ("together_ai", "/v1"),
     ("voyage", ""),
     ("voyage", "/v1"),
 ]
@@ -68,6 +105,25 @@ def test_fewer_dimensions(server, provider):
     )
 
 
+@pytest.mark.parametrize(("provider", "base"), [("openai", "/v1"), ("hosted_vllm", ""), ("azure_ai", "")])
+@pytest.mark.parametrize("encoding_format", [None, "float", "base64"])
+def test_a_format(server, provider, base, encoding_format):
+    answer = embed(server, provider, base, input=["a cat"], encoding_format=encoding_format)
+    (row,) = (row["embedding"] for row in answer.data)
+    found = np.frombuffer(base64.b64decode(row), "<f4") if isinstance(row, str) else row
+    np.testing.assert_allclose(found, server.embed(["a cat"])[0], atol=1e-5)
+
+
+def test_one_text_as_oobabooga_reads_it(server):
+    answer = embed(server, "oobabooga", "", input=["a cat"])
+    np.testing.assert_allclose(answer.data[0]["embedding"], server.embed(["a cat"])[0], atol=1e-5)
+
+
+def test_pictures_as_azure_ai_has_them(server, cat, uri):
+    answer = embed(server, "azure_ai", "", input=[uri(cat)])
+    np.testing.assert_allclose(answer.data[0]["embedding"], server.embed([cat])[0], atol=1e-5)
+
+
 def test_pictures_as_jina_has_them(server, cat, uri):
     answer = embed(server, "jina_ai", "/v1", input=[uri(cat), "a cat"])
     expected = server.embed([cat, "a cat"])
@@ -86,8 +142,7 @@ def test_rerank(server, provider, base):
         api_base=server.http + base,
         api_key="unused",
     )
-    query, *documents = server.embed(["a cat", *DOCUMENTS])
-    scores = (1 + np.array(documents) @ query) / 2
+    scores = server.scores("a cat", DOCUMENTS)
     best = np.argsort(-scores)[:2]
     assert [result["index"] for result in answer.results] == list(best)
     found = [result["relevance_score"] for result in answer.results]

@@ -1,5 +1,7 @@
 """Ollama's clients: its own for Python, LiteLLM's provider and LangChain's embeddings."""
 
+import json
+
 import httpx
 import litellm
 import numpy as np
@@ -55,3 +57,13 @@ def test_errors_are_its_exceptions(client):
 def test_litellm(server):
     answer = litellm.embedding("ollama/demo", input=TEXTS, api_base=server.http)
     np.testing.assert_allclose([row["embedding"] for row in answer.data], server.embed(TEXTS), atol=1e-5)
+
+
+def test_node(server, node):
+    answer = node("ollama.mjs", server.http, json.dumps(TEXTS))
+    expected = server.embed(TEXTS)
+    np.testing.assert_allclose(answer["many"], expected, atol=1e-5)
+    np.testing.assert_allclose(answer["one"], expected[0], atol=1e-5)
+    status, message = answer["refused"]
+    assert (answer["models"], status) == (["demo"], 404)
+    assert "not served" in message

@@ -1,8 +1,6 @@
 """OpenAI's clients for Python and Node, LangChain's embeddings over the former and infinity's."""
 
 import json
-import os
-import subprocess
 
 import httpx
 import numpy as np
@@ -48,16 +46,6 @@ def test_errors_are_its_exceptions(client):
     assert "token ids" in error.value.message
 
 
-def test_pictures_as_infinity_and_jina_send_them(server, cat, uri):
-    expected = server.embed([cat, "a cat"])
-    body = {"model": "demo", "modality": "image", "input": [uri(cat)], "encoding_format": "float"}
-    data = server.post("/v1/embeddings", body)["data"]
-    np.testing.assert_allclose(data[0]["embedding"], expected[0], atol=1e-5)
-    body = {"model": "demo", "input": [{"image": uri(cat)}, {"text": "a cat"}], "normalized": True}
-    data = server.post("/v1/embeddings", body)["data"]
-    np.testing.assert_allclose([row["embedding"] for row in data], expected, atol=1e-5)
-
-
 def test_langchain(server):
     embeddings = OpenAIEmbeddings(
         model="demo",
@@ -75,25 +63,16 @@ def test_infinity(server):
     np.testing.assert_allclose(embeddings.embed_documents(TEXTS), server.embed(TEXTS), atol=1e-5)
 
 
-def test_a_conversation_as_vllm_reads_it(server, cat, uri):
-    content = [{"type": "image_url", "image_url": {"url": uri(cat)}}]
-    body = {"model": "demo", "messages": [{"role": "user", "content": content}], "encoding_format": "float"}
-    (row,) = server.post("/v1/embeddings", body)["data"]
-    np.testing.assert_allclose(row["embedding"], server.embed([cat])[0], atol=1e-5)
-
-
-def test_node(server):
-    node = os.path.join(os.environ["SIGLIP_E2E_NODE"], "openai.mjs")
-    run = subprocess.run(
-        ["node", node, server.http + "/v1", json.dumps(TEXTS)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert run.returncode == 0, run.stderr
-    answer = json.loads(run.stdout)
+def test_node(server, node):
+    answer = node("openai.mjs", server.http + "/v1", json.dumps(TEXTS))
     np.testing.assert_allclose(answer["vectors"], server.embed(TEXTS), atol=1e-5)
     assert (answer["models"], answer["refused"]) == (["demo"], "model_not_found")
+
+
+def test_null_is_the_default(server):
+    body = {"model": "demo", "input": TEXTS, "encoding_format": None, "dimensions": None, "user": None}
+    data = server.post("/v1/embeddings", body)["data"]
+    np.testing.assert_allclose([row["embedding"] for row in data], server.embed(TEXTS), atol=1e-5)
 
 
 def test_a_url_is_refused(server):

@@ -1,9 +1,9 @@
-"""LangChain's integrations that can be pointed at an address: rerankers of Cohere and Voyage, embeddings of Ollama. Those
-of OpenAI are tried beside OpenAI's own client."""
+"""LangChain's integrations that can be pointed at an address: embeddings of Cohere and Ollama, rerankers of Cohere and
+Voyage. Those of OpenAI are tried beside OpenAI's own client."""
 
 import numpy as np
 import pytest
-from langchain_cohere import CohereRerank
+from langchain_cohere import CohereEmbeddings, CohereRerank
 from langchain_core.documents import Document
 from langchain_ollama import OllamaEmbeddings
 from langchain_voyageai import VoyageAIRerank
@@ -19,12 +19,19 @@ def check(server, embeddings):
 
 def check_rerank(server, reranker):
     found = reranker.compress_documents([Document(text) for text in DOCUMENTS], "a cat")
-    query, *rows = server.embed(["a cat", *DOCUMENTS])
-    scores = (1 + np.array(rows) @ query) / 2
+    scores = server.scores("a cat", DOCUMENTS)
     best = np.argsort(-scores)[:2]
     assert [document.page_content for document in found] == [DOCUMENTS[index] for index in best]
     scored = [document.metadata["relevance_score"] for document in found]
     np.testing.assert_allclose(scored, scores[best], atol=1e-5)
+
+
+def test_cohere(server):
+    options = {"model": "demo", "base_url": server.http, "cohere_api_key": "unused"}
+    check(server, CohereEmbeddings(**options))
+    expected = np.round(server.embed(TEXTS) * 127)
+    found = CohereEmbeddings(**options, embedding_types=["int8"]).embed_documents(TEXTS)
+    np.testing.assert_allclose(found, expected, atol=1)
 
 
 def test_cohere_rerank(server):
