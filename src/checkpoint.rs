@@ -24,6 +24,10 @@ pub const SENTENCEPIECE: &str = "spiece.model";
 pub const TOKENIZER: &str = "tokenizer.json";
 /// The tokenizer's class and special tokens.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// The tokens of CLIP's tokenizer, where there is no [`TOKENIZER`].
+pub const VOCABULARY: &str = "vocab.json";
+/// The merges of CLIP's tokenizer, which go with [`VOCABULARY`].
+pub const MERGES: &str = "merges.txt";
 /// The weights under transformers' name.
 pub const WEIGHTS: &str = "model.safetensors";
 /// Names the files of weights that are stored in several.
@@ -33,7 +37,7 @@ pub const OPEN_CLIP_WEIGHTS: &str = "open_clip_model.safetensors";
 
 /// Everything that is read beside the weights. Only one of the two configurations must be there. The order is that in
 /// which a folder's files are hashed for its revision.
-pub const SMALL_FILES: [&str; 8] = [
+pub const SMALL_FILES: [&str; 10] = [
     CONFIG,
     OPEN_CLIP_CONFIG,
     PREPROCESSOR,
@@ -42,4 +46,6 @@ pub const SMALL_FILES: [&str; 8] = [
     SENTENCEPIECE,
     TOKENIZER_CONFIG,
     SPECIAL_TOKENS,
+    VOCABULARY,
+    MERGES,
 ];

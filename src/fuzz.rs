@@ -17,7 +17,7 @@ use crate::{
     oip,
     preprocess::{self, Decoding, ImageLimits, ImageSpec, Resample, TargetSize},
     rest,
-    tokenize::{Cleaning, TextTokenizer, TokenizerFiles, TokenizerOptions},
+    tokenize::{Cleaning, Scheme, TextLayout, TextTokenizer, TokenizerFiles, TokenizerOptions},
 };
 
 const PATCHES: TargetSize = TargetSize::Patches { patch_size: 4, max_num_patches: 16 };
@@ -179,8 +179,11 @@ static TOKENIZERS: LazyLock<Vec<TextTokenizer>> = LazyLock::new(|| {
         .map(|cleaning| (files, Asked::Auto, Some(cleaning)));
     let all = plain.into_iter().chain(cleaned).chain([(siglip, Asked::Hf, None)]);
     let options = |normalization, cleaning| TokenizerOptions {
-        text_length: TEXT_LENGTH,
-        vocab_size: VOCABULARY as usize,
+        layout: TextLayout {
+            text_length: TEXT_LENGTH,
+            vocab_size: VOCABULARY as usize,
+            scheme: Scheme::Padded,
+        },
         normalization,
         cleaning,
     };

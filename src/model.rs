@@ -1,23 +1,29 @@
-//! SigLIP's two towers, resident on a device.
+//! The towers of a model, resident on a device.
 
 mod checkpoint;
+mod clip;
 mod cores;
 mod demo;
+mod family;
 mod kernels;
 mod load;
+mod nn;
 mod open_clip;
 mod pass;
 mod probe;
 mod replicated;
 mod runtime;
-pub mod siglip;
+mod scorer;
+mod siglip;
 mod tap;
 mod weights;
 
 use std::sync::Arc;
 
-pub use load::{Siglip, load_siglip};
+pub use load::{ResidentModel, load_resident};
+pub use nn::{Stage, Stages};
 pub use pass::Pass;
+pub use scorer::Scorer;
 pub use tap::Tap;
 
 use crate::{
@@ -31,9 +37,6 @@ use crate::{
 pub trait Tower: Send + 'static {
     /// What one row is made of: [`Pixels`] or [`Tokens`].
     type Input: Send + 'static;
-
-    /// The number of values of each embedding.
-    fn embedding_dim(&self) -> usize;
 
     /// The row that a limit on rows is meant for, where a tower takes rows of several sizes: the largest
     /// that comes without being asked for. Only its shape counts; it holds no values.
@@ -92,40 +95,44 @@ pub type VisionTower = Box<dyn Tower<Input = Pixels>>;
 /// A tower that embeds texts.
 pub type TextTower = Box<dyn Tower<Input = Tokens>>;
 
-/// Turns a cosine into SigLIP's calibrated score. Kept in f32 on the host, so that stored embeddings
-/// score exactly like fresh ones.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PairHead {
-    /// The checkpoint's `logit_scale`, before `exp`.
-    pub logit_scale: f32,
-    /// The checkpoint's `logit_bias`.
-    pub logit_bias: f32,
+/// A tower that a checkpoint was loaded into.
+pub trait Resident: Tower<Input: Send + Sync> {
+    /// Every stage of a pass, for tests.
+    ///
+    /// # Errors
+    /// Fails like [`Tower::forward`], and for rows of different numbers of tokens, whose hidden states do not fit
+    /// into one tensor.
+    fn stages(&self, rows: &[Self::Input]) -> Result<Stages, TowerError>;
+
+    /// The same weights, which both share, computed with on other threads of the same device.
+    #[doc(hidden)]
+    fn on(&self, runtime: &runtime::Runtime) -> Box<dyn Resident<Input = Self::Input>>;
 }
 
-impl PairHead {
-    /// `exp(logit_scale) * cosine + logit_bias`.
-    #[must_use]
-    pub fn logit(&self, cosine: f32) -> f32 {
-        self.logit_scale.exp() * cosine + self.logit_bias
+impl<T: Tower + ?Sized> Tower for Box<T> {
+    type Input = T::Input;
+
+    fn usual_row(&self) -> Option<T::Input> {
+        (**self).usual_row()
     }
 
-    /// `sigmoid(logit)`, each pair on its own.
-    #[must_use]
-    pub fn probability(&self, cosine: f32) -> f32 {
-        Self::sigmoid(self.logit(cosine))
+    fn forward(&mut self, rows: &[T::Input]) -> Result<Vec<Embedding>, TowerError> {
+        (**self).forward(rows)
     }
 
-    /// The probability that belongs to a logit.
-    #[must_use]
-    pub fn sigmoid(logit: f32) -> f32 {
-        1.0 / (1.0 + (-logit).exp())
+    fn tapped(&mut self, rows: &[T::Input], taps: &[Tap]) -> Result<Vec<Embedding>, TowerError> {
+        (**self).tapped(rows, taps)
+    }
+
+    fn begin(&mut self, rows: &[T::Input], taps: &[Tap]) -> Result<Pass, TowerError> {
+        (**self).begin(rows, taps)
     }
 }
 
 /// What a loaded checkpoint says of itself.
 #[derive(Debug, Clone)]
 pub struct ModelCard {
-    /// `siglip`, `siglip2`, ...
+    /// `siglip`, `siglip2`, `clip`, ...
     pub family: String,
     /// Identifies the weights: the hub commit, else a hash over the files.
     pub revision: String,
@@ -135,12 +142,14 @@ pub struct ModelCard {
     pub text_length: Option<usize>,
     /// Pixels of a patch's side.
     pub patch_size: usize,
+    /// Tokens of the vision tower before those of the patches: 1 where it has a class token.
+    pub leading_tokens: usize,
     /// Layers of the vision tower.
     pub vision_layers: usize,
     /// Values of one token of the vision tower.
     pub vision_width: usize,
-    /// The head that scores pairs; none without a text tower.
-    pub pair_head: Option<PairHead>,
+    /// How pairs are scored; none without a text tower.
+    pub scorer: Option<Scorer>,
     /// Parameters of both towers.
     pub parameters: u64,
     /// Bytes of the resident weights.
@@ -202,5 +211,5 @@ impl From<TowerError> for LoadError {
 /// # Errors
 /// Names the file and the key or tensor at fault.
 pub fn load(config: &config::Model) -> Result<Loaded, LoadError> {
-    load_siglip(config).map(Loaded::from)
+    load_resident(config).map(Loaded::from)
 }

@@ -27,7 +27,7 @@ pub use formats::formats;
 pub use normalized::from_normalized;
 pub use sniff::Foreign;
 pub use spec::SpecError;
-pub use target::TargetSize;
+pub use target::{CropOffset, Resize, TargetSize};
 
 /// How much of a large picture is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +53,9 @@ impl Decoding {
 
     /// Whether a picture of `size`, to be resized to `target`, may be decoded at half its size. What is left
     /// has twice the target's pixels on each side: the resize still does most of the antialiasing.
-    fn halves(self, size: [u32; 2], target: [u32; 2]) -> bool {
-        self == Self::Fast && size.iter().zip(target).all(|(&side, target)| side / 4 >= target)
+    fn halves(self, size: [u32; 2], target: [usize; 2]) -> bool {
+        let is_large = |(&side, target): (&u32, usize)| side as usize / 4 >= target;
+        self == Self::Fast && size.iter().zip(target).all(is_large)
     }
 }
 
@@ -83,7 +84,7 @@ pub enum Resample {
 /// How a checkpoint wants its pictures, as its `preprocessor_config.json` says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageSpec {
-    /// The size after the resize.
+    /// The size after the resize, and what is cropped.
     pub size: TargetSize,
     /// The filter.
     pub resample: Resample,
@@ -208,11 +209,11 @@ pub fn prepare(
     limits: &ImageLimits,
     decoding: Decoding,
 ) -> Result<Prepared, ImageError> {
-    let target = |[height, width]: [u32; 2]| spec.size.of(height, width);
-    let halves = |size| decoding.halves(size, target(size));
+    let plan = |[height, width]: [u32; 2]| spec.size.plan(height, width);
+    let halves = |size| decoding.halves(size, plan(size).resized);
     let decoded = decode::decode(bytes, limits, halves)?;
     let source_pixels = decoded.size.into_iter().map(u64::from).product();
-    let pixels =
-        resize::resize(decoded.picture, decoded.extent, target(decoded.size), spec.resample);
+    let plan = plan(decoded.size);
+    let pixels = resize::resize(decoded.picture, decoded.extent, &plan, spec.resample);
     Ok(Prepared { pixels, source_pixels })
 }

@@ -1,22 +1,29 @@
 //! Text to the token ids that a text tower reads.
 
+mod clip;
 mod declared;
+mod layout;
 mod normalization;
 mod sentencepiece;
 
 use std::{borrow::Cow, collections::BTreeSet, fmt, sync::Arc};
 
 use self::declared::{Class, Declared, Token};
-pub use self::normalization::{Cleaning, TextNormalization};
+use self::layout::Behind;
+pub use self::{
+    layout::{Scheme, TextEnd, TextLayout},
+    normalization::{Cleaning, TextNormalization},
+};
 use crate::{
     checkpoint::{SENTENCEPIECE, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG as CONFIG, content},
     config,
 };
 
-/// One tokenised text, padded to the checkpoint's own length: padding is part of the model.
+/// One tokenised text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
-    /// `[text_length]`, truncated with the end token last, padded on the right.
+    /// Truncated with the end token last. Where padding is part of the model they are `[text_length]`, padded on the
+    /// right.
     pub ids: Arc<[u32]>,
     /// Ids before the padding, the end token included: what `usage` counts.
     pub used: usize,
@@ -51,6 +58,12 @@ pub enum IdsError {
         /// Tokens of the vocabulary.
         size: u32,
     },
+    /// No id ends the text, and the end's state is the text's vector.
+    #[error("the ids have no end token, {end}, whose state is the text's vector")]
+    NoEnd {
+        /// The end token's id, or what it is.
+        end: String,
+    },
 }
 
 /// The files that describe a tokenizer, as bytes.
@@ -61,6 +74,10 @@ pub struct TokenizerFiles<'f> {
     /// `spiece.model`: read where the class is SigLIP 1's, as transformers does, and where there is no
     /// `tokenizer.json`.
     pub sentencepiece: Option<&'f [u8]>,
+    /// `vocab.json`: CLIP's tokens, where there is no `tokenizer.json`.
+    pub vocab: Option<&'f [u8]>,
+    /// `merges.txt`, which goes with it.
+    pub merges: Option<&'f [u8]>,
     /// `tokenizer_config.json`: the class, and the pad and end tokens.
     pub config: Option<&'f [u8]>,
     /// `special_tokens_map.json`, where older exports keep those tokens.
@@ -70,10 +87,8 @@ pub struct TokenizerFiles<'f> {
 /// What is not in a tokenizer's own files.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenizerOptions {
-    /// Ids of every text, padding included.
-    pub text_length: usize,
-    /// Rows of the text tower's table of tokens.
-    pub vocab_size: usize,
+    /// The ids that the tower reads.
+    pub layout: TextLayout,
     /// What the operator asks to be done to a text first.
     pub normalization: config::TextNormalization,
     /// What open_clip's configuration asks for, where the checkpoint has one.
@@ -97,7 +112,8 @@ pub struct TextTokenizer {
     text_length: usize,
     /// Ids from here on have no row in the text tower.
     vocab_size: u32,
-    pad: u32,
+    /// What stands behind a text.
+    behind: Behind,
     /// Ids that stand before every text; none for the published checkpoints.
     prefix: Vec<u32>,
     /// Ids that stand behind every text: the end token.
@@ -113,7 +129,7 @@ impl fmt::Debug for TextTokenizer {
         f.debug_struct("TextTokenizer")
             .field("normalization", &self.normalization)
             .field("text_length", &self.text_length)
-            .field("pad", &self.pad)
+            .field("behind", &self.behind)
             .finish_non_exhaustive()
     }
 }
@@ -131,6 +147,9 @@ impl TextTokenizer {
     ) -> Result<Self, TokenizerLoadError> {
         let declared = Declared::parse(CONFIG, files.config)?
             .or(Declared::parse(SPECIAL_TOKENS, files.special_tokens_map)?);
+        if let Scheme::Clip(end) = options.layout.scheme {
+            return Self::of_clip(files, declared, (options, end));
+        }
         // A file of SentencePiece's and nothing else is how SigLIP 1 was published first.
         let alone = files.tokenizer.is_none() && declared.tokenizer_class.is_none();
         let class = if alone { Class::Siglip } else { declared.class() };
@@ -166,21 +185,21 @@ impl TextTokenizer {
         if suffix.is_empty() && (class == Class::Siglip || sentencepiece.is_some()) {
             suffix.extend(end);
         }
-        let text_length = options.text_length;
+        let TextLayout { text_length, vocab_size, .. } = options.layout;
         if prefix.len() + suffix.len() > text_length {
             return Err(TokenizerLoadError {
                 file: TOKENIZER,
                 message: format!("its special tokens alone exceed a text length of {text_length}"),
             });
         }
-        check_vocabulary(&tokenizer, options.vocab_size)?;
+        check_vocabulary(&tokenizer, vocab_size)?;
         Ok(Self {
             normalization: TextNormalization::choose(options, class, declared.do_lower_case),
             tokenizer,
             sentencepiece,
             text_length,
-            vocab_size: u32::try_from(options.vocab_size).unwrap_or(u32::MAX),
-            pad,
+            vocab_size: u32::try_from(vocab_size).unwrap_or(u32::MAX),
+            behind: Behind::Padding(pad),
             prefix,
             suffix,
             control,
@@ -188,7 +207,7 @@ impl TextTokenizer {
         })
     }
 
-    /// Ids of every text, padding included: `max_position_embeddings`.
+    /// The most ids of a text, special tokens included: `max_position_embeddings`.
     #[must_use]
     pub fn text_length(&self) -> usize {
         self.text_length
@@ -220,11 +239,23 @@ impl TextTokenizer {
         if let Some(&id) = given.iter().find(|&&id| id >= size) {
             return Err(IdsError::Unknown { id, size });
         }
-        let padding = given.iter().rev().take_while(|&&id| id == self.pad).count();
+        let pad = match self.behind {
+            Behind::Padding(pad) => pad,
+            Behind::Nothing(end) => {
+                let used = end.of(given).ok_or_else(|| IdsError::NoEnd {
+                    end: match end {
+                        TextEnd::First(id) => id.to_string(),
+                        TextEnd::Largest => "the largest id".to_owned(),
+                    },
+                })?;
+                return Ok(Tokens { ids: given[..used].into(), used, truncated: false });
+            }
+        };
+        let padding = given.iter().rev().take_while(|&&id| id == pad).count();
         // The end token may be the padding as well; the first one counts then.
-        let end = usize::from(padding > 0 && self.suffix.contains(&self.pad));
+        let end = usize::from(padding > 0 && self.suffix.contains(&pad));
         let mut ids = given.to_vec();
-        ids.resize(limit, self.pad);
+        ids.resize(limit, pad);
         Ok(Tokens { ids: ids.into(), used: found - padding + end, truncated: false })
     }
 
@@ -255,8 +286,20 @@ impl TextTokenizer {
         ids.extend(content.clone().take(room));
         let truncated = content.count() > room;
         ids.extend_from_slice(&self.suffix);
-        let used = ids.len();
-        ids.resize(self.text_length, self.pad);
+        let used = match self.behind {
+            Behind::Padding(pad) => {
+                let used = ids.len();
+                ids.resize(self.text_length, pad);
+                used
+            }
+            Behind::Nothing(end) => {
+                let used = end.of(&ids).ok_or_else(|| TokenizeError {
+                    reason: "its ids have no end token".to_owned(),
+                })?;
+                ids.truncate(used);
+                used
+            }
+        };
         Ok(Tokens { ids: ids.into(), used, truncated })
     }
 }

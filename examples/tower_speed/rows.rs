@@ -26,7 +26,9 @@ pub(crate) fn pixels(spec: &ImageSpec, count: usize) -> Vec<Pixels> {
 /// Height and width of the images that the model reads; of one of variable resolution, of a square as large as come.
 fn size(spec: &ImageSpec) -> (u32, u32) {
     match spec.size {
-        TargetSize::Fixed { height, width } => (height, width),
+        TargetSize::Fixed { height, width } | TargetSize::Crop { height, width, .. } => {
+            (height, width)
+        }
         TargetSize::Patches { patch_size, max_num_patches } => {
             let side = max_num_patches.isqrt() * patch_size;
             (side, side)

@@ -153,10 +153,6 @@ impl<I: Marked + Send + 'static> Faulty<I> {
 impl<I: Marked + Send + 'static> Tower for Faulty<I> {
     type Input = I;
 
-    fn embedding_dim(&self) -> usize {
-        self.tower.embedding_dim()
-    }
-
     fn usual_row(&self) -> Option<I> {
         self.tower.usual_row()
     }

@@ -66,10 +66,6 @@ struct FakeText(Fake);
 impl Tower for FakeVision {
     type Input = Pixels;
 
-    fn embedding_dim(&self) -> usize {
-        2
-    }
-
     fn forward(&mut self, rows: &[Pixels]) -> Result<Vec<Embedding>, TowerError> {
         let id = |row: &Pixels| u32::from_le_bytes(*row.data.first_chunk().expect("four bytes"));
         self.0.pass(rows.iter().map(id).collect())
@@ -78,10 +74,6 @@ impl Tower for FakeVision {
 
 impl Tower for FakeText {
     type Input = Tokens;
-
-    fn embedding_dim(&self) -> usize {
-        2
-    }
 
     fn forward(&mut self, rows: &[Tokens]) -> Result<Vec<Embedding>, TowerError> {
         self.0.pass(rows.iter().map(|row| row.ids[0]).collect())

@@ -1,4 +1,4 @@
-//! Zero-shot classification: multi-label, each label judged on its own.
+//! Zero-shot classification, by the model's rule: SigLIP judges each label on its own, CLIP all labels together.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     embedding::{Embedding, normalize},
     error::{Code, Error},
-    model::PairHead,
+    model::Scorer,
 };
 
 /// Images and the labels to judge them by.
@@ -39,9 +39,9 @@ pub struct ClassifyRequest {
 pub struct LabelScore {
     /// Index into the request's labels.
     pub label: usize,
-    /// `sigmoid(logit)`.
+    /// As [`ScoreKind::Probability`].
     pub probability: f32,
-    /// `exp(logit_scale) * cosine + logit_bias`.
+    /// As [`ScoreKind::Logit`].
     pub logit: f32,
 }
 
@@ -50,6 +50,8 @@ pub struct LabelScore {
 pub struct Classified {
     /// The name of the model that answered.
     pub model: Arc<str>,
+    /// How the model scores.
+    pub scorer: Scorer,
     /// For each image its labels, best first.
     pub images: Vec<Vec<LabelScore>>,
     /// What it consumed.
@@ -63,7 +65,7 @@ const SCORE_BYTES: usize = 128;
 pub const DEFAULT_TEMPLATE: &str = "This is a photo of {label}.";
 
 impl Engine {
-    /// Judges every label for every image.
+    /// Scores every label for every image.
     ///
     /// # Errors
     /// The first failed item's error, its field named as in the request (`labels[2]`); or a limit's
@@ -74,7 +76,7 @@ impl Engine {
         context: &Context,
     ) -> Result<Classified, Error> {
         let model = self.registry.get(request.model.as_deref())?;
-        let head = model.card.pair_head.ok_or_else(|| item::no_text_tower(model))?;
+        let scorer = model.card.scorer.ok_or_else(|| item::no_text_tower(model))?;
         let images = Side::from(request.images);
         self.check_side(model, &images)?;
         self.check_count("labels", request.labels.len(), self.limits.max_labels)?;
@@ -104,9 +106,9 @@ impl Engine {
         usage += texts_usage;
         self.metrics.pairs.inc_by((images.rows * request.labels.len()) as u64);
         let labels = averaged(&rows, prompts.templates.len(), model.card.embedding_dim);
-        let scored = Scored::new(model.name.as_str().into(), usage, head, (images, labels))?;
+        let scored = Scored::new(model.name.as_str().into(), usage, scorer, (images, labels))?;
         let images = scored.holding(permit).ranked(request.top_k).await?;
-        Ok(Classified { model: model.name.as_str().into(), images, usage })
+        Ok(Classified { model: model.name.as_str().into(), scorer, images, usage })
     }
 }
 
@@ -117,12 +119,12 @@ impl Scored {
         for range in self.chunks() {
             let logits = self.chunk(ScoreKind::Logit, range).await?;
             for row in 0..logits.rows {
-                let score = |(label, &logit): (usize, &f32)| LabelScore {
-                    label,
-                    probability: PairHead::sigmoid(logit),
-                    logit,
-                };
-                let mut labels: Vec<_> = logits.row(row).iter().enumerate().map(score).collect();
+                let mut probabilities = logits.row(row).to_vec();
+                self.scorer().probabilities(&mut probabilities);
+                let pairs = logits.row(row).iter().zip(probabilities).enumerate();
+                let score =
+                    |(label, (&logit, probability))| LabelScore { label, probability, logit };
+                let mut labels: Vec<_> = pairs.map(score).collect();
                 // By logit, not by probability: far labels all round to the same probability.
                 labels.sort_by(|a, b| b.logit.total_cmp(&a.logit));
                 labels.truncate(top_k.unwrap_or(usize::MAX));

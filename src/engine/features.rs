@@ -74,8 +74,10 @@ struct Wanted {
 /// One picture's features.
 #[derive(Debug, Clone)]
 pub struct FeatureMap {
-    /// Patches, rows and columns. Tokens stand row by row, and there is no class token.
+    /// Patches, rows and columns. Their tokens stand row by row.
     pub grid: [usize; 2],
+    /// Tokens before those of the patches: 1 where the model has a class token. None in the pooled output.
+    pub leading_tokens: usize,
     /// Values of one token.
     pub width: usize,
     /// `[tokens, width]` row-major, or `[width]` for the pooled output.
@@ -191,19 +193,27 @@ impl Engine {
             Tap::LastHiddenState | Tap::HiddenState(_) => model.card.vision_width,
         };
         // A tower that gives something else would be read in the wrong shape by every client.
-        if tap != Tap::Pooled && values.dim() != grid[0] * grid[1] * width {
+        if tap != Tap::Pooled && values.dim() != tokens(model, grid) * width {
             return Err(Error::internal(format!("{} values for {grid:?} tokens", values.dim())));
         }
-        Ok(FeatureMap { grid, width, values })
+        let leading_tokens = if tap == Tap::Pooled { 0 } else { model.card.leading_tokens };
+        Ok(FeatureMap { grid, leading_tokens, width, values })
     }
 }
 
 /// Most tokens of a picture.
 fn max_tokens(model: &Model, size: TargetSize) -> usize {
     match size {
-        TargetSize::Fixed { height, width } => grid(model, height, width).iter().product(),
+        TargetSize::Fixed { height, width } | TargetSize::Crop { height, width, .. } => {
+            tokens(model, grid(model, height, width))
+        }
         TargetSize::Patches { max_num_patches, .. } => max_num_patches as usize,
     }
+}
+
+/// Tokens of a grid of patches, with those that stand before them.
+fn tokens(model: &Model, [rows, columns]: [usize; 2]) -> usize {
+    model.card.leading_tokens + rows * columns
 }
 
 /// Patches of a picture, rows and columns. A remainder that fills no patch is not read.

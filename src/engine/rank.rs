@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, sync::Arc};
 
 use super::{Context, Engine, Input, Usage, embed::Batch, item, until_deadline};
-use crate::{embedding::Embedding, error::Error, model::PairHead};
+use crate::{embedding::Embedding, error::Error, model::Scorer};
 
 /// Items of one side, with the name of the field that they came in.
 #[derive(Debug, Clone)]
@@ -34,9 +34,12 @@ pub struct Pair {
     pub document: usize,
     /// Cosine of the angle between the embeddings, in `[-1, 1]`.
     pub cosine: f32,
-    /// `exp(logit_scale) * cosine + logit_bias` for a picture and a text. None for two texts or two
-    /// pictures: the model was not trained to judge those, so it has no scale for them.
+    /// The logit of an image and a text. None for two texts or two images: the model was not trained to judge those,
+    /// so it has no scale for them.
     pub logit: Option<f32>,
+    /// The probability that an image and a text belong together. None where there is no logit, and where the model
+    /// judges no pair on its own: CLIP.
+    pub probability: Option<f32>,
 }
 
 /// The answer to a [`RankRequest`].
@@ -51,11 +54,11 @@ pub struct Ranked {
 }
 
 impl Pair {
-    /// A score in `[0, 1]`: the calibrated probability of a picture and a text; for two texts or two
-    /// pictures `(1 + cosine) / 2`, which orders them but is no probability.
+    /// A score in `[0, 1]`: the probability of the pair; where there is none, `(1 + cosine) / 2`, which orders pairs
+    /// but is no probability.
     #[must_use]
     pub fn score(&self) -> f32 {
-        self.logit.map_or_else(|| self.cosine.midpoint(1.0), PairHead::sigmoid)
+        self.probability.unwrap_or_else(|| self.cosine.midpoint(1.0))
     }
 
     /// The score before it is mapped to `[0, 1]`: the logit, or the cosine where there is none.
@@ -109,20 +112,39 @@ impl Engine {
         let pair = |document: usize| {
             let query = document % queries.len();
             let cosine = cosine(&queries[query], &documents[document]);
-            let logit = if kinds[0][query] == kinds[1][document] {
-                None
-            } else {
-                let head = model.card.pair_head.ok_or_else(|| item::no_text_tower(model))?;
-                Some(head.logit(cosine))
-            };
-            Ok(Pair { document, cosine, logit })
+            let mut pair = Pair { document, cosine, logit: None, probability: None };
+            if kinds[0][query] != kinds[1][document] {
+                let scorer = model.card.scorer.ok_or_else(|| item::no_text_tower(model))?;
+                let logit = scorer.logit(cosine);
+                pair.logit = Some(logit);
+                pair.probability = scorer.pair_probability(logit);
+            }
+            Ok(pair)
         };
-        let pairs = (0..documents.len()).map(pair).collect::<Result<_, Error>>()?;
+        let mut pairs = (0..documents.len()).map(pair).collect::<Result<Vec<_>, Error>>()?;
+        if kinds[0][..] == [true]
+            && let Some(scorer @ Scorer::Softmax { .. }) = model.card.scorer
+        {
+            among_texts(scorer, &mut pairs);
+        }
         Ok(Ranked { model: model.name.as_str().into(), usage, pairs })
     }
 }
 
-/// Whether each item is a picture.
+/// One image against several texts is what a softmax is over: the probabilities of its texts sum to 1.
+fn among_texts(scorer: Scorer, pairs: &mut [Pair]) {
+    let mut logits: Vec<f32> = pairs.iter().filter_map(|pair| pair.logit).collect();
+    // Alone, a text would have the probability 1 whatever it says.
+    if logits.len() < 2 || logits.len() < pairs.len() {
+        return;
+    }
+    scorer.probabilities(&mut logits);
+    for (pair, probability) in pairs.iter_mut().zip(logits) {
+        pair.probability = Some(probability);
+    }
+}
+
+/// Whether each item is an image.
 fn kinds(side: &Side) -> Vec<bool> {
     side.inputs.iter().map(|input| matches!(input, Input::Image(_))).collect()
 }
@@ -151,8 +173,27 @@ fn cosine(a: &Embedding, b: &Embedding) -> f32 {
 mod tests {
     use super::*;
 
+    const SIGMOID: Scorer = Scorer::Sigmoid { logit_scale: 0.0, logit_bias: 0.0 };
+    const SOFTMAX: Scorer = Scorer::Softmax { logit_scale: 0.0 };
+
     fn pair(cosine: f32, logit: Option<f32>) -> Pair {
-        Pair { document: 0, cosine, logit }
+        let probability = logit.and_then(|logit| SIGMOID.pair_probability(logit));
+        Pair { document: 0, cosine, logit, probability }
+    }
+
+    #[test]
+    fn a_softmax_has_probabilities_among_texts_only() {
+        let logits = |logits: &[f32]| -> Vec<Pair> {
+            let pair = |&logit| Pair { probability: None, ..pair(0.5, Some(logit)) };
+            logits.iter().map(pair).collect()
+        };
+        let mut several = logits(&[0.0, 0.0, -100.0]);
+        among_texts(SOFTMAX, &mut several);
+        let scores: Vec<f32> = several.iter().map(Pair::score).collect();
+        assert_eq!(scores[..2], [0.5, 0.5]);
+        let mut alone = logits(&[3.0]);
+        among_texts(SOFTMAX, &mut alone);
+        assert_eq!(alone[0].score(), 0.75);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{Matrix, Usage, admission::Permit};
 use crate::{
     embedding::normalize,
     error::{Code, Error},
-    model::PairHead,
+    model::Scorer,
 };
 
 /// Most scores of one chunk: 4 MB of f32, large enough that the product runs at full speed.
@@ -19,9 +19,9 @@ const CHUNK_SCORES: usize = 1 << 20;
 pub enum ScoreKind {
     /// Cosine of the angle between the embeddings, in `[-1, 1]`.
     Cosine,
-    /// `exp(logit_scale) * cosine + logit_bias`.
+    /// `exp(logit_scale) * cosine`, with SigLIP `+ logit_bias`.
     Logit,
-    /// `sigmoid(logit)`, in `[0, 1]`.
+    /// By the model's rule, in `[0, 1]`: the sigmoid of each logit, or the softmax of an image's logits.
     Probability,
 }
 
@@ -33,7 +33,7 @@ pub struct Scored {
     pub model: Arc<str>,
     /// What it consumed.
     pub usage: Usage,
-    head: PairHead,
+    scorer: Scorer,
     /// `[rows, dim]`
     images: Tensor,
     /// `[dim, columns]`, a transposed view.
@@ -49,13 +49,19 @@ impl Scored {
     pub(super) fn new(
         model: Arc<str>,
         usage: Usage,
-        head: PairHead,
+        scorer: Scorer,
         (images, texts): (Matrix, Matrix),
     ) -> Result<Self, Error> {
         let (rows, columns) = (images.rows, texts.rows);
         let images = normalized_tensor(images).map_err(Error::internal)?;
         let texts = normalized_tensor(texts).and_then(|t| t.t()).map_err(Error::internal)?;
-        Ok(Self { model, usage, head, images, texts, rows, columns, permit: None })
+        Ok(Self { model, usage, scorer, images, texts, rows, columns, permit: None })
+    }
+
+    /// How the model scores.
+    #[must_use]
+    pub fn scorer(&self) -> Scorer {
+        self.scorer
     }
 
     /// Keeps `permit` until the last chunk is out.
@@ -107,12 +113,15 @@ impl Scored {
         let mut data = product().map_err(Error::internal)?;
         for score in &mut data {
             // Rounding may push the cosine of equal directions past 1.
-            let cosine = score.clamp(-1.0, 1.0);
-            *score = match kind {
-                ScoreKind::Cosine => cosine,
-                ScoreKind::Logit => self.head.logit(cosine),
-                ScoreKind::Probability => self.head.probability(cosine),
-            };
+            *score = score.clamp(-1.0, 1.0);
+            if kind != ScoreKind::Cosine {
+                *score = self.scorer.logit(*score);
+            }
+        }
+        if kind == ScoreKind::Probability {
+            // Every row is whole: all texts of the request stand beside each other.
+            data.chunks_exact_mut(self.columns.max(1))
+                .for_each(|row| self.scorer.probabilities(row));
         }
         Ok(Matrix { rows: count, dim: self.columns, data })
     }
@@ -136,9 +145,23 @@ mod tests {
             dim: 3,
             data: (0..rows * 3).map(|i| (i as f32 * seed).sin() + 0.1).collect(),
         };
-        let head = PairHead { logit_scale: 2.0, logit_bias: -3.0 };
-        Scored::new("m".into(), Usage::default(), head, (matrix(rows, 0.7), matrix(columns, 1.3)))
-            .expect("shapes agree")
+        let scorer = Scorer::Sigmoid { logit_scale: 2.0, logit_bias: -3.0 };
+        let sides = (matrix(rows, 0.7), matrix(columns, 1.3));
+        Scored::new("m".into(), Usage::default(), scorer, sides).expect("shapes agree")
+    }
+
+    #[test]
+    fn a_softmax_is_over_the_texts_of_an_image() {
+        let scored = Scored { scorer: Scorer::Softmax { logit_scale: 2.0 }, ..scored(3, 4) };
+        let get = |kind| scored.compute(kind, 0..3).expect("in range");
+        let (logits, probabilities) = (get(ScoreKind::Logit), get(ScoreKind::Probability));
+        for row in 0..3 {
+            let exps: Vec<f32> = logits.row(row).iter().map(|logit| logit.exp()).collect();
+            let sum: f32 = exps.iter().sum();
+            for (exp, probability) in exps.iter().zip(probabilities.row(row)) {
+                assert!((exp / sum - probability).abs() < 1e-6);
+            }
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Pair scores of images against texts, each pair judged on its own.
+//! Pair scores of images against texts, by the model's rule.
 
 use super::{
     Context, Engine, ImageInput, Input, Matrix, Scored, Usage,
@@ -108,7 +108,7 @@ impl Engine {
         context: &Context,
     ) -> Result<Scored, Error> {
         let model = self.registry.get(request.model.as_deref())?;
-        let head = model.card.pair_head.ok_or_else(|| item::no_text_tower(model))?;
+        let scorer = model.card.scorer.ok_or_else(|| item::no_text_tower(model))?;
         let (images, texts) = (Side::from(request.images), Side::from(request.texts));
         self.check_side(model, &images)?;
         self.check_side(model, &texts)?;
@@ -128,7 +128,7 @@ impl Engine {
         let mut usage = images_usage;
         usage += texts_usage;
         self.metrics.pairs.inc_by((images.rows * texts.rows) as u64);
-        let scored = Scored::new(model.name.as_str().into(), usage, head, (images, texts))?;
+        let scored = Scored::new(model.name.as_str().into(), usage, scorer, (images, texts))?;
         Ok(scored.holding(permit))
     }
 

@@ -70,6 +70,7 @@ impl EmbeddingService {
         let started = Instant::now();
         let mut response = proto::SimilarityResponse {
             model: scored.model.to_string(),
+            scoring: scored.scorer().name().to_owned(),
             usage: Some(convert::usage(scored.usage)),
             ..Default::default()
         };

@@ -9,7 +9,7 @@ use std::{
 
 use super::{LoadError, demo, open_clip};
 use crate::checkpoint::{
-    CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR, SMALL_FILES, WEIGHTS, WEIGHTS_INDEX,
+    CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR, PROCESSOR, SMALL_FILES, WEIGHTS, WEIGHTS_INDEX,
     layout::{self, Layout},
 };
 
@@ -118,6 +118,15 @@ impl Checkpoint {
     /// A small file's bytes, where the checkpoint has it.
     pub(super) fn file(&self, name: &str) -> Option<&[u8]> {
         self.files.iter().find(|(known, _)| *known == name).map(|(_, bytes)| &**bytes)
+    }
+
+    /// The file that says how images are prepared, and its name: `preprocessor_config.json`, else the
+    /// `processor_config.json` that holds an image processor, else nothing but the family's defaults.
+    pub(super) fn preprocessor(&self) -> (&'static str, &[u8]) {
+        [PREPROCESSOR, PROCESSOR]
+            .into_iter()
+            .find_map(|file| Some((file, self.file(file)?)))
+            .unwrap_or((PREPROCESSOR, b"{}"))
     }
 
     /// `config.json`; empty where open_clip's file is all there is.

@@ -1,8 +1,10 @@
-//! `open_clip_config.json`, said in transformers' words.
+//! `open_clip_config.json`, translated to transformers' format.
 //!
 //! open_clip's SigLIP models are a timm vision transformer with attention pooling and a text transformer, which
 //! are the same towers under other names. What timm derives from a model's name (heads, the kind of GELU)
 //! follows from the name here too; widths and depths are read off the tensors.
+
+mod clip;
 
 use serde_json::{Value, json};
 
@@ -26,6 +28,9 @@ pub(super) struct Described {
     /// What is done to a text first.
     pub(super) cleaning: Cleaning,
 }
+
+const OPENAI_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const OPENAI_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
 /// What is wrong with the file, for behind its name.
 #[derive(Debug)]
@@ -52,24 +57,47 @@ impl Described {
         let root = document.fields();
         let missing = || root.unread("model_cfg", "an object");
         let model = root.object("model_cfg")?.ok_or_else(missing)?;
-        if model.flag("quick_gelu")? == Some(true) {
-            return Err(model.unread("quick_gelu", "false").into());
-        }
-        let text = model.object_or_empty("text_cfg")?;
-        let cleaning = cleaning(&text.object_or_empty("tokenizer_kwargs")?)?;
-        let vision = vision(&model.object_or_empty("vision_cfg")?, weights)?;
-        let preprocessor =
-            preprocessor(&root.object_or_empty("preprocess_cfg")?, &vision["image_size"])?;
-        let Some(embed_dim) = model.count("embed_dim")? else {
-            return Err(model.unread("embed_dim", "a whole number").into());
+        let (vision, text) =
+            (model.object_or_empty("vision_cfg")?, model.object_or_empty("text_cfg")?);
+        let (config, cleaning) = if vision.text("timm_model_name")?.is_some() {
+            (siglip(&model, weights)?, self::cleaning(&text.object_or_empty("tokenizer_kwargs")?)?)
+        } else {
+            (clip::config(&model)?, clip::text_cleaning(&text)?)
         };
-        let text = self::text(&text, embed_dim, weights)?;
-        let config = json!({"model_type": "siglip", "vision_config": vision, "text_config": text});
+        let side = &config["vision_config"]["image_size"];
+        let preprocessor = preprocessor(&root.object_or_empty("preprocess_cfg")?, side)?;
+        if config["model_type"] == "siglip" && preprocessor.get("crop_size").is_some() {
+            let preprocess = root.object_or_empty("preprocess_cfg")?;
+            return Err(preprocess.unread("resize_mode", "`squash`").into());
+        }
         Ok(Self {
             config: config.to_string().into_bytes(),
             preprocessor: preprocessor.to_string().into_bytes(),
             cleaning,
         })
+    }
+}
+
+/// A timm vision transformer with attention pooling, and a text transformer that reads both ways.
+fn siglip(model: &Fields<'_>, weights: &Weights) -> Result<Value, Fault> {
+    if model.flag("quick_gelu")? == Some(true) {
+        return Err(model.unread("quick_gelu", "false").into());
+    }
+    let vision = vision(&model.object_or_empty("vision_cfg")?, weights)?;
+    let Some(embed_dim) = model.count("embed_dim")? else {
+        return Err(model.unread("embed_dim", "a whole number").into());
+    };
+    let text = text(&model.object_or_empty("text_cfg")?, embed_dim, weights)?;
+    Ok(json!({"model_type": "siglip", "vision_config": vision, "text_config": text}))
+}
+
+/// A number, or a list of numbers.
+fn sizes(value: &Value) -> Option<Value> {
+    match value {
+        Value::Array(sides) => {
+            sides.iter().all(|side| count(side).is_some()).then(|| value.clone())
+        }
+        side => count(side).map(Into::into),
     }
 }
 
@@ -81,13 +109,7 @@ fn vision(fields: &Fields<'_>, weights: &Weights) -> Result<Value, Fault> {
         let served = "one of vit_{base,large,so400m,giantopt}_patch*_siglip_*";
         return Err(fields.unread("timm_model_name", served).into());
     };
-    let sides = |value: &Value| match value {
-        Value::Array(sides) => {
-            sides.iter().all(|side| count(side).is_some()).then(|| value.clone())
-        }
-        side => count(side).map(Into::into),
-    };
-    let image_size = fields.read("image_size", "a whole number, or a list of two,", sides)?;
+    let image_size = fields.read("image_size", "a whole number, or a list of two,", sizes)?;
     let kernel = "vision_model.embeddings.patch_embedding.weight";
     let shape = weights.shape(kernel);
     let &[hidden, _, patch, _] = shape.unwrap_or_default() else {
@@ -185,8 +207,12 @@ fn text(fields: &Fields<'_>, embed_dim: usize, weights: &Weights) -> Result<Valu
 
 /// * `side`: what the vision tower reads
 fn preprocessor(fields: &Fields<'_>, side: &Value) -> Result<Value, Fault> {
-    // Without a word open_clip keeps the aspect ratio and crops, and normalises as CLIP did.
-    expect(fields, "resize_mode", &["squash"])?;
+    // Where the file is silent, open_clip keeps the aspect ratio and crops, and normalises as CLIP did.
+    let is_cropped = match fields.text("resize_mode")? {
+        None | Some("shortest") => true,
+        Some("squash") => false,
+        Some(_) => return Err(fields.unread("resize_mode", "`shortest` or `squash`").into()),
+    };
     let resample = match fields.text("interpolation")? {
         None | Some("bicubic") => 3,
         Some("bilinear") => 2,
@@ -207,11 +233,21 @@ fn preprocessor(fields: &Fields<'_>, side: &Value) -> Result<Value, Fault> {
         Value::Array(sides) => json!({"height": sides.first(), "width": sides.get(1)}),
         side => json!({"height": side, "width": side}),
     };
+    if is_cropped {
+        return Ok(json!({
+            "size": {"shortest_edge": size["height"]},
+            "crop_size": size,
+            "resample": resample,
+            "image_mean": channels("mean", OPENAI_MEAN)?,
+            "image_std": channels("std", OPENAI_STD)?,
+        }));
+    }
     Ok(json!({
         "size": size,
+        "do_center_crop": false,
         "resample": resample,
-        "image_mean": channels("mean", [0.481_454_66, 0.457_827_5, 0.408_210_73])?,
-        "image_std": channels("std", [0.268_629_54, 0.261_302_58, 0.275_777_11])?,
+        "image_mean": channels("mean", OPENAI_MEAN)?,
+        "image_std": channels("std", OPENAI_STD)?,
     }))
 }
 

@@ -1,9 +1,6 @@
 //! How near embeddings in a narrow type are to those in f32, on rows that never change.
 
-use super::{
-    LoadError, Tower, TowerError,
-    siglip::{Text, Vision},
-};
+use super::{LoadError, Tower, TowerError};
 use crate::{
     embedding::Embedding,
     preprocess::{ImageSpec, Pixels, TargetSize},
@@ -44,7 +41,9 @@ impl Probe {
         tokenizer: Option<&TextTokenizer>,
     ) -> Result<Self, LoadError> {
         let (height, width) = match image.size {
-            TargetSize::Fixed { height, width } => (height, width),
+            TargetSize::Fixed { height, width } | TargetSize::Crop { height, width, .. } => {
+                (height, width)
+            }
             TargetSize::Patches { patch_size, max_num_patches } => {
                 let side = max_num_patches.isqrt().max(1) * patch_size;
                 (side, side)
@@ -60,11 +59,17 @@ impl Probe {
     }
 
     /// Row by row: a probe must not need more memory than a request.
-    pub(super) fn images(&self, vision: &mut Vision) -> Result<Vec<Embedding>, LoadError> {
+    pub(super) fn images(
+        &self,
+        vision: &mut impl Tower<Input = Pixels>,
+    ) -> Result<Vec<Embedding>, LoadError> {
         rows(vision, &self.pixels)
     }
 
-    pub(super) fn texts(&self, text: &mut Text) -> Result<Vec<Embedding>, LoadError> {
+    pub(super) fn texts(
+        &self,
+        text: &mut impl Tower<Input = Tokens>,
+    ) -> Result<Vec<Embedding>, LoadError> {
         rows(text, &self.tokens)
     }
 }

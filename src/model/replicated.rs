@@ -6,20 +6,17 @@
 
 use std::{panic::resume_unwind, thread};
 
-use super::{Tap, Tower, TowerError, runtime::Runtime};
+use super::{Resident, Tap, Tower, TowerError, runtime::Runtime};
 use crate::embedding::Embedding;
 
 /// A tower on each of the runtimes, as one.
-pub(super) fn replicated<T: Tower<Input: Sync>>(
-    tower: T,
+pub(super) fn replicated<I: Send + Sync + 'static>(
+    tower: Box<dyn Resident<Input = I>>,
     runtimes: &[Runtime],
-    on: impl Fn(&T, &Runtime) -> T,
-) -> Box<dyn Tower<Input = T::Input>> {
+) -> Box<dyn Tower<Input = I>> {
     match runtimes {
-        [] | [_] => Box::new(tower),
-        several => {
-            Box::new(Replicated(several.iter().map(|runtime| on(&tower, runtime)).collect()))
-        }
+        [] | [_] => tower,
+        several => Box::new(Replicated(several.iter().map(|runtime| tower.on(runtime)).collect())),
     }
 }
 
@@ -59,10 +56,6 @@ impl<T: Tower<Input: Sync>> Replicated<T> {
 impl<T: Tower<Input: Sync>> Tower for Replicated<T> {
     type Input = T::Input;
 
-    fn embedding_dim(&self) -> usize {
-        self.0[0].embedding_dim()
-    }
-
     fn usual_row(&self) -> Option<T::Input> {
         self.0[0].usual_row()
     }
@@ -92,10 +85,6 @@ mod tests {
 
     impl Tower for Numbered {
         type Input = u8;
-
-        fn embedding_dim(&self) -> usize {
-            2
-        }
 
         fn forward(&mut self, rows: &[u8]) -> Result<Vec<Embedding>, TowerError> {
             assert!(!rows.contains(&200), "a row that no tower takes");

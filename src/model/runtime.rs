@@ -19,7 +19,7 @@ use crate::config::{self, CpuFeatures};
 
 /// Where a tower computes, in which types and on how many threads. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Runtime {
+pub struct Runtime {
     pub(super) device: Device,
     pub(super) copies: Copies,
     /// The type of activations.

@@ -3,18 +3,134 @@
 //! One file a block, each naming the class of transformers that it mirrors. Both towers are built from the
 //! same encoder; they differ in what goes in and in how one vector comes out.
 
-pub(super) mod config;
-
-mod attention;
+mod config;
 mod embeddings;
-mod encoder;
-mod mlp;
 mod pooling;
 mod positions;
-mod taps;
 mod text;
 mod vision;
 
-pub use taps::{Stage, Stages};
-pub use text::Text;
-pub use vision::Vision;
+use self::{
+    config::{Resolution, SiglipConfig},
+    text::Text,
+    vision::Vision,
+};
+use super::{
+    LoadError, Scorer,
+    checkpoint::Checkpoint,
+    family::{Architecture, Description, Towers},
+    nn::EncoderTower,
+    probe::{Answers, Probe},
+    weights::Scope,
+};
+use crate::{
+    checkpoint::fields::Fields,
+    preprocess::{ImageSpec, TargetSize},
+    tokenize::{Scheme, TextLayout},
+};
+
+/// The model that a `config.json` of the family describes.
+///
+/// # Errors
+/// Names the file and the key at fault.
+pub(super) fn read(
+    files: &Checkpoint,
+    config: &Fields<'_>,
+) -> Result<Box<dyn Architecture>, LoadError> {
+    let config = SiglipConfig::read(files.config_name(), config)?;
+    Ok(Box::new(config))
+}
+
+impl Architecture for SiglipConfig {
+    fn description(&self) -> Description {
+        let encoder = &self.vision.encoder;
+        Description {
+            family: self.vision.family(),
+            patch_size: self.vision.patch_size,
+            leading_tokens: 0,
+            vision_layers: encoder.num_hidden_layers,
+            vision_width: encoder.hidden_size,
+        }
+    }
+
+    fn image_spec(&self, files: &Checkpoint) -> Result<ImageSpec, LoadError> {
+        let (file, json) = files.preprocessor();
+        let at_fault = |message: String| LoadError::new(format!("{file}: {message}"));
+        let spec = match self.vision.resolution {
+            Resolution::Fixed { image_size } => {
+                ImageSpec::parse(json, pixels(image_size, "image_size")?)
+            }
+            Resolution::Naflex => {
+                ImageSpec::parse_naflex(json, pixels(self.vision.patch_size, "patch_size")?)
+            }
+        };
+        let spec = spec.map_err(|error| at_fault(error.to_string()))?;
+        if let (Resolution::Fixed { image_size: side }, TargetSize::Fixed { height, width }) =
+            (self.vision.resolution, spec.size)
+            && (height as usize, width as usize) != (side, side)
+        {
+            return Err(at_fault(format!(
+                "size is {height} x {width}, but config.json has an image_size of {side}"
+            )));
+        }
+        Ok(spec)
+    }
+
+    fn text_layout(&self) -> Option<TextLayout> {
+        let text = self.text.as_ref()?;
+        Some(TextLayout {
+            text_length: text.tokens.text_length,
+            vocab_size: text.tokens.vocab_size,
+            scheme: Scheme::Padded,
+        })
+    }
+
+    fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError> {
+        let vision = Vision::load(&self.vision, image, &vision_scope(root))?;
+        let vision = Box::new(EncoderTower::new(vision));
+        let embedding_dim = self.vision.encoder.hidden_size;
+        let Some(config) = &self.text else {
+            return Ok(Towers { vision, text: None, scorer: None, embedding_dim });
+        };
+        if config.projection_size != embedding_dim {
+            return Err(LoadError::new(format!(
+                "config.json: text_config.projection_size {} is not vision_config.hidden_size {}",
+                config.projection_size, embedding_dim
+            )));
+        }
+        let text = Text::load(config, &root.at("text_model"))?;
+        let scorer = Scorer::Sigmoid {
+            logit_scale: root.scalar("logit_scale")?,
+            logit_bias: root.scalar("logit_bias")?,
+        };
+        let text = Some(Box::new(EncoderTower::new(text)) as _);
+        Ok(Towers { vision, text, scorer: Some(scorer), embedding_dim })
+    }
+
+    fn answers(
+        &self,
+        image: &ImageSpec,
+        root: &Scope<'_>,
+        probe: &Probe,
+    ) -> Result<Answers, LoadError> {
+        let images = Vision::once(&self.vision, image, &vision_scope(root), &probe.pixels)?;
+        let texts = match &self.text {
+            Some(text) => Text::once(text, &root.at("text_model"), &probe.tokens)?,
+            None => Vec::new(),
+        };
+        Ok(Answers::new(images, texts))
+    }
+}
+
+fn pixels(count: usize, key: &str) -> Result<u32, LoadError> {
+    let too_large = |_| LoadError::new(format!("config.json: vision_config.{key} is too large"));
+    u32::try_from(count).map_err(too_large)
+}
+
+/// A stand-alone tower may be stored with the full model's prefix or without one.
+fn vision_scope<'w>(root: &Scope<'w>) -> Scope<'w> {
+    match root.contains("embeddings.patch_embedding.weight") {
+        true => root.clone(),
+        false => root.at("vision_model"),
+    }
+}

@@ -77,7 +77,9 @@ pub struct TensorSpec {
 pub fn inputs(model: &Model) -> Vec<TensorSpec> {
     // Of a model that reads pictures in variable resolution each size is a multiple of the patch's side.
     let [height, width] = match model.image.size {
-        TargetSize::Fixed { height, width } => [height, width].map(i64::from),
+        TargetSize::Fixed { height, width } | TargetSize::Crop { height, width, .. } => {
+            [height, width].map(i64::from)
+        }
         TargetSize::Patches { .. } => [-1, -1],
     };
     let mut specs = vec![
@@ -101,7 +103,7 @@ pub fn outputs(model: &Model) -> Vec<TensorSpec> {
     let dimension = i64::try_from(model.card.embedding_dim).unwrap_or(i64::MAX);
     let mut specs =
         vec![TensorSpec { name: EMBEDDING, datatype: Datatype::Fp32, shape: vec![-1, dimension] }];
-    if model.card.pair_head.is_some() && model.tokenizer.is_some() {
+    if model.card.scorer.is_some() && model.tokenizer.is_some() {
         specs.extend([LOGIT, PROBABILITY].map(|name| TensorSpec {
             name,
             datatype: Datatype::Fp32,

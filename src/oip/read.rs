@@ -165,7 +165,9 @@ fn prepared(tensor: Tensor, spec: &ImageSpec, max_items: usize) -> Result<Vec<In
     check_items(PIXEL_VALUES, sizes.first().copied().unwrap_or_default(), max_items)?;
     let size = picture_size(&sizes, spec).ok_or_else(|| {
         let wanted = match spec.size {
-            TargetSize::Fixed { height, width } => format!("[n, 3, {height}, {width}]"),
+            TargetSize::Fixed { height, width } | TargetSize::Crop { height, width, .. } => {
+                format!("[n, 3, {height}, {width}]")
+            }
             TargetSize::Patches { patch_size, max_num_patches } => format!(
                 "[n, 3, height, width] of at most {max_num_patches} patches of {patch_size} pixels"
             ),

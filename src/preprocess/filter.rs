@@ -1,12 +1,16 @@
-//! Antialiased filters: the weights of one result value. Pictures and position grids are resized with them.
+//! Antialiased filters: the weights of one result value. Images and position grids are resized with them.
+
+use std::ops::Range;
 
 use super::Resample;
 
-/// A one-dimensional resize from `input` to `output` values.
-#[derive(Debug, Clone, Copy)]
+/// A one-dimensional resize from `input` to `output` values, of which a window may be all that is computed.
+#[derive(Debug, Clone)]
 pub(crate) struct Filter {
     pub(super) input: usize,
     pub(super) output: usize,
+    /// Those of the output values that are computed.
+    window: Range<usize>,
     /// How much of the input the result spreads over, from its beginning.
     extent: f64,
     resample: Resample,
@@ -14,7 +18,26 @@ pub(crate) struct Filter {
 
 impl Filter {
     pub(crate) fn new(resample: Resample, input: usize, output: usize) -> Self {
-        Self { input, output, extent: input as f64, resample }
+        Self { input, output, window: 0..output, extent: input as f64, resample }
+    }
+
+    /// The same for some of the output values.
+    pub(super) fn within(self, window: Range<usize>) -> Self {
+        Self { window, ..self }
+    }
+
+    /// The number of output values that are computed.
+    pub(super) fn computed(&self) -> usize {
+        self.window.len()
+    }
+
+    /// The input values that the window is made of.
+    pub(super) fn needed(&self) -> Range<usize> {
+        let end = self.computed().checked_sub(1).map_or(0, |last| {
+            let (start, weights) = self.weights(last);
+            start + weights.len()
+        });
+        self.weights(0).0.min(end)..end
     }
 
     /// The same of the first `extent` input values alone, which need not be a whole number.
@@ -24,17 +47,17 @@ impl Filter {
 
     /// A side that has its size already is left alone.
     pub(super) fn is_identity(&self) -> bool {
-        self.input == self.output
+        self.input == self.output && self.window == (0..self.output)
     }
 
-    /// The first of the source values that one result value is made of, and their weights: the kernel,
+    /// The first of the source values that one value of the window is made of, and their weights: the kernel,
     /// widened by the scale when shrinking, sampled at the centres of the source values and made to sum
     /// to one.
     pub(crate) fn weights(&self, index: usize) -> (usize, Vec<f64>) {
         let scale = self.extent / self.output as f64;
         let widening = scale.max(1.0);
         let support = self.resample.support() * widening;
-        let center = (index as f64 + 0.5) * scale;
+        let center = ((self.window.start + index) as f64 + 0.5) * scale;
         // Float to integer casts round towards zero and saturate, as needed at the left edge.
         let start = (center - support + 0.5) as usize;
         let end = ((center + support + 0.5) as usize).min(self.input);

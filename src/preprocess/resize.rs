@@ -4,7 +4,7 @@
 //! clips to a byte. Clipping in between makes the order of the passes visible where edges are hard (up to 27
 //! levels of 255 with the bicubic filter), so the order is Pillow's too.
 
-use std::{borrow::Cow, sync::LazyLock};
+use std::{borrow::Cow, ops::Range, sync::LazyLock};
 
 use image::RgbImage;
 use siglip_kernels::{
@@ -12,7 +12,7 @@ use siglip_kernels::{
     resize::{LANES, PRECISION, weigh_columns, weigh_rows},
 };
 
-use super::{Pixels, Resample, filter::Filter};
+use super::{Pixels, Resample, filter::Filter, target::Plan};
 
 /// Red, green and blue.
 const CHANNELS: usize = 3;
@@ -20,25 +20,23 @@ const CHANNELS: usize = 3;
 /// The widest vectors of this processor. Integers: the choice changes no bit.
 static LEVEL: LazyLock<Level> = LazyLock::new(Level::detect);
 
-/// Resizes to `[height, width]`; the aspect ratio is the caller's to keep.
+/// Resizes and crops; the aspect ratio is the plan's to keep. Rows and columns that are cropped away are not computed.
 ///
 /// * `extent`: the rows and columns that count, in full where that is all of them
-pub(super) fn resize(
-    picture: RgbImage,
-    extent: [f64; 2],
-    to: [u32; 2],
-    resample: Resample,
-) -> Pixels {
-    let (width, height) = (picture.width() as usize, picture.height() as usize);
-    let picture = Raster { width, height, data: picture.into_raw() };
-    let across = Filter::new(resample, width, to[1] as usize).over(extent[1]);
-    let down = Filter::new(resample, height, to[0] as usize).over(extent[0]);
+pub(super) fn resize(image: RgbImage, extent: [f64; 2], plan: &Plan, resample: Resample) -> Pixels {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let image = Raster { top: 0, width, height, data: image.into_raw() };
+    let [down, across] = [(height, 0), (width, 1)].map(|(side, axis)| {
+        let filter = Filter::new(resample, side, plan.resized[axis]).over(extent[axis]);
+        filter.within(plan.windows[axis].clone())
+    });
+    let image = image.rows(down.needed());
     let resized = if vertical_first(&across, &down) {
-        picture.vertical(&down).horizontal(&across)
+        image.vertical(&down).horizontal(&across)
     } else {
-        picture.horizontal(&across).vertical(&down)
+        image.horizontal(&across).vertical(&down)
     };
-    Pixels { height: to[0], width: to[1], data: resized.data.into() }
+    resized.padded(plan)
 }
 
 /// Pillow 13's choice, found by comparing its pixels with both orders on thousands of shapes: when far
@@ -49,32 +47,63 @@ fn vertical_first(across: &Filter, down: &Filter) -> bool {
     gone(down) > 0 && gone(down) > 2 * gone(across)
 }
 
-/// An RGB picture, rows from the top, channels innermost.
+/// An RGB image, or some rows of one, from the top, channels innermost.
 struct Raster {
+    /// Rows of the image above the first one here.
+    top: usize,
     width: usize,
     height: usize,
     data: Vec<u8>,
 }
 
 impl Raster {
+    /// Some of the rows of a whole image.
+    fn rows(mut self, rows: Range<usize>) -> Self {
+        if rows.len() < self.height {
+            let row = self.width * CHANNELS;
+            self.data.truncate(rows.end * row);
+            self.data.drain(..rows.start * row);
+            (self.top, self.height) = (rows.start, rows.len());
+        }
+        self
+    }
+
+    /// The image in its final size: black around it where it is smaller.
+    fn padded(self, plan: &Plan) -> Pixels {
+        let [height, width] = plan.size;
+        let pixels = |data: Vec<u8>| Pixels { height, width, data: data.into() };
+        let [rows, columns] = [height as usize, width as usize];
+        if [self.height, self.width] == [rows, columns] {
+            return pixels(self.data);
+        }
+        let mut data = vec![0; rows * columns * CHANNELS];
+        let lines = self.data.chunks_exact(self.width * CHANNELS);
+        for (line, out) in
+            lines.zip(data.chunks_exact_mut(columns * CHANNELS).skip(plan.padding[0]))
+        {
+            out[plan.padding[1] * CHANNELS..][..line.len()].copy_from_slice(line);
+        }
+        pixels(data)
+    }
+
     fn horizontal(self, filter: &Filter) -> Self {
         if filter.is_identity() {
             return self;
         }
-        let (row, out_row) = (self.width * CHANNELS, filter.output * CHANNELS);
+        let (row, out_row) = (self.width * CHANNELS, filter.computed() * CHANNELS);
         let mut data = vec![0u8; out_row * self.height];
         // Columns of a strip of rows become adjacent, so that one weight meets a whole vector.
         let mut columns = vec![[0u8; LANES]; row];
         // A strip alone needs each weight once; a table of them could outweigh a very wide picture.
         let table: Option<Vec<Taps>> = (self.height > LANES)
-            .then(|| (0..filter.output).map(|index| Taps::new(filter, index)).collect());
+            .then(|| (0..filter.computed()).map(|index| Taps::new(filter, index)).collect());
         for (strip, out) in self.data.chunks(row * LANES).zip(data.chunks_mut(out_row * LANES)) {
             for (lane, line) in strip.chunks_exact(row).enumerate() {
                 for (column, &value) in columns.iter_mut().zip(line) {
                     column[lane] = value;
                 }
             }
-            for index in 0..filter.output {
+            for index in 0..filter.computed() {
                 let taps = table.as_ref().map_or_else(
                     || Cow::Owned(Taps::new(filter, index)),
                     |table| Cow::Borrowed(&table[index]),
@@ -95,7 +124,7 @@ impl Raster {
                 }
             }
         }
-        Self { width: filter.output, height: self.height, data }
+        Self { width: filter.computed(), data, ..self }
     }
 
     fn vertical(self, filter: &Filter) -> Self {
@@ -103,12 +132,13 @@ impl Raster {
             return self;
         }
         let row = self.width * CHANNELS;
-        let mut data = vec![0u8; row * filter.output];
+        let mut data = vec![0u8; row * filter.computed()];
         for (index, out) in data.chunks_exact_mut(row).enumerate() {
             let taps = Taps::new(filter, index);
-            weigh_rows(*LEVEL, (&self.data[taps.start * row..], row), &taps.weights, out);
+            let first = (taps.start - self.top) * row;
+            weigh_rows(*LEVEL, (&self.data[first..], row), &taps.weights, out);
         }
-        Self { width: self.width, height: filter.output, data }
+        Self { top: 0, width: self.width, height: filter.computed(), data }
     }
 }
 

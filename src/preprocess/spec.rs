@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{ImageSpec, Resample, TargetSize};
+use super::{CropOffset, ImageSpec, Resample, Resize, TargetSize};
 use crate::checkpoint::{
     content::ReadError,
     fields::{Document, Fields, count},
@@ -22,6 +22,22 @@ impl From<ReadError> for SpecError {
 /// The keys that are read.
 struct Raw<'d>(Fields<'d>);
 
+/// What a family's processor has where its file is silent.
+struct Defaults {
+    resample: Resample,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+const SIGLIP: Defaults = Defaults { resample: Resample::Bicubic, mean: [0.5; 3], std: [0.5; 3] };
+const NAFLEX: Defaults = Defaults { resample: Resample::Bilinear, ..SIGLIP };
+/// OpenAI's statistics of its images.
+const CLIP: Defaults = Defaults {
+    resample: Resample::Bicubic,
+    mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
+    std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
+};
+
 impl ImageSpec {
     /// Reads a `preprocessor_config.json`, or the `processor_config.json` that holds one. A key that is
     /// absent or null has SigLIP's default; unknown keys are ignored.
@@ -37,7 +53,39 @@ impl ImageSpec {
         if height == 0 || width == 0 {
             return Err(fault(format!("`size` is {height} x {width}; it must be from 1")));
         }
-        raw.resolve(TargetSize::Fixed { height, width }, Resample::Bicubic)
+        raw.resolve(TargetSize::Fixed { height, width }, &SIGLIP)
+    }
+
+    /// The same for CLIP, whose images keep their aspect ratio and are cropped, unless the file says otherwise.
+    ///
+    /// * `side`: the model's own image size, for files without one
+    /// * `offset`: how the file's library rounds the place of the crop
+    ///
+    /// # Errors
+    /// As [`ImageSpec::parse`].
+    pub fn parse_cropped(json: &[u8], side: u32, offset: CropOffset) -> Result<Self, SpecError> {
+        let document = Document::parse(json)?;
+        let raw = Raw::of(&document)?;
+        let resize = raw.resize()?.unwrap_or(Resize::ShortestEdge(side));
+        let crop = match raw.0.flag("do_center_crop")? {
+            Some(false) => None,
+            _ => Some(raw.sides("crop_size")?.unwrap_or([side; 2])),
+        };
+        let size = match (resize, crop) {
+            (Resize::Exact { height, width }, None) => TargetSize::Fixed { height, width },
+            (Resize::Exact { height, width }, Some(crop)) if crop == [height, width] => {
+                TargetSize::Fixed { height, width }
+            }
+            (resize, Some([height, width])) => TargetSize::Crop { resize, height, width, offset },
+            (Resize::ShortestEdge(_), None) => {
+                return Err(fault(
+                    "`do_center_crop` is false; true is read beside a `size` that keeps the aspect ratio, \
+                     because all images of a model have one size"
+                        .to_owned(),
+                ));
+            }
+        };
+        raw.resolve(size, &CLIP)
     }
 
     /// The same for SigLIP 2 NaFlex, whose files give a number of patches in place of a size.
@@ -64,9 +112,7 @@ impl ImageSpec {
             Some(own) if own != patch_size => {
                 Err(fault(format!("`patch_size` is {own}, but config.json has {patch_size}")))
             }
-            _ => {
-                raw.resolve(TargetSize::Patches { patch_size, max_num_patches }, Resample::Bilinear)
-            }
+            _ => raw.resolve(TargetSize::Patches { patch_size, max_num_patches }, &NAFLEX),
         }
     }
 }
@@ -94,6 +140,37 @@ impl<'d> Raw<'d> {
         Ok(self.0.read("size", expected, sides)?)
     }
 
+    /// The size before a crop.
+    fn resize(&self) -> Result<Option<Resize>, SpecError> {
+        let side = |value: &Value| u32::try_from(count(value)?).ok().filter(|&side| side > 0);
+        let resize = |value: &Value| match value {
+            Value::Object(sides) => match sides.get("shortest_edge").filter(|it| !it.is_null()) {
+                Some(_) if sides.get("longest_edge").is_some_and(|it| !it.is_null()) => None,
+                Some(shortest) => Some(Resize::ShortestEdge(side(shortest)?)),
+                None => {
+                    let (height, width) = (side(sides.get("height")?)?, side(sides.get("width")?)?);
+                    Some(Resize::Exact { height, width })
+                }
+            },
+            value => side(value).map(Resize::ShortestEdge),
+        };
+        let expected = "a whole number from 1 for the shorter side, or an object with `shortest_edge`, or with \
+                        `height` and `width`,";
+        Ok(self.0.read("size", expected, resize)?)
+    }
+
+    /// Height and width from 1, or one number for both.
+    fn sides(&self, key: &str) -> Result<Option<[u32; 2]>, SpecError> {
+        let side = |value: &Value| u32::try_from(count(value)?).ok().filter(|&side| side > 0);
+        let sides = |value: &Value| match value {
+            Value::Object(sides) => Some([side(sides.get("height")?)?, side(sides.get("width")?)?]),
+            value => side(value).map(|side| [side; 2]),
+        };
+        let expected =
+            "a whole number from 1, or an object with the whole numbers `height` and `width`,";
+        Ok(self.0.read(key, expected, sides)?)
+    }
+
     fn small(&self, key: &str) -> Result<Option<u32>, SpecError> {
         let small = |value: &Value| u32::try_from(count(value)?).ok();
         Ok(self.0.read(key, "a whole number", small)?)
@@ -112,14 +189,14 @@ impl<'d> Raw<'d> {
         Ok(self.0.read(key, "a number or a list of 3 numbers", values)?)
     }
 
-    fn resolve(&self, size: TargetSize, resample: Resample) -> Result<ImageSpec, SpecError> {
+    fn resolve(&self, size: TargetSize, defaults: &Defaults) -> Result<ImageSpec, SpecError> {
         if self.0.flag("do_resize")? == Some(false) {
             return Err(fault(
                 "`do_resize` is false; true is read, because images come in any size".to_owned(),
             ));
         }
         let resample = match self.0.count("resample")? {
-            None => resample,
+            None => defaults.resample,
             Some(2) => Resample::Bilinear,
             Some(3) => Resample::Bicubic,
             Some(_) => {
@@ -131,7 +208,7 @@ impl<'d> Raw<'d> {
         let (mean, std) = (self.per_channel("image_mean")?, self.per_channel("image_std")?);
         let (mean, std) = match self.0.flag("do_normalize")? {
             Some(false) => ([0.0; 3], [1.0; 3]),
-            _ => (mean.unwrap_or([0.5; 3]), std.unwrap_or([0.5; 3])),
+            _ => (mean.unwrap_or(defaults.mean), std.unwrap_or(defaults.std)),
         };
         let finite = mean.iter().chain(&std).chain([&rescale]).all(|value| value.is_finite());
         if !finite || std.contains(&0.0) {
@@ -194,6 +271,41 @@ mod tests {
             (r#"{"resample": 0}"#, "resample"),
         ] {
             let error = ImageSpec::parse_naflex(json.as_bytes(), 16).expect_err(json).to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn clip_crops_what_keeps_its_shape() {
+        let parse = |json: &str| ImageSpec::parse_cropped(json.as_bytes(), 224, CropOffset::Down);
+        let crop = |shorter, side| TargetSize::Crop {
+            resize: Resize::ShortestEdge(shorter),
+            height: side,
+            width: side,
+            offset: CropOffset::Down,
+        };
+        let squash = TargetSize::Fixed { height: 224, width: 224 };
+        for (json, size) in [
+            ("{}", crop(224, 224)),
+            (r#"{"size": 256, "crop_size": 224}"#, crop(256, 224)),
+            (
+                r#"{"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}"#,
+                crop(336, 336),
+            ),
+            (r#"{"size": {"height": 224, "width": 224}, "do_center_crop": false}"#, squash),
+            (r#"{"size": {"height": 224, "width": 224}, "crop_size": 224}"#, squash),
+        ] {
+            let spec = parse(json).expect(json);
+            assert_eq!((spec.size, spec.mean, spec.std), (size, CLIP.mean, CLIP.std), "{json}");
+        }
+        for (json, key) in [
+            (r#"{"do_center_crop": false}"#, "`do_center_crop` is false"),
+            (r#"{"size": {"longest_edge": 224}}"#, "`size` is"),
+            (r#"{"size": {"shortest_edge": 224, "longest_edge": 300}}"#, "`size` is"),
+            (r#"{"size": 0}"#, "`size` is 0"),
+            (r#"{"crop_size": {"height": 0, "width": 4}}"#, "`crop_size` is"),
+        ] {
+            let error = parse(json).expect_err(json).to_string();
             assert!(error.contains(key), "{error}");
         }
     }

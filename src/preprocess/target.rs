@@ -1,14 +1,28 @@
-//! To which size a picture is resized.
+//! To which size an image is resized, and what of it is cropped.
 
-/// To which size a picture is resized.
+use std::ops::Range;
+
+/// To which size an image is resized, and what of it is cropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetSize {
-    /// One size for every picture; the aspect ratio is not kept.
+    /// One size for every image; the aspect ratio is not kept.
     Fixed {
         /// Rows.
         height: u32,
         /// Columns.
         width: u32,
+    },
+    /// One size for every image, out of the middle of one that is resized first. What is smaller than that is put
+    /// on black.
+    Crop {
+        /// The size before the crop.
+        resize: Resize,
+        /// Rows.
+        height: u32,
+        /// Columns.
+        width: u32,
+        /// How half a pixel is rounded where the crop is not exactly in the middle.
+        offset: CropOffset,
     },
     /// As many whole patches as are allowed, in about the picture's own shape: SigLIP 2 NaFlex.
     Patches {
@@ -19,12 +33,93 @@ pub enum TargetSize {
     },
 }
 
+/// The size of an image before it is cropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resize {
+    /// The shorter side has so many pixels, and the aspect ratio is kept.
+    ShortestEdge(u32),
+    /// The aspect ratio is not kept.
+    Exact {
+        /// Rows.
+        height: u32,
+        /// Columns.
+        width: u32,
+    },
+}
+
+impl Resize {
+    /// `[height, width]` for an image of this height and width.
+    fn of(self, height: u32, width: u32) -> [usize; 2] {
+        match self {
+            Self::Exact { height, width } => [height as usize, width as usize],
+            Self::ShortestEdge(shorter) => {
+                let (short, long) = (height.min(width), height.max(width));
+                // Rounded down, as both references do.
+                let longer =
+                    (f64::from(shorter) * f64::from(long) / f64::from(short.max(1))) as usize;
+                let shorter = shorter as usize;
+                if width <= height { [longer, shorter] } else { [shorter, longer] }
+            }
+        }
+    }
+}
+
+/// How half a pixel is rounded that is left over on each side of a crop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CropOffset {
+    /// Down: transformers.
+    Down,
+    /// To the even number: torchvision, and with it open_clip.
+    Even,
+}
+
+impl CropOffset {
+    /// The first pixel of a crop, of a side that is `surplus` longer than it.
+    fn of(self, surplus: usize) -> usize {
+        match self {
+            Self::Down => surplus / 2,
+            Self::Even => (surplus / 2).next_multiple_of(if surplus % 2 == 1 { 2 } else { 1 }),
+        }
+    }
+}
+
+/// What is done to one image: it is resized, some of it is kept, and that is put on black.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Rows and columns after the resize.
+    pub(super) resized: [usize; 2],
+    /// Those of them that are kept.
+    pub(super) windows: [Range<usize>; 2],
+    /// Rows above and columns left of what is kept.
+    pub(super) padding: [usize; 2],
+    /// Rows and columns in the end.
+    pub(super) size: [u32; 2],
+}
+
 impl TargetSize {
+    /// What is done to an image of this height and width.
+    pub(super) fn plan(self, height: u32, width: u32) -> Plan {
+        let size = self.of(height, width);
+        let own = size.map(|side| side as usize);
+        let Self::Crop { resize, offset, .. } = self else {
+            return Plan { resized: own, windows: own.map(|side| 0..side), padding: [0; 2], size };
+        };
+        let resized = resize.of(height, width);
+        let mut plan = Plan { resized, windows: [0..0, 0..0], padding: [0; 2], size };
+        for (axis, (from, to)) in resized.into_iter().zip(own).enumerate() {
+            let first = offset.of(from.saturating_sub(to));
+            plan.windows[axis] = first..first + from.min(to);
+            // The larger half of an odd number comes first.
+            plan.padding[axis] = to.saturating_sub(from).div_ceil(2);
+        }
+        plan
+    }
+
     /// `[height, width]` for a picture of this height and width.
     #[must_use]
     pub fn of(self, height: u32, width: u32) -> [u32; 2] {
         match self {
-            Self::Fixed { height, width } => [height, width],
+            Self::Fixed { height, width } | Self::Crop { height, width, .. } => [height, width],
             Self::Patches { patch_size, max_num_patches } => {
                 let scale = largest_scale([height, width], patch_size, max_num_patches);
                 [height, width].map(|side| patches(side, scale, patch_size) * patch_size)
@@ -36,7 +131,7 @@ impl TargetSize {
     #[must_use]
     pub fn accepts(self, [height, width]: [u32; 2]) -> bool {
         match self {
-            Self::Fixed { .. } => self.of(height, width) == [height, width],
+            Self::Fixed { .. } | Self::Crop { .. } => self.of(height, width) == [height, width],
             Self::Patches { patch_size, max_num_patches } => {
                 let whole = [height, width].iter().all(|&side| side > 0 && side % patch_size == 0);
                 let patches = u64::from(height / patch_size) * u64::from(width / patch_size);
@@ -49,7 +144,7 @@ impl TargetSize {
     #[must_use]
     pub fn max_num_patches(self) -> Option<u32> {
         match self {
-            Self::Fixed { .. } => None,
+            Self::Fixed { .. } | Self::Crop { .. } => None,
             Self::Patches { max_num_patches, .. } => Some(max_num_patches),
         }
     }
@@ -58,7 +153,7 @@ impl TargetSize {
     #[must_use]
     pub fn with_max_num_patches(self, count: u32) -> Self {
         match self {
-            Self::Fixed { .. } => self,
+            Self::Fixed { .. } | Self::Crop { .. } => self,
             Self::Patches { patch_size, .. } => {
                 Self::Patches { patch_size, max_num_patches: count }
             }
@@ -122,6 +217,34 @@ mod tests {
         }
         let fixed = TargetSize::Fixed { height: 5, width: 6 };
         assert_eq!((fixed.of(1, 2), fixed.with_max_num_patches(9)), ([5, 6], fixed));
+    }
+
+    #[test]
+    fn a_crop_is_in_the_middle_of_what_is_resized() {
+        let crop = |offset, shorter, side| TargetSize::Crop {
+            resize: Resize::ShortestEdge(shorter),
+            height: side,
+            width: side,
+            offset,
+        };
+        let down = crop(CropOffset::Down, 224, 224).plan(480, 640);
+        assert_eq!((down.resized, down.size), ([224, 298], [224, 224]));
+        assert_eq!((down.windows, down.padding), ([0..224, 37..261], [0, 0]));
+        // A surplus of 1, 2, 3, 5 and 7.
+        for (width, first, even) in [(11, 0, 0), (12, 1, 1), (13, 1, 2), (15, 2, 2), (17, 3, 4)] {
+            let window = |offset| crop(offset, 10, 10).plan(10, width).windows[1].clone();
+            assert_eq!(window(CropOffset::Down), first..first + 10, "{width}");
+            assert_eq!(window(CropOffset::Even), even..even + 10, "{width}");
+        }
+        let small = crop(CropOffset::Down, 5, 8).plan(5, 10);
+        assert_eq!((small.resized, small.padding), ([5, 10], [2, 0]));
+        assert_eq!(small.windows, [0..5, 1..9]);
+        let exact = Resize::Exact { height: 9, width: 12 };
+        let exact =
+            TargetSize::Crop { resize: exact, height: 8, width: 8, offset: CropOffset::Down };
+        assert_eq!(exact.plan(1, 1000).windows, [0..8, 2..10]);
+        // A thread of pixels is not resized as a whole.
+        assert_eq!(crop(CropOffset::Down, 224, 224).plan(100_000, 1).windows[0].len(), 224);
     }
 
     #[test]

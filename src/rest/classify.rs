@@ -1,4 +1,4 @@
-//! `POST /v1/classify`: labels for pictures, each label judged on its own.
+//! `POST /v1/classify`: labels for images.
 
 use std::sync::Arc;
 
@@ -136,6 +136,7 @@ pub(super) struct ClassifyForm {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "model": "demo",
+    "scoring": "sigmoid",
     "results": [[
         {"label": "cat", "index": 0, "probability": 0.97, "logit": 3.5},
         {"label": "dog", "index": 1, "probability": 0.0002, "logit": -8.5}
@@ -145,7 +146,10 @@ pub(super) struct ClassifyForm {
 pub(super) struct ClassifyResponse {
     /// The model that answered.
     model: String,
-    /// One list a picture, in the order of the request.
+    /// The model's rule for probabilities: `sigmoid` judges each label on its own, `softmax` all labels together.
+    #[schema(pattern = "^(sigmoid|softmax)$")]
+    scoring: &'static str,
+    /// One list an image, in the order of the request.
     results: Vec<Vec<Label>>,
     usage: Usage,
 }
@@ -158,9 +162,10 @@ pub(super) struct Label {
     label: Arc<str>,
     /// Its place in the request's labels.
     index: usize,
-    /// `sigmoid(logit)`: each label on its own, so several may be near 1, or none.
+    /// SigLIP: `sigmoid(logit)`, each label on its own, so several may be near 1, or none. CLIP: the softmax over all
+    /// labels, which sums to 1.
     probability: f32,
-    /// `exp(logit_scale) * cosine + logit_bias`.
+    /// `exp(logit_scale) * cosine`, with SigLIP `+ logit_bias`.
     logit: f32,
 }
 
@@ -177,14 +182,19 @@ impl ClassifyResponse {
             .into_iter()
             .map(|scores| scores.into_iter().map(label).collect())
             .collect();
-        Self { model: classified.model.to_string(), results, usage: classified.usage.into() }
+        Self {
+            model: classified.model.to_string(),
+            scoring: classified.scorer.name(),
+            results,
+            usage: classified.usage.into(),
+        }
     }
 }
 
-/// Judges pictures by labels
+/// Scores images by labels
 ///
-/// Zero-shot and multi-label: every label gets its own probability, and they do not sum to 1. Labels come
-/// back best first.
+/// Zero-shot. Of a SigLIP model every label gets its own probability, and they do not sum to 1; a CLIP model spreads a
+/// probability of 1 over the labels. Labels come back best first.
 #[utoipa::path(
     post,
     path = "/v1/classify",

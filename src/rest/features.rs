@@ -268,7 +268,7 @@ pub(super) struct FeaturesResponse {
 pub(super) struct FeatureObject {
     /// The picture's place in the request.
     index: usize,
-    /// Patches: rows and columns. Tokens stand row by row; there is no class token.
+    /// Patches: rows and columns. Their tokens stand row by row, behind `leading_tokens` others.
     grid: [usize; 2],
     /// `[tokens, width]`, or `[width]` for the pooled output.
     shape: Vec<usize>,

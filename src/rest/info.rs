@@ -53,7 +53,7 @@ pub(super) struct ModelInfo {
     name: String,
     /// Further names that requests may use.
     aliases: Vec<String>,
-    /// The architecture: `siglip`, `siglip2`.
+    /// The architecture: `siglip`, `siglip2`, `clip`.
     family: String,
     /// Identifies the weights. Store it beside vectors.
     revision: String,
@@ -79,6 +79,8 @@ pub(super) struct ModelInfo {
     max_num_patches: Option<u32>,
     /// Pixels of a patch's side.
     patch_size: usize,
+    /// Tokens of the features before those of the patches: 1 where the model has a class token.
+    leading_tokens: usize,
     /// The resize filter: `bilinear` or `bicubic`.
     resample: &'static str,
     /// Names the arithmetic that prepares pictures. Store it beside vectors.
@@ -98,14 +100,20 @@ pub(super) struct ImageSize {
     height: u32,
 }
 
-/// `probability = sigmoid(logit_scale_exp * cosine + logit_bias)`.
+/// How a cosine becomes a logit, and logits become probabilities.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Scoring {
+    /// `sigmoid`: `probability = sigmoid(logit_scale_exp * cosine + logit_bias)`, each pair on its own. `softmax`: the
+    /// softmax of `logit_scale_exp * cosine` over the texts of a request, image by image.
+    kind: &'static str,
+    /// Whether a pair has a probability of its own, whatever else is in the request.
+    pair_probabilities: bool,
     /// As the checkpoint stores it: a logarithm.
     logit_scale: f32,
     /// `exp(logit_scale)`: the factor that multiplies the cosine.
     logit_scale_exp: f32,
-    logit_bias: f32,
+    /// Null where the model has none.
+    logit_bias: Option<f32>,
 }
 
 /// Every bound on a request, and on all of them together.
@@ -234,20 +242,25 @@ impl ModelInfo {
             text_normalization: (model.tokenizer.as_ref())
                 .map(|tokenizer| tokenizer.normalization().to_string()),
             image_size: match model.image.size {
-                TargetSize::Fixed { height, width } => Some(ImageSize { width, height }),
+                TargetSize::Fixed { height, width } | TargetSize::Crop { height, width, .. } => {
+                    Some(ImageSize { width, height })
+                }
                 TargetSize::Patches { .. } => None,
             },
             max_num_patches: model.image.size.max_num_patches(),
             patch_size: card.patch_size,
+            leading_tokens: card.leading_tokens,
             resample: match model.image.resample {
                 Resample::Bilinear => "bilinear",
                 Resample::Bicubic => "bicubic",
             },
             preprocessing_version: engine.decoding().version(),
-            scoring: card.pair_head.map(|head| Scoring {
-                logit_scale: head.logit_scale,
-                logit_scale_exp: head.logit_scale.exp(),
-                logit_bias: head.logit_bias,
+            scoring: card.scorer.map(|scorer| Scoring {
+                kind: scorer.name(),
+                pair_probabilities: scorer.pair_probability(0.0).is_some(),
+                logit_scale: scorer.logit_scale(),
+                logit_scale_exp: scorer.logit_scale().exp(),
+                logit_bias: scorer.logit_bias(),
             }),
             parameters: card.parameters,
             weight_bytes: card.weight_bytes,

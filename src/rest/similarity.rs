@@ -1,4 +1,4 @@
-//! `POST /v1/similarity`: every image against every text, each pair judged on its own.
+//! `POST /v1/similarity`: every image against every text.
 
 mod write;
 
@@ -62,9 +62,10 @@ pub(super) struct SimilarityRequest {
 pub(super) enum Score {
     /// Cosine of the angle between the embeddings, in `[-1, 1]`.
     Cosine,
-    /// `exp(logit_scale) * cosine + logit_bias`.
+    /// `exp(logit_scale) * cosine`, with SigLIP `+ logit_bias`.
     Logit,
-    /// `sigmoid(logit)`: the calibrated probability that the pair matches.
+    /// SigLIP: `sigmoid(logit)`, the calibrated probability that the pair matches. CLIP: the softmax of an image's
+    /// logits over the texts of the request.
     Probability,
 }
 
@@ -209,6 +210,7 @@ pub(super) struct SimilarityForm {
 #[derive(ToSchema)]
 #[schema(example = json!({
     "model": "demo",
+    "scoring": "sigmoid",
     "shape": [1, 2],
     "cosine": [[0.31, 0.02]],
     "logit": [[2.1, -11.8]],
@@ -219,15 +221,18 @@ pub(super) struct SimilarityForm {
 pub(super) struct SimilarityResponse {
     /// The model that answered.
     model: String,
+    /// The model's rule for probabilities: `sigmoid` judges each pair on its own, `softmax` an image's texts together.
+    #[schema(pattern = "^(sigmoid|softmax)$")]
+    scoring: String,
     /// `[images, texts]`: rows and columns of each matrix.
     shape: [usize; 2],
     /// Cosines, in `[-1, 1]`.
     #[schema(required = false)]
     cosine: Vec<Vec<f32>>,
-    /// `exp(logit_scale) * cosine + logit_bias`.
+    /// `exp(logit_scale) * cosine`, with SigLIP `+ logit_bias`.
     #[schema(required = false)]
     logit: Vec<Vec<f32>>,
-    /// `sigmoid(logit)`.
+    /// By the rule that `scoring` names.
     #[schema(required = false)]
     probability: Vec<Vec<f32>>,
     usage: Usage,
@@ -235,8 +240,9 @@ pub(super) struct SimilarityResponse {
 
 /// Scores every image against every text
 ///
-/// A row an image, a column a text. Each probability is a sigmoid of its own pair: it does not depend on
-/// what else is in the request, and rows do not sum to 1. Large answers are streamed; one that breaks off
+/// A row an image, a column a text. Of a SigLIP model each probability is a sigmoid of its own pair: it does not depend
+/// on what else is in the request, and rows do not sum to 1. A CLIP model judges no pair on its own: its probabilities
+/// are a softmax over the texts of the request, so that each row sums to 1. `scoring` names the rule. Large answers are streamed; one that breaks off
 /// without its closing brace failed on the way.
 #[utoipa::path(
     post,

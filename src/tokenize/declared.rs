@@ -45,6 +45,8 @@ pub(super) enum Class {
     Gemma,
     /// SigLIP 2, as its NaFlex checkpoints declare it.
     Siglip2,
+    /// CLIP.
+    Clip,
     /// Any other, or none.
     Other,
 }
@@ -55,7 +57,8 @@ impl Class {
         match self {
             Self::Siglip => Some(["</s>", "</s>", "<unk>"]),
             Self::Gemma | Self::Siglip2 => Some(["<pad>", "<eos>", "<unk>"]),
-            Self::Other => None,
+            // CLIP's tokens are its tokenizer's own affair.
+            Self::Clip | Self::Other => None,
         }
     }
 }
@@ -107,6 +110,7 @@ impl Declared {
             "SiglipTokenizer" => Class::Siglip,
             "GemmaTokenizer" => Class::Gemma,
             "Siglip2Tokenizer" => Class::Siglip2,
+            "CLIPTokenizer" => Class::Clip,
             _ => Class::Other,
         }
     }

@@ -49,12 +49,13 @@ impl TextNormalization {
         match (options.normalization, class, options.cleaning) {
             (Asked::None, ..) => Self::None,
             (Asked::BigVision, ..) => Self::LowerCase,
+            (Asked::OpenClip, Class::Clip, None) => Self::OpenClip(Cleaning::Lower),
             (Asked::OpenClip, _, None) => Self::OpenClip(Cleaning::Canonicalize),
             (Asked::OpenClip | Asked::Auto, _, Some(cleaning)) => Self::OpenClip(cleaning),
             (Asked::Auto | Asked::Hf, Class::Siglip, _) => canonical,
             (Asked::Auto | Asked::Hf, Class::Siglip2, _) => Self::LowerCase,
             (Asked::Auto, Class::Gemma, None) => Self::LowerCase,
-            (Asked::Auto | Asked::Hf, Class::Gemma | Class::Other, _) => Self::None,
+            (Asked::Auto | Asked::Hf, Class::Gemma | Class::Clip | Class::Other, _) => Self::None,
         }
     }
 

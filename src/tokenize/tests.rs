@@ -27,7 +27,8 @@ fn tokenizer(config: &str, length: usize) -> TextTokenizer {
 
 fn options(text_length: usize, vocab_size: usize) -> TokenizerOptions {
     let normalization = config::TextNormalization::Auto;
-    TokenizerOptions { text_length, vocab_size, normalization, cleaning: None }
+    let layout = TextLayout { text_length, vocab_size, scheme: Scheme::Padded };
+    TokenizerOptions { layout, normalization, cleaning: None }
 }
 
 fn load(tokenizer: &str, config: &str, length: usize) -> Result<TextTokenizer, TokenizerLoadError> {

@@ -8,9 +8,9 @@ use siglip_server::{
     batch::Towers,
     config::{self, DType, Device},
     embedding::Embedding,
-    model::{ModelCard, PairHead, Tower, TowerError},
+    model::{ModelCard, Scorer, Tower, TowerError},
     preprocess::{ImageSpec, Pixels, Resample, TargetSize},
-    tokenize::{TextTokenizer, TokenizerFiles, TokenizerOptions, Tokens},
+    tokenize::{Scheme, TextLayout, TextTokenizer, TokenizerFiles, TokenizerOptions, Tokens},
 };
 
 /// Values of an embedding.
@@ -21,7 +21,7 @@ pub(crate) const TEXT_LENGTH: usize = 12;
 pub(crate) const SIDE: u32 = 4;
 
 /// `exp(3) * cosine - 15`: about +5 for a match (probability 0.99), -8 for another colour (0.0002).
-pub(crate) const HEAD: PairHead = PairHead { logit_scale: 3.0, logit_bias: -15.0 };
+pub(crate) const HEAD: Scorer = Scorer::Sigmoid { logit_scale: 3.0, logit_bias: -15.0 };
 
 const TOKENIZER: &[u8] = br#"{
     "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
@@ -90,10 +90,6 @@ fn embed([red, green, blue]: [f32; 3]) -> Embedding {
 impl Tower for Vision {
     type Input = Pixels;
 
-    fn embedding_dim(&self) -> usize {
-        DIM
-    }
-
     fn forward(&mut self, rows: &[Pixels]) -> Result<Vec<Embedding>, TowerError> {
         self.0.pass();
         let mean = |row: &Pixels, channel: usize| {
@@ -107,10 +103,6 @@ impl Tower for Vision {
 
 impl Tower for Text {
     type Input = Tokens;
-
-    fn embedding_dim(&self) -> usize {
-        DIM
-    }
 
     fn forward(&mut self, rows: &[Tokens]) -> Result<Vec<Embedding>, TowerError> {
         self.0.pass();
@@ -132,8 +124,11 @@ pub(crate) fn tokenizer() -> TextTokenizer {
         ..TokenizerFiles::default()
     };
     let options = TokenizerOptions {
-        text_length: TEXT_LENGTH,
-        vocab_size: usize::MAX,
+        layout: TextLayout {
+            text_length: TEXT_LENGTH,
+            vocab_size: usize::MAX,
+            scheme: Scheme::Padded,
+        },
         normalization: config::TextNormalization::Auto,
         cleaning: None,
     };
@@ -159,9 +154,10 @@ pub(crate) fn card() -> ModelCard {
         embedding_dim: DIM,
         text_length: Some(TEXT_LENGTH),
         patch_size: 2,
+        leading_tokens: 0,
         vision_layers: 2,
         vision_width: DIM,
-        pair_head: Some(HEAD),
+        scorer: Some(HEAD),
         parameters: 0,
         weight_bytes: 0,
         dtype: DType::F32,

@@ -2,6 +2,7 @@
 //!
 //! `tests/golden/generate.py` writes the outputs; `docs/numerics.md` says what the tolerances mean.
 
+mod clip;
 mod demo;
 mod features;
 mod full_size;

@@ -20,7 +20,7 @@ use siglip_server::{
     embedding::Embedding,
     engine::Engine,
     grpc,
-    model::{ModelCard, PairHead, Tower, TowerError},
+    model::{ModelCard, Scorer, Tower, TowerError},
     preprocess::{ImageSpec, Pixels, Resample, TargetSize},
     registry::{Model, Registry},
     telemetry::Metrics,
@@ -31,7 +31,7 @@ use tonic::transport::Channel;
 
 /// Values of an embedding of the fake model.
 const DIM: usize = 4;
-const HEAD: PairHead = PairHead { logit_scale: 2.0, logit_bias: -3.0 };
+const HEAD: Scorer = Scorer::Sigmoid { logit_scale: 2.0, logit_bias: -3.0 };
 
 /// A server on a free port, over an engine whose model loads when the test says so.
 struct Served {
@@ -116,10 +116,6 @@ struct Grey;
 impl Tower for Grey {
     type Input = Pixels;
 
-    fn embedding_dim(&self) -> usize {
-        DIM
-    }
-
     fn forward(&mut self, rows: &[Pixels]) -> Result<Vec<Embedding>, TowerError> {
         Ok(rows.iter().map(|_| Embedding::new(vec![1.0, 2.0, 2.0, 0.0])).collect())
     }
@@ -132,9 +128,10 @@ fn card() -> ModelCard {
         embedding_dim: DIM,
         text_length: None,
         patch_size: 16,
+        leading_tokens: 0,
         vision_layers: 2,
         vision_width: DIM,
-        pair_head: Some(HEAD),
+        scorer: Some(HEAD),
         parameters: 0,
         weight_bytes: 0,
         dtype: DType::F32,

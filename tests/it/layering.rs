@@ -179,6 +179,37 @@ fn the_kernels_depend_on_little() {
     }
 }
 
+/// A family of models is known in its own folder and in the one list of them, so that a further one is an addition.
+#[test]
+fn families_are_named_in_one_place() {
+    let families = ["siglip", "clip"];
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let path = source.path.to_string_lossy().into_owned();
+        let at_home = |family: &str| {
+            path == "model/family.rs"
+                || path.starts_with(&format!("model/{family}"))
+                || (family == "clip" && path.starts_with("model/open_clip"))
+                || (family == "clip" && path.starts_with("tokenize"))
+        };
+        let code: String = source
+            .text
+            .lines()
+            .map(|line| line.split("//").next().unwrap_or_default())
+            .collect::<Vec<_>>()
+            .join("\n");
+        for family in families {
+            let used = code.match_indices(&format!("{family}::")).any(|(at, _)| {
+                !code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
+            });
+            if used && !at_home(family) {
+                wrong.push(format!("{path} names {family}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn no_file_is_too_long() {
     let long: Vec<_> = ["src", "crates/kernels/src"]

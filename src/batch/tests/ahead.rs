@@ -66,10 +66,6 @@ fn picture_ids(rows: &[Pixels]) -> Vec<u32> {
 impl Tower for Pictures {
     type Input = Pixels;
 
-    fn embedding_dim(&self) -> usize {
-        2
-    }
-
     fn forward(&mut self, rows: &[Pixels]) -> Result<Vec<Embedding>, TowerError> {
         self.0.run(picture_ids(rows))
     }
@@ -82,10 +78,6 @@ impl Tower for Pictures {
 
 impl Tower for Texts {
     type Input = Tokens;
-
-    fn embedding_dim(&self) -> usize {
-        2
-    }
 
     fn forward(&mut self, rows: &[Tokens]) -> Result<Vec<Embedding>, TowerError> {
         self.0.run(rows.iter().map(|row| row.ids[0]).collect())

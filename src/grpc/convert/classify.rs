@@ -52,6 +52,7 @@ pub(in crate::grpc) fn classify_message(classified: Classified) -> proto::Classi
         model: classified.model.to_string(),
         images: classified.images.into_iter().map(image).collect(),
         usage: Some(usage(classified.usage)),
+        scoring: classified.scorer.name().to_owned(),
         timings: None,
     }
 }

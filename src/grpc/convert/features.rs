@@ -62,6 +62,7 @@ pub(in crate::grpc) fn features_message(
         tokens: wire_count(map.values.dim() / map.width.max(1)),
         width: wire_count(map.width),
         values: map.values.encoded(encoding).into(),
+        leading_tokens: wire_count(map.leading_tokens),
     };
     proto::FeaturesResponse {
         model: features.model.to_string(),

@@ -21,16 +21,23 @@ fn timm_derives_heads_and_gelu_from_the_name() {
 }
 
 #[test]
-fn images_are_squashed() {
+fn images_are_squashed_or_cropped() {
     let read = |json: &str| {
         let document = Document::parse(json.as_bytes()).expect("JSON");
         preprocessor(&document.fields(), &json!(384)).map_err(|fault| fault.0)
     };
     let json = read(r#"{"resize_mode": "squash"}"#).expect("the family's own");
     assert_eq!((&json["size"]["height"], &json["resample"]), (&json!(384), &json!(3)));
+    let cropped = read("{}").expect("CLIP's own");
+    assert_eq!(
+        (&cropped["size"]["shortest_edge"], &cropped["crop_size"]["width"]),
+        (&json!(384), &json!(384))
+    );
     for (json, expected) in [
-        ("{}", "`resize_mode` is missing; `squash` is read"),
-        (r#"{"resize_mode": "shortest"}"#, "`resize_mode` is \"shortest\"; `squash` is read"),
+        (
+            r#"{"resize_mode": "longest"}"#,
+            "`resize_mode` is \"longest\"; `shortest` or `squash` is read",
+        ),
         (
             r#"{"resize_mode": "squash", "interpolation": "nearest"}"#,
             "`interpolation` is \"nearest\"; `bicubic` or `bilinear` is read",

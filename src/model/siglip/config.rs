@@ -7,47 +7,39 @@
 
 use serde_json::Value;
 
-use super::super::{LoadError, kernels::Activation};
+use super::super::{
+    LoadError,
+    kernels::{Activation, Mask},
+    nn::{EncoderConfig, TokenConfig},
+};
 use crate::checkpoint::{
     content::ReadError,
-    fields::{Document, Fields, count},
+    fields::{Fields, count},
 };
-
-/// The shape of one encoder.
-#[derive(Debug, Clone, PartialEq)]
-pub(in crate::model) struct EncoderConfig {
-    pub(in crate::model) hidden_size: usize,
-    pub(in crate::model) intermediate_size: usize,
-    pub(in crate::model) num_hidden_layers: usize,
-    pub(in crate::model) num_attention_heads: usize,
-    pub(in crate::model) activation: Activation,
-    pub(in crate::model) layer_norm_eps: f32,
-}
 
 /// The text tower.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::model) struct TextConfig {
-    pub(in crate::model) encoder: EncoderConfig,
-    pub(in crate::model) vocab_size: usize,
-    pub(in crate::model) max_position_embeddings: usize,
-    pub(in crate::model) projection_size: usize,
+pub(super) struct TextConfig {
+    pub(super) encoder: EncoderConfig,
+    pub(super) tokens: TokenConfig,
+    pub(super) projection_size: usize,
 }
 
 /// The vision tower.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::model) struct VisionConfig {
-    pub(in crate::model) encoder: EncoderConfig,
-    pub(in crate::model) resolution: Resolution,
+pub(super) struct VisionConfig {
+    pub(super) encoder: EncoderConfig,
+    pub(super) resolution: Resolution,
     /// Positions along one side of the stored grid. Of a fixed size, a remainder that fills no patch is
     /// not read.
-    pub(in crate::model) grid: usize,
-    pub(in crate::model) patch_size: usize,
-    pub(in crate::model) use_head: bool,
+    pub(super) grid: usize,
+    pub(super) patch_size: usize,
+    pub(super) use_head: bool,
 }
 
 /// Which pictures a vision tower reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum Resolution {
+pub(super) enum Resolution {
     /// Squares of one size.
     Fixed {
         /// Pixels of a side.
@@ -59,7 +51,7 @@ pub(in crate::model) enum Resolution {
 
 impl VisionConfig {
     /// What the model type of `config.json` is called.
-    pub(in crate::model) fn family(&self) -> &'static str {
+    pub(super) fn family(&self) -> &'static str {
         match self.resolution {
             Resolution::Fixed { .. } => "siglip",
             Resolution::Naflex => "siglip2",
@@ -69,9 +61,9 @@ impl VisionConfig {
 
 /// Both towers, or the vision tower alone.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::model) struct SiglipConfig {
-    pub(in crate::model) vision: VisionConfig,
-    pub(in crate::model) text: Option<TextConfig>,
+pub(super) struct SiglipConfig {
+    pub(super) vision: VisionConfig,
+    pub(super) text: Option<TextConfig>,
 }
 
 impl SiglipConfig {
@@ -79,13 +71,11 @@ impl SiglipConfig {
     ///
     /// # Errors
     /// Names the file and the key at fault.
-    pub(in crate::model) fn parse(file: &str, json: &[u8]) -> Result<Self, LoadError> {
-        Self::of(json).map_err(|fault| LoadError::new(format!("{file}: {}", fault.0)))
+    pub(super) fn read(file: &str, root: &Fields<'_>) -> Result<Self, LoadError> {
+        Self::of(root).map_err(|fault| LoadError::new(format!("{file}: {}", fault.0)))
     }
 
-    fn of(json: &[u8]) -> Result<Self, Fault> {
-        let document = Document::parse(json)?;
-        let root = document.fields();
+    fn of(root: &Fields<'_>) -> Result<Self, Fault> {
         let model_type = root.text("model_type")?.unwrap_or_default();
         let is_naflex = model_type.starts_with("siglip2");
         match model_type {
@@ -95,8 +85,9 @@ impl SiglipConfig {
             }),
             // A stand-alone vision tower is flat; some exports nest it all the same.
             "siglip_vision_model" | "siglip2_vision_model" => {
-                let fields = root.object("vision_config")?.unwrap_or(root);
-                Ok(Self { vision: vision(&fields, is_naflex)?, text: None })
+                let fields = root.object("vision_config")?;
+                let vision = vision(fields.as_ref().unwrap_or(root), is_naflex)?;
+                Ok(Self { vision, text: None })
             }
             _ => Err(root
                 .unread(
@@ -134,6 +125,7 @@ fn encoder(fields: &Fields<'_>) -> Result<EncoderConfig, Fault> {
         num_hidden_layers: size(fields, "num_hidden_layers", 12)?,
         num_attention_heads: size(fields, "num_attention_heads", 12)?,
         activation,
+        mask: Mask::None,
         layer_norm_eps: fields.number("layer_norm_eps")?.unwrap_or(1e-6) as f32,
     };
     if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
@@ -151,8 +143,11 @@ fn encoder(fields: &Fields<'_>) -> Result<EncoderConfig, Fault> {
 fn text(fields: &Fields<'_>) -> Result<TextConfig, Fault> {
     let encoder = encoder(fields)?;
     Ok(TextConfig {
-        vocab_size: size(fields, "vocab_size", 32000)?,
-        max_position_embeddings: size(fields, "max_position_embeddings", 64)?,
+        tokens: TokenConfig {
+            vocab_size: size(fields, "vocab_size", 32000)?,
+            text_length: size(fields, "max_position_embeddings", 64)?,
+            is_padded: true,
+        },
         projection_size: size(fields, "projection_size", encoder.hidden_size)?,
         encoder,
     })

@@ -1,33 +1,30 @@
-//! Pictures to patch embeddings, token ids to token embeddings.
+//! Images to the first states of the vision tower.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
-use rayon::prelude::*;
+use candle_core::{Result, Tensor};
 
-use super::super::{LoadError, TowerError, kernels::Linear, runtime::Runtime, weights::Scope};
 use super::{
-    config::{Resolution, TextConfig, VisionConfig},
-    positions::{Grid, Positions},
+    config::{Resolution, VisionConfig},
+    positions::Positions,
 };
 use crate::{
+    model::{
+        LoadError, TowerError,
+        nn::{Patches, convolution},
+        runtime::Runtime,
+        weights::Scope,
+    },
     preprocess::{ImageSpec, Pixels},
-    tokenize::Tokens,
 };
 
-/// Mirrors transformers' [`SiglipVisionEmbeddings`], whose convolution has its kernel's size as stride and
-/// so is a product over unfolded patches, and [`Siglip2VisionEmbeddings`], which is written as one.
+/// Mirrors transformers' [`SiglipVisionEmbeddings`] and [`Siglip2VisionEmbeddings`].
 ///
 /// [`SiglipVisionEmbeddings`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
 /// [`Siglip2VisionEmbeddings`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip2/modeling_siglip2.py
 #[derive(Debug, Clone)]
 pub(super) struct PatchEmbeddings {
-    /// `[hidden_size, patch * patch * 3]`: row, column, channel, as the pixels lie in memory. Its bias is
-    /// in the positions.
-    projection: Linear,
+    patches: Patches,
+    /// The bias of the projection is in them.
     positions: Positions,
-    /// `[3][256]`: every value that a normalised pixel can have.
-    table: Vec<[f32; 256]>,
-    patch: usize,
-    runtime: Runtime,
 }
 
 impl PatchEmbeddings {
@@ -37,7 +34,6 @@ impl PatchEmbeddings {
         scope: &Scope<'_>,
     ) -> std::result::Result<Self, LoadError> {
         let (hidden, patch) = (config.encoder.hidden_size, config.patch_size);
-        let runtime = scope.runtime();
         let projection = match config.resolution {
             Resolution::Fixed { .. } => convolution(hidden, patch, scope)?,
             Resolution::Naflex => {
@@ -45,22 +41,20 @@ impl PatchEmbeddings {
             }
         };
         Ok(Self {
-            projection,
+            patches: Patches::new(projection, image, patch, scope.runtime()),
             positions: Positions::load(config, scope)?,
-            table: normalized_values(image),
-            patch,
-            runtime: runtime.clone(),
         })
     }
 
     /// The same weights, computed with elsewhere.
     pub(super) fn on(&self, runtime: &Runtime) -> Self {
-        Self { runtime: runtime.clone(), ..self.clone() }
+        Self { patches: self.patches.on(runtime), positions: self.positions.clone() }
     }
 
     /// # Errors
-    /// Fails if a picture is of a size that the tower does not take.
+    /// Fails if an image is of a size that the tower does not take.
     pub(super) fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
+        let patch = self.patches.patch();
         for row in rows {
             let (height, width) = (row.height as usize, row.width as usize);
             let (fits, wanted) = match self.positions {
@@ -68,8 +62,8 @@ impl PatchEmbeddings {
                     ((height, width) == (side, side), format!("{side} x {side}"))
                 }
                 Positions::Naflex(_) => {
-                    let whole = |side: usize| side > 0 && side.is_multiple_of(self.patch);
-                    (whole(height) && whole(width), format!("multiples of {}", self.patch))
+                    let whole = |side: usize| side > 0 && side.is_multiple_of(patch);
+                    (whole(height) && whole(width), format!("multiples of {patch}"))
                 }
             };
             if !fits || row.data.len() != height * width * 3 {
@@ -82,220 +76,14 @@ impl PatchEmbeddings {
         Ok(())
     }
 
-    /// Rows and columns of whole patches.
-    pub(super) fn grid(&self, row: &Pixels) -> Grid {
-        [row.height as usize / self.patch, row.width as usize / self.patch]
+    /// The number of patches of an image.
+    pub(super) fn tokens(&self, row: &Pixels) -> usize {
+        self.patches.grid(row).iter().product()
     }
 
     /// * `rows`: with equally many patches
     /// * returns `[batch, patches, hidden_size]`
     pub(super) fn forward(&self, rows: &[Pixels]) -> Result<Tensor> {
-        let grids: Vec<_> = rows.iter().map(|row| self.grid(row)).collect();
-        let count = grids.first().map_or(0, |[rows, columns]| rows * columns);
-        if grids.iter().any(|[rows, columns]| rows * columns != count) {
-            bail!("rows of different numbers of patches in one pass");
-        }
-        let patches = match self.runtime.device {
-            Device::Cpu => self.unfold_on_host(rows, &grids)?,
-            _ => self.unfold_on_device(rows)?,
-        };
-        self.projection.forward_residual(&patches, &self.positions.of(&grids)?)
-    }
-
-    /// Normalised pixels, gathered patch by patch in one pass: `[batch, patches, patch * patch * 3]`.
-    fn unfold_on_host(&self, rows: &[Pixels], grids: &[Grid]) -> Result<Tensor> {
-        let (run, area) = (self.patch * 3, self.patch * self.patch * 3);
-        let count = grids.first().map_or(0, |[rows, columns]| rows * columns);
-        let mut values = vec![0f32; rows.len() * count * area];
-        // About a row of patches a task.
-        let patches = values.par_chunks_mut(area).with_min_len(16).enumerate();
-        patches.for_each(|(index, patch)| {
-            let (row, [_, columns]) = (&rows[index / count], grids[index / count]);
-            let (top, left) = (index % count / columns, index % count % columns);
-            for (y, line) in patch.chunks_exact_mut(run).enumerate() {
-                let above = (top * self.patch + y) * row.width as usize;
-                let start = (above + left * self.patch) * 3;
-                let pixels = &row.data[start..start + run];
-                for (to, from) in line.chunks_exact_mut(3).zip(pixels.chunks_exact(3)) {
-                    for channel in 0..3 {
-                        to[channel] = self.table[channel][usize::from(from[channel])];
-                    }
-                }
-            }
-        });
-        Tensor::from_vec(values, (rows.len(), count, area), &Device::Cpu)
-    }
-
-    /// The same on the device, to which pixels travel as bytes.
-    fn unfold_on_device(&self, rows: &[Pixels]) -> Result<Tensor> {
-        let runs = rows.chunk_by(|a, b| (a.height, a.width) == (b.height, b.width));
-        let runs = runs.map(|run| self.unfold_alike_on_device(run)).collect::<Result<Vec<_>>>()?;
-        if let [all] = &runs[..] { Ok(all.clone()) } else { Tensor::cat(&runs, 0) }
-    }
-
-    fn unfold_alike_on_device(&self, rows: &[Pixels]) -> Result<Tensor> {
-        let Some(first) = rows.first() else { bail!("no rows") };
-        let (batch, patch) = (rows.len(), self.patch);
-        let [down, across] = self.grid(first);
-        let shape = (batch, first.height as usize, first.width as usize, 3);
-        let bytes: Vec<_> = rows.iter().map(|row| &row.data[..]).collect();
-        let pixels = self.runtime.copies.upload(&bytes, shape)?;
-        // Pixels to the right and below that fill no patch are not read.
-        let whole = pixels.narrow(1, 0, down * patch)?.narrow(2, 0, across * patch)?;
-        let patches = whole
-            .reshape((batch, down, patch, across, patch * 3))?
-            .transpose(2, 3)?
-            .reshape((batch * down * across * patch * patch, 3))?
-            .to_dtype(DType::F32)?;
-        let offset: Vec<f32> = self.table.iter().map(|values| values[0]).collect();
-        let scale: Vec<f32> =
-            self.table.iter().map(|values| (values[255] - values[0]) / 255.0).collect();
-        let offset = Tensor::new(offset, &self.runtime.device)?;
-        let scale = Tensor::new(scale, &self.runtime.device)?;
-        patches
-            .broadcast_mul(&scale)?
-            .broadcast_add(&offset)?
-            .to_dtype(self.runtime.compute)?
-            .reshape((batch, down * across, patch * patch * 3))
-    }
-}
-
-/// A patch convolution as a layer over pixels in memory's order: `[hidden, patch * patch * 3]`.
-fn convolution(
-    hidden: usize,
-    patch: usize,
-    scope: &Scope<'_>,
-) -> std::result::Result<Linear, LoadError> {
-    let area = patch * patch;
-    let kernel = scope.host("patch_embedding.weight", &[hidden, 3, patch, patch])?;
-    let mut by_pixel = Vec::with_capacity(kernel.len());
-    for kernel in kernel.chunks_exact(3 * area) {
-        by_pixel.extend((0..3 * area).map(|at| kernel[at % 3 * area + at / 3]));
-    }
-    scope.linear_of(by_pixel, None, [hidden, 3 * area])
-}
-
-/// `(value * rescale - mean) / std` for each channel and each value of a byte.
-fn normalized_values(image: &ImageSpec) -> Vec<[f32; 256]> {
-    (0..3)
-        .map(|channel| {
-            std::array::from_fn(|value| {
-                (value as f32 * image.rescale - image.mean[channel]) / image.std[channel]
-            })
-        })
-        .collect()
-}
-
-/// Mirrors transformers' [`SiglipTextEmbeddings`].
-///
-/// [`SiglipTextEmbeddings`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
-#[derive(Debug, Clone)]
-pub(super) struct TokenEmbeddings {
-    /// `[vocab_size, hidden_size]`.
-    tokens: Tensor,
-    /// `[text_length, hidden_size]`, in the compute type.
-    positions: Tensor,
-    vocab: u32,
-    length: usize,
-    runtime: Runtime,
-}
-
-impl TokenEmbeddings {
-    pub(super) fn load(
-        config: &TextConfig,
-        scope: &Scope<'_>,
-    ) -> std::result::Result<Self, LoadError> {
-        let hidden = config.encoder.hidden_size;
-        let length = config.max_position_embeddings;
-        Ok(Self {
-            tokens: scope.table("token_embedding.weight", &[config.vocab_size, hidden])?,
-            positions: scope.vector("position_embedding.weight", &[length, hidden])?,
-            vocab: u32::try_from(config.vocab_size)
-                .map_err(|_| LoadError::new("vocab_size does not fit 32 bits"))?,
-            length,
-            runtime: scope.runtime().clone(),
-        })
-    }
-
-    /// The same weights, computed with elsewhere.
-    pub(super) fn on(&self, runtime: &Runtime) -> Self {
-        Self { runtime: runtime.clone(), ..self.clone() }
-    }
-
-    /// # Errors
-    /// Fails if a text is not padded to the tower's length, or has an id outside of the vocabulary.
-    pub(super) fn check(&self, rows: &[Tokens]) -> std::result::Result<(), TowerError> {
-        for row in rows {
-            if row.ids.len() != self.length {
-                return Err(TowerError::Shape(format!(
-                    "{} ids, where the model reads {}",
-                    row.ids.len(),
-                    self.length
-                )));
-            }
-            if let Some(id) = row.ids.iter().find(|&&id| id >= self.vocab) {
-                return Err(TowerError::Shape(format!(
-                    "the id {id} in a vocabulary of {}",
-                    self.vocab
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    /// * returns `[batch, text_length, hidden_size]`
-    pub(super) fn forward(&self, rows: &[Tokens]) -> Result<Tensor> {
-        let ids: Vec<u32> = rows.iter().flat_map(|row| row.ids.iter().copied()).collect();
-        let ids = Tensor::from_vec(ids, rows.len() * self.length, &self.runtime.device)?;
-        let x = self.tokens.index_select(&ids, 0)?.to_dtype(self.runtime.compute)?;
-        if matches!(x.device(), Device::Cpu) {
-            // candle would wake threads of its own for it, beside those of the towers.
-            let positions = self.positions.flatten_all()?.to_vec1::<f32>()?;
-            let mut values = x.flatten_all()?.to_vec1::<f32>()?;
-            for row in values.chunks_exact_mut(positions.len()) {
-                row.iter_mut().zip(&positions).for_each(|(value, position)| *value += position);
-            }
-            return Tensor::from_vec(values, (rows.len(), self.length, x.dim(1)?), x.device());
-        }
-        x.reshape((rows.len(), self.length, ()))?.broadcast_add(&self.positions)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config;
-
-    #[test]
-    fn the_host_and_a_device_unfold_alike() -> Result<()> {
-        let spec =
-            br#"{"max_num_patches": 6, "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 4]}"#;
-        let spec = ImageSpec::parse_naflex(spec, 2).expect("valid");
-        let runtime = config::Model { threads: 2, ..config::Model::default() };
-        let runtime = Runtime::new(&runtime).expect("the processor is there");
-        let nothing = Tensor::zeros((1, 12), DType::F32, &Device::Cpu)?;
-        let embeddings = PatchEmbeddings {
-            projection: Linear::tensors(nothing.clone(), None),
-            positions: Positions::Fixed { side: 4, values: nothing },
-            table: normalized_values(&spec),
-            patch: 2,
-            runtime,
-        };
-        let row = |height: u32, width: u32| Pixels {
-            height,
-            width,
-            data: (0..height * width * 3).map(|at| (at * 37 % 251) as u8).collect(),
-        };
-        // The middle one has a column that fills no patch, as fixed sizes may have.
-        let rows = [row(4, 6), row(6, 5), row(6, 4), row(2, 12), row(2, 12)];
-        let grids: Vec<_> = rows.iter().map(|row| embeddings.grid(row)).collect();
-        assert_eq!(grids[..2], [[2, 3], [3, 2]]);
-        let host = embeddings.unfold_on_host(&rows, &grids)?.flatten_all()?.to_vec1::<f32>()?;
-        let device = embeddings.unfold_on_device(&rows)?;
-        assert_eq!(device.dims(), [5, 6, 12]);
-        let device = device.flatten_all()?.to_vec1::<f32>()?;
-        let most = host.iter().zip(device).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(most < 1e-6, "{most}");
-        Ok(())
+        self.patches.forward(rows, |grids| self.positions.of(grids))
     }
 }

@@ -6,12 +6,8 @@ use siglip_kernels::Element;
 use super::super::{
     LoadError,
     kernels::{Attention, LayerNorm, Linear, Mask},
+    nn::{EncoderConfig, Mlp, layer_norm, linear},
     weights::Scope,
-};
-use super::{
-    config::EncoderConfig,
-    encoder::layer_norm,
-    mlp::{Mlp, linear},
 };
 
 /// Mirrors transformers' [`SiglipMultiheadAttentionPoolingHead`], with what never changes computed once.

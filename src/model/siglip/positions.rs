@@ -1,4 +1,4 @@
-//! What tells a patch where it stands.
+//! Position embeddings of patches.
 
 use std::sync::Arc;
 
@@ -6,12 +6,9 @@ use candle_core::{Result, Tensor};
 use indexmap::IndexMap;
 use parking_lot::Mutex;
 
-use super::super::{LoadError, runtime::Runtime, weights::Scope};
+use super::super::{LoadError, nn::Grid, runtime::Runtime, weights::Scope};
 use super::config::{Resolution, VisionConfig};
 use crate::preprocess::{Filter, Resample};
-
-/// Rows and columns of patches.
-pub(super) type Grid = [usize; 2];
 
 /// A learnt vector for each place of a patch, with the patch projection's bias added in.
 #[derive(Debug, Clone)]

@@ -8,13 +8,34 @@
 pub(in crate::model) enum Names {
     /// transformers: the names that the towers ask for.
     Transformers,
-    /// open_clip, with timm's names inside of the vision tower.
+    /// open_clip.
     OpenClip {
+        /// Whose names the vision tower has.
+        vision: VisionNames,
         /// What stands before every name: nothing, or what a wrapper was called.
         prefix: &'static str,
         /// What stands before the text tower's names.
         text: &'static str,
     },
+}
+
+/// Who named the tensors of open_clip's vision tower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::model) enum VisionNames {
+    /// timm: SigLIP.
+    Timm,
+    /// open_clip itself: CLIP.
+    OpenClip,
+}
+
+impl VisionNames {
+    /// A tensor that every such tower has.
+    fn kernel(self) -> &'static str {
+        match self {
+            Self::Timm => "visual.trunk.patch_embed.proj.weight",
+            Self::OpenClip => "visual.conv1.weight",
+        }
+    }
 }
 
 /// Which rows of a stored tensor are meant.
@@ -61,22 +82,39 @@ impl Names {
     /// The names of open_clip as a file has them: bare, or behind the name of a wrapper.
     pub(in crate::model) fn open_clip(contains: impl Fn(&str) -> bool) -> Self {
         // `module.` is left by distributed training, `model.` by classes that wrap open_clip's.
-        let prefix = ["", "module.", "model."]
-            .into_iter()
-            .find(|prefix| contains(&format!("{prefix}visual.trunk.patch_embed.proj.weight")))
-            .unwrap_or_default();
+        let known = ["", "module.", "model."].into_iter().flat_map(|prefix| {
+            [VisionNames::Timm, VisionNames::OpenClip].map(|vision| (prefix, vision))
+        });
+        let found =
+            { known }.find(|(prefix, vision)| contains(&format!("{prefix}{}", vision.kernel())));
+        let (prefix, vision) = found.unwrap_or(("", VisionNames::Timm));
         // Models that are no `CustomTextCLIP` have the text tower's parameters at the root.
         let text =
             if contains(&format!("{prefix}text.positional_embedding")) { "text." } else { "" };
-        Self::OpenClip { prefix, text }
+        Self::OpenClip { vision, prefix, text }
     }
 
     /// * `name`: as transformers has it
     /// * `contains`: whether a stored tensor has that name
     pub(super) fn source(&self, name: &str, contains: impl Fn(&str) -> bool) -> Source {
-        let Self::OpenClip { prefix, text } = self else { return Source::of(name.to_owned()) };
+        let Self::OpenClip { vision, prefix, text } = self else {
+            return Source::of(name.to_owned());
+        };
         if let Some(rest) = name.strip_prefix("vision_model.") {
-            return vision(&format!("{prefix}visual.trunk."), rest);
+            return match vision {
+                VisionNames::Timm => of_timm(&format!("{prefix}visual.trunk."), rest),
+                VisionNames::OpenClip => clip_vision(&format!("{prefix}visual."), rest),
+            };
+        }
+        // CLIP's projections are bare parameters, applied from the right.
+        match name {
+            "visual_projection.weight" => {
+                return Source::Transposed(format!("{prefix}visual.proj"));
+            }
+            "text_projection.weight" => {
+                return Source::Transposed(format!("{prefix}{text}text_projection"));
+            }
+            _ => {}
         }
         match name.strip_prefix("text_model.") {
             Some(rest) => text_tower(&format!("{prefix}{text}"), rest, contains),
@@ -86,7 +124,7 @@ impl Names {
 }
 
 /// timm's `VisionTransformer` with attention pooling.
-fn vision(prefix: &str, name: &str) -> Source {
+fn of_timm(prefix: &str, name: &str) -> Source {
     if let Some(kind) = name.strip_prefix("head.attention.in_proj_") {
         return Source::Stored(vec![
             (format!("{prefix}attn_pool.q.{kind}"), Rows::Thirds(1)),
@@ -115,6 +153,30 @@ fn vision(prefix: &str, name: &str) -> Source {
     ))
 }
 
+/// open_clip's `VisionTransformer`.
+fn clip_vision(prefix: &str, name: &str) -> Source {
+    if let Some(packed) = packed(name, "transformer.resblocks", "attn.in_proj_") {
+        return packed.below(prefix);
+    }
+    let heads = [
+        ("embeddings.class_embedding", "class_embedding"),
+        ("embeddings.position_embedding.weight", "positional_embedding"),
+        ("embeddings.patch_embedding.", "conv1."),
+        ("pre_layrnorm.", "ln_pre."),
+        ("post_layernorm.", "ln_post."),
+        ("encoder.layers.", "transformer.resblocks."),
+    ];
+    Source::of(format!("{prefix}{}", renamed(name, &heads, &RESIDUAL_BLOCK)))
+}
+
+/// What open_clip calls the parts of a layer.
+const RESIDUAL_BLOCK: [(&str, &str); 4] = [
+    (".layer_norm", ".ln_"),
+    (".self_attn.out_proj.", ".attn.out_proj."),
+    (".mlp.fc1.", ".mlp.c_fc."),
+    (".mlp.fc2.", ".mlp.c_proj."),
+];
+
 /// open_clip's `TextTransformer`.
 fn text_tower(prefix: &str, name: &str, contains: impl Fn(&str) -> bool) -> Source {
     if let Some(packed) = packed(name, "transformer.resblocks", "attn.in_proj_") {
@@ -142,12 +204,7 @@ fn text_tower(prefix: &str, name: &str, contains: impl Fn(&str) -> bool) -> Sour
                 ("final_layer_norm.", "ln_final."),
                 ("encoder.layers.", "transformer.resblocks."),
             ],
-            &[
-                (".layer_norm", ".ln_"),
-                (".self_attn.out_proj.", ".attn.out_proj."),
-                (".mlp.fc1.", ".mlp.c_fc."),
-                (".mlp.fc2.", ".mlp.c_proj."),
-            ],
+            &RESIDUAL_BLOCK,
         )
     ))
 }
@@ -186,7 +243,7 @@ mod tests {
     use super::*;
 
     fn source(name: &str) -> Source {
-        let names = Names::OpenClip { prefix: "", text: "text." };
+        let names = Names::OpenClip { vision: VisionNames::Timm, prefix: "", text: "text." };
         names.source(name, |stored| stored == "text.text_projection.weight")
     }
 
@@ -258,9 +315,42 @@ mod tests {
     }
 
     #[test]
+    fn clip_has_names_of_its_own() {
+        let names = Names::open_clip(|name| name == "visual.conv1.weight");
+        let source = |name| names.source(name, |_| true);
+        for (ours, theirs) in [
+            ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
+            ("vision_model.embeddings.patch_embedding.weight", "visual.conv1.weight"),
+            ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
+            ("vision_model.pre_layrnorm.bias", "visual.ln_pre.bias"),
+            (
+                "vision_model.encoder.layers.3.mlp.fc2.weight",
+                "visual.transformer.resblocks.3.mlp.c_proj.weight",
+            ),
+            ("text_model.final_layer_norm.bias", "ln_final.bias"),
+            ("logit_scale", "logit_scale"),
+        ] {
+            assert_eq!(source(ours), stored(theirs, Rows::All), "{ours}");
+        }
+        assert_eq!(
+            source("vision_model.encoder.layers.2.self_attn.v_proj.weight"),
+            stored("visual.transformer.resblocks.2.attn.in_proj_weight", Rows::Third(2))
+        );
+        assert_eq!(
+            source("visual_projection.weight"),
+            Source::Transposed("visual.proj".to_owned())
+        );
+        assert_eq!(
+            source("text_projection.weight"),
+            Source::Transposed("text_projection".to_owned())
+        );
+    }
+
+    #[test]
     fn prefixes_are_found() {
         let names = Names::open_clip(|name| name.starts_with("module.visual."));
-        assert_eq!(names, Names::OpenClip { prefix: "module.", text: "" });
+        let vision = VisionNames::Timm;
+        assert_eq!(names, Names::OpenClip { vision, prefix: "module.", text: "" });
         assert_eq!(
             names.source("text_model.final_layer_norm.bias", |_| true),
             stored("module.ln_final.bias", Rows::All)

@@ -30,6 +30,8 @@ use crate::{
 
 /// Patches of each picture of an npy answer, rows and columns.
 const GRID: HeaderName = HeaderName::from_static("x-siglip-grid");
+/// Tokens of a map before those of the patches.
+const LEADING_TOKENS: HeaderName = HeaderName::from_static("x-siglip-leading-tokens");
 /// The hidden state of a binary answer, counted from the start.
 const LAYER: HeaderName = HeaderName::from_static("x-siglip-layer");
 /// The model that gave a binary answer.
@@ -110,6 +112,7 @@ fn headers(features: &Features, layout: Layout) -> Result<HeaderMap, Error> {
         let grid = HeaderValue::from_str(&format!("{rows}x{columns}")).map_err(Error::internal)?;
         headers.insert(GRID, grid);
     }
+    headers.insert(LEADING_TOKENS, HeaderValue::from(leading_tokens(features)));
     Ok(headers)
 }
 
@@ -165,9 +168,18 @@ fn about(features: &Features) -> Map<String, serde_json::Value> {
         Tap::LastHiddenState => ("last_hidden_state", None),
         Tap::HiddenState(layer) => ("hidden_state", Some(layer)),
     };
-    let about =
-        [("model", json!(&*features.model)), ("output", json!(output)), ("layer", json!(layer))];
+    let about = [
+        ("model", json!(&*features.model)),
+        ("output", json!(output)),
+        ("layer", json!(layer)),
+        ("leading_tokens", json!(leading_tokens(features))),
+    ];
     about.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// Tokens of each map before those of the patches.
+fn leading_tokens(features: &Features) -> usize {
+    features.maps.first().map_or(0, |map| map.leading_tokens)
 }
 
 /// The same for safetensors, whose metadata are texts; `grids` is JSON.

@@ -71,7 +71,10 @@ fn pieces(
 fn head(scored: &Scored) -> Result<Bytes, Error> {
     let model = serde_json::to_string(&*scored.model).map_err(Error::internal)?;
     let (rows, columns) = (scored.rows(), scored.columns());
-    Ok(Bytes::from(format!("{{\"model\":{model},\"shape\":[{rows},{columns}]")))
+    let scoring = scored.scorer().name();
+    Ok(Bytes::from(format!(
+        "{{\"model\":{model},\"scoring\":\"{scoring}\",\"shape\":[{rows},{columns}]"
+    )))
 }
 
 /// Computes and writes one chunk of one matrix.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::tokenize::{Scheme, TextLayout};
 
 const V1: TextNormalization = TextNormalization::Canonical { lower_case: true };
 
@@ -7,7 +8,8 @@ fn choose(
     class: Class,
     cleaning: Option<Cleaning>,
 ) -> TextNormalization {
-    let options = TokenizerOptions { text_length: 64, vocab_size: 32000, normalization, cleaning };
+    let layout = TextLayout { text_length: 64, vocab_size: 32000, scheme: Scheme::Padded };
+    let options = TokenizerOptions { layout, normalization, cleaning };
     TextNormalization::choose(options, class, None)
 }
 

@@ -36,7 +36,7 @@ fn every_stage_agrees() {
     };
     assert_close("image embeddings", &flat(&images), &expected.floats("vision.pooled").1);
     assert_close("text embeddings", &flat(&texts), &expected.floats("text.pooled").1);
-    let head = model.card.pair_head.expect("both towers");
+    let head = model.card.scorer.expect("both towers");
     let logits: Vec<f32> =
         cosines(&images, &texts).into_iter().map(|cosine| head.logit(cosine)).collect();
     assert_close("logits", &logits, &expected.floats("logits").1);

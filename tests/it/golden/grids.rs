@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use image::{ImageFormat, RgbImage};
 use siglip_server::{
-    model::{Siglip, Tower},
+    model::{ResidentModel, Tower},
     preprocess::{self, Decoding, ImageLimits, ImageSpec, Pixels, TargetSize},
 };
 
@@ -45,7 +45,7 @@ fn with_patches(spec: &ImageSpec, count: u32) -> ImageSpec {
 fn patch_size(spec: &ImageSpec) -> usize {
     match spec.size {
         TargetSize::Patches { patch_size, .. } => patch_size as usize,
-        TargetSize::Fixed { .. } => panic!("a fixed size"),
+        other => panic!("one size: {other:?}"),
     }
 }
 
@@ -109,7 +109,7 @@ pub(super) fn check(judge: &Judge, name: &str) {
 }
 
 /// The numbers of patches that a request may choose.
-fn check_resolutions(judge: &Judge, model: &mut Siglip, expected: &Reference) {
+fn check_resolutions(judge: &Judge, model: &mut ResidentModel, expected: &Reference) {
     let chosen: Vec<_> =
         expected.names().into_iter().filter(|n| n.starts_with("pooled_at")).collect();
     assert_eq!(chosen.len(), 3);

@@ -1,7 +1,7 @@
 //! Pictures in variable resolution, against transformers' padded and masked batches.
 
 use siglip_server::{
-    model::{Siglip, Tower, TowerError},
+    model::{ResidentModel, Tower, TowerError},
     preprocess::Pixels,
 };
 
@@ -10,7 +10,7 @@ use super::{
     reference::{Judge, Reference},
 };
 
-fn open(name: &str) -> (Siglip, Reference) {
+fn open(name: &str) -> (ResidentModel, Reference) {
     Judge::strict().open(name)
 }
 
@@ -37,7 +37,7 @@ fn a_vision_tower_alone_f16() {
 fn pictures_of_broken_patches_are_refused() {
     let (mut model, expected) = open("naflex-down");
     let row = pictures(&expected, &model.image).swap_remove(0);
-    let refused = |row: Pixels, model: &mut Siglip| match model.vision.forward(&[row]) {
+    let refused = |row: Pixels, model: &mut ResidentModel| match model.vision.forward(&[row]) {
         Err(TowerError::Shape(message)) => message,
         other => panic!("{other:?}"),
     };

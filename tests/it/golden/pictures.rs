@@ -14,7 +14,7 @@ const LIMITS: ImageLimits =
 const WHOLE_JPEG_LEVELS: u8 = 24;
 
 /// The largest difference in levels of 255.
-fn levels(bytes: &[u8], spec: &ImageSpec, expected: &[u8]) -> u8 {
+pub(super) fn levels(bytes: &[u8], spec: &ImageSpec, expected: &[u8]) -> u8 {
     let prepared =
         preprocess::prepare(bytes, spec, &LIMITS, Decoding::Full).expect("a valid picture");
     assert_eq!(prepared.pixels.data.len(), expected.len());

@@ -7,7 +7,7 @@ use safetensors::{Dtype, SafeTensors};
 use siglip_server::{
     config,
     embedding::Embedding,
-    model::{self, Siglip, siglip::Stages},
+    model::{self, ResidentModel, Stages},
     preprocess::Pixels,
     tokenize::Tokens,
 };
@@ -27,7 +27,7 @@ pub(super) fn folder() -> PathBuf {
 }
 
 /// Loads a checkpoint in concrete types: `demo`, or a folder, of which a relative one lies here.
-pub(super) fn load(source: &str) -> Siglip {
+pub(super) fn load(source: &str) -> ResidentModel {
     Judge::strict().load(source)
 }
 
@@ -75,16 +75,16 @@ impl Judge {
     }
 
     /// See [`load`].
-    pub(super) fn load(&self, source: &str) -> Siglip {
+    pub(super) fn load(&self, source: &str) -> ResidentModel {
         let path = folder().join(source);
         let source =
             if source == "demo" { source.to_owned() } else { path.to_string_lossy().into() };
         let config = config::Model { source, ..self.model.clone() };
-        model::load_siglip(&config).unwrap_or_else(|error| panic!("{error}"))
+        model::load_resident(&config).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// A checkpoint and its outputs.
-    pub(super) fn open(&self, name: &str) -> (Siglip, Reference) {
+    pub(super) fn open(&self, name: &str) -> (ResidentModel, Reference) {
         (self.load(name), Reference::open(&format!("{name}/expected.safetensors")))
     }
 
@@ -216,9 +216,14 @@ impl Reference {
         values.chunks_exact(tensor.shape()[1]).map(<[u32]>::to_vec).collect()
     }
 
-    /// The stored ids, ready for a tower.
+    /// The stored ids, ready for a tower: without the padding where the file says how long each text is.
     pub(super) fn tokens(&self) -> Vec<Tokens> {
-        self.ids().into_iter().map(|ids| tokens(&ids)).collect()
+        let mut ids = self.ids();
+        if self.has("lengths") {
+            let lengths = self.integers("lengths");
+            ids.iter_mut().zip(lengths).for_each(|(ids, length)| ids.truncate(length[0] as usize));
+        }
+        ids.iter().map(|ids| tokens(ids)).collect()
     }
 
     /// Compares every stage; see [`Judge::stages`].

@@ -2,7 +2,7 @@
 
 use siglip_server::{
     embedding::Embedding,
-    model::{PairHead, Siglip, Tap, Tower},
+    model::{ResidentModel, Scorer, Tap, Tower},
     preprocess::Pixels,
 };
 
@@ -22,12 +22,12 @@ pub(super) fn check(judge: &Judge, name: &str) {
 /// Compares the text tower, where there is one, and the scores of `images`.
 pub(super) fn check_texts(
     judge: &Judge,
-    model: Siglip,
+    model: ResidentModel,
     (expected, images): (&Reference, &[Embedding]),
 ) {
     let Some(mut text) = model.text else {
         assert!(!expected.has("text.pooled") && model.tokenizer.is_none());
-        assert!(model.card.pair_head.is_none() && model.card.text_length.is_none());
+        assert!(model.card.scorer.is_none() && model.card.text_length.is_none());
         return;
     };
     let tokenizer = model.tokenizer.expect("goes with the tower");
@@ -41,20 +41,24 @@ pub(super) fn check_texts(
     judge.stages(expected, "text", &text.stages(&rows).expect("valid texts"));
     let texts = text.forward(&rows).expect("valid texts");
     judge.close("text embeddings", &flat(&texts), &expected.floats("text.pooled").1);
-    let head = model.card.pair_head.expect("goes with the tower");
+    let head = model.card.scorer.expect("goes with the tower");
     check_scores(judge, (expected, head), (images, &texts));
 }
 
-fn check_scores(
+pub(super) fn check_scores(
     judge: &Judge,
-    (expected, head): (&Reference, PairHead),
+    (expected, head): (&Reference, Scorer),
     (images, texts): (&[Embedding], &[Embedding]),
 ) {
     let cosines = cosines(images, texts);
     let logits: Vec<f32> = cosines.iter().map(|&cosine| head.logit(cosine)).collect();
     judge.close("logits", &logits, &expected.floats("logits").1);
-    let probabilities: Vec<f32> = cosines.iter().map(|&cosine| head.probability(cosine)).collect();
+    let mut probabilities = logits.clone();
+    probabilities.chunks_exact_mut(texts.len()).for_each(|row| head.probabilities(row));
     judge.close("probabilities", &probabilities, &expected.floats("probabilities").1);
+    if head.pair_probability(0.0).is_none() {
+        return;
+    }
     // The loss of the paper over the square of the first pairs, as `SiglipModel.forward` gives it.
     let count = images.len().min(texts.len());
     let mut sum = 0.0;

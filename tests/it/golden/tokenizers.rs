@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
 use siglip_server::{
     config::TextNormalization,
-    tokenize::{TextTokenizer, TokenizerFiles, TokenizerOptions},
+    tokenize::{Scheme, TextLayout, TextTokenizer, TokenizerFiles, TokenizerOptions},
 };
 
 use super::reference::folder;
@@ -14,7 +14,8 @@ const GEMMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/golden/gemma/to
 
 fn options(text_length: usize, vocab_size: usize) -> TokenizerOptions {
     let normalization = TextNormalization::Auto;
-    TokenizerOptions { text_length, vocab_size, normalization, cleaning: None }
+    let layout = TextLayout { text_length, vocab_size, scheme: Scheme::Padded };
+    TokenizerOptions { layout, normalization, cleaning: None }
 }
 
 fn ids(tokenizer: &TextTokenizer, text: &str) -> Vec<u32> {

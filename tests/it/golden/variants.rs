@@ -5,7 +5,7 @@ use std::fs;
 use siglip_server::{
     config,
     embedding::Embedding,
-    model::{self, Siglip, Tower, TowerError},
+    model::{self, ResidentModel, Tower, TowerError},
     preprocess::Pixels,
 };
 
@@ -14,7 +14,7 @@ use super::{
     stages::{self, flat},
 };
 
-fn open(name: &str) -> (Siglip, Reference) {
+fn open(name: &str) -> (ResidentModel, Reference) {
     Judge::strict().open(name)
 }
 
@@ -74,7 +74,7 @@ fn threads_do_not_change_a_row() {
     let (mut one, expected) = open("tiny");
     let source = reference::folder().join("tiny").to_string_lossy().into_owned();
     let config = config::Model { source, threads: 3, ..config::Model::default() };
-    let mut three = model::load_siglip(&config).expect("the same checkpoint");
+    let mut three = model::load_resident(&config).expect("the same checkpoint");
     let pixels = expected.pixels();
     let (a, b) = (one.vision.forward(&pixels), three.vision.forward(&pixels));
     assert!(difference(&flat(&a.expect("valid")), &flat(&b.expect("valid"))) <= 1e-6);
@@ -89,7 +89,7 @@ fn every_set_of_instructions_agrees() {
             let source = reference::folder().join(name).to_string_lossy().into_owned();
             let cpu_features: config::CpuFeatures = cpu_features.parse().expect("a set");
             let config = config::Model { source, cpu_features, ..config::Model::default() };
-            let mut model = match model::load_siglip(&config) {
+            let mut model = match model::load_resident(&config) {
                 Ok(model) => model,
                 Err(error) => {
                     assert_eq!(error.to_string(), format!("this processor has no {cpu_features}"));
@@ -138,7 +138,7 @@ fn narrow_weights_stay_close() {
             let expected = Reference::open(&format!("{name}/expected.safetensors"));
             let source = reference::folder().join(name).to_string_lossy().into_owned();
             let config = config::Model { source, dtype, cpu_features, ..config::Model::default() };
-            let mut model = model::load_siglip(&config).expect("any type");
+            let mut model = model::load_resident(&config).expect("any type");
             let images = model.vision.forward(&expected.pixels()).expect("valid pictures");
             let mut worst = least_cosine(&images, &expected.floats("vision.pooled"));
             if let Some(mut text) = model.text {
@@ -167,7 +167,8 @@ fn a_type_that_agrees_too_little_is_refused() {
         min_agreement: Some(least.parse().expect("a cosine")),
         ..config::Model::default()
     };
-    let load = |model: &config::Model| model::load_siglip(model).map(|model| model.card.agreement);
+    let load =
+        |model: &config::Model| model::load_resident(model).map(|model| model.card.agreement);
     let error = load(&model("int8", "cpu", "1")).expect_err("rounded").to_string();
     let (before, after) =
         ("the least cosine between embeddings in int8 and in f32 is 0.99", "below the 1 of");
@@ -194,13 +195,11 @@ fn padding_is_part_of_the_model() {
     let (model, expected) = open("tiny");
     let mut text = model.text.expect("both towers");
     let ids = expected.ids().swap_remove(0);
-    let embed = |text: &mut siglip_server::model::siglip::Text, ids: &[u32]| {
-        text.forward(&[tokens(ids)]).expect("valid ids").swap_remove(0)
-    };
-    let right = embed(&mut text, &ids);
+    let mut embed = |ids: &[u32]| text.forward(&[tokens(ids)]).expect("valid ids").swap_remove(0);
+    let right = embed(&ids);
     // The model config's own pad id, which is wrong here as in the published files.
     let padded_with_one: Vec<u32> = ids.iter().map(|&id| if id == 0 { 1 } else { id }).collect();
-    assert!(difference(embed(&mut text, &padded_with_one).as_slice(), right.as_slice()) > 0.01);
+    assert!(difference(embed(&padded_with_one).as_slice(), right.as_slice()) > 0.01);
     // What transformers gives for the same ids without their padding, and with a mask over it.
     let wrong = Reference::open("tiny/mistakes.safetensors");
     for mistake in ["unpadded", "masked", "padded_with_one"] {

@@ -32,7 +32,7 @@ async fn matching_pairs_are_near_one_and_others_near_zero() {
     }
     let mut keys: Vec<_> = answer.as_object().expect("an object").keys().collect();
     keys.sort();
-    assert_eq!(keys, ["cosine", "logit", "model", "probability", "shape", "usage"]);
+    assert_eq!(keys, ["cosine", "logit", "model", "probability", "scoring", "shape", "usage"]);
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 use super::*;
+use crate::checkpoint::fields::Document;
 
-fn parse(json: &str) -> Result<SiglipConfig, String> {
-    SiglipConfig::parse("config.json", json.as_bytes()).map_err(|error| error.to_string())
+pub(super) fn parse(json: &str) -> Result<SiglipConfig, String> {
+    let document = Document::parse(json.as_bytes());
+    let document = document.map_err(|error| format!("config.json: {error}"))?;
+    SiglipConfig::read("config.json", &document.fields()).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -11,7 +14,7 @@ fn a_sparse_config_means_the_defaults() {
         "vision_config": {"image_size": 512, "model_type": "siglip_vision_model"}}"#;
     let config = parse(json).expect("a published file");
     let text = config.text.expect("both towers");
-    assert_eq!((text.vocab_size, text.max_position_embeddings), (256_000, 64));
+    assert_eq!((text.tokens.vocab_size, text.tokens.text_length), (256_000, 64));
     assert_eq!(text.projection_size, 768);
     assert_eq!(
         (config.vision.resolution, config.vision.grid),
@@ -51,7 +54,7 @@ fn what_is_at_fault_is_named() {
         ("{}", "model_type"),
         (r#"{"model_type": "clip"}"#, "`model_type` is \"clip\"; `siglip`, `siglip2`,"),
         (
-            r#"{"model_type": "siglip", "vision_config": {"hidden_act": "quick_gelu"}}"#,
+            r#"{"model_type": "siglip", "vision_config": {"hidden_act": "relu"}}"#,
             "vision_config.hidden_act",
         ),
         (
@@ -98,7 +101,7 @@ fn naflex_counts_positions_and_has_no_image_size() {
     let config = parse(json).expect("a sparse file");
     assert_eq!((config.vision.resolution, config.vision.grid), (Resolution::Naflex, 16));
     assert_eq!((config.vision.patch_size, config.vision.family()), (16, "siglip2"));
-    assert_eq!(config.text.expect("both towers").vocab_size, 256_000);
+    assert_eq!(config.text.expect("both towers").tokens.vocab_size, 256_000);
     let json = r#"{"model_type": "siglip2", "text_config": {"projection_size": 1152},
         "vision_config": {"hidden_size": 1152, "num_attention_heads": 16, "image_size": 7,
         "num_patches": 1024, "patch_size": [14, 14], "spatial_merge_size": 2}}"#;

@@ -1,26 +1,26 @@
-//! The MLP of an encoder layer and of the pooling head.
+//! The MLP of an encoder layer and of a pooling head.
 
 use candle_core::{Result, Tensor};
 
-use super::super::{
+use super::encoder::EncoderConfig;
+use crate::model::{
     LoadError,
     kernels::{Activation, Linear},
     weights::Scope,
 };
-use super::config::EncoderConfig;
 
-/// Mirrors transformers' [`SiglipMLP`].
+/// Mirrors transformers' [`CLIPMLP`], which is SigLIP's as well.
 ///
-/// [`SiglipMLP`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
+/// [`CLIPMLP`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/clip/modeling_clip.py
 #[derive(Debug, Clone)]
-pub(super) struct Mlp {
+pub(in crate::model) struct Mlp {
     fc1: Linear,
     fc2: Linear,
     activation: Activation,
 }
 
 impl Mlp {
-    pub(super) fn load(
+    pub(in crate::model) fn load(
         config: &EncoderConfig,
         scope: &Scope<'_>,
     ) -> std::result::Result<Self, LoadError> {
@@ -33,14 +33,14 @@ impl Mlp {
     }
 
     /// `residual + fc2(gelu(fc1(x)))`, all of `[.., hidden_size]`.
-    pub(super) fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    pub(in crate::model) fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let inner = self.fc1.forward_activated(x, self.activation)?;
         self.fc2.forward_residual(&inner, residual)
     }
 }
 
 /// A layer under the names that `torch.nn.Linear` gives its parameters.
-pub(super) fn linear(
+pub(in crate::model) fn linear(
     scope: &Scope<'_>,
     out: usize,
     width: usize,

@@ -1,13 +1,29 @@
-//! The stack of pre-norm transformer layers that both towers share.
+//! A stack of pre-norm transformer layers.
 
 use candle_core::{Result, Tensor};
 
-use super::super::{LoadError, kernels::LayerNorm, weights::Scope};
-use super::{attention::SelfAttention, config::EncoderConfig, mlp::Mlp};
+use super::{mlp::Mlp, self_attention::SelfAttention};
+use crate::model::{
+    LoadError,
+    kernels::{Activation, LayerNorm, Mask},
+    weights::Scope,
+};
 
-/// Mirrors transformers' [`SiglipEncoderLayer`].
+/// The shape of one encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::model) struct EncoderConfig {
+    pub(in crate::model) hidden_size: usize,
+    pub(in crate::model) intermediate_size: usize,
+    pub(in crate::model) num_hidden_layers: usize,
+    pub(in crate::model) num_attention_heads: usize,
+    pub(in crate::model) activation: Activation,
+    pub(in crate::model) mask: Mask,
+    pub(in crate::model) layer_norm_eps: f32,
+}
+
+/// Mirrors transformers' [`CLIPEncoderLayer`], which is SigLIP's as well.
 ///
-/// [`SiglipEncoderLayer`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
+/// [`CLIPEncoderLayer`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/clip/modeling_clip.py
 #[derive(Debug, Clone)]
 struct EncoderLayer {
     layer_norm1: LayerNorm,
@@ -38,16 +54,16 @@ impl EncoderLayer {
     }
 }
 
-/// Mirrors transformers' [`SiglipEncoder`].
+/// Mirrors transformers' [`CLIPEncoder`], which is SigLIP's as well.
 ///
-/// [`SiglipEncoder`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
+/// [`CLIPEncoder`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/clip/modeling_clip.py
 #[derive(Debug, Clone)]
-pub(super) struct Encoder {
+pub(in crate::model) struct Encoder {
     layers: Vec<EncoderLayer>,
 }
 
 impl Encoder {
-    pub(super) fn load(
+    pub(in crate::model) fn load(
         config: &EncoderConfig,
         scope: &Scope<'_>,
     ) -> std::result::Result<Self, LoadError> {
@@ -61,7 +77,7 @@ impl Encoder {
     /// What [`Encoder::load`] and [`Encoder::forward`] give, with one layer in memory at a time.
     ///
     /// * `states`: of each row, `[1, tokens, hidden_size]`
-    pub(super) fn once(
+    pub(in crate::model) fn once(
         config: &EncoderConfig,
         scope: &Scope<'_>,
         mut states: Vec<Tensor>,
@@ -76,13 +92,13 @@ impl Encoder {
 
     /// * `x`: `[batch, tokens, hidden_size]`
     /// * returns the last layer's output, of the same shape
-    pub(super) fn forward(&self, x: Tensor) -> Result<Tensor> {
+    pub(in crate::model) fn forward(&self, x: Tensor) -> Result<Tensor> {
         self.layers.iter().try_fold(x, |x, layer| layer.forward(&x))
     }
 
     /// The last token of [`Encoder::forward`]: `[batch, 1, hidden_size]`. No other token of the last
     /// layer is read by anyone, so none is computed.
-    pub(super) fn forward_last(&self, x: Tensor) -> Result<Tensor> {
+    pub(in crate::model) fn forward_last(&self, x: Tensor) -> Result<Tensor> {
         let Some((last, before)) = self.layers.split_last() else {
             return x.narrow(1, x.dim(1)? - 1, 1);
         };
@@ -91,7 +107,7 @@ impl Encoder {
     }
 
     /// `x` and every layer's output, in order: what transformers calls `hidden_states`.
-    pub(super) fn hidden_states(&self, x: Tensor) -> Result<Vec<Tensor>> {
+    pub(in crate::model) fn hidden_states(&self, x: Tensor) -> Result<Vec<Tensor>> {
         let mut states = Vec::with_capacity(self.layers.len() + 1);
         self.visit(x, self.layers.len(), |_, state| {
             states.push(state.clone());
@@ -104,7 +120,7 @@ impl Encoder {
     /// is number 0.
     ///
     /// * returns the last state shown
-    pub(super) fn visit(
+    pub(in crate::model) fn visit(
         &self,
         x: Tensor,
         depth: usize,
@@ -120,13 +136,13 @@ impl Encoder {
     }
 
     /// The number of layers.
-    pub(super) fn depth(&self) -> usize {
+    pub(in crate::model) fn depth(&self) -> usize {
         self.layers.len()
     }
 }
 
 /// A norm under the names that `torch.nn.LayerNorm` gives its parameters.
-pub(super) fn layer_norm(
+pub(in crate::model) fn layer_norm(
     config: &EncoderConfig,
     scope: &Scope<'_>,
 ) -> std::result::Result<LayerNorm, LoadError> {

@@ -2,16 +2,16 @@
 
 use candle_core::{Result, Tensor};
 
-use super::super::{
+use super::{encoder::EncoderConfig, mlp::linear};
+use crate::model::{
     LoadError,
-    kernels::{Attention, Linear, Mask},
+    kernels::{Attention, Linear},
     weights::Scope,
 };
-use super::{config::EncoderConfig, mlp::linear};
 
-/// Mirrors transformers' [`SiglipAttention`], with Q, K and V as one product.
+/// Mirrors transformers' [`CLIPAttention`], which is SigLIP's as well, with Q, K and V as one product.
 ///
-/// [`SiglipAttention`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
+/// [`CLIPAttention`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/clip/modeling_clip.py
 #[derive(Debug, Clone)]
 pub(super) struct SelfAttention {
     /// `[3 * hidden_size, hidden_size]`: Q above K above V.
@@ -45,7 +45,7 @@ impl SelfAttention {
             out: linear(&scope.at("out_proj"), hidden, hidden)?,
             attention: Attention::new(
                 config.num_attention_heads,
-                Mask::None,
+                config.mask,
                 runtime.level,
                 runtime.element,
             ),

@@ -32,7 +32,7 @@ pub struct Stages {
 }
 
 impl Stages {
-    pub(super) fn new(
+    pub(in crate::model) fn new(
         hidden_states: &[Tensor],
         last_hidden_state: &Tensor,
         pooled: &Tensor,
@@ -53,12 +53,12 @@ fn stage(tensor: &Tensor) -> Result<Stage> {
 /// One row of a batch of token maps, flat and row-major.
 ///
 /// * `states`: `[batch, tokens, hidden_size]`, or `[batch, embedding_dim]`
-pub(super) fn row(states: &Tensor, index: usize) -> Result<Embedding> {
+pub(in crate::model) fn row(states: &Tensor, index: usize) -> Result<Embedding> {
     Ok(Embedding::new(stage(&states.narrow(0, index, 1)?)?.values))
 }
 
 /// The last of the hidden states, of which there is always one.
-pub(super) fn last(hidden_states: &[Tensor]) -> Result<&Tensor> {
+pub(in crate::model) fn last(hidden_states: &[Tensor]) -> Result<&Tensor> {
     match hidden_states.last() {
         Some(last) => Ok(last),
         None => bail!("an encoder without hidden states"),
@@ -69,7 +69,7 @@ pub(super) fn last(hidden_states: &[Tensor]) -> Result<&Tensor> {
 ///
 /// * `tokens`: of a row
 /// * `pass`: gives `[batch, embedding_dim]`
-pub(super) fn in_passes<T: Clone + Sync>(
+pub(in crate::model) fn in_passes<T: Clone + Sync>(
     runtime: &Runtime,
     rows: &[T],
     tokens: usize,
@@ -81,7 +81,7 @@ pub(super) fn in_passes<T: Clone + Sync>(
 }
 
 /// The same passes begun on a device, which gives their results later.
-pub(super) fn begin<T: Clone>(
+pub(in crate::model) fn begin<T: Clone>(
     runtime: &Runtime,
     rows: &[T],
     tokens: usize,
@@ -121,7 +121,7 @@ fn embeddings(pooled: &[(Vec<f32>, usize)], count: usize) -> Result<Vec<Embeddin
 ///
 /// # Errors
 /// Fails for a row without an output.
-pub(super) fn every(outputs: Vec<Option<Embedding>>) -> Result<Vec<Embedding>> {
+pub(in crate::model) fn every(outputs: Vec<Option<Embedding>>) -> Result<Vec<Embedding>> {
     let count = outputs.len();
     let found: Vec<_> = outputs.into_iter().flatten().collect();
     if found.len() < count {

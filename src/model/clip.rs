@@ -1,0 +1,104 @@
+//! CLIP: OpenAI's, and those that are trained like it.
+
+mod config;
+mod text;
+mod vision;
+
+use self::{config::ClipConfig, text::Text, vision::Vision};
+use super::{
+    LoadError, Scorer,
+    checkpoint::Checkpoint,
+    family::{Architecture, Description, Towers},
+    nn::EncoderTower,
+    probe::{Answers, Probe},
+    weights::Scope,
+};
+use crate::{
+    checkpoint::fields::Fields,
+    preprocess::{CropOffset, ImageSpec},
+    tokenize::{Scheme, TextLayout},
+};
+
+/// The model that a `config.json` of the family describes.
+///
+/// # Errors
+/// Names the file and the key at fault.
+pub(super) fn read(
+    files: &Checkpoint,
+    config: &Fields<'_>,
+) -> Result<Box<dyn Architecture>, LoadError> {
+    let config = ClipConfig::read(files.config_name(), config)?;
+    Ok(Box::new(config))
+}
+
+impl Architecture for ClipConfig {
+    fn description(&self) -> Description {
+        let encoder = &self.vision.encoder;
+        Description {
+            family: "clip",
+            patch_size: self.vision.patch_size,
+            leading_tokens: 1,
+            vision_layers: encoder.num_hidden_layers,
+            vision_width: encoder.hidden_size,
+        }
+    }
+
+    fn image_spec(&self, files: &Checkpoint) -> Result<ImageSpec, LoadError> {
+        let (file, json) = files.preprocessor();
+        let at_fault = |message: String| LoadError::new(format!("{file}: {message}"));
+        let side = self.vision.image_size;
+        let pixels = u32::try_from(side)
+            .map_err(|_| LoadError::new("config.json: vision_config.image_size is too large"))?;
+        let offset = if files.is_open_clip { CropOffset::Even } else { CropOffset::Down };
+        let spec = ImageSpec::parse_cropped(json, pixels, offset)
+            .map_err(|error| at_fault(error.to_string()))?;
+        let [height, width] = spec.size.of(pixels, pixels);
+        if (height, width) != (pixels, pixels) {
+            return Err(at_fault(format!(
+                "images become {height} x {width}, but config.json has an image_size of {side}"
+            )));
+        }
+        Ok(spec)
+    }
+
+    fn text_layout(&self) -> Option<TextLayout> {
+        let text = self.text.as_ref()?;
+        Some(TextLayout {
+            text_length: text.tokens.text_length,
+            vocab_size: text.tokens.vocab_size,
+            scheme: Scheme::Clip(text.end),
+        })
+    }
+
+    fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError> {
+        let vision = Vision::load(&self.vision, image, root)?;
+        let embedding_dim = vision.embedding_dim();
+        let vision = Box::new(EncoderTower::new(vision));
+        let Some(config) = &self.text else {
+            return Ok(Towers { vision, text: None, scorer: None, embedding_dim });
+        };
+        let text = Text::load(config, root)?;
+        let scorer = Scorer::Softmax { logit_scale: root.scalar("logit_scale")? };
+        if root.contains("logit_bias") {
+            return Err(LoadError::new(
+                "tensor `logit_bias`: a CLIP model with a bias is judged in another way, which is not served",
+            ));
+        }
+        let text = Some(Box::new(EncoderTower::new(text)) as _);
+        Ok(Towers { vision, text, scorer: Some(scorer), embedding_dim })
+    }
+
+    fn answers(
+        &self,
+        image: &ImageSpec,
+        root: &Scope<'_>,
+        probe: &Probe,
+    ) -> Result<Answers, LoadError> {
+        let images = Vision::once(&self.vision, image, root, &probe.pixels)?;
+        let texts = match &self.text {
+            Some(text) => Text::once(text, root, &probe.tokens)?,
+            None => Vec::new(),
+        };
+        Ok(Answers::new(images, texts))
+    }
+}

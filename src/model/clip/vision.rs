@@ -1,0 +1,215 @@
+//! The vision tower.
+
+use candle_core::{Result, Tensor};
+
+use super::config::{Projection, VisionConfig};
+use crate::{
+    embedding::Embedding,
+    model::{
+        LoadError, TowerError,
+        kernels::{LayerNorm, Linear},
+        nn::{self, Blocks, Encoder, Patches, convolution, layer_norm},
+        runtime::Runtime,
+        weights::Scope,
+    },
+    preprocess::{ImageSpec, Pixels},
+};
+
+/// Mirrors transformers' [`CLIPVisionModel`] and the projection behind it. What it calls `last_hidden_state` is the
+/// last layer's output without a norm; only the class token is normed, before it is projected.
+///
+/// [`CLIPVisionModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/clip/modeling_clip.py
+#[derive(Debug, Clone)]
+pub(super) struct Vision {
+    embeddings: Embeddings,
+    encoder: Encoder,
+    head: Head,
+    runtime: Runtime,
+}
+
+/// What is before the layers.
+#[derive(Debug, Clone)]
+struct Embeddings {
+    patches: Patches,
+    /// The class token with its position: `[1, 1, hidden_size]`.
+    class: Tensor,
+    /// The patches' positions: `[1, patches, hidden_size]`.
+    positions: Tensor,
+    /// In this spelling, which is transformers'.
+    pre_layrnorm: LayerNorm,
+    /// Pixels of an image's side.
+    side: usize,
+}
+
+impl Embeddings {
+    fn load(
+        config: &VisionConfig,
+        image: &ImageSpec,
+        scope: &Scope<'_>,
+    ) -> std::result::Result<Self, LoadError> {
+        let (hidden, patch) = (config.encoder.hidden_size, config.patch_size);
+        let (embeddings, runtime) = (scope.at("embeddings"), scope.runtime());
+        let patches = (config.image_size / patch).pow(2);
+        let mut class = embeddings.host("class_embedding", &[hidden])?;
+        let mut positions = embeddings.host("position_embedding.weight", &[1 + patches, hidden])?;
+        let of_patches = positions.split_off(hidden);
+        for (value, position) in class.iter_mut().zip(&positions) {
+            *value += position;
+        }
+        let compute = runtime.compute;
+        Ok(Self {
+            patches: Patches::new(convolution(hidden, patch, &embeddings)?, image, patch, runtime),
+            class: embeddings.tensor(class, &[1, 1, hidden], compute)?,
+            positions: embeddings.tensor(of_patches, &[1, patches, hidden], compute)?,
+            pre_layrnorm: layer_norm(&config.encoder, &scope.at("pre_layrnorm"))?,
+            side: config.image_size,
+        })
+    }
+
+    fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
+        for row in rows {
+            let (height, width) = (row.height as usize, row.width as usize);
+            if (height, width) != (self.side, self.side) || row.data.len() != height * width * 3 {
+                return Err(TowerError::Shape(format!(
+                    "{height} x {width} pixels in {} bytes, where the model reads {1} x {1}",
+                    row.data.len(),
+                    self.side
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// * returns `[batch, 1 + patches, hidden_size]`: the class token comes first
+    fn forward(&self, rows: &[Pixels]) -> Result<Tensor> {
+        let patches = self.patches.forward(rows, |_| Ok(self.positions.clone()))?;
+        let (batch, _, hidden) = patches.dims3()?;
+        let class = self.class.broadcast_as((batch, 1, hidden))?;
+        self.pre_layrnorm.forward(&Tensor::cat(&[&class, &patches], 1)?)
+    }
+}
+
+/// What is behind the layers.
+#[derive(Debug, Clone)]
+struct Head {
+    post_layernorm: LayerNorm,
+    /// `[projection_dim, hidden_size]`; none where the class token is not projected.
+    projection: Option<Linear>,
+    embedding_dim: usize,
+}
+
+impl Head {
+    fn load(config: &VisionConfig, root: &Scope<'_>) -> std::result::Result<Self, LoadError> {
+        const NAME: &str = "visual_projection.weight";
+        let hidden = config.encoder.hidden_size;
+        let dim = match config.projection {
+            Projection::Dim(dim) => Some(dim),
+            Projection::IfStored(dim) => root.contains(NAME).then_some(dim),
+        };
+        let projection = dim.map(|dim| root.linear(&[NAME], &[], [dim, hidden])).transpose()?;
+        Ok(Self {
+            post_layernorm: layer_norm(&config.encoder, &scope(root).at("post_layernorm"))?,
+            projection,
+            embedding_dim: dim.unwrap_or(hidden),
+        })
+    }
+
+    /// * `last_hidden_state`: `[batch, tokens, hidden_size]`
+    /// * returns `[batch, embedding_dim]`
+    fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
+        let class = self.post_layernorm.forward(&last_hidden_state.narrow(1, 0, 1)?)?;
+        let pooled = match &self.projection {
+            Some(projection) => projection.forward(&class)?,
+            None => class,
+        };
+        pooled.squeeze(1)
+    }
+}
+
+/// A stand-alone tower may be stored with the full model's prefix or without one.
+fn scope<'w>(root: &Scope<'w>) -> Scope<'w> {
+    match root.contains("embeddings.class_embedding") {
+        true => root.clone(),
+        false => root.at("vision_model"),
+    }
+}
+
+impl Vision {
+    pub(super) fn load(
+        config: &VisionConfig,
+        image: &ImageSpec,
+        root: &Scope<'_>,
+    ) -> std::result::Result<Self, LoadError> {
+        let scope = scope(root);
+        Ok(Self {
+            embeddings: Embeddings::load(config, image, &scope)?,
+            encoder: Encoder::load(&config.encoder, &scope.at("encoder"))?,
+            head: Head::load(config, root)?,
+            runtime: root.runtime().clone(),
+        })
+    }
+
+    /// Values of an embedding.
+    pub(super) fn embedding_dim(&self) -> usize {
+        self.head.embedding_dim
+    }
+
+    /// What [`Vision::load`] and a pass for each row give, with one layer in memory at a time.
+    pub(super) fn once(
+        config: &VisionConfig,
+        image: &ImageSpec,
+        root: &Scope<'_>,
+        rows: &[Pixels],
+    ) -> std::result::Result<Vec<Embedding>, LoadError> {
+        let (scope, runtime) = (scope(root), root.runtime());
+        let embeddings = Embeddings::load(config, image, &scope)?;
+        embeddings.check(rows)?;
+        let embed = |row: &Pixels| embeddings.forward(std::slice::from_ref(row));
+        let states = runtime.row_by_row(rows, embed)?;
+        drop(embeddings);
+        let states = Encoder::once(&config.encoder, &scope.at("encoder"), states)?;
+        let head = Head::load(config, root)?;
+        Ok(runtime.row_by_row(&states, |state: &Tensor| nn::row(&head.pool(state)?, 0))?)
+    }
+}
+
+impl Blocks for Vision {
+    type Row = Pixels;
+
+    const HAS_TOKENS: bool = true;
+
+    fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
+        self.embeddings.check(rows)
+    }
+
+    fn tokens(&self, row: &Pixels) -> usize {
+        1 + self.embeddings.patches.grid(row).iter().product::<usize>()
+    }
+
+    fn embed(&self, rows: &[Pixels]) -> Result<Tensor> {
+        self.embeddings.forward(rows)
+    }
+
+    fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// transformers norms none but the class token.
+    fn last_hidden_state(&self, state: &Tensor) -> Result<Tensor> {
+        Ok(state.clone())
+    }
+
+    fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
+        self.head.pool(last_hidden_state)
+    }
+
+    fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    fn on(&self, runtime: &Runtime) -> Self {
+        let mut own = self.clone();
+        own.embeddings.patches = own.embeddings.patches.on(runtime);
+        Self { runtime: runtime.clone(), ..own }
+    }
+}

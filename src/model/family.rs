@@ -1,0 +1,115 @@
+//! The families of models: what a family must say, and the one place that knows them all.
+
+use super::{
+    LoadError, Resident, Scorer,
+    checkpoint::Checkpoint,
+    clip,
+    probe::{Answers, Probe},
+    siglip,
+    weights::Scope,
+};
+use crate::{
+    checkpoint::{content::ReadError, fields::Document},
+    preprocess::{ImageSpec, Pixels},
+    tokenize::{TextLayout, Tokens},
+};
+
+/// A model that its configuration files describe, before any weight is read. A family implements it once.
+pub(super) trait Architecture {
+    /// What is known of the model without its weights.
+    fn description(&self) -> Description;
+
+    /// How images are prepared.
+    ///
+    /// # Errors
+    /// Names the file and the key at fault.
+    fn image_spec(&self, files: &Checkpoint) -> Result<ImageSpec, LoadError>;
+
+    /// Which ids the text tower reads; none without a text tower.
+    fn text_layout(&self) -> Option<TextLayout>;
+
+    /// The towers.
+    ///
+    /// # Errors
+    /// Names the tensor at fault.
+    fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError>;
+
+    /// What [`Architecture::load`] and a pass for each row of a probe give, with one layer in memory at a time.
+    ///
+    /// # Errors
+    /// As [`Architecture::load`].
+    fn answers(
+        &self,
+        image: &ImageSpec,
+        root: &Scope<'_>,
+        probe: &Probe,
+    ) -> Result<Answers, LoadError>;
+}
+
+/// What is known of a model without its weights.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Description {
+    /// As `model_type` of `config.json` says.
+    pub(super) family: &'static str,
+    /// Pixels of a patch's side.
+    pub(super) patch_size: usize,
+    /// Tokens of the vision tower before those of the patches.
+    pub(super) leading_tokens: usize,
+    /// Layers of the vision tower.
+    pub(super) vision_layers: usize,
+    /// Values of one token of the vision tower.
+    pub(super) vision_width: usize,
+}
+
+/// The towers of a model, on their device.
+pub(super) struct Towers {
+    pub(super) vision: Box<dyn Resident<Input = Pixels>>,
+    pub(super) text: Option<Box<dyn Resident<Input = Tokens>>>,
+    /// Goes with `text`.
+    pub(super) scorer: Option<Scorer>,
+    /// Values of an embedding.
+    pub(super) embedding_dim: usize,
+}
+
+/// The model types that are served, for errors.
+const MODEL_TYPES: &str = "`siglip`, `siglip2`, `siglip_vision_model`, `siglip2_vision_model`, `clip` or \
+                           `clip_vision_model`";
+
+/// Model types that look like served ones and are not. Their vectors would be wrong.
+const RELATIVES: [(&str, &str); 11] = [
+    ("chinese_clip", "its text tower is a BERT"),
+    ("altclip", "its text tower is an XLM-RoBERTa"),
+    ("metaclip_2", "it has another tokenizer and another rule for the end of a text"),
+    ("clip_text_model", "it has no vision tower, and every model here has one"),
+    ("siglip_text_model", "it has no vision tower, and every model here has one"),
+    ("clipseg", "it segments images"),
+    ("mobileclip", "its vision tower is another network"),
+    ("blip", "it is not served yet"),
+    ("blip-2", "it is not served yet"),
+    ("align", "its towers are other networks"),
+    ("flava", "its towers are other networks"),
+];
+
+/// The architecture that a checkpoint's files describe.
+///
+/// # Errors
+/// Names the file, and the key at fault.
+pub(super) fn read(files: &Checkpoint) -> Result<Box<dyn Architecture>, LoadError> {
+    let at_fault = |fault: String| LoadError::new(format!("{}: {fault}", files.config_name()));
+    let read = |error: ReadError| at_fault(error.to_string());
+    let document = Document::parse(files.config()).map_err(read)?;
+    let root = document.fields();
+    match root.text("model_type").map_err(read)?.unwrap_or_default() {
+        "siglip" | "siglip2" | "siglip_vision_model" | "siglip2_vision_model" => {
+            siglip::read(files, &root)
+        }
+        "clip" | "clip_vision_model" => clip::read(files, &root),
+        other => {
+            let unread = root.unread("model_type", MODEL_TYPES).to_string();
+            Err(at_fault(match RELATIVES.iter().find(|(name, _)| *name == other) {
+                Some((_, why)) => format!("{unread}: {why}"),
+                None => unread,
+            }))
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Blocks that the towers of any family are built from, on any device.
+
+mod encoder;
+mod encoder_tower;
+mod mlp;
+mod outputs;
+mod patches;
+mod self_attention;
+mod token_embedding;
+
+pub use outputs::{Stage, Stages};
+
+pub(super) use encoder::{Encoder, EncoderConfig, layer_norm};
+pub(super) use encoder_tower::{Blocks, EncoderTower};
+pub(super) use mlp::{Mlp, linear};
+pub(super) use outputs::row;
+pub(super) use patches::{Grid, Patches, convolution};
+pub(super) use token_embedding::{TokenConfig, TokenEmbeddings};

@@ -1,0 +1,192 @@
+//! A tower whose middle is an encoder, with what a family puts before and behind it.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Result, Tensor};
+
+use super::{
+    encoder::Encoder,
+    outputs::{self, Stages},
+};
+use crate::{
+    embedding::Embedding,
+    model::{Pass, Resident, Tap, Tower, TowerError, runtime::Runtime},
+};
+
+/// The parts of a tower that a family brings along.
+pub(in crate::model) trait Blocks: Clone + Send + Sync + 'static {
+    /// What one row is made of.
+    type Row: Clone + Send + Sync + 'static;
+
+    /// Whether the states of single tokens are an output of the tower.
+    const HAS_TOKENS: bool;
+
+    /// # Errors
+    /// Fails if the tower does not read one of the rows.
+    fn check(&self, rows: &[Self::Row]) -> std::result::Result<(), TowerError>;
+
+    /// The number of tokens that the encoder sees of a row.
+    fn tokens(&self, row: &Self::Row) -> usize;
+
+    /// * `rows`: with equally many tokens
+    /// * returns `[batch, tokens, hidden_size]`: the input of the first layer
+    fn embed(&self, rows: &[Self::Row]) -> Result<Tensor>;
+
+    /// The layers.
+    fn encoder(&self) -> &Encoder;
+
+    /// What transformers calls `last_hidden_state`.
+    ///
+    /// * `state`, and what is returned: `[batch, tokens, hidden_size]`
+    fn last_hidden_state(&self, state: &Tensor) -> Result<Tensor>;
+
+    /// * `last_hidden_state`: `[batch, tokens, hidden_size]`
+    /// * returns `[batch, embedding_dim]`, not normalised
+    fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor>;
+
+    /// The embeddings of rows with equally many tokens. A family whose embedding is that of one token need not
+    /// compute the others in the last layer.
+    ///
+    /// * returns `[batch, embedding_dim]`
+    fn pooled(&self, rows: &[Self::Row]) -> Result<Tensor> {
+        let state = self.encoder().forward(self.embed(rows)?)?;
+        self.pool(&self.last_hidden_state(&state)?)
+    }
+
+    /// Where the tower computes.
+    fn runtime(&self) -> &Runtime;
+
+    /// The same weights, which both share, computed with on other threads of the same device.
+    fn on(&self, runtime: &Runtime) -> Self;
+
+    /// See [`Tower::usual_row`].
+    fn usual_row(&self) -> Option<Self::Row> {
+        None
+    }
+}
+
+/// A tower of a family's blocks.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct EncoderTower<B>(B);
+
+impl<B: Blocks> EncoderTower<B> {
+    pub(in crate::model) fn new(blocks: B) -> Self {
+        Self(blocks)
+    }
+
+    /// One pass for rows that ask for different outputs.
+    fn outputs(&self, rows: &[B::Row], taps: &[Tap]) -> Result<Vec<Embedding>> {
+        let layers = self.0.encoder().depth();
+        let depth = taps.iter().map(|tap| tap.depth(layers)).max().unwrap_or_default();
+        let mut outputs = vec![None; rows.len()];
+        let mut fill = |tap: Tap, states: &Tensor| -> Result<()> {
+            // Taken to the host at once, so that no state outlives its layer on the device.
+            for (index, output) in outputs.iter_mut().enumerate() {
+                if taps[index] == tap {
+                    *output = Some(outputs::row(states, index)?);
+                }
+            }
+            Ok(())
+        };
+        let see = |layer: usize, states: &Tensor| fill(Tap::HiddenState(layer), states);
+        let last = self.0.encoder().visit(self.0.embed(rows)?, depth, see)?;
+        if taps.iter().any(|tap| !matches!(tap, Tap::HiddenState(_))) {
+            let last_hidden_state = self.0.last_hidden_state(&last)?;
+            fill(Tap::LastHiddenState, &last_hidden_state)?;
+            if taps.contains(&Tap::Pooled) {
+                fill(Tap::Pooled, &self.0.pool(&last_hidden_state)?)?;
+            }
+        }
+        outputs::every(outputs)
+    }
+
+    /// Runs rows group by group, each of equally many tokens, and gives the results in the rows' order. The
+    /// batcher sends rows that are alike, which are one group.
+    ///
+    /// * `pass`: of a group its rows, and their indices among all
+    fn grouped(
+        &self,
+        rows: &[B::Row],
+        pass: impl Fn(&[B::Row], &[usize]) -> Result<Vec<Embedding>> + Send + Sync,
+    ) -> std::result::Result<Vec<Embedding>, TowerError> {
+        self.0.check(rows)?;
+        let mut groups = BTreeMap::<usize, Vec<usize>>::new();
+        for (index, row) in rows.iter().enumerate() {
+            groups.entry(self.0.tokens(row)).or_default().push(index);
+        }
+        self.0.runtime().run(|| {
+            let mut results = vec![None; rows.len()];
+            for indices in groups.values() {
+                let group: Vec<_> = indices.iter().map(|&index| rows[index].clone()).collect();
+                for (&index, result) in indices.iter().zip(pass(&group, indices)?) {
+                    results[index] = Some(result);
+                }
+            }
+            outputs::every(results)
+        })
+    }
+
+    fn is_alike(&self, rows: &[B::Row]) -> bool {
+        rows.windows(2).all(|pair| self.0.tokens(&pair[0]) == self.0.tokens(&pair[1]))
+    }
+}
+
+impl<B: Blocks> Tower for EncoderTower<B> {
+    type Input = B::Row;
+
+    fn usual_row(&self) -> Option<B::Row> {
+        self.0.usual_row()
+    }
+
+    fn forward(&mut self, rows: &[B::Row]) -> std::result::Result<Vec<Embedding>, TowerError> {
+        self.grouped(rows, |rows, _| {
+            let tokens = rows.first().map_or(0, |row| self.0.tokens(row));
+            outputs::in_passes(self.0.runtime(), rows, tokens, |rows| self.0.pooled(rows))
+        })
+    }
+
+    fn tapped(
+        &mut self,
+        rows: &[B::Row],
+        taps: &[Tap],
+    ) -> std::result::Result<Vec<Embedding>, TowerError> {
+        if taps.iter().all(|&tap| tap == Tap::Pooled) {
+            return self.forward(rows);
+        }
+        let layers = self.0.encoder().depth();
+        let is_there = |tap: &Tap| B::HAS_TOKENS && tap.depth(layers) <= layers;
+        if taps.len() != rows.len() || !taps.iter().all(is_there) {
+            return Err(TowerError::Shape(format!("{taps:?} of a tower of {layers} layers")));
+        }
+        self.grouped(rows, |rows, indices| {
+            let taps: Vec<_> = indices.iter().map(|&index| taps[index]).collect();
+            self.outputs(rows, &taps)
+        })
+    }
+
+    fn begin(&mut self, rows: &[B::Row], taps: &[Tap]) -> std::result::Result<Pass, TowerError> {
+        let is_one_pass = taps.iter().all(|&tap| tap == Tap::Pooled) && self.is_alike(rows);
+        if !self.0.runtime().copies.overlap() || !is_one_pass {
+            return self.tapped(rows, taps).map(Pass::done);
+        }
+        self.0.check(rows)?;
+        let tokens = rows.first().map_or(0, |row| self.0.tokens(row));
+        outputs::begin(self.0.runtime(), rows, tokens, |rows| self.0.pooled(rows))
+    }
+}
+
+impl<B: Blocks> Resident for EncoderTower<B> {
+    fn stages(&self, rows: &[B::Row]) -> std::result::Result<Stages, TowerError> {
+        self.0.check(rows)?;
+        self.0.runtime().run(|| {
+            let hidden_states = self.0.encoder().hidden_states(self.0.embed(rows)?)?;
+            let last_hidden_state = self.0.last_hidden_state(outputs::last(&hidden_states)?)?;
+            let pooled = self.0.pool(&last_hidden_state)?;
+            Stages::new(&hidden_states, &last_hidden_state, &pooled)
+        })
+    }
+
+    fn on(&self, runtime: &Runtime) -> Box<dyn Resident<Input = B::Row>> {
+        Box::new(Self(self.0.on(runtime)))
+    }
+}
