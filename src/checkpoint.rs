@@ -35,6 +35,9 @@ pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// The weights under open_clip's name.
 pub const OPEN_CLIP_WEIGHTS: &str = "open_clip_model.safetensors";
 
+/// Most bytes of a file beside the weights: the largest tokenizers have some 35 MB.
+pub const MAX_SMALL_BYTES: u64 = 256 << 20;
+
 /// Everything that is read beside the weights. Only one of the two configurations must be there. The order is that in
 /// which a folder's files are hashed for its revision.
 pub const SMALL_FILES: [&str; 10] = [

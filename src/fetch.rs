@@ -29,8 +29,11 @@ pub use self::{
 use crate::{
     build_info, config,
     preprocess::{self, Foreign},
-    tls,
+    small_file, tls,
 };
+
+/// Bytes of a file of certificates: all that the public authorities have are a quarter of a megabyte.
+const MAX_CERTIFICATE_BYTES: u64 = 8 << 20;
 
 /// How long a connection may take. Far more than any round trip; a host that drops packets is given up
 /// before the whole time of the fetch is spent on it.
@@ -227,7 +230,7 @@ fn headers() -> HeaderMap {
 
 fn certificates(config: &config::Fetch) -> Result<Vec<Certificate>, SetupError> {
     let Some(path) = &config.ca_file else { return Ok(Vec::new()) };
-    let pem = std::fs::read(path)
+    let pem = small_file::read(path, MAX_CERTIFICATE_BYTES)
         .map_err(|source| SetupError::ReadCertificates { path: path.clone(), source })?;
     Ok(Certificate::from_pem_bundle(&pem)?)
 }

@@ -28,8 +28,9 @@ pub use self::{
     variables::{Handling, VARIABLES, Variable, table as variable_table},
 };
 use crate::{
-    checkpoint::{CONFIG, layout::Weights},
+    checkpoint::{CONFIG, MAX_SMALL_BYTES, layout::Weights},
     config::is_hub_id,
+    small_file,
 };
 
 /// The branch that is meant where no revision is given.
@@ -182,7 +183,7 @@ impl Hub {
         };
         let mut config = None;
         for file in small {
-            let path = transfer.get(file, select::MAX_SMALL_BYTES).await?;
+            let path = transfer.get(file, MAX_SMALL_BYTES).await?;
             if file.name == CONFIG {
                 config = Some(read(&path)?);
             }
@@ -210,12 +211,12 @@ async fn weights<'f>(
     match select::weights(transfer.id, files, config)? {
         (file, Weights::Single(_)) => Ok(vec![file]),
         (index, Weights::Sharded) => {
-            let path = transfer.get(index, select::MAX_SMALL_BYTES).await?;
+            let path = transfer.get(index, MAX_SMALL_BYTES).await?;
             select::shards(transfer.id, files, &read(&path)?)
         }
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, HubError> {
-    std::fs::read(path).map_err(|source| HubError::io(path, source))
+    small_file::read(path, MAX_SMALL_BYTES).map_err(|source| HubError::io(path, source))
 }

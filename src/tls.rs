@@ -13,7 +13,10 @@ use rustls::{
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
 
-use crate::config;
+use crate::{config, small_file};
+
+/// Bytes of a certificate with its chain, or of a key.
+const MAX_PEM_BYTES: u64 = 1 << 20;
 
 /// How often the files are looked at. A look reads two small files.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -153,7 +156,7 @@ impl ResolvesServerCert for Shown {
 fn read(cert_file: &PathBuf, key_file: &PathBuf) -> Result<(Files, CertifiedKey), IdentityError> {
     let bytes = |path: &PathBuf| {
         let unreadable = |source| IdentityError::Read { path: path.clone(), source };
-        std::fs::read(path).map_err(unreadable)
+        small_file::read(path, MAX_PEM_BYTES).map_err(unreadable)
     };
     // The reason never quotes the file: it may be a key.
     let unusable = |path: &PathBuf, reason: &str| IdentityError::Content {

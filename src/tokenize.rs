@@ -2,6 +2,7 @@
 
 mod clip;
 mod declared;
+mod growth;
 mod layout;
 mod normalization;
 mod sentencepiece;
@@ -327,6 +328,9 @@ fn read(
         let foreign = || format!("it does not describe a tokenizer that is read here: {error}");
         at_fault(TOKENIZER)(described.unwrap_or_else(foreign))
     })?;
+    let normalizer = serde_json::to_value(tokenizer.get_normalizer());
+    let normalizer = normalizer.map_err(|error| at_fault(TOKENIZER)(error.to_string()))?;
+    growth::check(&normalizer).map_err(at_fault(TOKENIZER))?;
     Ok((tokenizer, None))
 }
 

@@ -12,6 +12,10 @@ use super::{
     file::{self, suggest},
     options::{ENV_PREFIX, LIST_SEPARATOR, OPTIONS, Spec},
 };
+use crate::small_file;
+
+/// Bytes of a config file: every option with its description has some 20 KB.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The variable that names the config file where no `--config` does.
 pub const CONFIG_ENV: &str = "SIGLIP_CONFIG";
@@ -162,7 +166,7 @@ impl Merge {
 
     fn file(&mut self, path: &Path) {
         let name = path.display().to_string();
-        let text = match std::fs::read_to_string(path) {
+        let text = match small_file::read_to_string(path, MAX_FILE_BYTES) {
             Ok(text) => text,
             Err(error) => {
                 let message = format!("the config file cannot be read: {error}");

@@ -14,10 +14,16 @@ use std::{
 };
 
 use super::{HubError, RepoId, Snapshot};
-use crate::checkpoint::{
-    CONFIG, OPEN_CLIP_CONFIG, SMALL_FILES, WEIGHTS_INDEX,
-    layout::{self, Layout, LayoutError, Weights},
+use crate::{
+    checkpoint::{
+        CONFIG, MAX_SMALL_BYTES, OPEN_CLIP_CONFIG, SMALL_FILES, WEIGHTS_INDEX,
+        layout::{self, Layout, LayoutError, Weights},
+    },
+    small_file,
 };
+
+/// Bytes of a file that names the commit of a revision.
+const MAX_REF_BYTES: u64 = 1024;
 
 /// The longest name that file systems take, and longer than any branch.
 const MAX_REVISION_BYTES: usize = 200;
@@ -58,7 +64,8 @@ impl Repo {
         if is_commit(revision) {
             return Some(revision.to_owned());
         }
-        let commit = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
+        let file = self.folder.join("refs").join(revision);
+        let commit = small_file::read_to_string(&file, MAX_REF_BYTES).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
@@ -108,12 +115,13 @@ impl Repo {
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(|name| has(name))
             .collect();
-        let config = fs::read(files.join(CONFIG)).ok();
+        let config = small_file::read(&files.join(CONFIG), MAX_SMALL_BYTES).ok();
         let refused = |error: LayoutError| error.to_string();
         let layout = Layout::of(config.as_deref(), has(OPEN_CLIP_CONFIG)).map_err(refused)?;
         let weights = layout.weights(names.iter().map(String::as_str)).map_err(refused)?;
         if weights == Weights::Sharded {
-            let index = fs::read(files.join(WEIGHTS_INDEX)).unwrap_or_default();
+            let index = small_file::read(&files.join(WEIGHTS_INDEX), MAX_SMALL_BYTES);
+            let index = index.unwrap_or_default();
             let shards =
                 layout::shards(&index).map_err(|error| format!("{WEIGHTS_INDEX}: {error}"))?;
             if let Some(shard) = shards.iter().find(|shard| !has(shard)) {

@@ -6,8 +6,6 @@ use crate::checkpoint::{
     layout::{self, Layout, LayoutError, WEIGHT_FILES, Weights},
 };
 
-/// The largest that exists is a tokenizer of 34 MB.
-pub(super) const MAX_SMALL_BYTES: u64 = 256 << 20;
 /// Ten times the largest tower there is. A bound, so that a wrong listing cannot fill any disk.
 pub(super) const MAX_WEIGHT_BYTES: u64 = 64 << 30;
 

@@ -2,7 +2,7 @@
 
 mod expand;
 
-use std::{cell::Cell, fmt, fs, path::PathBuf, time::Duration};
+use std::{cell::Cell, fmt, path::PathBuf, time::Duration};
 
 use reqwest::Url;
 use secrecy::SecretString;
@@ -14,6 +14,7 @@ use super::{
     HubError,
     variables::{Handling, VARIABLES},
 };
+use crate::small_file;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// A token file is one line; whatever else the variable points at is not read into memory.
@@ -116,8 +117,7 @@ impl Settings {
         let cache = cache.map(expand).or_else(|| below_home("hub")).ok_or(HubError::NoCache)?;
         let token = get("HF_TOKEN").or_else(|| get("HUGGING_FACE_HUB_TOKEN")).or_else(|| {
             let path = set("HF_TOKEN_PATH").map(expand).or_else(|| below_home("token"))?;
-            let small = fs::metadata(&path).is_ok_and(|file| file.len() <= MAX_TOKEN_BYTES);
-            let text = small.then(|| fs::read_to_string(&path).ok()).flatten()?;
+            let text = small_file::read_to_string(&path, MAX_TOKEN_BYTES).ok()?;
             Some(text.trim().to_owned()).filter(|token| !token.is_empty())
         });
         let token = if flag("HF_HUB_DISABLE_IMPLICIT_TOKEN") { None } else { token };
@@ -204,6 +204,8 @@ fn seconds(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use secrecy::ExposeSecret as _;
 
     use super::*;

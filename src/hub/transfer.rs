@@ -16,6 +16,7 @@ use super::{
     cache::Repo,
     client::{Answer, Client, Hash, RemoteFile},
 };
+use crate::small_file;
 
 /// Tries without one byte of progress before a download is given up.
 const ATTEMPTS: u32 = 5;
@@ -303,7 +304,7 @@ fn begin(target: &Target<'_>) -> digest::Context {
 }
 
 fn hash_file(path: &Path, mut digest: digest::Context) -> io::Result<(digest::Context, u64)> {
-    let (mut file, mut buffer, mut read) = (File::open(path)?, vec![0; 1 << 20], 0);
+    let (mut file, mut buffer, mut read) = (small_file::open_regular(path)?, vec![0; 1 << 20], 0);
     loop {
         match file.read(&mut buffer)? {
             0 => return Ok((digest, read)),

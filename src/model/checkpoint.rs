@@ -1,16 +1,19 @@
 //! The files of a checkpoint: a folder in Hugging Face layout, or the embedded demo.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     ops::{Deref, Range},
     path::Path,
 };
 
 use super::{LoadError, demo, open_clip};
-use crate::checkpoint::{
-    CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR, PROCESSOR, SMALL_FILES, WEIGHTS, WEIGHTS_INDEX,
-    layout::{self, Layout},
+use crate::{
+    checkpoint::{
+        CONFIG, MAX_SMALL_BYTES, OPEN_CLIP_CONFIG, PREPROCESSOR, PROCESSOR, SMALL_FILES, WEIGHTS,
+        WEIGHTS_INDEX,
+        layout::{self, Layout},
+    },
+    small_file,
 };
 
 /// The bytes of one file: embedded, mapped or read.
@@ -81,7 +84,7 @@ impl Checkpoint {
         let mut files = Vec::new();
         for name in SMALL_FILES {
             let path = folder.join(name);
-            match fs::read(&path) {
+            match small_file::read(&path, MAX_SMALL_BYTES) {
                 Ok(bytes) => files.push((name, FileBytes::Read(bytes))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(at_fault(&path, error)),
@@ -198,7 +201,8 @@ fn weights(folder: &Path, layout: Layout) -> Result<Vec<String>, LoadError> {
         layout::Weights::Single(name) => Ok(vec![name.to_owned()]),
         layout::Weights::Sharded => {
             let path = folder.join(WEIGHTS_INDEX);
-            let index = fs::read(&path).map_err(|error| at_fault(&path, error))?;
+            let index = small_file::read(&path, MAX_SMALL_BYTES);
+            let index = index.map_err(|error| at_fault(&path, error))?;
             let shards = layout::shards(&index).map_err(|error| at_fault(&path, error))?;
             match shards.iter().find(|shard| !names.contains(shard)) {
                 Some(shard) => {
@@ -211,7 +215,7 @@ fn weights(folder: &Path, layout: Layout) -> Result<Vec<String>, LoadError> {
 }
 
 fn map(path: &Path) -> Result<FileBytes, LoadError> {
-    let file = File::open(path).map_err(|error| at_fault(path, error))?;
+    let file = small_file::open_regular(path).map_err(|error| at_fault(path, error))?;
     // SAFETY: the map is read-only and lives until the weights are converted. Whoever truncates the
     // file meanwhile ends the process, which has not started serving then.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|error| at_fault(path, error))?;

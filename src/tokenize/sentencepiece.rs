@@ -9,7 +9,7 @@ mod charsmap;
 use prost::Message;
 use tokenizers::{Tokenizer, models::unigram::Unigram};
 
-use self::charsmap::Charsmap;
+pub(super) use self::charsmap::Charsmap;
 
 /// Stands for a space inside of pieces.
 const SPACE_MARK: &str = "\u{2581}";

@@ -131,6 +131,28 @@ fn every_module_has_a_layer() {
     assert!(unknown.is_empty(), "not in the table of src/lib.rs: {unknown:?}");
 }
 
+/// A path of the configuration or of a checkpoint may lead to a pipe, which blocks, or to a device without an end.
+#[test]
+fn named_files_are_read_by_the_module_for_it_alone() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let reads = ["fs::read(", "fs::read_to_string(", "File::open("];
+        let own = [
+            "small_file.rs",
+            // The kernel's own files.
+            "model/cores.rs",
+            // Whatever a user names on the command line, up to a limit: a pipe is in order there.
+            "cli/offline/rows.rs",
+        ];
+        if !own.iter().any(|path| source.path == Path::new(path))
+            && reads.iter().any(|read| source.text.contains(read))
+        {
+            wrong.push(source.path);
+        }
+    }
+    assert!(wrong.is_empty(), "use `small_file` in {wrong:?}");
+}
+
 #[test]
 fn a_module_imports_only_from_below_or_beside() {
     let layers = layers();

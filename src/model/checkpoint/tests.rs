@@ -62,3 +62,26 @@ fn the_revision_follows_the_content() -> io::Result<()> {
     assert_ne!(revision(), first);
     Ok(())
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn pipes_and_devices_are_no_files_of_a_checkpoint() -> io::Result<()> {
+    for name in [CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR, WEIGHTS] {
+        for is_pipe in [true, false] {
+            let folder = tempfile::tempdir()?;
+            if name == WEIGHTS {
+                fs::write(folder.path().join(CONFIG), "{}")?;
+            }
+            let path = folder.path().join(name);
+            if is_pipe {
+                assert!(std::process::Command::new("mkfifo").arg(&path).status()?.success());
+            } else {
+                std::os::unix::fs::symlink("/dev/zero", &path)?;
+            }
+            let refused = refused(folder.path());
+            assert!(refused.contains("it is not a regular file"), "{name}: {refused}");
+            assert!(refused.contains(name), "{name}: {refused}");
+        }
+    }
+    Ok(())
+}

@@ -1,9 +1,12 @@
 //! SentencePiece's precompiled replacements (NFKC and the like): a double-array trie from the beginnings of a
 //! text to what they become.
 
+/// Most bytes of one replacement. The longest of Unicode's own has 33.
+const MAX_REPLACEMENT_BYTES: usize = 64;
+
 /// A double-array trie in the layout of darts-clone, and the texts that its values point at.
 #[derive(Debug)]
-pub(super) struct Charsmap {
+pub(in crate::tokenize) struct Charsmap {
     units: Vec<u32>,
     /// Each text ends with a zero byte.
     replacements: String,
@@ -11,15 +14,23 @@ pub(super) struct Charsmap {
 
 impl Charsmap {
     /// * `bytes`: the trie's size in bytes (u32), its units (u32 each), the replacements
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// Says that the map is damaged, or that it makes a text far longer.
+    pub(in crate::tokenize) fn read(bytes: &[u8]) -> Result<Self, String> {
         let damaged = || "its precompiled_charsmap is damaged".to_owned();
         let (size, rest) = bytes.split_first_chunk().ok_or_else(damaged)?;
         let size = usize::try_from(u32::from_le_bytes(*size)).map_err(|_| damaged())?;
         let (trie, replacements) = rest.split_at_checked(size).ok_or_else(damaged)?;
         let (units, []) = trie.as_chunks() else { return Err(damaged()) };
+        let replacements = String::from_utf8(replacements.to_vec()).map_err(|_| damaged())?;
+        if replacements.split('\0').any(|text| text.len() > MAX_REPLACEMENT_BYTES) {
+            let message = "its precompiled_charsmap has a replacement of more than";
+            return Err(format!("{message} {MAX_REPLACEMENT_BYTES} bytes"));
+        }
         Ok(Self {
             units: units.iter().map(|&unit| u32::from_le_bytes(unit)).collect(),
-            replacements: String::from_utf8(replacements.to_vec()).map_err(|_| damaged())?,
+            replacements,
         })
     }
 
