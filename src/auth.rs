@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// The header for clients that cannot set `Authorization`.
-const KEY_HEADER: &str = "x-api-key";
+pub const KEY_HEADER: &str = "x-api-key";
 /// When a key whose requests are all taken should try again: as long as a common request takes.
 const QUOTA_RETRY: Duration = Duration::from_secs(1);
 

@@ -2,14 +2,16 @@
 
 mod download;
 mod healthcheck;
+mod help;
 mod offline;
 mod options;
 mod serve;
+mod shell;
 mod show;
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches as _, Parser, Subcommand};
 
 use self::options::Options;
 use crate::{config::load::Problems, rest};
@@ -62,6 +64,10 @@ enum Command {
     Embed(offline::Embed),
     /// Score image files against texts with the (first) model, one JSON object an image
     Score(offline::Score),
+    /// Print a script that completes commands and options in a shell
+    Completions(shell::Completions),
+    /// Print the manual page
+    Man(shell::Manual),
 }
 
 /// Runs the command line of this process.
@@ -71,7 +77,9 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     // Prints help and version itself, and exits 2 for an unknown flag.
-    let Cli { command, mut options } = Cli::parse();
+    let matches = help::command().get_matches();
+    let Cli { command, mut options } =
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Some(Command::Download(download)) = &command {
         options.set_model(download.source());
     }
@@ -87,6 +95,8 @@ pub fn run() -> ExitCode {
         Command::Healthcheck => healthcheck::run(&effective.config),
         Command::Embed(embed) => embed.run(&effective.config),
         Command::Score(score) => score.run(&effective.config),
+        Command::Completions(completions) => completions.run(help::command()),
+        Command::Man(manual) => manual.run(help::command()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,6 +9,7 @@ mod choices;
 mod codec;
 pub mod document;
 mod file;
+mod limit;
 mod lists;
 pub mod load;
 pub mod options;
@@ -16,7 +17,6 @@ mod served;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-pub(crate) use self::file::suggest;
 pub use self::{
     choices::{Agreement, CpuFeatures, DType, Device, LogFormat, TextNormalization},
     lists::{Host, List, Network, WebOrigin},
@@ -30,6 +30,7 @@ use self::{
     },
     options::section,
 };
+pub(crate) use self::{file::suggest, limit::Limit};
 
 options::sections! {
     /// Everything the server is told before it starts.
@@ -46,7 +47,7 @@ options::sections! {
         batch: Batch,
         /// What a request may ask for.
         limits: Limits,
-        /// Pictures that requests name by URL.
+        /// Images that requests name by URL.
         fetch: Fetch,
         /// What is remembered between requests.
         cache: Cache,
@@ -138,7 +139,7 @@ section! {
         device: Device = Device::default(), Choice "cpu|cuda[:N]|metal", flag "device";
         /// The type of weights and activations; norms, softmax and scores stay f32. `int8` is for the CPU.
         dtype: DType = DType::default(), Choice "f32|f16|bf16|int8", flag "dtype";
-        /// The least cosine between embeddings in another type than f32 and the same in f32, on a few pictures
+        /// Minimum cosine between embeddings in another type than f32 and the same in f32, on a few images
         /// and texts at load; a model below it does not start. By default 0.999 for `f16` and `bf16`, and 0.99
         /// for `int8`. 0 measures nothing, which saves the time of loading the model in f32.
         min_agreement: Option<Agreement> = None, Choice "COSINE", flag "min-agreement";
@@ -155,7 +156,7 @@ section! {
         /// Which instructions of the processor forward passes use: `auto` is the widest that it has;
         /// the others pin one, so that machines of different kinds give equal vectors.
         cpu_features: CpuFeatures = CpuFeatures::default(), Choice "auto|portable|avx2|avx512|avx512vnni|avx512bf16|neon", flag "cpu-features";
-        /// Threads that decode and resize pictures; 0 means one per core.
+        /// Threads that decode and resize images; 0 means one per core.
         cpu_pool_threads: usize = 0, CountOrZero "N", flag "cpu-pool-threads";
         /// Whether a large JPEG is decoded at half its size: one with four times the rows and columns that the
         /// model reads, or more. That takes less time and moves pixels by a few levels of 255
@@ -168,14 +169,14 @@ section! {
 section! {
     /// The dynamic batcher.
     Batch {
-        /// Most images in one forward pass.
+        /// Maximum number of images in one forward pass.
         max_image_rows: usize = 16, Count "N";
-        /// Most texts in one forward pass.
+        /// Maximum number of texts in one forward pass.
         max_text_rows: usize = 32, Count "N";
         /// How long a batch that is not full waits for more rows once a slot is free. 0 is best for
         /// latency and nearly always for throughput: while a batch runs, the next one fills by itself.
         max_wait: Duration = Duration::ZERO, Time "DURATION";
-        /// Most rows that wait in one tower's queue.
+        /// Maximum number of rows that wait in one tower's queue.
         max_queue_rows: usize = 8192, Count "N";
         /// How often a model's worker may break and be replaced within an hour. Once more, and the server
         /// drains and exits with code 1.
@@ -186,49 +187,49 @@ section! {
 section! {
     /// Bounds on a request, and on all of them together. Past one: a typed error at once.
     Limits {
-        /// Most bytes of a request's body.
+        /// Maximum number of bytes of a request's body.
         max_body_bytes: usize = 64 << 20, Size "SIZE";
-        /// Most texts and images of one embedding request.
+        /// Maximum number of texts and images of one embedding request.
         max_items: usize = 1024, Count "N";
-        /// Most rows on one side of a similarity request whose side is given as embeddings.
+        /// Maximum number of rows on one side of a similarity request whose side is given as embeddings.
         max_embeddings: usize = 100_000, Count "N";
-        /// Most labels of one classification request, before templates.
+        /// Maximum number of labels of one classification request, before templates.
         max_labels: usize = 1024, Count "N";
-        /// Most bytes of one text.
+        /// Maximum number of bytes of one text.
         max_text_bytes: usize = 64 << 10, Size "SIZE";
-        /// Most bytes of one encoded picture.
+        /// Maximum number of bytes of one encoded image.
         max_image_bytes: usize = 20 << 20, Size "SIZE";
-        // 50 megapixels: the largest pictures of common cameras, 150 MB once decoded.
-        /// Most pixels of one picture, read from its header before decoding. No side may have more than a
+        // 50 megapixels: the largest images of common cameras, 150 MB once decoded.
+        /// Maximum number of pixels of one image, read from its header before decoding. No side may have more than a
         /// million, whatever this says.
         max_image_pixels: u64 = 50_000_000, Count "N";
         // SigLIP 2 was trained on up to 1024; attention costs the square of it.
-        /// Most patches of one picture that a request may ask for, of a model that reads pictures in
+        /// Maximum number of patches of one image that a request may ask for, of a model that reads images in
         /// variable resolution. What such a model takes by itself is always allowed.
         max_num_patches: usize = 1024, Count "N";
-        /// Most bytes that decoding one picture may take at its peak, estimated from its header.
+        /// Maximum number of bytes that decoding one image may take at its peak, estimated from its header.
         max_decode_bytes: u64 = 512 << 20, Size "SIZE";
-        // Two of the largest pictures at once, or a hundred common ones: it bounds memory, not speed.
-        /// Most bytes that all decoding at once may take; pictures wait for their share.
+        // Two of the largest images at once, or a hundred common ones: it bounds memory, not speed.
+        /// Maximum number of bytes that all decoding at once may take; images wait for their share.
         max_decode_bytes_in_flight: u64 = 1 << 30, Size "SIZE";
-        /// Deepest nesting of arrays and objects in a JSON body.
+        /// Maximum depth of arrays and objects in a JSON body.
         max_json_depth: usize = 32, Count "N";
-        /// Most items in the server at once, queued or running.
+        /// Maximum number of items in the server at once, queued or running.
         max_items_in_flight: usize = 8192, Count "N";
-        // With the pictures that are being decoded and fetched, the caches and a base model in f32, a
+        // With the images that are being decoded and fetched, the caches and a base model in f32, a
         // container of 4 GiB holds it (docs/operations.md has the sum).
-        /// Most request bytes held for items in flight.
+        /// Maximum number of request bytes held for items in flight.
         max_bytes_in_flight: usize = 256 << 20, Size "SIZE";
-        // A thousand pictures of two megapixels: some ten seconds of decoding on two cores.
-        /// Most pixels of pictures in flight that are not decoded yet.
+        // A thousand images of two megapixels: some ten seconds of decoding on two cores.
+        /// Maximum number of pixels of images in flight that are not decoded yet.
         max_pixels_in_flight: u64 = 2_000_000_000, Count "N";
-        /// Most bytes of features in one answer, counted as 32-bit floats.
+        /// Maximum number of bytes of features in one answer, counted as 32-bit floats.
         max_feature_bytes: usize = 256 << 20, Size "SIZE";
-        /// Most bulk streams at once.
+        /// Maximum number of bulk streams at once.
         max_bulk_streams: usize = 16, Count "N";
-        /// Most rows of all bulk streams in the server at once, beside the items in flight.
+        /// Maximum number of rows of all bulk streams in the server at once, beside the items in flight.
         max_bulk_rows: usize = 512, Count "N";
-        /// Most bytes held for them.
+        /// Maximum number of bytes held for the rows of bulk streams.
         max_bulk_bytes: usize = 128 << 20, Size "SIZE";
         /// A bulk stream that moves no row for this long is ended.
         bulk_idle_timeout: Duration = Duration::from_secs(60), Time "DURATION";
@@ -238,9 +239,9 @@ section! {
 }
 
 section! {
-    /// Fetching of pictures by URL. Off by default: it lets a client make the server connect to others.
+    /// Fetching of images by URL. Off by default: it lets a client make the server connect to others.
     Fetch {
-        /// Whether a picture may be given as an `https` URL.
+        /// Whether an image may be given as an `https` URL.
         enabled: bool = false, Switch "BOOL", flag "fetch";
         /// Whether `http` URLs are fetched too. Anybody on the way can read and change what they give.
         allow_http: bool = false, Switch "BOOL";
@@ -255,12 +256,12 @@ section! {
         allow_networks: List<Network> = List(vec![Network::Public]), Listed "NETWORK";
         /// Addresses that are never connected to, written as above.
         deny_networks: Option<List<Network>> = None, Listed "NETWORK";
-        /// How long one picture may take, redirects included.
+        /// How long one image may take, redirects included.
         timeout: Duration = Duration::from_secs(10), Time "DURATION";
-        /// Most redirects of one fetch; each one is checked like the URL itself.
+        /// Maximum number of redirects of one fetch; each one is checked like the URL itself.
         max_redirects: usize = 3, CountOrZero "N";
-        // Each holds up to `limits.max_image_bytes` until its picture is decoded: 320 MiB with the defaults.
-        /// Most pictures being fetched, or fetched and not yet decoded, at once.
+        // Each holds up to `limits.max_image_bytes` until its image is decoded: 320 MiB with the defaults.
+        /// Maximum number of images being fetched, or fetched and not yet decoded, at once.
         max_concurrent: usize = 16, Count "N";
         /// A file of certificates (PEM) to trust beside those of the system.
         ca_file: Option<PathBuf> = None, File "FILE";
@@ -272,7 +273,7 @@ section! {
     Cache {
         /// Bytes of text embeddings kept; label sets repeat. 0 keeps none.
         text_bytes: u64 = 64 << 20, SizeOrZero "SIZE";
-        /// Bytes of image embeddings kept; 0 keeps none. Equal pictures in flight are computed once
+        /// Bytes of image embeddings kept; 0 keeps none. Equal images in flight are computed once
         /// either way.
         image_bytes: u64 = 0, SizeOrZero "SIZE";
     }

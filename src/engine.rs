@@ -40,7 +40,7 @@ pub use self::{
 use crate::{
     batch::Submit,
     cache::EmbeddingCache,
-    config::{self, Config},
+    config::{self, Config, Limit},
     cpu_pool::CpuPool,
     error::{Code, Error},
     fetch::Fetcher,
@@ -213,15 +213,13 @@ impl Engine {
     }
 
     /// Refuses more than `limit` of something, and nothing at all.
-    fn check_count(&self, field: &'static str, count: usize, limit: usize) -> Result<(), Error> {
+    fn check_count(&self, field: &'static str, count: usize, limit: Limit) -> Result<(), Error> {
         let error = if count == 0 {
             Error::invalid(field, "must not be empty")
-        } else if count > limit {
-            Error::new(
-                Code::TooManyItems,
-                format!("{count} items, more than the limit of {limit}; split the request"),
-            )
-            .with_field(field)
+        } else if limit.is_below(count) {
+            let message =
+                format!("{count} items, more than the limit of {limit}; split the request");
+            Error::new(Code::TooManyItems, message).with_field(field)
         } else {
             return Ok(());
         };

@@ -4,11 +4,14 @@
 //! documents, `tonic::Status`, metric labels, the OpenAPI responses and the docs are all drawn from
 //! [`Code::spec`], so they cannot disagree.
 
+mod help;
 mod logged;
 
 use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use http::StatusCode;
+
+pub use self::help::Help;
 
 /// Why a request was not answered, in the vocabulary of the public API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

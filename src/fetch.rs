@@ -27,7 +27,8 @@ pub use self::{
     resolver::{Answer, Lookup, SystemLookup},
 };
 use crate::{
-    build_info, config,
+    build_info,
+    config::{self, Limit},
     preprocess::{self, Foreign},
     small_file, tls,
 };
@@ -70,7 +71,10 @@ pub enum FetchError {
     #[error(transparent)]
     Forbidden(#[from] Refusal),
     /// More bytes than a picture may have.
-    #[error("the image behind the URL has more bytes than the limit of {limit}")]
+    #[error(
+        "the image behind the URL has more bytes than the limit of {}",
+        Limit::bytes(*.limit, "limits.max_image_bytes")
+    )]
     TooManyBytes {
         /// The limit.
         limit: usize,

@@ -29,6 +29,8 @@ pub use sniff::Foreign;
 pub use spec::SpecError;
 pub use target::{CropOffset, Resize, TargetSize};
 
+use crate::config::Limit;
+
 /// How much of a large picture is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decoding {
@@ -114,7 +116,10 @@ pub enum ImageError {
     #[error("the image is empty")]
     Empty,
     /// More encoded bytes than allowed.
-    #[error("the image has {bytes} bytes, more than the limit of {limit}")]
+    #[error(
+        "the image has {bytes} bytes, more than the limit of {}",
+        Limit::bytes(*.limit, "limits.max_image_bytes")
+    )]
     TooManyBytes {
         /// Bytes of this one.
         bytes: usize,
@@ -122,7 +127,10 @@ pub enum ImageError {
         limit: usize,
     },
     /// More pixels than allowed, by its header.
-    #[error("the image has {width} x {height} pixels, more than the limit of {limit}")]
+    #[error(
+        "the image has {width} x {height} pixels, more than the limit of {}",
+        Limit::count(*.limit, "limits.max_image_pixels")
+    )]
     TooManyPixels {
         /// Columns.
         width: u32,
@@ -142,7 +150,10 @@ pub enum ImageError {
         limit: u32,
     },
     /// Decoding it would allocate more than allowed.
-    #[error("decoding the image needs more than {limit} bytes of memory")]
+    #[error(
+        "decoding the image needs more memory than the limit of {}",
+        Limit::bytes(*.limit, "limits.max_decode_bytes")
+    )]
     TooMuchMemory {
         /// The limit.
         limit: u64,

@@ -42,6 +42,7 @@ use tower::ServiceBuilder;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::{
+    docs::error_page,
     layers::{Hosts, OverUnixSocket},
     openapi::{document as openapi, yaml as openapi_yaml},
     problem::error_table,
@@ -170,6 +171,7 @@ fn pages() -> Router<AppState> {
         .route("/page.js", get(page::script))
         .route("/docs", get(docs::redirect))
         .route("/docs/", get(docs::index))
+        .route("/docs/errors", get(docs::errors))
         .route("/docs/{*file}", get(docs::file))
 }
 

@@ -1,13 +1,13 @@
 //! The options of the configuration as flags: made from its table, so that none is written twice.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::LazyLock};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 
 use crate::config::{
-    Effective, Sources,
+    Config, Effective, Sources,
     load::{CONFIG_ENV, Problems},
-    options::OPTIONS,
+    options::{OPTIONS, Spec},
 };
 
 /// The flags given, as text: the configuration reads them like any other source, so that a bad value is
@@ -34,6 +34,28 @@ impl Options {
     }
 }
 
+/// An option as a flag, with its default and its variable in the help.
+pub(super) fn flag(option: &'static Spec) -> Arg {
+    let default = DEFAULTS.text(option).map(|text| format!(" [default: {text}]"));
+    let default = default.unwrap_or_default();
+    // A list's flag may be repeated; of any other, the second is a mistake.
+    let action = if option.list { ArgAction::Append } else { ArgAction::Set };
+    let arg = Arg::new(&*option.flag)
+        .action(action)
+        .long(&*option.flag)
+        .value_name(option.placeholder)
+        .help(format!("{}{default} [env: {}]", option.doc, option.env))
+        .help_heading(option.section)
+        // The short help shows what one sets most; `--help` shows all.
+        .hide_short_help(!option.main)
+        .global(true);
+    // With `=`, so that the word behind a switch that stands alone is never taken for its value.
+    let alone = |arg: Arg| arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+    if option.switch { alone(arg) } else { arg }
+}
+
+static DEFAULTS: LazyLock<Config> = LazyLock::new(Config::default);
+
 impl Args for Options {
     fn augment_args(command: Command) -> Command {
         let file = Arg::new("config")
@@ -41,25 +63,8 @@ impl Args for Options {
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
             .global(true)
-            .help(format!("Read this config file (TOML) [variable: {CONFIG_ENV}]"));
-        OPTIONS.iter().fold(command.arg(file), |command, option| {
-            let help = format!("{} [variable: {}]", option.doc, option.env);
-            // A list's flag may be repeated; of any other, the second is a mistake.
-            let action = if option.list { ArgAction::Append } else { ArgAction::Set };
-            let arg = Arg::new(&*option.flag)
-                .action(action)
-                .long(&*option.flag)
-                .value_name(option.placeholder)
-                .help(help)
-                .help_heading(option.section)
-                // The short help shows what one sets most; `--help` shows all.
-                .hide_short_help(!option.main)
-                .global(true);
-            // With `=`, so that the word behind a switch that stands alone is never taken for its value.
-            let alone =
-                |arg: Arg| arg.num_args(0..=1).require_equals(true).default_missing_value("true");
-            command.arg(if option.switch { alone(arg) } else { arg })
-        })
+            .help(format!("Read this config file (TOML) [env: {CONFIG_ENV}]"));
+        OPTIONS.iter().fold(command.arg(file), |command, option| command.arg(flag(option)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -251,7 +251,7 @@ fn bytes<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
 }
 
 /// Written with the largest unit that divides it, so that nothing is lost.
-fn print_bytes(value: u64) -> Literal {
+pub(super) fn print_bytes(value: u64) -> Literal {
     let units = [(1_u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.iter().find(|(factor, _)| value > 0 && value.is_multiple_of(*factor)) {
         Some((factor, unit)) => Literal::Text(format!("{}{unit}", value / factor)),

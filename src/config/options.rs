@@ -201,6 +201,17 @@ impl Config {
             .map_or(Literal::Unset, |(_, _, section)| section.get(option.key))
     }
 
+    /// An option's value, as a flag takes it; none where it is not set.
+    #[must_use]
+    pub fn text(&self, option: &Spec) -> Option<String> {
+        match self.get(option) {
+            Literal::Text(text) => Some(text),
+            Literal::Integer(number) => Some(number.to_string()),
+            Literal::Boolean(on) => Some(on.to_string()),
+            Literal::Unset => None,
+        }
+    }
+
     /// The sections with their documentation, in order.
     pub(super) fn section_docs() -> Vec<(&'static str, &'static str)> {
         Self::default().sections().iter().map(|(name, doc, _)| (*name, doc.trim())).collect()
@@ -236,12 +247,7 @@ mod tests {
         let defaults = Config::default();
         let mut again = Config::default();
         for option in OPTIONS.iter() {
-            let text = match defaults.get(option) {
-                Literal::Text(text) => text,
-                Literal::Integer(number) => number.to_string(),
-                Literal::Boolean(on) => on.to_string(),
-                Literal::Unset => continue,
-            };
+            let Some(text) = defaults.text(option) else { continue };
             again.set(option, &text).unwrap_or_else(|error| panic!("{}: {error}", option.path()));
         }
         assert_eq!(again, defaults);

@@ -11,6 +11,7 @@ use super::{
     until_deadline,
 };
 use crate::{
+    config::Limit,
     embedding::{Embedding, normalize},
     error::{Code, Error},
     model::Scorer,
@@ -79,7 +80,8 @@ impl Engine {
         let scorer = model.card.scorer.ok_or_else(|| item::no_text_tower(model))?;
         let images = Side::from(request.images);
         self.check_side(model, &images)?;
-        self.check_count("labels", request.labels.len(), self.limits.max_labels)?;
+        let limit = Limit::count(self.limits.max_labels, "limits.max_labels");
+        self.check_count("labels", request.labels.len(), limit)?;
         let options = self.item_options(model, true, request.max_num_patches)?;
         let prompts =
             Prompts::new(&request.labels, &request.templates, self.limits.max_text_bytes)?;
@@ -187,8 +189,9 @@ impl<'r> Prompts<'r> {
             };
             let bytes = templates.iter().map(filled).max().unwrap_or_default();
             if bytes > max_bytes {
+                let limit = Limit::bytes(max_bytes, "limits.max_text_bytes");
                 let message =
-                    format!("its prompt has {bytes} bytes, more than the limit of {max_bytes}");
+                    format!("its prompt has {bytes} bytes, more than the limit of {limit}");
                 let error = Error::new(Code::TextTooLarge, message);
                 return Err(error.with_field(format!("labels[{index}]")));
             }

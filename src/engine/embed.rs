@@ -148,7 +148,7 @@ impl Engine {
         context: &Context,
     ) -> Result<EmbeddedItems, Error> {
         let model = self.registry.get(request.model.as_deref())?;
-        self.check_count("input", request.inputs.len(), self.limits.max_items)?;
+        self.check_count("input", request.inputs.len(), self.limits.items())?;
         let dimensions = checked_dimensions(request.dimensions, model.card.embedding_dim)?;
         let options = self.item_options(model, request.truncate, request.max_num_patches)?;
         let batch = Batch::new("input", request.inputs);

@@ -7,6 +7,7 @@ use futures::{StreamExt, stream};
 use super::{Context, Engine, ImageInput, Usage, admission::Permit, until_deadline};
 use crate::{
     batch::Submit,
+    config::Limit,
     embedding::Embedding,
     error::{Code, Error},
     model::Tap,
@@ -114,7 +115,7 @@ impl Engine {
         context: &Context,
     ) -> Result<Features, Error> {
         let model = self.registry.get(request.model.as_deref())?;
-        self.check_count("input", request.images.len(), self.limits.max_items)?;
+        self.check_count("input", request.images.len(), self.limits.items())?;
         let tap = request.output.tap(model.card.vision_layers)?;
         let size = self.image_size(model, request.max_num_patches)?;
         let wanted = Wanted { tap, size };
@@ -142,6 +143,7 @@ impl Engine {
         if bytes <= limit {
             return Ok(bytes);
         }
+        let limit = Limit::bytes(limit, "limits.max_feature_bytes");
         let message = format!(
             "the features of {images} images are {bytes} bytes, more than the limit of {limit}; \
              split the request"

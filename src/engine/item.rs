@@ -10,6 +10,7 @@ use super::{
 use crate::{
     batch::{Answer, BatchError},
     cache::Key,
+    config::Limit,
     cpu_pool::JobPanicked,
     embedding::Embedding,
     error::{Code, Error},
@@ -102,6 +103,7 @@ impl Engine {
         refuse_image_data(&text)?;
         let limit = self.limits.max_text_bytes;
         if text.len() > limit {
+            let limit = Limit::bytes(limit, "limits.max_text_bytes");
             return Err(Error::new(
                 Code::TextTooLarge,
                 format!("the text has {} bytes, more than the limit of {limit}", text.len()),

@@ -84,7 +84,7 @@ impl Engine {
         let RankRequest { model, queries, documents, truncate } = request;
         let model = self.registry.get(model.as_deref())?;
         for side in [&queries, &documents] {
-            self.check_count(side.field, side.inputs.len(), self.limits.max_items)?;
+            self.check_count(side.field, side.inputs.len(), self.limits.items())?;
         }
         check_pairing(&queries, &documents)?;
         let options = self.item_options(model, truncate, None)?;

@@ -6,7 +6,10 @@ use super::{
     item::{self, ItemOptions},
     until_deadline,
 };
-use crate::{embedding::Embedding, error::Error, registry::Model};
+use crate::{
+    config::Limit,
+    {embedding::Embedding, error::Error, registry::Model},
+};
 
 /// The image side of a comparison.
 #[derive(Debug, Clone)]
@@ -136,10 +139,11 @@ impl Engine {
     pub(super) fn check_side(&self, model: &Model, side: &Side) -> Result<(), Error> {
         match side {
             Side::Items(batch) => {
-                self.check_count(batch.field, batch.inputs.len(), self.limits.max_items)
+                self.check_count(batch.field, batch.inputs.len(), self.limits.items())
             }
             Side::Given { field, rows } => {
-                self.check_count(field, rows.rows, self.limits.max_embeddings)?;
+                let limit = Limit::count(self.limits.max_embeddings, "limits.max_embeddings");
+                self.check_count(field, rows.rows, limit)?;
                 check_rows(field, rows, model.card.embedding_dim)
             }
         }

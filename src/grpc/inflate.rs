@@ -17,7 +17,10 @@ use hyper::body::{Body as HttpBody, Frame};
 use tonic::{Status, body::Body};
 
 use super::status::status;
-use crate::error::{Code, Error};
+use crate::{
+    config::Limit,
+    error::{Code, Error},
+};
 
 /// The header that names the encoding of the messages.
 const ENCODING: &str = "grpc-encoding";
@@ -86,7 +89,8 @@ impl Inflated {
     }
 
     fn too_large(&self) -> Error {
-        let message = format!("the message has more than {} bytes", self.limit);
+        let limit = Limit::bytes(self.limit, "limits.max_body_bytes");
+        let message = format!("the message has more bytes than the limit of {limit}");
         Error::new(Code::PayloadTooLarge, message)
     }
 }

@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes};
 
 use super::{Elements, IMAGE, INPUT_IDS, MAX_RANK, PIXEL_VALUES, Sides, TEXT, Tensor};
 use crate::{
+    config::Limit,
     engine::{ImageInput, Input},
     error::{Code, Error},
     preprocess::{self, ImageSpec, TargetSize},
@@ -85,7 +86,8 @@ fn check_items(name: &'static str, items: usize, max_items: usize) -> Result<(),
     if items <= max_items {
         return Ok(());
     }
-    let message = format!("{items} items, more than the limit of {max_items}; split the request");
+    let limit = Limit::count(max_items, "limits.max_items");
+    let message = format!("{items} items, more than the limit of {limit}; split the request");
     Err(Error::new(Code::TooManyItems, message).with_field(name))
 }
 

@@ -52,7 +52,8 @@ pub(super) struct BulkQuery {
     /// How each embedding is written; in binary framing it is the type of the values.
     #[serde(default)]
     encoding_format: EncodingFormat,
-    /// Keep only the first values of each embedding, and normalise after that.
+    /// Keep only the first values of each embedding, and normalise after that. It costs accuracy, as
+    /// `/v1/embeddings` says.
     #[param(minimum = 1)]
     dimensions: Option<usize>,
     /// Whether embeddings are scaled to length 1; yes by default.

@@ -14,7 +14,7 @@ use super::{
     },
     layers::Ctx,
     long_text::LongText,
-    openapi::ProblemErrors,
+    openapi::{EXAMPLE_IMAGE, ProblemErrors},
     problem::Failure,
     respond::{self, Usage},
     rows::Rows,
@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
-    "images": ["data:image/png;base64,iVBORw0..."],
+    "images": [EXAMPLE_IMAGE],
     "labels": ["cat", "dog"],
     "templates": ["This is a photo of {label}.", "a drawing of {label}"],
     "top_k": 1

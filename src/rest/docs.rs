@@ -1,5 +1,7 @@
 //! `/docs`: the API's pages. Everything comes out of the binary, so they work offline.
 
+mod errors;
+
 use std::sync::{Arc, LazyLock};
 
 use axum::{
@@ -9,6 +11,8 @@ use axum::{
 };
 use utoipa_swagger_ui::Config;
 
+pub use self::errors::error_page;
+pub(super) use self::errors::{errors, problem_type};
 use super::{page::secured, problem::Failure};
 use crate::error::{Code, Error};
 

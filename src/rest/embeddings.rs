@@ -27,7 +27,7 @@ use super::{
     layers::Ctx,
     long_text::LongText,
     negotiate::Container,
-    openapi::OpenAiErrors,
+    openapi::{EXAMPLE_IMAGE, OpenAiErrors},
     problem::Failure,
 };
 use crate::{embedding::Encoding, engine::EmbedRequest, error::Error};
@@ -37,8 +37,8 @@ use crate::{embedding::Encoding, engine::EmbedRequest, error::Error};
 #[serde(deny_unknown_fields)]
 #[schema(examples(
     json!({"input": ["a cat", "a dog"]}),
-    json!({"input": [{"text": "a cat"}, {"image": "data:image/png;base64,iVBORw0..."}], "encoding_format": "base64"}),
-    json!({"input": ["data:image/png;base64,iVBORw0..."], "modality": "image"})
+    json!({"input": [{"text": "a cat"}, {"image": EXAMPLE_IMAGE}], "encoding_format": "base64"}),
+    json!({"input": [EXAMPLE_IMAGE], "modality": "image"})
 ))]
 pub(super) struct EmbeddingsRequest {
     /// The model's name; the default model where none is given.
@@ -63,7 +63,9 @@ pub(super) struct EmbeddingsRequest {
         deserialize_with = "others::one_format"
     )]
     encoding_format: EncodingFormat,
-    /// Keep only the first values of each embedding, and normalise after that.
+    /// Keep only the first values of each embedding, and normalise after that. The model was not trained for this:
+    /// where the demo model searches drawings by name, the first hit is right for 88 % of the names with all of its
+    /// 192 values, 78 % with 160, 56 % with 128 and 14 % with 64.
     #[serde(default, alias = "output_dimension")]
     #[schema(minimum = 1)]
     dimensions: Option<usize>,
@@ -135,7 +137,8 @@ pub(super) enum EncodingFormat {
     Int8,
     /// The same plus 128, in `[1, 255]`.
     Uint8,
-    /// `ubinary` minus 128, in `[-128, 127]`.
+    /// `ubinary` minus 128, in `[-128, 127]`. In the search that `dimensions` speaks of the first hit is right for
+    /// 19 % of the names.
     Binary,
     /// One bit a value, set where it is more than 0, eight to an integer in `[0, 255]`, the first value in
     /// the highest bit.

@@ -21,7 +21,7 @@ use super::{
     },
     layers::Ctx,
     negotiate::Container,
-    openapi::ProblemErrors,
+    openapi::{EXAMPLE_IMAGE, ProblemErrors},
     problem::Failure,
     respond::Usage,
 };
@@ -35,8 +35,8 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(examples(
-    json!({"input": "data:image/png;base64,iVBORw0...", "output": "hidden_state", "layer": -2, "dtype": "f16"}),
-    json!({"images": ["data:image/png;base64,iVBORw0..."], "output": "pooled", "encoding_format": "base64"})
+    json!({"input": EXAMPLE_IMAGE, "output": "hidden_state", "layer": -2, "dtype": "f16"}),
+    json!({"images": [EXAMPLE_IMAGE], "output": "pooled", "encoding_format": "base64"})
 ))]
 pub(super) struct FeaturesRequest {
     /// The pictures: data URIs, base64, or `{"image": ...}`; one, or an array. Also called `images`.

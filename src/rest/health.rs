@@ -1,10 +1,10 @@
 //! `GET /health/live` and `GET /health/ready`: for probes.
 
-use axum::{Json, extract::State};
+use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{AppState, openapi::NotReadyErrors, problem::Failure};
+use super::{AppState, openapi::NotReadyErrors, problem::Failure, respond::Json};
 use crate::{
     error::{Code, Error},
     registry::Readiness,

@@ -4,12 +4,12 @@ mod tei;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Json, extract::State};
+use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use self::tei::TeiInfo;
-use super::AppState;
+use super::{AppState, respond::Json};
 use crate::{
     build_info, config,
     engine::Engine,

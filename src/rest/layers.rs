@@ -15,7 +15,7 @@ mod set_context;
 
 pub use self::hosts::{Hosts, OverUnixSocket};
 pub(super) use self::{
-    authorize::authorize,
+    authorize::{authorize, is_open},
     bound_body::{BodyError, bound_body},
     catch_panic::catch_panic,
     compress::{compress, plain_unless_named},

@@ -1,13 +1,10 @@
 //! `GET /v1/models`: the served models, in OpenAI's shape.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::extract::{Path, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{AppState, openapi::UnknownModelErrors, problem::Failure};
+use super::{AppState, openapi::UnknownModelErrors, problem::Failure, respond::Json};
 use crate::error::{Code, Error};
 
 /// The served models.

@@ -2,27 +2,39 @@
 
 use std::collections::BTreeMap;
 
-use axum::{body::Body, extract::State, response::Response};
+use axum::{body::Body, extract::State, http::Method, response::Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::{
-    IntoParams, IntoResponses, OpenApi,
+    IntoParams, IntoResponses, OpenApi, ToSchema,
     openapi::{
         ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, ResponseBuilder,
         example::ExampleBuilder,
         path::{Operation, Parameter, ParameterIn},
         response::Response as ResponseDoc,
         schema::Type,
+        security::{
+            ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+        },
     },
 };
 
 use super::{
     AppState,
     envelope::{CohereError, DetailError, Envelope, PlainError, TeiError},
+    layers::is_open,
     problem::{self, OpenAiError, Problem},
     respond::json_body,
 };
-use crate::error::{Code, Error};
+use crate::{
+    auth::KEY_HEADER,
+    error::{Code, Error},
+};
+
+/// The image of every example: a red disc. It is whole, so that examples run as they stand.
+pub(super) const EXAMPLE_IMAGE: &str = "data:image/png;base64,\
+    iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAH0lEQVR42mP4jwMwQKg7cnJwhJBAFoXLUVkCp+VYAQAiBYKhiuHofgAAAABJ\
+    RU5ErkJggg==";
 
 /// What stands above the routes.
 #[derive(OpenApi)]
@@ -39,8 +51,8 @@ use crate::error::{Code, Error};
         (name = "embeddings", description = "Vectors of texts and pictures"),
         (name = "pairs", description = "Calibrated probabilities that a picture and a text match"),
         (name = "models", description = "What is served, and within which limits"),
-        (name = "compatible", description = "Routes that speak the format of another server"),
         (name = "operations", description = "Probes, metrics and this document"),
+        (name = "compatible", description = "Routes that speak the format of another server"),
     ),
     components(schemas(
         Problem<'static>,
@@ -62,12 +74,31 @@ pub(super) fn frame() -> utoipa::openapi::OpenApi {
 #[must_use]
 pub fn document() -> utoipa::openapi::OpenApi {
     let mut document = super::documented().into_openapi();
+    ask_for_keys(&mut document);
     for (path, item) in &mut document.paths.paths {
         if let Some(get) = item.get.as_mut().filter(|get| refuses_query(path, get)) {
             get.responses.responses.extend(responses(&[Code::InvalidRequest], Envelope::of(path)));
         }
     }
     document
+}
+
+/// Says how a key is sent, and where none is asked for. A server may be without keys, so none is a way to ask as well.
+fn ask_for_keys(document: &mut utoipa::openapi::OpenApi) {
+    let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new(KEY_HEADER)));
+    let components = document.components.get_or_insert_default();
+    let mut ways = vec![SecurityRequirement::default()];
+    for (name, scheme) in [("bearer", bearer), ("api_key", header)] {
+        components.add_security_scheme(name, scheme);
+        ways.push(SecurityRequirement::new::<_, [&str; 0], &str>(name, []));
+    }
+    document.security = Some(ways);
+    for (path, item) in &mut document.paths.paths {
+        if let Some(get) = item.get.as_mut().filter(|_| is_open(&Method::GET, path)) {
+            get.security = Some(Vec::new());
+        }
+    }
 }
 
 /// Whether a GET of a path refuses every query. Probes do not: a load balancer may put something into theirs, and
@@ -90,7 +121,7 @@ pub fn yaml() -> Result<String, Error> {
 
 /// The document as JSON: the answer of `/openapi.json`.
 pub(super) fn json() -> Bytes {
-    document().to_json().unwrap_or_default().into()
+    (document().to_json().unwrap_or_default() + "\n").into()
 }
 
 /// Gives this document
@@ -119,8 +150,18 @@ pub(super) struct RequestHeaders {
     timeout_ms: Option<u64>,
     /// `interactive` (the default) or `bulk`, which takes what the former leaves.
     #[serde(rename = "x-priority")]
-    #[param(example = "bulk")]
-    priority: Option<String>,
+    #[param(inline)]
+    priority: Option<PriorityHeader>,
+}
+
+/// Who goes first.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum PriorityHeader {
+    /// Somebody waits for the answer.
+    Interactive,
+    /// A job that takes what the others leave.
+    Bulk,
 }
 
 /// What a route of the engine may answer when it fails.

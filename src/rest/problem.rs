@@ -8,7 +8,11 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::envelope::{CohereError, DetailError, Envelope, PlainError, TeiError};
+use super::{
+    docs,
+    envelope::{CohereError, DetailError, Envelope, PlainError, TeiError},
+    respond::json_line,
+};
 use crate::error::{Code, Error};
 
 /// An error on its way out of a handler or a layer.
@@ -35,7 +39,7 @@ impl IntoResponse for Failure {
 /// An RFC 9457 problem document.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
-    "type": "urn:siglip-server:problem:undecodable_image",
+    "type": "/docs/errors#undecodable_image",
     "title": "Undecodable image",
     "status": 422,
     "code": "undecodable_image",
@@ -49,7 +53,7 @@ impl IntoResponse for Failure {
     }]
 }))]
 pub(super) struct Problem<'e> {
-    /// A URN that names the kind of problem.
+    /// Where the kind of problem is explained: the entry of its code on this server's page on errors.
     #[serde(rename = "type")]
     kind: String,
     /// A short summary, the same for every occurrence.
@@ -153,8 +157,8 @@ fn items(error: &Error) -> Vec<ItemProblem<'_>> {
 fn body(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Vec<u8> {
     let spec = error.code().spec();
     let written = match envelope {
-        Envelope::Problem => serde_json::to_vec(&Problem {
-            kind: format!("urn:siglip-server:problem:{}", spec.slug),
+        Envelope::Problem => json_line(&Problem {
+            kind: docs::problem_type(error.code()),
             title: spec.title,
             status: spec.status.as_u16(),
             code: spec.slug,
@@ -163,11 +167,11 @@ fn body(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Vec<u8> 
             request_id,
             errors: items(error),
         }),
-        Envelope::OpenAi => serde_json::to_vec(&OpenAiError { error: error.into() }),
-        Envelope::Cohere => serde_json::to_vec(&CohereError::new(error, request_id)),
-        Envelope::Detail => serde_json::to_vec(&DetailError::from(error)),
-        Envelope::Tei => serde_json::to_vec(&TeiError::from(error)),
-        Envelope::Plain => serde_json::to_vec(&PlainError::from(error)),
+        Envelope::OpenAi => json_line(&OpenAiError { error: error.into() }),
+        Envelope::Cohere => json_line(&CohereError::new(error, request_id)),
+        Envelope::Detail => json_line(&DetailError::from(error)),
+        Envelope::Tei => json_line(&TeiError::from(error)),
+        Envelope::Plain => json_line(&PlainError::from(error)),
     };
     // Only strings and numbers are written, to memory, which cannot fail.
     written.unwrap_or_default()

@@ -78,8 +78,30 @@ pub(super) async fn json<T: Serialize + Send + 'static>(
     values: usize,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Response, Failure> {
-    let bytes = timed(state, context, values, move || serde_json::to_vec(&body())).await?;
-    Ok(json_body(Body::from(Bytes::from(bytes.map_err(Error::internal)?))))
+    let bytes = timed(state, context, values, move || json_line(&body())).await?;
+    Ok(json_body(Body::from(Bytes::from(bytes?))))
+}
+
+/// A value as JSON with a line feed behind it, so that a terminal's next line begins on its own.
+///
+/// # Errors
+/// [`crate::error::Code::Internal`] if it cannot be written, which is a defect.
+pub(super) fn json_line(value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    let mut line = serde_json::to_vec(value).map_err(Error::internal)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// A small answer in JSON.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match json_line(&self.0) {
+            Ok(line) => json_body(Body::from(line)),
+            Err(error) => Failure(error).into_response(),
+        }
+    }
 }
 
 /// Answers with a body that is JSON already.

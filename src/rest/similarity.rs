@@ -11,7 +11,7 @@ use super::{
     body::{File, Form, FromPayload, PartContent, Payload, option, unknown_part},
     layers::Ctx,
     long_text::LongText,
-    openapi::ProblemErrors,
+    openapi::{EXAMPLE_IMAGE, ProblemErrors},
     problem::Failure,
     respond::Usage,
     rows::Rows,
@@ -25,8 +25,8 @@ use crate::{
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(examples(
-    json!({"images": ["data:image/png;base64,iVBORw0..."], "texts": ["a cat", "a dog"]}),
-    json!({"image_embeddings": [[0.1, -0.2]], "texts": ["a cat"], "scores": ["probability"]})
+    json!({"images": [EXAMPLE_IMAGE], "texts": ["a cat", "a dog"]}),
+    json!({"images": [EXAMPLE_IMAGE], "texts": ["a cat"], "scores": ["probability"]})
 ))]
 pub(super) struct SimilarityRequest {
     /// The model's name; the default model where none is given.

@@ -14,6 +14,32 @@ fn the_help_shows_every_option() {
 }
 
 #[test]
+fn a_command_shows_its_own_options_and_takes_all() {
+    insta::assert_snapshot!("healthcheck_help", stdout(&run(&["healthcheck", "--help"])));
+    insta::assert_snapshot!("embed_short_help", stdout(&run(&["embed", "-h"])));
+    let text = stdout(&run(&["config", "--limits-max-items", "7"]));
+    assert!(text.contains("max_items = 7"), "{text}");
+    assert_eq!(run(&["openapi", "--limits-max-items", "7"]).status.code(), Some(0));
+}
+
+#[test]
+fn completions_and_manual_pages_are_printed() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = stdout(&run(&["completions", shell]));
+        assert!(script.contains("healthcheck") && script.contains("grpc-listen"), "{shell}");
+    }
+    let page = stdout(&run(&["man"]));
+    assert!(page.contains(".TH siglip-server 1") && page.contains("SIGLIP_LISTEN"), "{page}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("man1");
+    let ended = run(&["man", "--dir", path.to_str().expect("utf-8")]);
+    assert_eq!(ended.status.code(), Some(0), "{}", stderr(&ended));
+    for name in ["siglip-server.1", "siglip-server-embed.1", "siglip-server-download.1"] {
+        assert!(path.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
 fn the_version_names_the_commit() {
     let version = stdout(&run(&["--version"]));
     let expected = format!("siglip-server {} (", env!("CARGO_PKG_VERSION"));

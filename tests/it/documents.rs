@@ -37,6 +37,11 @@ fn the_table_of_errors_is_fresh() {
 }
 
 #[test]
+fn the_page_on_errors_is_fresh() {
+    check("docs/errors.md", &rest::error_page());
+}
+
+#[test]
 fn the_table_of_the_hubs_variables_is_fresh() {
     let text = fs::read_to_string(file("docs/operations.md")).expect("docs/operations.md is there");
     let (begin, end) = ("<!-- hub variables: generated -->\n", "<!-- hub variables: end -->");

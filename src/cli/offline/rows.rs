@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
 use crate::{
+    config::Limit,
     embedding::Embedding,
     engine::{Context, EmbedRequest, Engine, ImageInput, Input},
     error::{Code, Error},
@@ -53,6 +54,7 @@ impl Row {
             Self::Text(text) => Input::Text(text.clone()),
             Self::Image(path) => match read(path, limit).await {
                 Ok(bytes) if bytes.len() > limit => {
+                    let limit = Limit::bytes(limit, "limits.max_image_bytes");
                     let message = format!("the file has more bytes than the limit of {limit}");
                     Input::Unreadable(Error::new(Code::ImageTooLarge, message))
                 }

@@ -12,6 +12,7 @@ use super::{
     null, unreadable,
 };
 use crate::{
+    config::Limit,
     error::{Code, Error},
     rest::long_text::sharing,
 };
@@ -91,10 +92,11 @@ fn cleaned(bytes: Bytes, found: &Found) -> Bytes {
 
 fn too_much(excess: Excess) -> Error {
     match excess {
-        Excess::Depth(limit) => Error::new(
-            Code::JsonTooDeep,
-            format!("the JSON is nested deeper than the limit of {limit}"),
-        ),
+        Excess::Depth(limit) => {
+            let limit = Limit::count(limit, "limits.max_json_depth");
+            let message = format!("the JSON is nested deeper than the limit of {limit}");
+            Error::new(Code::JsonTooDeep, message)
+        }
         Excess::Parts(limit) => Error::new(
             Code::TooManyItems,
             format!(

@@ -49,7 +49,8 @@ pub(in crate::rest) struct EmbedBody {
     /// In which types the embeddings come; `float` where none is given.
     #[serde(default)]
     embedding_types: Vec<EmbeddingType>,
-    /// Keep only the first values of each embedding, and normalise after that.
+    /// Keep only the first values of each embedding, and normalise after that. It costs accuracy, as
+    /// `/v1/embeddings` says.
     #[schema(minimum = 1)]
     output_dimension: Option<usize>,
     /// `END` cuts a text that is too long, `NONE` refuses it.

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::{
     engine::{ImageInput, Input},
     error::Error,
-    rest::long_text::LongText,
+    rest::{long_text::LongText, openapi::EXAMPLE_IMAGE},
 };
 
 /// A text, or an object that says what it holds.
@@ -29,8 +29,8 @@ pub(in crate::rest) enum Item {
 #[serde(deny_unknown_fields)]
 #[schema(examples(
     json!({"text": "a cat"}),
-    json!({"image": "data:image/png;base64,iVBORw0..."}),
-    json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0..."}}),
+    json!({"image": EXAMPLE_IMAGE}),
+    json!({"type": "image_url", "image_url": {"url": EXAMPLE_IMAGE}}),
     json!({"content": [{"type": "text", "text": "a cat"}]})
 ))]
 pub(in crate::rest) struct Part {

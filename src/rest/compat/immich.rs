@@ -2,7 +2,6 @@
 //! them.
 
 use axum::{
-    Json,
     extract::State,
     response::{IntoResponse, Response},
 };
@@ -21,6 +20,7 @@ use crate::{
         layers::Ctx,
         openapi::{DetailErrors, RequestHeaders},
         problem::Failure,
+        respond::Json,
     },
 };
 

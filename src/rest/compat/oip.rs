@@ -5,7 +5,7 @@ mod path;
 mod schema;
 pub(in crate::rest) mod wire;
 
-use axum::{Json, extract::State, response::Response};
+use axum::{extract::State, response::Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -22,6 +22,7 @@ use crate::{
         layers::Ctx,
         openapi::{PlainErrors, PlainNotReadyErrors, RequestHeaders},
         problem::Failure,
+        respond::Json,
     },
 };
 

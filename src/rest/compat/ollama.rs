@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use axum::{Json, extract::State, response::Response};
+use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use utoipa::ToSchema;
 
@@ -20,7 +20,7 @@ use crate::{
         layers::Ctx,
         openapi::{PlainErrors, RequestHeaders},
         problem::Failure,
-        respond,
+        respond::{self, Json},
     },
 };
 
@@ -40,7 +40,8 @@ pub(in crate::rest) struct EmbedBody {
     /// Whether a text that is too long is cut (the default); otherwise it is refused.
     #[schema(default = true)]
     truncate: Option<bool>,
-    /// Keep only the first values of each embedding, and normalise after that.
+    /// Keep only the first values of each embedding, and normalise after that. It costs accuracy, as
+    /// `/v1/embeddings` says.
     #[schema(minimum = 1)]
     dimensions: Option<usize>,
     /// Accepted and not used: they steer how a language model answers, and none changes an embedding.

@@ -16,7 +16,7 @@ use crate::{
         AppState,
         body::{FromPayload, Payload},
         layers::Ctx,
-        openapi::{OpenAiErrors, RequestHeaders, TeiErrors},
+        openapi::{EXAMPLE_IMAGE, OpenAiErrors, RequestHeaders, TeiErrors},
         problem::Failure,
         respond::{self, Usage},
     },
@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(examples(
-    json!({"query": "a cat", "documents": [{"image": "data:image/png;base64,iVBORw0..."}], "top_n": 1}),
+    json!({"query": "a cat", "documents": [{"image": EXAMPLE_IMAGE}], "top_n": 1}),
     json!({"query": "a cat", "texts": ["a kitten", "a truck"]})
 ))]
 pub(in crate::rest) struct RerankBody {

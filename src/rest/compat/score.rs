@@ -12,7 +12,7 @@ use crate::{
         AppState,
         body::{FromPayload, Payload},
         layers::Ctx,
-        openapi::{OpenAiErrors, RequestHeaders},
+        openapi::{EXAMPLE_IMAGE, OpenAiErrors, RequestHeaders},
         problem::Failure,
         respond::{self, Usage},
     },
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
-    "queries": "a cat", "documents": ["a kitten", {"image": "data:image/png;base64,iVBORw0..."}]
+    "queries": "a cat", "documents": ["a kitten", {"image": EXAMPLE_IMAGE}]
 }))]
 pub(in crate::rest) struct ScoreBody {
     /// The model's name; the default model where none is given.

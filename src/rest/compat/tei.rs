@@ -43,7 +43,7 @@ pub(in crate::rest) struct EmbedBody {
     truncation_direction: Option<Direction>,
     /// Not served: the model has no prompts.
     prompt_name: Option<String>,
-    /// Keep only the first values of each embedding.
+    /// Keep only the first values of each embedding. It costs accuracy, as `/v1/embeddings` says.
     #[schema(minimum = 1)]
     dimensions: Option<usize>,
     /// The same options, as clients of an inference endpoint group them.
@@ -71,7 +71,7 @@ pub(in crate::rest) struct EmbedOptions {
     truncation_direction: Option<Direction>,
     /// Not served: the model has no prompts.
     prompt_name: Option<String>,
-    /// Keep only the first values of each embedding.
+    /// Keep only the first values of each embedding. It costs accuracy, as `/v1/embeddings` says.
     #[schema(minimum = 1)]
     dimensions: Option<usize>,
 }

@@ -15,7 +15,7 @@ use crate::{
         AppState,
         body::{FromPayload, Payload},
         layers::Ctx,
-        openapi::{DetailErrors, RequestHeaders},
+        openapi::{DetailErrors, EXAMPLE_IMAGE, RequestHeaders},
         problem::Failure,
         respond,
     },
@@ -30,7 +30,7 @@ use crate::{
         "model": "demo",
         "inputs": [
             {"content": [{"type": "text", "text": "a cat"}]},
-            {"content": [{"type": "image_base64", "image_base64": "data:image/png;base64,iVBORw0..."}]}
+            {"content": [{"type": "image_base64", "image_base64": EXAMPLE_IMAGE}]}
         ]
     })
 )]
@@ -51,7 +51,8 @@ pub(in crate::rest) struct EmbedBody {
     encoding_format: Option<Base64>,
     /// The type of the values; `float` where none is given.
     output_dtype: Option<OutputType>,
-    /// Keep only the first values of each embedding, and normalise after that.
+    /// Keep only the first values of each embedding, and normalise after that. It costs accuracy, as
+    /// `/v1/embeddings` says.
     #[schema(minimum = 1)]
     output_dimension: Option<usize>,
 }

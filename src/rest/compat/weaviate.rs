@@ -1,6 +1,6 @@
 //! The routes that Weaviate's `multi2vec-clip` module calls of its inference container.
 
-use axum::{Json, extract::State, http::StatusCode, response::Response};
+use axum::{extract::State, http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -14,16 +14,16 @@ use crate::{
         health,
         layers::Ctx,
         long_text::LongText,
-        openapi::{PlainErrors, PlainNotReadyErrors, RequestHeaders},
+        openapi::{EXAMPLE_IMAGE, PlainErrors, PlainNotReadyErrors, RequestHeaders},
         problem::Failure,
-        respond,
+        respond::{self, Json},
     },
 };
 
 /// Texts and pictures to embed; one side may be empty or missing.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"texts": ["a cat"], "images": ["iVBORw0..."]}))]
+#[schema(example = json!({"texts": ["a cat"], "images": [EXAMPLE_IMAGE]}))]
 pub(in crate::rest) struct VectorizeBody {
     texts: Option<Vec<String>>,
     /// Data URIs or base64.

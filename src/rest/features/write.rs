@@ -87,7 +87,7 @@ fn pieces(
         if layout.container == Container::Json {
             let usage =
                 serde_json::to_string(&Usage::from(features.usage)).map_err(Error::internal)?;
-            yield Bytes::from(format!("],\"usage\":{usage}}}"));
+            yield Bytes::from(format!("],\"usage\":{usage}}}\n"));
         }
     }
 }

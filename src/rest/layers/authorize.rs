@@ -24,7 +24,7 @@ const OPEN: [&str; 7] =
 const OPEN_BELOW: [&str; 4] = ["/docs/", "/health/", "/v2/health/", "/.well-known/"];
 
 /// Only what is read is open: `/` is the page to a browser, and to a client that posts a model's answer.
-fn is_open(method: &Method, path: &str) -> bool {
+pub(in crate::rest) fn is_open(method: &Method, path: &str) -> bool {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     reads && (OPEN.contains(&path) || OPEN_BELOW.iter().any(|below| path.starts_with(below)))
 }

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    config::Limit,
     error::{Code, Error},
     rest::{AppState, problem::Failure},
 };
@@ -29,7 +30,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub(in crate::rest) enum BodyError {
     /// More bytes than one body may have.
-    #[error("the body has more than {limit} bytes")]
+    #[error("the body has more bytes than the limit of {}", Limit::bytes(*.limit, "limits.max_body_bytes"))]
     TooLarge {
         /// The limit.
         limit: usize,

@@ -64,7 +64,7 @@ fn pieces(
             yield Bytes::from_static(b"]");
         }
         let usage = serde_json::to_string(&Usage::from(scored.usage)).map_err(Error::internal)?;
-        yield Bytes::from(format!(",\"usage\":{usage}}}"));
+        yield Bytes::from(format!(",\"usage\":{usage}}}\n"));
     }
 }
 

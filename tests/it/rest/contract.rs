@@ -333,6 +333,27 @@ async fn an_unknown_parameter_is_refused_by_name_whatever_the_body_is() {
 }
 
 #[tokio::test]
+async fn every_answer_in_json_ends_its_line() {
+    let app = TestApp::start().await;
+    let mut answers = Vec::new();
+    for (path, body) in bodies() {
+        answers.push((path, app.post(&address(path), body).await));
+        answers.push((path, app.post(&address(path), json!({"no_such_field": 1})).await));
+    }
+    for (path, _) in Document::of(&app).await.gets() {
+        if path != "/metrics" && path != "/ping" {
+            answers.push(("GET", app.get(&address(&path)).await));
+        }
+    }
+    answers.push(("no route", app.get("/nothing").await));
+    for (path, answer) in answers {
+        let text = &answer.text;
+        let lines = text.matches('\n').count();
+        assert!(text.is_empty() || text.ends_with('\n') && lines == 1, "{path}: {text:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_query_that_is_not_read_is_refused_but_by_probes() {
     let app = TestApp::start().await;
     let document = Document::of(&app).await;

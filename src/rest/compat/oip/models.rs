@@ -1,13 +1,13 @@
 //! What the Open Inference Protocol tells of a model.
 
-use axum::{Json, extract::State};
+use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::path::{ModelPath, Named, VersionPath};
 use crate::{
     oip::{self, TensorSpec},
-    rest::{AppState, openapi::PlainUnknownModelErrors, problem::Failure},
+    rest::{AppState, openapi::PlainUnknownModelErrors, problem::Failure, respond::Json},
 };
 
 /// What is known of a model.

@@ -24,7 +24,7 @@ use crate::{
         body::{self, Bounds},
         long_text::LongText,
         problem::Failure,
-        respond::{json_body, timed},
+        respond::{json_body, json_line, timed},
     },
 };
 
@@ -317,7 +317,7 @@ impl Form {
             id: self.id.as_deref(),
             outputs: answer.outputs.iter().map(tensor).collect(),
         };
-        Ok((serde_json::to_vec(&response).map_err(Error::internal)?, raw))
+        Ok((json_line(&response)?, raw))
     }
 
     fn tensor<'a>(&self, output: &'a Output, raw: &mut BytesMut) -> OutputTensor<'a> {

@@ -17,7 +17,7 @@ use crate::{
         body::{FromPayload, Payload, parse, parse_slice},
         layers::Ctx,
         long_text::LongText,
-        openapi::{RequestHeaders, TeiErrors},
+        openapi::{EXAMPLE_IMAGE, RequestHeaders, TeiErrors},
         problem::Failure,
         respond,
     },
@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
-    "inputs": "iVBORw0...", "parameters": {"candidate_labels": ["a cat", "a dog"]}
+    "inputs": EXAMPLE_IMAGE, "parameters": {"candidate_labels": ["a cat", "a dog"]}
 }))]
 pub(in crate::rest) struct ZeroShotBody {
     /// A data URI or base64.
