@@ -100,6 +100,7 @@ pub fn run() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<serve::Logged>() => ExitCode::from(FAILURE),
         Err(error) => {
             // The whole chain on one line: `{:#}` is anyhow's notation for it.
             complain(format!("siglip-server: {error:#}\n"));

@@ -35,7 +35,13 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use axum::{Router, extract::DefaultBodyLimit, http::Uri, middleware, routing::get};
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, State},
+    http::Uri,
+    middleware,
+    routing::get,
+};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tower::ServiceBuilder;
@@ -77,11 +83,19 @@ pub struct Access {
     pub hosts: Hosts,
     /// Whether `/metrics` is here, and not on a listener of its own.
     pub metrics: bool,
+    /// Whether this is that listener, which has nothing else but the probes.
+    pub is_admin: bool,
 }
 
 impl Default for Access {
     fn default() -> Self {
-        Self { keys: None, origins: Vec::new(), hosts: Hosts::default(), metrics: true }
+        Self {
+            keys: None,
+            origins: Vec::new(),
+            hosts: Hosts::default(),
+            metrics: true,
+            is_admin: false,
+        }
     }
 }
 
@@ -192,7 +206,7 @@ pub fn router(state: AppState) -> Router {
 /// asked for.
 pub fn admin_router(engine: Arc<Engine>, hosts: Hosts) -> Router {
     let health = OpenApiRouter::new().routes(routes!(health::live)).routes(routes!(health::ready));
-    let access = Access { hosts, ..Access::default() };
+    let access = Access { hosts, is_admin: true, ..Access::default() };
     finished(metrics().merge(health).into(), Router::new(), AppState::with_access(engine, access))
 }
 
@@ -253,7 +267,11 @@ fn finished(bounded: Router<AppState>, streams: Router<AppState>, state: AppStat
         .fallback_service(ServiceBuilder::new().map_request(paths::canonical).service(routes))
 }
 
-async fn no_route(uri: Uri) -> Failure {
+async fn no_route(State(state): State<AppState>, uri: Uri) -> Failure {
+    if state.0.access.is_admin {
+        let message = "this listener has /metrics, /health/live and /health/ready alone; all else is on the HTTP listener";
+        return Failure(Error::new(Code::NotFound, message));
+    }
     let hint = match paths::near(uri.path()) {
         Some(route) => {
             format!("there is no such route; did you mean {route}? /docs lists them all")

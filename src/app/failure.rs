@@ -8,11 +8,20 @@ use crate::{
     auth::KeyFileError, error::Error, fetch, hub::HubError, model::LoadError, tls::IdentityError,
 };
 
+/// What to do where a port is taken.
+fn hint(source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::AddrInUse {
+        ": another process listens there, perhaps another server; choose another port"
+    } else {
+        ""
+    }
+}
+
 /// Why the server could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// A port could not be taken.
-    #[error("cannot listen on {addr}")]
+    #[error("cannot listen on {addr}{}", hint(source))]
     Bind {
         /// The address asked for.
         addr: SocketAddr,

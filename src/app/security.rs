@@ -51,6 +51,7 @@ impl Security {
     /// Who may use the HTTP listener.
     pub(super) fn rest(&self, listen: &config::Listen) -> rest::Access {
         rest::Access {
+            is_admin: false,
             keys: self.keys.clone(),
             origins: listen.cors_origins.clone().map(|list| list.0).unwrap_or_default(),
             hosts: hosts(listen, &listen.http),

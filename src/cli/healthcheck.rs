@@ -47,8 +47,16 @@ async fn ask(addr: SocketAddr) -> anyhow::Result<String> {
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
-    let answer = String::from_utf8_lossy(&answer);
-    Ok(answer.lines().next().unwrap_or_default().to_owned())
+    let head = String::from_utf8_lossy(&answer);
+    let head = head.lines().next().unwrap_or_default();
+    match answer.first() {
+        // The first byte of TLS's alerts: to it a request in plain text is none.
+        Some(0x15) => {
+            bail!("the port speaks TLS; set the server's --tls-cert (SIGLIP_TLS_CERT) here as well")
+        }
+        Some(_) if !head.starts_with("HTTP/") => bail!("what listens there does not speak HTTP"),
+        _ => Ok(head.to_owned()),
+    }
 }
 
 /// The same over TLS. The certificate names the host that clients know, not this address, so it is not

@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use tracing::error;
+
 use crate::{
     app::{App, AppHandle},
-    config::Config,
+    config::{Config, LogFormat},
     registry::Model,
     shutdown::{Signals, drain_on_signal},
     telemetry::logs,
@@ -12,18 +14,32 @@ use crate::{
 
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
     let _log = logs::init(&config.log)?;
+    let is_json = config.log.format == LogFormat::Json;
     // The default is a thread a core, for a runtime that only moves bytes: decoding, tokenizing and the
     // towers have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(serve(config));
     // A load or a forward pass that was cut off cannot be cancelled; the process does not wait for it.
     runtime.shutdown_background();
-    served
+    match served {
+        // Where programs read the log, its last line is one of theirs as well.
+        Err(error) if is_json => {
+            error!(cause = format!("{error:#}"), "the server failed");
+            Err(Logged.into())
+        }
+        served => served,
+    }
 }
+
+/// The server failed, and the log says why.
+#[derive(Debug, thiserror::Error)]
+#[error("the server failed; the log says why")]
+pub(super) struct Logged;
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     // Before the model loads: a signal while it does must end the process as well.
     let signals = Signals::install()?;
+    let asks_for_keys = config.auth.keys_file.is_some();
     let app = App::bind(config).await?;
     let handle = app.handle();
     tokio::spawn({
@@ -37,13 +53,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut serving = std::pin::pin!(app.serve());
     tokio::select! {
         ended = &mut serving => return Ok(ended?),
-        () = handle.ready() => super::print(&announcement(&handle))?,
+        () = handle.ready() => super::print(&announcement(&handle, asks_for_keys))?,
     }
     Ok(serving.await?)
 }
 
 /// What is served where, and a command to try it.
-fn announcement(handle: &AppHandle) -> String {
+fn announcement(handle: &AppHandle, asks_for_keys: bool) -> String {
     let mut text = String::new();
     for model in handle.engine().registry().loaded() {
         let Model { name, card, .. } = &**model;
@@ -62,11 +78,12 @@ fn announcement(handle: &AppHandle) -> String {
         put(&mut text, "admin", &format!("http://{admin}/metrics"));
     }
     let request = r#"{"input": "a cat"}"#;
+    let key = if asks_for_keys { " -H 'authorization: Bearer KEY'" } else { "" };
     put(
         &mut text,
         "try",
         &format!(
-            "curl -s {scheme}://{}/v1/embeddings -H 'content-type: application/json' -d '{request}'",
+            "curl -s {scheme}://{}/v1/embeddings{key} -H 'content-type: application/json' -d '{request}'",
             super::healthcheck::reachable(http)
         ),
     );

@@ -45,7 +45,7 @@ pub(super) struct ClassifyRequest {
     image_embeddings: Option<Rows>,
     /// The labels.
     labels: Vec<String>,
-    /// One prompt template or several, each with a `{label}`; the normalised embeddings of several are
+    /// One prompt template or several, each with a `{label}` (or `{}`); the normalised embeddings of several are
     /// averaged. `This is a photo of {label}.` by default; `{label}` alone takes labels as they are.
     #[schema(inline, value_type = Option<OneOrMany>)]
     templates: Option<Strings>,

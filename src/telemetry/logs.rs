@@ -72,8 +72,12 @@ pub fn init(config: &config::Log) -> Result<LogGuard, LogError> {
             let lines = lines.with_ansi(io::stderr().is_terminal());
             subscriber.with(lines).try_init()?;
         }
-        // The event's fields at the top level: that is where log stores look for them.
-        LogFormat::Json => subscriber.with(lines.json().flatten_event(true)).try_init()?,
+        // The event's fields at the top level: that is where log stores look for them. Requests have one span, so a
+        // list of spans would say the same again.
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_span_list(false);
+            subscriber.with(lines).try_init()?;
+        }
     }
     DROPPED.get_or_init(|| dropped);
     log_panics();

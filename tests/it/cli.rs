@@ -3,7 +3,10 @@
 mod checkpoints;
 mod offline;
 
-use std::{io::Write as _, net::TcpListener};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+};
 
 use crate::process::{command, run, stderr, stdout};
 
@@ -115,7 +118,47 @@ fn a_port_that_is_taken_is_named() {
     let output = run(&["--listen", &addr]);
     assert_eq!(output.status.code(), Some(1));
     let log = stderr(&output);
-    assert!(log.contains(&format!("cannot listen on {addr}")), "{log}");
+    assert!(log.contains(&format!("cannot listen on {addr}: another process")), "{log}");
+}
+
+#[test]
+fn programs_that_read_the_log_read_why_the_server_ended() {
+    let args = ["--listen", "127.0.0.1:0", "--model", "/nowhere/at/all", "--log-format", "json"];
+    let output = run(&args);
+    assert_eq!(output.status.code(), Some(1));
+    let log = stderr(&output);
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let last = lines.last().expect("a line");
+    assert_eq!(last["level"], "ERROR", "{log}");
+    assert!(last["cause"].as_str().expect("a cause").contains("/nowhere/at/all"), "{log}");
+}
+
+#[test]
+fn a_port_that_speaks_something_else_is_named_by_the_health_check() {
+    for (answer, named) in [
+        (&b"\x15\x03\x01\x00\x02\x02\x50"[..], "the port speaks TLS"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("an address").to_string();
+        let served = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            // What is left unread would have the answer thrown away.
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                let mut part = [0; 256];
+                let count = stream.read(&mut part).expect("reads");
+                assert_ne!(count, 0, "the client left");
+                asked.extend_from_slice(&part[..count]);
+            }
+            stream.write_all(answer).expect("writes");
+        });
+        let output = run(&["healthcheck", "--listen", &addr]);
+        served.join().expect("serves");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(named), "{}", stderr(&output));
+    }
 }
 
 #[test]

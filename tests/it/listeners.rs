@@ -84,7 +84,12 @@ async fn operators_have_a_listener_of_their_own() {
     let metrics = get(format!("{admin}/metrics")).await.text().await.expect("text");
     assert!(metrics.contains("siglip_ready 1"), "{metrics}");
     assert_eq!(get(format!("{admin}/health/ready")).await.status(), StatusCode::OK);
-    assert_eq!(get(format!("{admin}/v1/models")).await.status(), StatusCode::NOT_FOUND);
+    let elsewhere = get(format!("{admin}/v1/models")).await;
+    assert_eq!(elsewhere.status(), StatusCode::NOT_FOUND);
+    let text = elsewhere.text().await.expect("text");
+    assert!(text.contains("/metrics, /health/live and /health/ready"), "{text}");
+    // The command to try has a place for the key.
+    assert!(server.announcement.contains("-H 'authorization: Bearer KEY'"));
     assert_eq!(get(format!("{}/health/ready", server.url)).await.status(), StatusCode::OK);
 
     let models = format!("{}/v1/models", server.url);

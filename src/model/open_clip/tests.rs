@@ -56,7 +56,6 @@ fn a_key_at_fault_is_named_with_its_value() {
     let weights = Weights::new(Vec::new()).expect("no file");
     for (json, expected) in [
         ("{}", "`model_cfg` is missing; an object is read"),
-        (r#"{"model_cfg": {"quick_gelu": true}}"#, "`model_cfg.quick_gelu` is true; false is read"),
         (
             r#"{"model_cfg": {"text_cfg": {"tokenizer_kwargs": {"clean": "none"}}}}"#,
             "`model_cfg.text_cfg.tokenizer_kwargs.clean` is \"none\"; `whitespace`, `lower` or",

@@ -21,6 +21,7 @@ async fn locked() -> (TestApp, NamedTempFile) {
     file.write_all(KEYS.as_bytes()).expect("written");
     let path = file.path().to_owned();
     let access = move |metrics| Access {
+        is_admin: false,
         keys: Some(Arc::new(Keys::load(path, metrics).expect("usable"))),
         origins: vec!["https://app.example".parse().expect("an origin")],
         hosts: Hosts::default(),
