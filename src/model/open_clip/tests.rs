@@ -57,11 +57,17 @@ fn a_key_at_fault_is_named_with_its_value() {
     for (json, expected) in [
         ("{}", "`model_cfg` is missing; an object is read"),
         (
-            r#"{"model_cfg": {"text_cfg": {"tokenizer_kwargs": {"clean": "none"}}}}"#,
+            r#"{"model_cfg": {"quick_gelu": true,
+                "vision_cfg": {"timm_model_name": "vit_base_patch16_siglip_224"}}}"#,
+            "`model_cfg.quick_gelu` is true; false is read",
+        ),
+        (
+            r#"{"model_cfg": {"embed_dim": 8, "text_cfg": {"tokenizer_kwargs": {"clean": "none"}}}}"#,
             "`model_cfg.text_cfg.tokenizer_kwargs.clean` is \"none\"; `whitespace`, `lower` or",
         ),
         (
-            r#"{"model_cfg": {"vision_cfg": {"timm_pool": "avg"}}}"#,
+            r#"{"model_cfg": {"vision_cfg": {"timm_pool": "avg",
+                "timm_model_name": "vit_base_patch16_siglip_224"}}}"#,
             "`model_cfg.vision_cfg.timm_pool` is \"avg\"; `map` is read",
         ),
         (
