@@ -14,7 +14,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{FromArgMatches as _, Parser, Subcommand};
 
 use self::options::Options;
-use crate::{config::load::Problems, rest};
+use crate::{config::load::Problems, decoder, rest};
 
 /// A command that failed.
 const FAILURE: u8 = 1;
@@ -76,6 +76,11 @@ enum Command {
 /// rows of `embed` or `score` failed.
 #[must_use]
 pub fn run() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if std::env::args_os().nth(1).is_some_and(|first| first == decoder::worker::ARGUMENT) {
+        return decoder::worker::run();
+    }
+    decoder::allow_processes();
     // Prints help and version itself, and exits 2 for an unknown flag.
     let matches = help::command().get_matches();
     let Cli { command, mut options } =

@@ -18,7 +18,9 @@ mod served;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::{
-    choices::{Agreement, CpuFeatures, DType, Device, LogFormat, TextNormalization},
+    choices::{
+        Agreement, CpuFeatures, DType, DecodeIsolation, Device, LogFormat, TextNormalization,
+    },
     lists::{Host, List, Network, WebOrigin},
     load::{Effective, Origin, Sources},
     served::{Served, is_hub_id},
@@ -158,6 +160,10 @@ section! {
         cpu_features: CpuFeatures = CpuFeatures::default(), Choice "auto|portable|avx2|avx512|avx512vnni|avx512bf16|neon", flag "cpu-features";
         /// Threads that decode and resize images; 0 means one per core.
         cpu_pool_threads: usize = 0, CountOrZero "N", flag "cpu-pool-threads";
+        /// Where images are decoded: `process` is in processes of their own, without files and network and with limits
+        /// on memory and time, so that no image can harm the server (Linux; threads elsewhere, and where no process
+        /// can be started); `thread` is on the server's own threads.
+        decode_isolation: DecodeIsolation = DecodeIsolation::default(), Choice "process|thread", flag "decode-isolation";
         /// Whether a large JPEG is decoded at half its size: one with four times the rows and columns that the
         /// model reads, or more. That takes less time and moves pixels by a few levels of 255
         /// (docs/numerics.md). It acts in builds with the feature `turbojpeg` only, such as the container
@@ -209,6 +215,10 @@ section! {
         max_num_patches: usize = 1024, Count "N";
         /// Maximum number of bytes that decoding one image may take at its peak, estimated from its header.
         max_decode_bytes: u64 = 512 << 20, Size "SIZE";
+        // A JPEG or PNG of 50 megapixels takes about one second.
+        /// Maximum processor time of decoding one image, in whole seconds, where images are decoded in processes of
+        /// their own.
+        max_decode_time: Duration = Duration::from_secs(10), Time "DURATION";
         // Two of the largest images at once, or a hundred common ones: it bounds memory, not speed.
         /// Maximum number of bytes that all decoding at once may take; images wait for their share.
         max_decode_bytes_in_flight: u64 = 1 << 30, Size "SIZE";

@@ -42,6 +42,7 @@ use crate::{
     cache::EmbeddingCache,
     config::{self, Config, Limit},
     cpu_pool::CpuPool,
+    decoder::{self, Decoder},
     error::{Code, Error},
     fetch::Fetcher,
     preprocess::{Decoding, Pixels},
@@ -53,6 +54,7 @@ use crate::{
 pub struct Engine {
     registry: Registry,
     pool: CpuPool,
+    decoder: Arc<Decoder>,
     decoding: Decoding,
     texts: EmbeddingCache,
     images: EmbeddingCache,
@@ -75,7 +77,16 @@ impl Engine {
         metrics: Arc<Metrics>,
     ) -> Result<Self, rayon::ThreadPoolBuildError> {
         let limits = config.limits.clone();
+        let decoder = Decoder::new(
+            decoder::Settings {
+                isolation: config.model.decode_isolation,
+                max_time: limits.max_decode_time,
+                program: decoder::program(),
+            },
+            &metrics,
+        );
         Ok(Self {
+            decoder: Arc::new(decoder),
             registry,
             pool: CpuPool::new(config.model.cpu_pool_threads)?,
             decoding: if config.model.fast_decode { Decoding::Fast } else { Decoding::Full },
@@ -94,6 +105,12 @@ impl Engine {
     #[must_use]
     pub fn decoding(&self) -> Decoding {
         self.decoding
+    }
+
+    /// Where images are decoded.
+    #[must_use]
+    pub fn decode_isolation(&self) -> config::DecodeIsolation {
+        self.decoder.isolation()
     }
 
     /// Lets requests name pictures by URL.

@@ -11,7 +11,7 @@
 //! | 5 | [`rest`], [`grpc`] |
 //! | 4 | [`engine`], [`oip`], [`registry`] |
 //! | 3 | [`batch`], [`model`] |
-//! | 2 | [`preprocess`], [`tokenize`], [`fetch`], [`auth`], [`hub`], [`cache`], [`cpu_pool`] |
+//! | 2 | [`preprocess`], [`tokenize`], [`fetch`], [`auth`], [`hub`], [`cache`], [`cpu_pool`], [`decoder`] |
 //! | 1 | [`telemetry`], [`embedding`], [`tls`], [`checkpoint`] |
 //! | 0 | [`config`], [`error`], [`build_info`], [`small_file`] |
 
@@ -24,6 +24,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod cpu_pool;
+pub mod decoder;
 pub mod embedding;
 pub mod engine;
 pub mod error;

@@ -21,6 +21,8 @@ mod webp;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 pub use decode::{is_image, size};
 pub(crate) use filter::Filter;
 pub use formats::formats;
@@ -32,7 +34,7 @@ pub use target::{CropOffset, Resize, TargetSize};
 use crate::config::Limit;
 
 /// How much of a large picture is decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Decoding {
     /// Every pixel.
     Full,
@@ -75,7 +77,7 @@ pub struct Pixels {
 }
 
 /// Which filter a resize uses; both with Pillow's antialiasing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Resample {
     /// Pillow's `BILINEAR` (2).
     Bilinear,
@@ -84,7 +86,7 @@ pub enum Resample {
 }
 
 /// How a checkpoint wants its pictures, as its `preprocessor_config.json` says.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageSpec {
     /// The size after the resize, and what is cropped.
     pub size: TargetSize,
@@ -99,7 +101,7 @@ pub struct ImageSpec {
 }
 
 /// Bounds on one picture, checked before and while decoding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageLimits {
     /// Most encoded bytes.
     pub max_bytes: usize,
@@ -107,6 +109,14 @@ pub struct ImageLimits {
     pub max_pixels: u64,
     /// Most bytes that the decoder may allocate.
     pub max_decode_bytes: u64,
+}
+
+impl ImageLimits {
+    /// Whether an image with this header is within the limits.
+    #[must_use]
+    pub fn allow(&self, header: Header) -> bool {
+        header.pixels <= self.max_pixels && header.decode_bytes <= self.max_decode_bytes
+    }
 }
 
 /// Why a picture could not be prepared.
@@ -170,7 +180,7 @@ pub enum ImageError {
 }
 
 /// What a picture's header says of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// Pixels, before the resize.
     pub pixels: u64,

@@ -39,6 +39,37 @@ impl FromStr for Device {
     }
 }
 
+/// Where images are decoded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DecodeIsolation {
+    /// In processes of their own, with limits on memory and time. Linux only; elsewhere as `Thread`.
+    #[default]
+    Process,
+    /// On the server's own threads.
+    Thread,
+}
+
+impl fmt::Display for DecodeIsolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Process => "process",
+            Self::Thread => "thread",
+        })
+    }
+}
+
+impl FromStr for DecodeIsolation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "process" => Ok(Self::Process),
+            "thread" => Ok(Self::Thread),
+            _ => Err(format!("`{text}` is neither process nor thread")),
+        }
+    }
+}
+
 /// The element type of the resident weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DType {

@@ -127,6 +127,7 @@ pub(super) struct Choice;
 pub(super) trait Word: FromStr<Err = String> + Display {}
 impl Word for super::Device {}
 impl Word for super::DType {}
+impl Word for super::DecodeIsolation {}
 impl Word for super::Agreement {}
 impl Word for super::CpuFeatures {}
 impl Word for super::TextNormalization {}

@@ -1,6 +1,10 @@
 //! The way of one item: from what the client sent to an unnormalised embedding.
 
-use std::{borrow::Cow, sync::atomic::Ordering, time::Instant};
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use bytes::Bytes;
 
@@ -12,11 +16,10 @@ use crate::{
     cache::Key,
     config::Limit,
     cpu_pool::JobPanicked,
+    decoder::Decoder,
     embedding::Embedding,
     error::{Code, Error},
-    preprocess::{
-        self, Decoding, Header, ImageError, ImageLimits, ImageSpec, Prepared, TargetSize,
-    },
+    preprocess::{Decoding, Header, ImageLimits, ImageSpec, Prepared, TargetSize},
     registry::Model,
     telemetry::Stage,
     tokenize::{TextTokenizer, Tokens},
@@ -163,8 +166,8 @@ impl Engine {
         image: ImageInput,
         context: &Context,
     ) -> Result<Encoded, Error> {
-        let limits = self.image_limits();
-        let job = move || Encoded::read(image, &limits);
+        let (limits, decoder) = (self.image_limits(), Arc::clone(&self.decoder));
+        let job = move || Encoded::read(image, &decoder, &limits);
         self.on_pool(context, job).await.map_err(decoder_panicked)?
     }
 
@@ -187,9 +190,10 @@ impl Engine {
         let started = Instant::now();
         let identity = model.identity();
         let (limits, decoding) = (self.image_limits(), self.decoding);
+        let decoder = Arc::clone(&self.decoder);
         // Hashing before decoding: an equal picture in flight or in the cache costs no decode.
         let hash = move || {
-            let encoded = Encoded::read(image, &limits)?;
+            let encoded = Encoded::read(image, &decoder, &limits)?;
             Ok((Key::image(&identity, &preprocessing(decoding, size), &encoded.bytes), encoded))
         };
         let (key, encoded) = self.on_pool(context, hash).await.map_err(decoder_panicked)??;
@@ -225,16 +229,17 @@ impl Engine {
         let memory = self.decode_memory.take(header.decode_bytes).await;
         let (limits, decoding) = (self.image_limits(), self.decoding);
         let spec = ImageSpec { size, ..model.image.clone() };
+        let decoder = Arc::clone(&self.decoder);
         // What decoding takes is free when it ends: it goes on after its caller has left.
         let held = (pixels, memory, context.work.clone());
         let job = move || {
-            let prepared = preprocess::prepare(&bytes, &spec, &limits, decoding);
+            let prepared = decoder.prepare((&bytes, header), &spec, &limits, decoding);
             drop(held);
             prepared
         };
         let prepared = self.pool.run(job).await;
         item.arrive();
-        prepared.map_err(decoder_panicked)?.map_err(image_error)
+        prepared.map_err(decoder_panicked)?
     }
 
     /// Notes a stage that began at `started` and ends now.
@@ -291,23 +296,11 @@ pub(super) struct Encoded {
 }
 
 impl Encoded {
-    fn read(image: ImageInput, limits: &ImageLimits) -> Result<Self, Error> {
+    fn read(image: ImageInput, decoder: &Decoder, limits: &ImageLimits) -> Result<Self, Error> {
         let bytes = image.into_encoded()?;
-        let header = preprocess::inspect(&bytes, limits).map_err(image_error)?;
+        let header = decoder.inspect(&bytes, limits)?;
         Ok(Self { bytes, header })
     }
-}
-
-fn image_error(error: ImageError) -> Error {
-    let code = match error {
-        ImageError::TooManyBytes { .. } => Code::ImageTooLarge,
-        ImageError::TooManyPixels { .. } | ImageError::TooLongSide { .. } => Code::TooManyPixels,
-        ImageError::TooMuchMemory { .. } => Code::DecodeTooLarge,
-        ImageError::Empty | ImageError::UnknownFormat(_) | ImageError::Damaged { .. } => {
-            Code::UndecodableImage
-        }
-    };
-    Error::new(code, error.to_string())
 }
 
 fn decoder_panicked(error: JobPanicked) -> Error {

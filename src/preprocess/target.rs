@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 /// To which size an image is resized, and what of it is cropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetSize {
     /// One size for every image; the aspect ratio is not kept.
     Fixed {
@@ -34,7 +36,7 @@ pub enum TargetSize {
 }
 
 /// The size of an image before it is cropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Resize {
     /// The shorter side has so many pixels, and the aspect ratio is kept.
     ShortestEdge(u32),
@@ -65,7 +67,7 @@ impl Resize {
 }
 
 /// How half a pixel is rounded that is left over on each side of a crop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CropOffset {
     /// Down: transformers.
     Down,
@@ -146,6 +148,19 @@ impl TargetSize {
         match self {
             Self::Fixed { .. } | Self::Crop { .. } => None,
             Self::Patches { max_num_patches, .. } => Some(max_num_patches),
+        }
+    }
+
+    /// The most pixels of one image.
+    #[must_use]
+    pub fn max_pixels(self) -> u64 {
+        match self {
+            Self::Fixed { height, width } | Self::Crop { height, width, .. } => {
+                u64::from(height) * u64::from(width)
+            }
+            Self::Patches { patch_size, max_num_patches } => {
+                u64::from(patch_size).pow(2).saturating_mul(max_num_patches.into())
+            }
         }
     }
 

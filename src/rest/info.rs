@@ -30,6 +30,9 @@ pub(super) struct Info {
     #[schema(example = json!(["PNG", "JPEG", "WebP"]))]
     image_formats: Vec<&'static str>,
     limits: LimitsInfo,
+    /// Where images are decoded: `process` is in processes of their own, `thread` in the server itself.
+    #[schema(value_type = String, example = "process")]
+    decode_isolation: String,
     /// How pictures are fetched by URL; null where they are not.
     fetch: Option<FetchInfo>,
     #[serde(flatten)]
@@ -134,6 +137,8 @@ pub(super) struct LimitsInfo {
     max_decode_bytes: u64,
     /// At the peak of all decoding at once.
     max_decode_bytes_in_flight: u64,
+    /// Processor time of decoding one image, in milliseconds, where images are decoded in processes.
+    max_decode_time_ms: u64,
     /// Arrays and objects in each other, in a JSON body.
     max_json_depth: usize,
     /// Items in the server at once, queued or running.
@@ -179,6 +184,7 @@ impl From<&config::Limits> for LimitsInfo {
             max_num_patches,
             max_decode_bytes,
             max_decode_bytes_in_flight,
+            max_decode_time,
             max_json_depth,
             max_items_in_flight,
             max_bytes_in_flight,
@@ -201,6 +207,7 @@ impl From<&config::Limits> for LimitsInfo {
             max_num_patches,
             max_decode_bytes,
             max_decode_bytes_in_flight,
+            max_decode_time_ms: millis(max_decode_time),
             max_json_depth,
             max_items_in_flight,
             max_bytes_in_flight,
@@ -283,6 +290,7 @@ pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
         models: ModelInfo::all(state.engine()),
         image_formats: preprocess::formats().collect(),
         limits: state.limits().into(),
+        decode_isolation: state.engine().decode_isolation().to_string(),
         fetch: state.engine().fetcher().map(|fetcher| fetcher.config().into()),
         tei: registry.loaded().next().map(|model| TeiInfo::new(model, state.limits())),
     })

@@ -30,6 +30,10 @@ pub const TOWERS: [&str; 2] = ["image", "text"];
 pub const PRIORITIES: [&str; 2] = ["interactive", "bulk"];
 /// Why a row was dropped before its forward pass, as a label.
 pub const DROP_REASONS: [&str; 2] = ["cancelled", "expired"];
+/// What a decode process does, as a label.
+pub const DECODE_STATES: [&str; 2] = ["busy", "idle"];
+/// Why a decode process was ended, as a label.
+pub const DECODE_END_REASONS: [&str; 4] = ["crash", "killed", "memory", "time"];
 /// The caches, as a label.
 pub const CACHES: [&str; 2] = ["text", "image"];
 
@@ -69,6 +73,10 @@ pub struct Metrics {
     pub pairs: IntCounter,
     /// Pixels decoded, before resizing.
     pub pixels_decoded: IntCounter,
+    /// Processes that decode images, by state.
+    pub decode_processes: IntGaugeVec,
+    /// Decode processes that were ended because of an image, by reason.
+    pub decode_ended: IntCounterVec,
     /// Inputs answered from the cache or from an equal input in flight, by cache.
     pub cache_hits: IntCounterVec,
     /// Inputs that had to be computed, by cache.
@@ -214,6 +222,16 @@ impl Metrics {
                 "siglip_pixels_decoded_total",
                 "Pixels decoded, before resizing.",
             ),
+            decode_processes: gauges(
+                "siglip_decode_processes",
+                "Processes that decode images, by state.",
+                &["state"],
+            ),
+            decode_ended: counters(
+                "siglip_decode_ended_total",
+                "Decode processes that were ended because of an image, by reason.",
+                &["reason"],
+            ),
             cache_hits: counters(
                 "siglip_cache_hits_total",
                 "Inputs answered from the cache or joined to an equal input in flight.",
@@ -269,6 +287,12 @@ impl Metrics {
         }
         for reason in DROP_REASONS {
             self.dropped.with_label_values(&[reason]);
+        }
+        for state in DECODE_STATES {
+            self.decode_processes.with_label_values(&[state]);
+        }
+        for reason in DECODE_END_REASONS {
+            self.decode_ended.with_label_values(&[reason]);
         }
         for cache in CACHES {
             self.cache_hits.with_label_values(&[cache]);

@@ -15,6 +15,8 @@ mod golden;
 mod grpc;
 mod hostile;
 mod hub;
+#[cfg(target_os = "linux")]
+mod isolation;
 mod layering;
 mod lifecycle;
 mod listeners;

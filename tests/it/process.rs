@@ -1,13 +1,19 @@
 //! The binary as a process of its own.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead as _, BufReader, Read as _},
+    path::Path,
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio},
 };
 
 /// The binary with these arguments and none of the environment of the tests.
 pub(crate) fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_siglip-server"));
+    program(env!("CARGO_BIN_EXE_siglip-server"), args)
+}
+
+fn program(path: impl AsRef<OsStr>, args: &[&str]) -> Command {
+    let mut command = Command::new(path);
     // No terminal, so that the width of the help does not depend on where the tests run.
     command.args(args).env_clear().stdin(Stdio::null());
     command
@@ -47,9 +53,21 @@ impl Server {
     pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
         let anywhere = ["--listen", "127.0.0.1:0"];
         let listen = if args.contains(&"--listen") { &[][..] } else { &anywhere[..] };
-        let mut child = command(listen)
-            .args(args)
-            .envs(env.iter().copied())
+        let mut command = command(listen);
+        command.args(args).envs(env.iter().copied());
+        Self::ready(command)
+    }
+
+    /// Starts a copy of the binary.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_copy(path: &Path, args: &[&str]) -> Self {
+        let mut command = program(path, &["--listen", "127.0.0.1:0"]);
+        command.args(args);
+        Self::ready(command)
+    }
+
+    fn ready(mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

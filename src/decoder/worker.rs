@@ -1,0 +1,131 @@
+//! A decode process, from its inside.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::AsFd as _,
+        unix::{fs::FileExt as _, net::UnixStream},
+    },
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+};
+
+use memmap2::Mmap;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    thread::set_name,
+    time::{ClockId, Timespec, clock_gettime},
+};
+
+use super::{
+    image_error, sandbox,
+    wire::{self, Outcome, Ready, Request, Response, Task},
+};
+use crate::preprocess;
+
+/// The argument that makes the server's binary a decode process.
+pub const ARGUMENT: &str = "decode-process";
+
+/// An image from this on takes memory that was freed before: what earlier images left is given back to the system
+/// first, so that it does not count as this one's, and what it leaves itself is given back at once.
+const LARGE_BYTES: u64 = 8 << 20;
+/// After this long without an image, what is free is given back to the system.
+const IDLE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// Serves the server that started this process, until that closes the socket.
+#[must_use]
+pub fn run() -> ExitCode {
+    // The server says what went wrong, once, with its own words.
+    std::panic::set_hook(Box::new(|_| {}));
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn serve() -> io::Result<()> {
+    sandbox::close_inherited();
+    // Started by the name of a link, it would be listed under that.
+    let _ = set_name(c"siglip-decode");
+    // In place of standard input and output stand the socket and the shared memory.
+    let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let memory = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    // SAFETY: its length is sealed, and the server writes to it only while this process has no image.
+    let encoded = unsafe { Mmap::map(&memory)? };
+    let address_space = address_space();
+    let granted = sandbox::enter();
+    let ready = Ready { seccomp: granted.seccomp, landlock: granted.landlock, address_space };
+    wire::write(&mut socket, &ready)?;
+    loop {
+        let mut waiting = [PollFd::new(&socket, PollFlags::IN)];
+        if poll(&mut waiting, Some(&IDLE)) == Ok(0) {
+            give_back();
+        }
+        let request: Request = match wire::read(&mut socket) {
+            Ok(request) => request,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let is_large = request.decode_bytes >= LARGE_BYTES;
+        if is_large {
+            give_back();
+        }
+        let outcome = answer(&request, &encoded, &memory)?;
+        if is_large {
+            give_back();
+        }
+        wire::write(&mut socket, &Response { outcome, cpu_seconds: cpu_seconds() })?;
+    }
+}
+
+fn answer(request: &Request, encoded: &[u8], memory: &File) -> io::Result<Outcome> {
+    let length = usize::try_from(request.bytes).map_err(io::Error::other)?;
+    let too_long = || io::Error::other("the image is longer than the memory");
+    let bytes = encoded.get(..length).ok_or_else(too_long)?;
+    let limits = &request.limits;
+    let work = || match &request.task {
+        Task::Inspect => preprocess::inspect(bytes, limits).map(|header| (header, None)),
+        Task::Prepare { spec, decoding } => {
+            let prepared = preprocess::prepare(bytes, spec, limits, *decoding)?;
+            let header = preprocess::Header { pixels: prepared.source_pixels, decode_bytes: 0 };
+            Ok((header, Some(prepared.pixels)))
+        }
+    };
+    // What a panic leaves half-changed is this image's alone.
+    Ok(match catch_unwind(AssertUnwindSafe(work)) {
+        Err(_) => Outcome::Panicked,
+        Ok(Err(error)) => Outcome::failed(&image_error(error)),
+        Ok(Ok((header, None))) => Outcome::Inspected(header),
+        Ok(Ok((header, Some(pixels)))) => {
+            memory.write_all_at(&pixels.data, 0)?;
+            let (height, width) = (pixels.height, pixels.width);
+            Outcome::Prepared { height, width, source_pixels: header.pixels }
+        }
+    })
+}
+
+/// Bytes of address space that the process has, as far as the system says; none where it does not.
+fn address_space() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+    pages.unwrap_or_default() * rustix::param::page_size() as u64
+}
+
+/// Gives the memory back that the allocator keeps for the next image.
+#[cfg(feature = "jemalloc")]
+fn give_back() {
+    use std::ptr::null_mut;
+    // All arenas.
+    let name = c"arena.4096.purge";
+    // SAFETY: the name ends with a zero, and the call neither reads nor writes a value.
+    unsafe { tikv_jemalloc_sys::mallctl(name.as_ptr(), null_mut(), null_mut(), null_mut(), 0) };
+}
+
+/// The system's allocator gives large pieces back when they are freed.
+#[cfg(not(feature = "jemalloc"))]
+fn give_back() {}
+
+fn cpu_seconds() -> u64 {
+    clock_gettime(ClockId::ProcessCPUTime).tv_sec.cast_unsigned()
+}
