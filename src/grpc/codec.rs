@@ -10,12 +10,17 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-use super::{oip_proto, proto, status::status};
+use super::{oip_proto, proto, receive, status::status};
 use crate::error::{Code, Error};
 
 /// Most fields of a message, each item of a list being one, and each whole number. Items are bounded by the engine,
-/// which sees them once they are taken apart: an empty one has two bytes on the wire, and fifty in memory.
+/// which sees them once they are taken apart.
 const MAX_FIELDS: usize = 1 << 19;
+/// Most bytes that a field takes once it is taken apart, beside its own: an empty item has two on the wire, and a list
+/// has room for twice as many while it grows. A test measures it for every method.
+const FIELD_BYTES: usize = 640;
+/// The same for a whole number.
+const NUMBER_BYTES: usize = 24;
 
 /// protobuf with at most [`MAX_FIELDS`] fields a message. The generated code names it.
 #[derive(Debug)]
@@ -56,11 +61,12 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         // A message lies in one piece.
-        if exceeds(buf.chunk(), lists::<U>(), MAX_FIELDS) {
+        let Some(found) = measured(buf.chunk(), lists::<U>(), MAX_FIELDS) else {
             let message =
                 format!("the message has more than {MAX_FIELDS} fields and numbers; split it");
             return Err(status(Error::new(Code::TooManyItems, message)));
-        }
+        };
+        receive::count(found.decoded_bytes())?;
         self.0.decode(buf)
     }
 }
@@ -103,25 +109,44 @@ fn lists<T: 'static>() -> &'static Lists {
     }
 }
 
-/// Whether a message has more than `limit` fields. What is no message is for the decoder to refuse.
-fn exceeds(message: &[u8], lists: &Lists, limit: usize) -> bool {
-    count(message, lists, limit).is_none()
+/// What a message has.
+#[derive(Debug, Default, Clone, Copy)]
+struct Found {
+    fields: usize,
+    /// Whole numbers that stand in a list without keys between them.
+    numbers: usize,
 }
 
-/// How many more fields there may be after those of a message; none where they are too many.
-fn count(mut message: &[u8], lists: &Lists, mut left: usize) -> Option<usize> {
+impl Found {
+    /// Most bytes that it takes once it is taken apart, beside those of the message.
+    fn decoded_bytes(self) -> usize {
+        self.fields * FIELD_BYTES + self.numbers * NUMBER_BYTES
+    }
+}
+
+/// What a message has; none if that is more than `limit`. What is no message is for the decoder to refuse.
+fn measured(message: &[u8], lists: &Lists, limit: usize) -> Option<Found> {
+    let mut found = Found::default();
+    measure(message, lists, limit, &mut found)?;
+    Some(found)
+}
+
+/// Adds to `found` what a message has, unless that is too much.
+fn measure(mut message: &[u8], lists: &Lists, limit: usize, found: &mut Found) -> Option<()> {
     while let Some((number, payload)) = next_field(&mut message) {
-        left = left.checked_sub(1)?;
+        found.fields += 1;
         if lists.packed.contains(&number) {
             // The last byte of a number has its highest bit clear.
-            let numbers = payload.iter().filter(|byte| byte.is_ascii()).count();
-            left = left.checked_sub(numbers)?;
+            found.numbers += payload.iter().filter(|byte| byte.is_ascii()).count();
+        }
+        if found.fields + found.numbers > limit {
+            return None;
         }
         if let Some((_, lists)) = lists.within.iter().find(|(field, _)| *field == number) {
-            left = count(payload, lists, left)?;
+            measure(payload, lists, limit, found)?;
         }
     }
-    Some(left)
+    Some(())
 }
 
 /// A field's number, and its bytes where it has a length.
@@ -153,8 +178,8 @@ mod tests {
     /// Holds a message to have as many fields.
     fn check<T: Message + std::fmt::Debug + 'static>(message: &T, fields: usize) {
         let bytes = message.encode_to_vec();
-        assert!(exceeds(&bytes, lists::<T>(), fields - 1), "{message:?}");
-        assert!(!exceeds(&bytes, lists::<T>(), fields), "{message:?}");
+        assert!(measured(&bytes, lists::<T>(), fields - 1).is_none(), "{message:?}");
+        assert!(measured(&bytes, lists::<T>(), fields).is_some(), "{message:?}");
     }
 
     fn infer(input: InferInputTensor) -> ModelInferRequest {
@@ -174,7 +199,7 @@ mod tests {
         for damaged in
             [&b"\x0a\xff"[..], b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x0d\x01"]
         {
-            assert!(!exceeds(damaged, &FLAT, 0), "{damaged:?}");
+            assert!(measured(damaged, &FLAT, 0).is_some(), "{damaged:?}");
         }
     }
 

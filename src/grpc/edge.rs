@@ -138,7 +138,7 @@ where
             if packed {
                 request = bounded(inflate::inflated(request, shared.max_message_bytes));
             }
-            (call.deadline, self.inner.call(request))
+            (call.deadline, shared.received.counting(self.inner.call(request)))
         });
         let work = async move {
             let mut response = match answer {

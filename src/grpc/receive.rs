@@ -33,15 +33,76 @@ impl Received {
 
     /// Counts a request's body while it is read, and fails it when all of them are too much.
     pub(super) fn bound(self: &Arc<Self>, body: Body) -> Body {
-        Body::new(Bounded { body, held: 0, received: Arc::clone(self) })
+        Body::new(Bounded { body, share: self.share() })
+    }
+
+    /// Runs a call so that what its message takes once it is taken apart is counted until the call is over.
+    pub(super) fn counting<F: Future>(
+        self: &Arc<Self>,
+        call: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
+        SHARE.scope(self.share(), call)
+    }
+
+    fn share(self: &Arc<Self>) -> Share {
+        Share { held: AtomicUsize::new(0), received: Arc::clone(self) }
+    }
+}
+
+tokio::task_local! {
+    /// That of the call whose message is being taken apart: a decoder is made anew for each message, and knows
+    /// nothing of its call.
+    static SHARE: Share;
+}
+
+/// Counts bytes of what comes of the message that is being taken apart. In a stream, whose messages are single rows,
+/// nothing is counted.
+///
+/// # Errors
+/// There are too many bytes.
+pub(super) fn count(bytes: usize) -> Result<(), Status> {
+    SHARE.try_with(|share| share.add(bytes)).unwrap_or(Ok(()))
+}
+
+/// What one request takes of the bound.
+#[derive(Debug)]
+struct Share {
+    held: AtomicUsize,
+    received: Arc<Received>,
+}
+
+impl Share {
+    fn add(&self, bytes: usize) -> Result<(), Status> {
+        let Received { bytes: all, limit } = &*self.received;
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        let sum = all.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if sum <= *limit {
+            return Ok(());
+        }
+        Err(status(if self.held.load(Ordering::Relaxed) > *limit {
+            Error::new(
+                Code::PayloadTooLarge,
+                "what the message holds takes more memory than the server has for it; split it",
+            )
+        } else {
+            Error::new(
+                Code::Overloaded,
+                "the server is receiving as many bytes as it holds; retry later",
+            )
+        }))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.received.bytes.fetch_sub(*self.held.get_mut(), Ordering::Relaxed);
     }
 }
 
 /// A body whose bytes are counted until it is dropped, which is when its message is complete.
 struct Bounded {
     body: Body,
-    held: usize,
-    received: Arc<Received>,
+    share: Share,
 }
 
 impl HttpBody for Bounded {
@@ -54,15 +115,8 @@ impl HttpBody for Bounded {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        self.held += bytes;
-        let all = self.received.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if all > self.received.limit {
-            let error = Error::new(
-                Code::Overloaded,
-                "the server is receiving as many bytes as it holds; retry later",
-            );
-            return Poll::Ready(Some(Err(status(error))));
+        if let Err(refused) = self.share.add(frame.data_ref().map_or(0, Bytes::len)) {
+            return Poll::Ready(Some(Err(refused)));
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -73,12 +127,6 @@ impl HttpBody for Bounded {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-impl Drop for Bounded {
-    fn drop(&mut self) {
-        self.received.bytes.fetch_sub(self.held, Ordering::Relaxed);
     }
 }
 

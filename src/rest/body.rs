@@ -27,10 +27,9 @@ use utoipa::{
 };
 
 pub(super) use self::{
-    depth::Bounds,
     fault::quoted,
     form::{Form, PartContent, refuse_list, unknown_part},
-    json::{cleaned_text, json, parse, parse_by_items, parse_slice},
+    json::{Intake, cleaned_text, json, parse, parse_by_items, parse_slice},
     query::{option, query, refuse_query},
     unreadable::check as check_readable,
 };
@@ -87,11 +86,12 @@ impl<T: FromPayload> FromRequest<AppState> for Payload<T> {
         let uri = request.uri().clone();
         let is_json = media_type == "application/json" || media_type.ends_with("+json");
         let is_image = media_type.starts_with("image/");
+        let intake = Intake::of(state, &request);
         let bytes = read(request.into_body()).await?;
         // Whatever else a body is called, its content says what it is: clients label it wrongly or not at all.
         if is_json || !is_image && looks_like_json(&bytes) {
             refuse_query(&uri, "options stand in the JSON body")?;
-            return Ok(Self(json::request(bytes, Bounds::of(state.limits())).await?));
+            return Ok(Self(json::request(bytes, intake).await?));
         }
         let is_raw = is_image || media_type == "application/octet-stream";
         if is_raw || preprocess::is_image(&bytes) {

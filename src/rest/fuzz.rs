@@ -98,8 +98,8 @@ pub(crate) async fn json(bytes: Bytes) {
 }
 
 async fn read_json<T: Fuzzed>(bytes: Bytes) {
-    let bounds = body::Bounds::of(&config::Limits::default());
-    let outcome = body::json::<T>(bytes, bounds).await.and_then(T::resolve_all);
+    let intake = body::Intake::uncounted(&config::Limits::default());
+    let outcome = body::json::<T>(bytes, intake).await.and_then(T::resolve_all);
     if let Err(error) = outcome {
         check(&error);
     }
@@ -107,8 +107,8 @@ async fn read_json<T: Fuzzed>(bytes: Bytes) {
 
 /// Reads a body of the Open Inference Protocol, of which `length` bytes are JSON; all where it is not given.
 pub(crate) async fn inference(bytes: Bytes, length: Option<usize>) -> Option<InferRequest> {
-    let bounds = body::Bounds::of(&config::Limits::default());
-    let call = Call::read(bytes, length, bounds).await;
+    let intake = body::Intake::uncounted(&config::Limits::default());
+    let call = Call::read(bytes, length, intake).await;
     let request = call.and_then(|call| call.split(String::from("demo")));
     request.map(|(request, _)| request).inspect_err(check).ok()
 }

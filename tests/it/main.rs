@@ -8,6 +8,7 @@ mod clients;
 mod config_docs;
 mod determinism;
 mod documents;
+mod expansion;
 mod fake;
 mod faults;
 mod fuzz_corpus;

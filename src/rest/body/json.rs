@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use axum::extract::Request;
 use bytes::{Buf, Bytes, BytesMut};
 use serde::de::{DeserializeOwned, IgnoredAny};
 
@@ -14,7 +15,11 @@ use super::{
 use crate::{
     config::Limit,
     error::{Code, Error},
-    rest::long_text::sharing,
+    rest::{
+        AppState,
+        layers::{BodyError, BodyShare},
+        long_text::sharing,
+    },
 };
 
 /// Bodies past this are parsed on a thread of their own: a megabyte of numbers takes milliseconds, in
@@ -23,36 +28,64 @@ const INLINE_PARSE_BYTES: usize = 256 << 10;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
+/// What a body is measured by, and the budget that what is read from it is taken from.
+pub(in crate::rest) struct Intake {
+    bounds: Bounds,
+    share: Option<BodyShare>,
+}
+
+impl Intake {
+    /// That of a request, whose bodies are counted.
+    pub(in crate::rest) fn of(state: &AppState, request: &Request) -> Self {
+        Self { bounds: Bounds::of(state.limits()), share: BodyShare::of(request) }
+    }
+
+    /// For a body that came with no request.
+    #[cfg(any(test, debug_assertions))]
+    pub(in crate::rest) fn uncounted(limits: &crate::config::Limits) -> Self {
+        Self { bounds: Bounds::of(limits), share: None }
+    }
+}
+
 /// Reads JSON within bounds.
 ///
 /// # Errors
-/// [`Code::JsonTooDeep`]; [`Code::TooManyItems`]; [`Code::InvalidRequest`] at the field at fault.
+/// [`Code::PayloadTooLarge`] and [`Code::Overloaded`] where the budget is too small; [`Code::JsonTooDeep`]; [`Code::TooManyItems`]; [`Code::InvalidRequest`] at the field at fault.
 pub(in crate::rest) async fn json<T: DeserializeOwned + Send + 'static>(
     bytes: Bytes,
-    bounds: Bounds,
+    intake: Intake,
 ) -> Result<T, Error> {
-    parsed(bytes, bounds, parse).await
+    parsed(bytes, intake, parse).await
 }
 
 /// Reads a request as its type wants it read.
 ///
 /// # Errors
 /// Those of [`json`].
-pub(super) async fn request<T: FromPayload>(bytes: Bytes, bounds: Bounds) -> Result<T, Error> {
-    parsed(bytes, bounds, T::from_json).await
+pub(super) async fn request<T: FromPayload>(bytes: Bytes, intake: Intake) -> Result<T, Error> {
+    parsed(bytes, intake, T::from_json).await
 }
 
 async fn parsed<T: Send + 'static>(
     bytes: Bytes,
-    bounds: Bounds,
+    intake: Intake,
     parse: fn(&Bytes) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let inline = bytes.len() <= INLINE_PARSE_BYTES;
     let parse = move || {
         let bytes = unmarked(bytes);
         // Before any parser: some of them recurse, and one that skips an unknown field does not count.
-        let found = depth::measure(&bytes, bounds).map_err(too_much)?;
-        parse(&cleaned(bytes, &found))
+        let found = depth::measure(&bytes, intake.bounds).map_err(too_much)?;
+        let share = intake.share;
+        // What is parsed may be a hundred times as large as the body.
+        share
+            .as_ref()
+            .map_or(Ok(()), |share| share.add(found.parsed_bytes()))
+            .map_err(BodyError::to_error)?;
+        let parsed = parse(&cleaned(bytes, &found));
+        // A parse goes on when its client has left.
+        drop(share);
+        parsed
     };
     if inline {
         return parse();
@@ -80,7 +113,7 @@ fn unmarked(mut bytes: Bytes) -> Bytes {
 /// are refused where and as they would be, but a message that quotes them is found at once: to tell which characters
 /// to escape takes seconds for tens of megabytes, and escaped they may be several times as long.
 fn cleaned(bytes: Bytes, found: &Found) -> Bytes {
-    if *found == Found::default() {
+    if found.is_clean() {
         return bytes;
     }
     let mut bytes = BytesMut::from(bytes);

@@ -38,13 +38,21 @@ pub(in crate::rest) enum BodyError {
     /// The server holds as many bytes of bodies as it may.
     #[error("the server holds too many bytes of other requests")]
     NoBudget,
+    /// What comes of the body would be more than the server ever holds.
+    #[error("what the body holds takes more memory than the limit of {}; split the request", Limit::bytes(*.limit, "limits.max_bytes_in_flight"))]
+    NeverFits {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 impl BodyError {
     /// The error that the client gets.
     pub(in crate::rest) fn to_error(self) -> Error {
         match self {
-            Self::TooLarge { .. } => Error::new(Code::PayloadTooLarge, self.to_string()),
+            Self::TooLarge { .. } | Self::NeverFits { .. } => {
+                Error::new(Code::PayloadTooLarge, self.to_string())
+            }
             // A body takes about a second to arrive and be decoded; no better estimate is known here.
             Self::NoBudget => Error::new(Code::Overloaded, self.to_string())
                 .with_retry_after(Duration::from_secs(1)),
@@ -67,28 +75,53 @@ pub(in crate::rest) async fn bound_body(
     if announced.is_some_and(|announced| announced > limit as u64) {
         return Failure(BodyError::TooLarge { limit }.to_error()).into_response();
     }
-    let held = Arc::new(Held { budget: state.0.body_budget.clone(), permit: Mutex::new(None) });
-    let request = request
-        .map(|inner| Body::new(BoundedBody { inner, seen: 0, limit, held: Arc::clone(&held) }));
-    // `held` lives until the answer's head is there: until then the handler may hold the bytes.
+    let share = BodyShare(Arc::new(Held {
+        budget: Arc::clone(&state.0.body_budget),
+        all: state.limits().max_bytes_in_flight,
+        permit: Mutex::new(None),
+    }));
+    let mut request =
+        request.map(|inner| Body::new(BoundedBody { inner, seen: 0, limit, share: share.clone() }));
+    request.extensions_mut().insert(share.clone());
+    // The share lives until the answer's head is there: until then the handler may hold the bytes.
     let response = next.run(request).await;
-    drop(held);
+    drop(share);
     response
 }
 
-/// The bytes that one request's body takes from the common budget.
+/// The bytes that one request's body, and what is read from it, takes from the common budget. They are given back when
+/// the last clone is dropped.
+#[derive(Clone)]
+pub(in crate::rest) struct BodyShare(Arc<Held>);
+
 struct Held {
     budget: Arc<Semaphore>,
+    /// All bytes of the budget.
+    all: usize,
     permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
-impl Held {
-    fn add(&self, bytes: usize) -> Result<(), BodyError> {
-        let permits = u32::try_from(bytes).map_err(|_| BodyError::NoBudget)?;
-        let more = Arc::clone(&self.budget)
-            .try_acquire_many_owned(permits)
-            .map_err(|_| BodyError::NoBudget)?;
-        match &mut *self.permit.lock() {
+impl BodyShare {
+    /// That of a request.
+    pub(in crate::rest) fn of(request: &Request) -> Option<Self> {
+        request.extensions().get().cloned()
+    }
+
+    /// Takes more.
+    ///
+    /// # Errors
+    /// There is not so much now, or never.
+    pub(in crate::rest) fn add(&self, bytes: usize) -> Result<(), BodyError> {
+        let Held { budget, all, permit } = &*self.0;
+        let mut permit = permit.lock();
+        let held = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if bytes > all.saturating_sub(held) {
+            return Err(BodyError::NeverFits { limit: *all });
+        }
+        let more = u32::try_from(bytes).map_err(|_| BodyError::NoBudget)?;
+        let more = Arc::clone(budget).try_acquire_many_owned(more);
+        let more = more.map_err(|_| BodyError::NoBudget)?;
+        match &mut *permit {
             Some(permit) => permit.merge(more),
             empty => *empty = Some(more),
         }
@@ -101,7 +134,7 @@ struct BoundedBody {
     inner: Body,
     seen: usize,
     limit: usize,
-    held: Arc<Held>,
+    share: BodyShare,
 }
 
 impl BoundedBody {
@@ -110,7 +143,7 @@ impl BoundedBody {
         if self.seen > self.limit {
             return Err(BodyError::TooLarge { limit: self.limit });
         }
-        self.held.add(bytes)
+        self.share.add(bytes)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     oip::{self, Elements, InferAnswer, InferRequest, Output, Tensor},
     rest::{
         AppState,
-        body::{self, Bounds},
+        body::{self, Intake},
         long_text::LongText,
         problem::Failure,
         respond::{json_body, json_line, timed},
@@ -200,8 +200,9 @@ impl FromRequest<AppState> for Call {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Failure> {
         body::refuse_query(request.uri(), "options stand in `parameters`")?;
         let length = header_length(request.headers())?;
+        let intake = Intake::of(state, &request);
         let bytes = body::read(request.into_body()).await?;
-        Ok(Self::read(bytes, length, Bounds::of(state.limits())).await?)
+        Ok(Self::read(bytes, length, intake).await?)
     }
 }
 
@@ -228,14 +229,14 @@ impl Call {
     pub(in crate::rest) async fn read(
         mut raw: Bytes,
         length: Option<usize>,
-        bounds: Bounds,
+        intake: Intake,
     ) -> Result<Self, Error> {
         let json = match length {
             Some(length) if length <= raw.len() => raw.split_to(length),
             Some(_) => return Err(Error::invalid(HEADER_LENGTH, "is more than the body")),
             None => std::mem::take(&mut raw),
         };
-        Ok(Self { body: body::json(json, bounds).await?, raw })
+        Ok(Self { body: body::json(json, intake).await?, raw })
     }
 
     /// The request, and how its answer is written.
