@@ -26,7 +26,7 @@ use self::{
     bulk::BulkRoom,
 };
 pub use self::{
-    bulk::{Bulk, BulkEnd, BulkEvent, BulkOptions, BulkRow},
+    bulk::{Bulk, BulkEnd, BulkEvent, BulkOptions, BulkPlace, BulkRow, RowBytes, RowRoom},
     classify::{Classified, ClassifyRequest, DEFAULT_TEMPLATE, LabelScore},
     context::{Context, Shares},
     embed::{EmbedRequest, Embedded, EmbeddedItems, Usage},

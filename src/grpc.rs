@@ -14,6 +14,7 @@ mod inference;
 mod inflate;
 mod observe;
 mod receive;
+mod rows;
 mod service;
 mod status;
 

@@ -4,18 +4,21 @@
 //! are taken up, so that memory does not grow with the length of a stream. Bulk rows have room of their
 //! own, so they never make the server refuse an interactive request.
 
+mod room;
+
 use std::{
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+pub(super) use self::room::BulkRoom;
+use self::room::Share;
+pub use self::room::{RowBytes, RowRoom};
+
 use async_stream::stream;
 use futures::{Stream, StreamExt, stream::FuturesOrdered};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::Instrument;
 
 use super::{
@@ -25,7 +28,6 @@ use super::{
 };
 use crate::{
     batch::Priority,
-    config,
     embedding::Embedding,
     error::{Code, Error},
     registry::Model,
@@ -42,38 +44,6 @@ const CHUNKS_AHEAD: usize = 2;
 const ROW_PATIENCE: Duration = Duration::from_secs(3600);
 /// Until a stream that finds no room should ask again: streams end in minutes, not in milliseconds.
 const RETRY_STREAM: Duration = Duration::from_secs(5);
-
-/// Room for the rows of all bulk streams.
-#[derive(Debug)]
-pub(super) struct BulkRoom {
-    streams: Arc<Semaphore>,
-    rows: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
-    max_bytes: u32,
-}
-
-/// A row's share of the room.
-type Share = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
-
-impl BulkRoom {
-    pub(super) fn new(limits: &config::Limits) -> Self {
-        let room = |size: usize| Arc::new(Semaphore::new(size.min(Semaphore::MAX_PERMITS)));
-        Self {
-            streams: room(limits.max_bulk_streams),
-            rows: room(limits.max_bulk_rows),
-            bytes: room(limits.max_bulk_bytes),
-            max_bytes: u32::try_from(limits.max_bulk_bytes).unwrap_or(u32::MAX),
-        }
-    }
-
-    /// Waits for room. A row that is larger than all of it waits for all of it.
-    async fn take(&self, bytes: usize) -> Share {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.max_bytes);
-        // The semaphores are never closed.
-        let row = Arc::clone(&self.rows).acquire_owned().await.ok();
-        (row, Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok())
-    }
-}
 
 /// What holds for every row of a stream.
 #[derive(Debug, Clone)]
@@ -97,6 +67,8 @@ pub struct BulkRow<Id> {
     pub id: Id,
     /// What to embed.
     pub input: Input,
+    /// The bytes that were taken for it while it was received; none where it is short.
+    pub bytes: Option<RowBytes>,
 }
 
 /// What a stream gives back.
@@ -137,33 +109,53 @@ pub struct Bulk {
     dimensions: usize,
     normalize: bool,
     items: ItemOptions,
-    /// A row waits for room: it is not the client that is idle.
-    waits: AtomicBool,
-    _place: OwnedSemaphorePermit,
+    room: RowRoom,
+    _place: BulkPlace,
 }
 
+/// The place of a stream. It is taken before anything of the stream is read.
+#[derive(Debug)]
+pub struct BulkPlace(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
+
 impl Engine {
+    /// Room for the rows of a stream.
+    #[must_use]
+    pub fn row_room(&self) -> RowRoom {
+        self.bulk_room.for_stream()
+    }
+
     /// Takes a place for a stream.
     ///
     /// # Errors
-    /// The model's, [`Code::InvalidRequest`] at an option, or [`Code::Overloaded`] where there are as many
-    /// streams as may be.
-    pub fn bulk(self: &Arc<Self>, options: BulkOptions) -> Result<Bulk, Error> {
-        let model = Arc::clone(self.registry.get(options.model.as_deref())?);
-        let dimensions = checked_dimensions(options.dimensions, model.card.embedding_dim)?;
-        let items = self.item_options(&model, options.truncate, options.max_num_patches)?;
-        let place = Arc::clone(&self.bulk_room.streams).try_acquire_owned().map_err(|_| {
+    /// [`Code::Overloaded`] where there are as many streams as may be.
+    pub fn bulk_place(&self) -> Result<BulkPlace, Error> {
+        let place = self.bulk_room.place().ok_or_else(|| {
             let message = "the server has as many bulk streams as it takes; retry later";
             Error::new(Code::Overloaded, message).with_retry_after(RETRY_STREAM)
         });
-        let place = place.inspect_err(|error| self.count_rejected(error, 1))?;
+        place.map(BulkPlace).inspect_err(|error| self.count_rejected(error, 1))
+    }
+
+    /// Begins a stream.
+    ///
+    /// # Errors
+    /// The model's, or [`Code::InvalidRequest`] at an option.
+    pub fn bulk(
+        self: &Arc<Self>,
+        options: BulkOptions,
+        place: BulkPlace,
+        room: RowRoom,
+    ) -> Result<Bulk, Error> {
+        let model = Arc::clone(self.registry.get(options.model.as_deref())?);
+        let dimensions = checked_dimensions(options.dimensions, model.card.embedding_dim)?;
+        let items = self.item_options(&model, options.truncate, options.max_num_patches)?;
         Ok(Bulk {
             engine: Arc::clone(self),
             model,
             dimensions,
             normalize: options.normalize,
             items,
-            waits: AtomicBool::new(false),
+            room,
             _place: place,
         })
     }
@@ -271,25 +263,31 @@ impl Bulk {
         in_flight: &mut FuturesOrdered<InFlight<Id>>,
         reading: bool,
     ) -> Step<Id> {
-        let idles = reading && in_flight.is_empty() && !self.waits.load(Ordering::Relaxed);
-        tokio::select! {
-            // Answers first: they make room. The rest stands in the order of its weight.
-            biased;
-            Some(done) = in_flight.next(), if !in_flight.is_empty() => Step::Done(done),
-            () = self.engine.registry.closed(), if reading => Step::Stop(Some(Error::new(
-                Code::ShuttingDown,
-                "the server is shutting down; send the rows that have no answer elsewhere",
-            ))),
-            row = rows.next(), if reading && in_flight.len() < WINDOW => match row {
-                Some(Ok((row, share))) => Step::Read(row, share),
-                Some(Err(error)) => Step::Stop(Some(error)),
-                None => Step::Stop(None),
-            },
-            () = tokio::time::sleep(self.engine.limits.bulk_idle_timeout), if idles => {
-                let message = "no row came for as long as a stream may idle";
-                Step::Stop(Some(Error::new(Code::DeadlineExceeded, message)))
-            }
-            else => Step::Over,
+        loop {
+            let idles = reading && in_flight.is_empty() && !self.room.is_awaited();
+            return tokio::select! {
+                // Answers first: they make room. The rest stands in the order of its weight.
+                biased;
+                Some(done) = in_flight.next(), if !in_flight.is_empty() => Step::Done(done),
+                () = self.engine.registry.closed(), if reading => Step::Stop(Some(Error::new(
+                    Code::ShuttingDown,
+                    "the server is shutting down; send the rows that have no answer elsewhere",
+                ))),
+                row = rows.next(), if reading && in_flight.len() < WINDOW => match row {
+                    Some(Ok((row, share))) => Step::Read(row, share),
+                    Some(Err(error)) => Step::Stop(Some(error)),
+                    None => Step::Stop(None),
+                },
+                () = tokio::time::sleep(self.engine.limits.bulk_idle_timeout), if idles => {
+                    // It may have begun to wait for room meanwhile.
+                    if self.room.is_awaited() {
+                        continue;
+                    }
+                    let message = "no row came for as long as a stream may idle";
+                    Step::Stop(Some(Error::new(Code::DeadlineExceeded, message)))
+                }
+                else => Step::Over,
+            };
         }
     }
 
@@ -298,15 +296,14 @@ impl Bulk {
         self: Arc<Self>,
         row: Result<BulkRow<Id>, Error>,
     ) -> Result<(BulkRow<Id>, Share), Error> {
-        let row = row?;
-        self.waits.store(true, Ordering::Relaxed);
-        let share = self.engine.bulk_room.take(row.input.held_bytes()).await;
-        self.waits.store(false, Ordering::Relaxed);
+        let mut row = row?;
+        let held = row.input.held_bytes();
+        let share = self.engine.bulk_room.admit(row.bytes.take(), held, &self.room).await;
         Ok((row, share))
     }
 
     async fn answered<Id>(self: Arc<Self>, row: BulkRow<Id>, share: Share) -> Done<Id> {
-        let BulkRow { id, input } = row;
+        let BulkRow { id, input, .. } = row;
         let outcome = self.embedded(input, Arc::new(share)).await;
         Done { id, outcome }
     }

@@ -26,11 +26,12 @@ use super::{
     inflate,
     observe::{EMBED_STREAM, Exchange, route},
     receive::Received,
+    rows::Rows,
     status::{CODE, status},
 };
 use crate::{
     auth::{Admitted, Keys},
-    engine::Engine,
+    engine::{Engine, RowRoom},
     error::{Code, Error},
     telemetry::Metrics,
 };
@@ -49,6 +50,7 @@ pub(super) struct EdgeLayer(Arc<Shared>);
 struct Shared {
     metrics: Arc<Metrics>,
     received: Arc<Received>,
+    row_room: RowRoom,
     keys: Option<Arc<Keys>>,
     request_timeout: Duration,
     max_message_bytes: usize,
@@ -65,6 +67,7 @@ impl EdgeLayer {
             metrics,
             // As much again as admission holds for requests that are complete.
             received: Received::new(limits.max_bytes_in_flight),
+            row_room: engine.row_room(),
             keys,
             request_timeout: limits.request_timeout,
             max_message_bytes: limits.max_body_bytes,
@@ -127,16 +130,23 @@ where
         });
         let answer = call.map(|call| {
             request.extensions_mut().insert(call.clone());
-            // A stream has no whole that could be held; its rows have room of their own.
-            let bounded = |request: Request<Body>| match route {
-                EMBED_STREAM => request,
-                _ => request.map(|body| shared.received.bound(body)),
-            };
-            // What arrives and what comes out of it are both held until the message is complete.
-            let packed = inflate::is_packed(&request);
-            let mut request = bounded(request);
-            if packed {
-                request = bounded(inflate::inflated(request, shared.max_message_bytes));
+            let (max, packed) = (shared.max_message_bytes, inflate::is_packed(&request));
+            if route == EMBED_STREAM {
+                // A stream has no whole that could be held; its rows have room of their own.
+                let rows = Rows::new(shared.row_room.for_another());
+                request.extensions_mut().insert(rows.clone());
+                request = request.map(|body| rows.bound(body, max));
+                if packed {
+                    request = inflate::inflated(request, max);
+                }
+            } else {
+                // What arrives and what comes out of it are both held until the message is complete.
+                let bound =
+                    |request: Request<Body>| request.map(|body| shared.received.bound(body));
+                request = bound(request);
+                if packed {
+                    request = bound(inflate::inflated(request, max));
+                }
             }
             (call.deadline, shared.received.counting(self.inner.call(request)))
         });

@@ -10,6 +10,7 @@ use super::{
     call::Call,
     convert::{self, Comparison},
     embedding, proto,
+    rows::Rows,
     status::status,
 };
 use crate::{
@@ -106,8 +107,10 @@ impl EmbeddingService {
     async fn streamed(
         &self,
         mut messages: Streaming<proto::EmbedStreamRequest>,
+        rows: Rows,
     ) -> Result<AnswerStream, Status> {
         use proto::embed_stream_request::Message;
+        let place = self.engine.bulk_place().map_err(status)?;
         let first = messages.message().await?;
         let (options, first) = match first.map(|first| first.message) {
             Some(Some(Message::Options(options))) => (options, None),
@@ -118,9 +121,10 @@ impl EmbeddingService {
             None => (proto::EmbedStreamOptions::default(), None),
         };
         let (options, encoding) = convert::stream_options(options).map_err(status)?;
-        let bulk = self.engine.bulk(options).map_err(status)?;
-        let rows = stream::iter(first).chain(messages).map(convert::stream_row);
-        let chunks = bulk.spawn(rows, move |events| {
+        let bulk = self.engine.bulk(options, place, rows.room.clone()).map_err(status)?;
+        let messages = stream::iter(first).chain(messages);
+        let received = messages.map(move |message| convert::stream_row(message, rows.taken()));
+        let chunks = bulk.spawn(received, move |events| {
             let answers = events.into_iter();
             answers.filter_map(|event| convert::stream_answer(event, encoding)).collect::<Vec<_>>()
         });
@@ -200,7 +204,9 @@ impl embedding::EmbeddingService for EmbeddingService {
         &self,
         request: Request<Streaming<proto::EmbedStreamRequest>>,
     ) -> Result<Response<AnswerStream>, Status> {
-        self.streamed(request.into_inner()).await.map(Response::new)
+        let rows = request.extensions().get::<Rows>().cloned();
+        let rows = rows.ok_or_else(|| status(Error::internal("a method was called past the edge")));
+        self.streamed(request.into_inner(), rows?).await.map(Response::new)
     }
 
     async fn features(

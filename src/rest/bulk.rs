@@ -4,6 +4,7 @@ mod frames;
 #[cfg(debug_assertions)]
 pub(super) mod fuzz;
 mod lines;
+mod receive;
 
 use std::io;
 
@@ -17,7 +18,6 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::{codec::FramedRead, io::StreamReader};
 use utoipa::{IntoParams, ToSchema};
 
 use self::{frames::Frames, lines::Lines};
@@ -228,18 +228,19 @@ pub(super) async fn embeddings(
 ) -> Result<Response, Failure> {
     let framing = Framing::of(request.headers())?;
     let options: BulkQuery = query(&uri)?;
-    let bulk = state.shared_engine().bulk(options.options()?)?;
+    let engine = state.shared_engine();
+    let room = engine.row_room();
+    let bulk = engine.bulk(options.options()?, engine.bulk_place()?, room.clone())?;
     let max = framing.max_row_bytes(state.limits());
-    let bytes = request.into_body().into_data_stream().map_err(io::Error::other);
-    let reader = StreamReader::new(bytes);
+    let body = request.into_body().into_data_stream().map_err(io::Error::other);
     let format = options.encoding_format;
     let chunks = match framing {
         Framing::Lines => {
-            let rows = FramedRead::new(reader, Lines::new(max)).then(lines::read);
+            let rows = receive::rows(body, Lines::new(max), (room, max)).then(lines::read);
             bulk.spawn(rows, move |events| lines::write(events, format))
         }
         Framing::Frames => {
-            let rows = FramedRead::new(reader, Frames::new(max)).map(frames::read);
+            let rows = receive::rows(body, Frames::new(max), (room, max)).map(frames::read);
             bulk.spawn(rows, move |events| frames::write(events, format))
         }
     };

@@ -5,8 +5,10 @@
 
 use std::fs;
 
+use bytes::Bytes;
+use futures::StreamExt as _;
 use reqwest::{
-    Client,
+    Body, Client,
     header::{CONTENT_TYPE, HeaderValue},
 };
 
@@ -227,4 +229,56 @@ async fn many_at_once_take_no_more_than_the_budget() {
     let taken = status_bytes(&server, "VmHWM") - before;
     // `limits.max_bytes_in_flight`, and the bodies of those that were refused.
     assert!(taken < (256 << 20) + 25 * body.len() + SLACK_BYTES, "{taken}");
+}
+
+/// A body that never ends: a piece of a row, and then nothing.
+fn unfinished(piece: Bytes) -> Body {
+    let pieces = futures::stream::iter([Ok::<_, std::io::Error>(piece)]);
+    Body::wrap_stream(pieces.chain(futures::stream::pending()))
+}
+
+/// Rows of bulk streams that are never finished.
+#[tokio::test]
+async fn unfinished_rows_take_no_more_than_the_room_of_bulk_streams() {
+    let (_, server) = (app::client(), start());
+    fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").expect("its own user's");
+    let before = status_bytes(&server, "VmRSS");
+    let line = Bytes::from(format!("{{\"text\": \"{}", "a".repeat(24 << 20)));
+    let length = u32::try_from(60 << 20).expect("short").to_be_bytes();
+    let message = Bytes::from([&[0], &length[..], &line].concat());
+    let grpc = server.announced("gRPC").trim_end_matches('/');
+    let mut streams = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        // A connection of its own.
+        let client = Client::builder().http2_prior_knowledge().build().expect("a client");
+        let request = match number % 2 {
+            0 => client
+                .post(format!("{}/v1/bulk/embeddings", server.url))
+                .header(CONTENT_TYPE, "application/x-ndjson")
+                .body(unfinished(line.clone())),
+            _ => client
+                .post(format!("{grpc}/siglip.v1.EmbeddingService/EmbedStream"))
+                .header(CONTENT_TYPE, "application/grpc")
+                .header("te", "trailers")
+                .body(unfinished(message.clone())),
+        };
+        streams.spawn(request.send());
+    }
+    // All but as many as there are places are refused at once; the rest send what they may.
+    let mut refused = 0;
+    while refused < 24 {
+        let answer = streams.join_next().await.expect("a stream").expect("joins").expect("answers");
+        refused +=
+            usize::from(answer.status() == 429 || answer.headers().contains_key("grpc-status"));
+    }
+    // Whoever waits for room is not read from, so the server's memory comes to rest.
+    let mut rests = (0, 0);
+    while rests.1 < 20 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let now = status_bytes(&server, "VmRSS");
+        rests = (now, if now == rests.0 { rests.1 + 1 } else { 0 });
+    }
+    let taken = status_bytes(&server, "VmHWM") - before;
+    // `limits.max_bulk_bytes`, what a stream may have without room, and what waits in the connections' buffers.
+    assert!(taken < (128 << 20) + 16 * (2 << 20) + SLACK_BYTES, "{taken}");
 }

@@ -5,7 +5,7 @@ use tonic::Status;
 use super::{input, item_error, model};
 use crate::{
     embedding::Encoding,
-    engine::{BulkEvent, BulkOptions, BulkRow, Input},
+    engine::{BulkEvent, BulkOptions, BulkRow, Input, RowBytes},
     error::{Code, Error},
     grpc::{proto, status::status},
 };
@@ -51,6 +51,7 @@ pub(in crate::grpc) fn stream_options(
 /// The stream broke off.
 pub(in crate::grpc) fn stream_row(
     message: Result<proto::EmbedStreamRequest, Status>,
+    bytes: Option<RowBytes>,
 ) -> Result<BulkRow<String>, Error> {
     use proto::embed_stream_request::Message;
     let message = message.map_err(|status| {
@@ -69,9 +70,9 @@ pub(in crate::grpc) fn stream_row(
     };
     if id.len() > MAX_ID_BYTES {
         let error = Error::invalid("row.id", format!("has more than {MAX_ID_BYTES} bytes"));
-        return Ok(BulkRow { id: String::new(), input: Input::Unreadable(error) });
+        return Ok(BulkRow { id: String::new(), input: Input::Unreadable(error), bytes });
     }
-    Ok(BulkRow { id, input: row.unwrap_or_else(Input::Unreadable) })
+    Ok(BulkRow { id, input: row.unwrap_or_else(Input::Unreadable), bytes })
 }
 
 /// A row's answer; at the end nothing, or why the stream was cut.

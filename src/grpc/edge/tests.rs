@@ -11,6 +11,7 @@ fn shared(metrics: &Arc<Metrics>) -> Arc<Shared> {
     Arc::new(Shared {
         metrics: Arc::clone(metrics),
         received: Received::new(100),
+        row_room: RowRoom::of(&crate::config::Limits::default()),
         keys: None,
         request_timeout: Duration::from_secs(60),
         max_message_bytes: 100,

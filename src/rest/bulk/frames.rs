@@ -12,9 +12,9 @@ use std::io;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio_util::codec::Decoder;
 
-use super::{RowError, lines};
+use super::{RowError, lines, receive::take_row};
 use crate::{
-    engine::{BulkEvent, BulkRow, ImageInput, Input},
+    engine::{BulkEvent, BulkRow, ImageInput, Input, RowBytes},
     error::{Code, Error},
     rest::embeddings::EncodingFormat,
 };
@@ -89,12 +89,11 @@ impl Decoder for Frames {
             return Ok(Some(Frame::TooLong { id, max: self.max }));
         }
         if buffer.len() < 4 + length {
-            buffer.reserve(4 + length - buffer.len());
             return Ok(None);
         }
         let kind = buffer[4 + HEAD_BYTES - 1];
         buffer.advance(4 + HEAD_BYTES);
-        let payload = buffer.split_to(length - HEAD_BYTES).freeze();
+        let payload = take_row(buffer, length - HEAD_BYTES);
         Ok(Some(Frame::Whole { id, kind, payload }))
     }
 
@@ -116,7 +115,9 @@ impl Decoder for Frames {
 ///
 /// # Errors
 /// The body broke off.
-pub(super) fn read(frame: io::Result<Frame>) -> Result<BulkRow<u64>, Error> {
+pub(super) fn read(
+    (frame, bytes): (io::Result<Frame>, Option<RowBytes>),
+) -> Result<BulkRow<u64>, Error> {
     let unreadable = |code, message| Input::Unreadable(Error::new(code, message));
     let invalid = |message: &'static str| unreadable(Code::InvalidRequest, message.to_owned());
     let (id, input) = match frame.map_err(|_| super::broken_off())? {
@@ -135,7 +136,7 @@ pub(super) fn read(frame: io::Result<Frame>) -> Result<BulkRow<u64>, Error> {
         Frame::TooShort => (NO_ID, invalid("the frame is too short for an id and a kind")),
         Frame::Cut { id } => (id, invalid("the body ended within this frame")),
     };
-    Ok(BulkRow { id, input })
+    Ok(BulkRow { id, input, bytes })
 }
 
 /// Writes events, a frame each.

@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_util::codec::Decoder;
 
-use super::RowError;
+use super::{RowError, receive::take_row};
 use crate::{
-    engine::{BulkEnd, BulkEvent, BulkRow, ImageInput, Input},
+    engine::{BulkEnd, BulkEvent, BulkRow, ImageInput, Input, RowBytes},
     error::{Code, Error},
     rest::{
         body::{cleaned_text, parse_slice},
         embeddings::{EncodingFormat, answer::Vector},
+        long_text::{LongText, sharing},
         respond::Usage,
     },
 };
@@ -67,18 +68,19 @@ impl Lines {
                 return first.then_some(Line::TooLong { max: self.max });
             };
             self.scanned = 0;
-            let line = buffer.split_to(at);
-            buffer.advance(1);
-            if std::mem::take(&mut self.skipping) {
-                continue;
-            }
-            if line.len() > self.max {
+            let skipped = std::mem::take(&mut self.skipping);
+            if !skipped && at > self.max {
+                buffer.advance(at + 1);
                 return Some(Line::TooLong { max: self.max });
             }
             // Blank lines separate nothing from nothing.
-            if !line.trim_ascii().is_empty() {
-                return Some(Line::Whole(line.freeze()));
+            if skipped || buffer[..at].trim_ascii().is_empty() {
+                buffer.advance(at + 1);
+                continue;
             }
+            let line = take_row(buffer, at);
+            buffer.advance(1);
+            return Some(Line::Whole(line));
         }
     }
 }
@@ -96,10 +98,10 @@ impl Decoder for Lines {
             return Ok(Some(line));
         }
         // The last line needs no break.
-        let rest = buffer.split();
         self.scanned = 0;
-        let blank = self.skipping || rest.trim_ascii().is_empty();
-        Ok((!blank).then(|| Line::Whole(rest.freeze())))
+        let blank = self.skipping || buffer.trim_ascii().is_empty();
+        let rest = take_row(buffer, buffer.len());
+        Ok((!blank).then_some(Line::Whole(rest)))
     }
 }
 
@@ -110,8 +112,7 @@ struct Row<'l> {
     id: Option<&'l RawValue>,
     #[serde(borrow)]
     text: Option<Cow<'l, str>>,
-    #[serde(borrow)]
-    image: Option<Cow<'l, str>>,
+    image: Option<LongText>,
 }
 
 /// The id of a line that is JSON, but no row.
@@ -125,25 +126,27 @@ struct IdOnly<'l> {
 ///
 /// # Errors
 /// The body broke off.
-pub(super) async fn read(line: io::Result<Line>) -> Result<BulkRow<Id>, Error> {
+pub(super) async fn read(
+    (line, bytes): (io::Result<Line>, Option<RowBytes>),
+) -> Result<BulkRow<Id>, Error> {
     let line = match line {
         Ok(Line::Whole(line)) => line,
         Ok(Line::TooLong { max }) => {
             let message = format!("the line has more than {max} bytes");
             let error = Error::new(Code::PayloadTooLarge, message);
-            return Ok(BulkRow { id: None, input: Input::Unreadable(error) });
+            return Ok(BulkRow { id: None, input: Input::Unreadable(error), bytes: None });
         }
         Err(_) => return Err(super::broken_off()),
     };
     if line.len() <= INLINE_PARSE_BYTES {
-        return Ok(parse(&line));
+        return Ok(parse(&line, bytes));
     }
-    tokio::task::spawn_blocking(move || parse(&line)).await.map_err(Error::internal)
+    tokio::task::spawn_blocking(move || parse(&line, bytes)).await.map_err(Error::internal)
 }
 
-pub(super) fn parse(line: &Bytes) -> BulkRow<Id> {
+pub(super) fn parse(line: &Bytes, bytes: Option<RowBytes>) -> BulkRow<Id> {
     let line = &cleaned_text(line.clone());
-    let row = parse_slice::<Row<'_>>(line);
+    let row = sharing(line, || parse_slice::<Row<'_>>(line));
     let (raw_id, input) = match row {
         Ok(row) => (row.id, input(row.text, row.image)),
         Err(error) => {
@@ -155,14 +158,14 @@ pub(super) fn parse(line: &Bytes) -> BulkRow<Id> {
         Ok(id) => (id.flatten(), input),
         Err(error) => (None, Err(error)),
     };
-    BulkRow { id, input: input.unwrap_or_else(Input::Unreadable) }
+    BulkRow { id, input: input.unwrap_or_else(Input::Unreadable), bytes }
 }
 
-fn input(text: Option<Cow<'_, str>>, image: Option<Cow<'_, str>>) -> Result<Input, Error> {
+fn input(text: Option<Cow<'_, str>>, image: Option<LongText>) -> Result<Input, Error> {
     match (text, image) {
         (Some(text), None) => Ok(Input::Text(text.into_owned())),
         (None, Some(image)) => {
-            let image = ImageInput::parse(image.into_owned());
+            let image = ImageInput::parse(image.0);
             image.map(Input::Image).map_err(|error| error.with_field("image"))
         }
         _ => Err(Error::new(Code::InvalidRequest, "a row has either `text` or `image`")),
@@ -305,7 +308,7 @@ mod tests {
             ("[]", None, "must be a JSON object"),
             (r#"{"id": "d", "image": "https://example.com/a.png"}"#, Some("\"d\""), ""),
         ] {
-            let row = parse(&Bytes::from(line));
+            let row = parse(&Bytes::from(line), None);
             assert_eq!(row.id.as_deref().map(RawValue::get), id, "{line}");
             if let Input::Unreadable(error) = row.input {
                 assert!(error.message().contains(fault), "{error}");
@@ -313,7 +316,7 @@ mod tests {
                 assert_eq!(fault, "", "{line}");
             }
         }
-        let row = parse(&Bytes::from_static(br#"{"text": "a \u00e9", "image": null}"#));
+        let row = parse(&Bytes::from_static(br#"{"text": "a \u00e9", "image": null}"#), None);
         assert!(row.id.is_none() && matches!(row.input, Input::Text(text) if text == "a é"));
     }
 }
