@@ -9,6 +9,7 @@
 
 mod guard;
 mod resolver;
+mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -16,15 +17,16 @@ use std::{error::Error as StdError, io, path::PathBuf, sync::Arc, time::Duration
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{
-    Certificate, Client, Response, StatusCode, Url,
+    Certificate, Response, StatusCode, Url,
     header::{self, HeaderMap, HeaderValue},
     redirect,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::slots::{Slots, Who};
 pub use self::{
     guard::{Guard, Refusal},
     resolver::{Answer, Lookup, SystemLookup},
+    slots::{Client, Slot},
 };
 use crate::{
     build_info,
@@ -110,15 +112,15 @@ pub struct Fetched {
     /// The encoded picture.
     pub bytes: Bytes,
     /// Bounds how many such pictures are held at once.
-    pub slot: OwnedSemaphorePermit,
+    pub slot: Slot,
 }
 
 /// Fetches pictures.
 #[derive(Debug)]
 pub struct Fetcher {
-    client: Client,
+    client: reqwest::Client,
     guard: Arc<Guard>,
-    slots: Arc<Semaphore>,
+    slots: Slots,
     config: config::Fetch,
     max_bytes: usize,
 }
@@ -145,7 +147,7 @@ impl Fetcher {
         let guard = Arc::new(Guard::new(config));
         let resolver = resolver::Checked::new(lookup, Arc::clone(&guard));
         tls::install_provider();
-        let client = Client::builder()
+        let client = reqwest::Client::builder()
             .dns_resolver(resolver)
             // A proxy would connect in our place, to addresses that nobody checked.
             .no_proxy()
@@ -158,7 +160,7 @@ impl Fetcher {
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build()?;
-        let slots = Arc::new(Semaphore::new(config.max_concurrent.min(Semaphore::MAX_PERMITS)));
+        let slots = Slots::new(config.max_concurrent);
         Ok(Self { client, guard, slots, config: config.clone(), max_bytes })
     }
 
@@ -168,15 +170,15 @@ impl Fetcher {
         &self.config
     }
 
-    /// Fetches the picture behind a URL. Waits for a turn where too many are fetched already; that wait is
-    /// for the caller to bound.
+    /// Fetches the image behind a URL. Waits for a turn where too many are fetched already; that wait is
+    /// for the caller to bound. Turns are shared out over clients and sites.
     ///
     /// # Errors
     /// Any [`FetchError`].
-    pub async fn fetch(&self, url: &str) -> Result<Fetched, FetchError> {
+    pub async fn fetch(&self, url: &str, client: Client) -> Result<Fetched, FetchError> {
         let url = self.guard.parse(url)?;
-        // The semaphore is never closed.
-        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
+        let site = site(url.host_str().unwrap_or_default()).into();
+        let Some(slot) = self.slots.take(Who { client, site }).await else {
             return Err(FetchError::TimedOut(Duration::ZERO));
         };
         let fetched = tokio::time::timeout(self.config.timeout, self.follow(url)).await;
@@ -219,6 +221,16 @@ impl Fetcher {
             check_signature(&bytes)?;
         }
         Ok(bytes.freeze())
+    }
+}
+
+/// The part of a host's name that one owner has, as far as names tell: the last two labels. Addresses stand for
+/// themselves.
+fn site(host: &str) -> &str {
+    let is_address = host.starts_with('[') || host.ends_with(|end: char| end.is_ascii_digit());
+    match host.trim_end_matches('.').rmatch_indices('.').nth(1) {
+        Some((at, _)) if !is_address => &host[at + 1..],
+        _ => host,
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
     batch::Priority,
     embedding::Embedding,
     error::{Code, Error},
+    fetch::Client,
     registry::Model,
 };
 
@@ -110,6 +111,8 @@ pub struct Bulk {
     normalize: bool,
     items: ItemOptions,
     room: RowRoom,
+    /// For whom the images of all its rows are fetched.
+    client: Client,
     _place: BulkPlace,
 }
 
@@ -156,6 +159,7 @@ impl Engine {
             normalize: options.normalize,
             items,
             room,
+            client: Client::unique(),
             _place: place,
         })
     }
@@ -313,6 +317,7 @@ impl Bulk {
         let context = Context::new(Priority::Bulk, Instant::now() + ROW_PATIENCE);
         // The stream may end while a decode of this row goes on.
         context.work.keep(share);
+        let _ = context.client.set(self.client.clone());
         loop {
             let input = input.clone();
             match self.engine.embed_item(&self.model, input, self.items, &context).await {

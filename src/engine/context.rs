@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     fmt,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{Arc, OnceLock, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::{
     batch::{Priority, Submit},
+    fetch::Client,
     telemetry::Timings,
 };
 
@@ -40,6 +41,8 @@ pub struct Context {
     pub deadline: Instant,
     /// How long each stage took, filled on the way.
     pub timings: Timings,
+    /// For whom images are fetched, once that is known.
+    pub client: OnceLock<Client>,
     /// Held until the request and every job of it have ended. A decode goes on when its client has left, and its
     /// memory and its key's place are free only then.
     pub work: Shares,
@@ -71,10 +74,16 @@ impl Context {
             priority,
             deadline,
             timings: Timings::default(),
+            client: OnceLock::new(),
             work: Shares::default(),
             response: Shares::default(),
             truncated_texts: AtomicUsize::new(0),
         }
+    }
+
+    /// For whom images are fetched: a client of its own where nothing else was said.
+    pub(super) fn client(&self) -> Client {
+        self.client.get_or_init(Client::unique).clone()
     }
 
     pub(super) fn submit(&self) -> Submit {

@@ -2,12 +2,10 @@
 
 use std::time::Instant;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::{Context, Engine, ImageInput};
 use crate::{
     error::{Code, Error},
-    fetch::{FetchError, Fetched},
+    fetch::{FetchError, Fetched, Slot},
     telemetry::Stage,
 };
 
@@ -19,12 +17,12 @@ impl Engine {
         &self,
         image: ImageInput,
         context: &Context,
-    ) -> Result<(ImageInput, Option<OwnedSemaphorePermit>), Error> {
+    ) -> Result<(ImageInput, Option<Slot>), Error> {
         let (ImageInput::Url(url), Some(fetcher)) = (&image, &self.fetcher) else {
             return Ok((image, None));
         };
         let started = Instant::now();
-        let fetched = fetcher.fetch(url).await;
+        let fetched = fetcher.fetch(url, context.client()).await;
         self.note(context, Stage::Fetch, started);
         let Fetched { bytes, slot } = fetched.map_err(fetch_error)?;
         Ok((ImageInput::Encoded(bytes), Some(slot)))

@@ -12,9 +12,13 @@ use std::{
 };
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
-use super::guard::{Guard, Refusal};
+use super::{
+    guard::{Guard, Refusal},
+    site,
+    slots::{Client, Slots, Who},
+};
 
 /// The answer of a [`Lookup`].
 pub type Answer = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
@@ -32,22 +36,24 @@ pub trait Lookup: Send + Sync {
 /// that the process shares for blocking work, a few hundred such look-ups would stop everything else.
 #[derive(Debug, Clone)]
 pub struct SystemLookup {
-    places: Arc<Semaphore>,
+    places: Slots,
 }
 
 impl SystemLookup {
     /// Look-ups of which at most `concurrent` run at once. Further ones wait.
     #[must_use]
     pub fn new(concurrent: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(concurrent.min(Semaphore::MAX_PERMITS))) }
+        Self { places: Slots::new(concurrent) }
     }
 }
 
 impl Lookup for SystemLookup {
     fn lookup(&self, host: &str) -> Answer {
-        let (host, places) = (host.to_owned(), Arc::clone(&self.places));
+        let (host, places) = (host.to_owned(), self.places.clone());
         Box::pin(async move {
-            let place = places.acquire_owned().await.map_err(io::Error::other)?;
+            // Whose look-up it is is not known here.
+            let who = Who { client: Client::unique(), site: site(&host).into() };
+            let place = places.take(who).await;
             let (sender, found) = oneshot::channel();
             let thread = std::thread::Builder::new().name("lookup".to_owned());
             thread.spawn(move || {

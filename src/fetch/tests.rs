@@ -160,7 +160,7 @@ fn to_there() -> Fetcher {
 }
 
 async fn refused(fetcher: &Fetcher, url: &str) -> FetchError {
-    fetcher.fetch(url).await.expect_err(url)
+    fetcher.fetch(url, Client::unique()).await.expect_err(url)
 }
 
 #[tokio::test]
@@ -173,7 +173,10 @@ async fn a_picture_is_fetched_and_nothing_is_told() {
     .await;
     let fetcher = to_there();
     for _ in 0..2 {
-        let fetched = fetcher.fetch(&site.url("pictures.example")).await.expect("a picture");
+        let fetched = fetcher
+            .fetch(&site.url("pictures.example"), Client::unique())
+            .await
+            .expect("a picture");
         assert_eq!(fetched.bytes, PIXEL);
     }
     for (_, head) in &*site.seen.lock() {
@@ -198,7 +201,7 @@ async fn a_name_that_changes_its_address_gains_nothing() {
 async fn of_several_addresses_only_the_allowed_are_connected_to() {
     let site = Site::start([answer("200 OK", "", PIXEL)]).await;
     let mixed = fetcher(script([vec![HERE, THERE, HERE]]), |_| {});
-    mixed.fetch(&site.url("pictures.example")).await.expect("a picture");
+    mixed.fetch(&site.url("pictures.example"), Client::unique()).await.expect("a picture");
     assert_eq!(site.reached(), [THERE]);
 }
 
@@ -290,12 +293,39 @@ async fn a_slot_is_held_until_the_picture_is_decoded() {
     let site = Site::start([answer("200 OK", "", PIXEL)]).await;
     let narrow = fetcher(script([vec![THERE]]), |config| config.max_concurrent = 1);
     let url = site.url("pictures.example");
-    let first = narrow.fetch(&url).await.expect("a picture");
-    let mut second = Box::pin(narrow.fetch(&url));
+    let first = narrow.fetch(&url, Client::unique()).await.expect("a picture");
+    let mut second = Box::pin(narrow.fetch(&url, Client::unique()));
     assert!(futures::poll!(&mut second).is_pending());
     assert_eq!(site.reached().len(), 1);
     drop(first);
     second.await.expect("a picture");
+}
+
+#[tokio::test]
+async fn a_silent_site_does_not_hold_up_others() {
+    let silent = Site::start([Reply::Hang(Vec::new())]).await;
+    let good = Site::start([answer("200 OK", "", PIXEL)]).await;
+    let fetcher = fetcher(script([vec![THERE]]), |config| config.max_concurrent = 4);
+    let (url, client) = (silent.url("images.silent.example"), Client::unique());
+    let mut held: Vec<_> = (0..20).map(|_| Box::pin(fetcher.fetch(&url, client.clone()))).collect();
+    for fetch in &mut held {
+        assert!(futures::poll!(fetch).is_pending());
+    }
+    fetcher.fetch(&good.url("good.example"), Client::unique()).await.expect("an image");
+}
+
+#[test]
+fn a_site_is_what_one_owner_has() {
+    for (host, expected) in [
+        ("a.b.example", "b.example"),
+        ("example", "example"),
+        ("a.b.example.", "b.example."),
+        ("192.0.2.7", "192.0.2.7"),
+        ("[2001:db8::1]", "[2001:db8::1]"),
+        ("", ""),
+    ] {
+        assert_eq!(super::site(host), expected, "{host}");
+    }
 }
 
 #[tokio::test]
@@ -328,7 +358,8 @@ async fn https_checks_the_name_that_was_asked_for() {
         config.ca_file = Some(file.path().to_owned());
     });
     let url = |host: &str| format!("https://{host}:{}/", address.port());
-    let fetched = fetcher.fetch(&url("pictures.example")).await.expect("the name is right");
+    let fetched =
+        fetcher.fetch(&url("pictures.example"), Client::unique()).await.expect("the name is right");
     assert_eq!(fetched.bytes, PIXEL);
     let error = refused(&fetcher, &url("others.example")).await;
     assert_eq!(error.to_string(), "the URL could not be fetched: no connection");

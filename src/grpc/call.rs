@@ -1,6 +1,9 @@
 //! What a call's metadata says: its deadline, its priority, its id.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
@@ -9,6 +12,7 @@ use crate::{
     batch::Priority,
     engine::{Context, Shares},
     error::Error,
+    fetch::Client,
 };
 
 pub(super) const REQUEST_ID: &str = "x-request-id";
@@ -24,6 +28,8 @@ pub(super) struct Call {
     pub(super) received: Instant,
     pub(super) deadline: Instant,
     pub(super) priority: Priority,
+    /// The name of its API key, where keys are asked for.
+    pub(super) key: Option<Arc<str>>,
     /// See [`Context::work`].
     pub(super) work: Shares,
     /// See [`Context::response`].
@@ -49,6 +55,7 @@ impl Call {
             received,
             deadline: received + timeout,
             priority: priority(headers)?,
+            key: None,
             work: Shares::default(),
             response: Shares::default(),
         })
@@ -56,11 +63,15 @@ impl Call {
 
     /// What the engine needs to know.
     pub(super) fn context(&self) -> Context {
-        Context {
+        let context = Context {
             work: self.work.clone(),
             response: self.response.clone(),
             ..Context::new(self.priority, self.deadline)
+        };
+        if let Some(key) = &self.key {
+            let _ = context.client.set(Client::Key(Arc::clone(key)));
         }
+        context
     }
 }
 

@@ -117,9 +117,10 @@ where
         // Read here and not in the future: tonic starts a timer of its own for the same deadline right
         // after, and its status would know nothing of our codes.
         let call = shared.admit(&request).and_then(|admitted| {
-            let call = Call::read(request.headers(), shared.request_timeout)?;
+            let mut call = Call::read(request.headers(), shared.request_timeout)?;
             if let Some(admitted) = admitted {
                 span.record("key", admitted.name());
+                call.key = Some(admitted.name().into());
                 let admitted = Arc::new(admitted);
                 // Until the client has its response, and until what it gave up has ended.
                 call.response.keep(Arc::clone(&admitted) as _);

@@ -14,6 +14,7 @@ use tracing::Span;
 
 use crate::{
     engine::Context,
+    fetch::Client,
     rest::{AppState, problem::Failure},
 };
 
@@ -46,6 +47,7 @@ pub(in crate::rest) async fn authorize(
             if let Some(context) = request.extensions().get::<Arc<Context>>() {
                 // A decode that its client gave up still counts.
                 context.work.keep(Arc::clone(&admitted) as _);
+                let _ = context.client.set(Client::Key(admitted.name().into()));
             }
             let response = next.run(request).await;
             // The request counts until its answer is out. A mapping of frames would do as well, but hides

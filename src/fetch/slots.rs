@@ -1,0 +1,205 @@
+//! Turns to fetch, shared out fairly over clients and hosts.
+//!
+//! A slot is held for as long as a site is silent. First come, first served would let one request that names many URLs
+//! of such a site hold up everybody else's. So nobody has all of the slots, and who has the fewest of them comes next.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// Who asks for something to be fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// A request whose client is not known otherwise.
+    Request(u64),
+    /// The API key of this name.
+    Key(Arc<str>),
+}
+
+impl Client {
+    /// A client like no other.
+    #[must_use]
+    pub fn unique() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self::Request(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// For whom a slot is taken.
+#[derive(Debug, Clone)]
+pub(super) struct Who {
+    pub(super) client: Client,
+    pub(super) site: Arc<str>,
+}
+
+/// As many slots as there may be.
+#[derive(Debug, Clone)]
+pub(super) struct Slots(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    all: usize,
+    /// Slots of one client, and of one site.
+    most: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taken: usize,
+    clients: HashMap<Client, usize>,
+    sites: HashMap<Arc<str>, usize>,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    who: Who,
+    turn: oneshot::Sender<Slot>,
+}
+
+/// A slot. Dropping it gives it to whoever comes next.
+#[derive(Debug)]
+pub struct Slot {
+    /// None once it was given back.
+    holder: Option<(Who, Slots)>,
+}
+
+impl State {
+    /// How many slots the one of both has that has more.
+    fn held(&self, who: &Who) -> usize {
+        let of_client = self.clients.get(&who.client).copied().unwrap_or_default();
+        of_client.max(self.sites.get(&who.site).copied().unwrap_or_default())
+    }
+
+    fn take(&mut self, who: &Who) {
+        self.taken += 1;
+        *self.clients.entry(who.client.clone()).or_default() += 1;
+        *self.sites.entry(Arc::clone(&who.site)).or_default() += 1;
+    }
+
+    fn give_back(&mut self, who: &Who) {
+        self.taken -= 1;
+        lessen(&mut self.clients, &who.client);
+        lessen(&mut self.sites, &who.site);
+    }
+
+    /// Who comes next: of those that have the fewest slots, the one that has waited longest.
+    fn next(&mut self, most: usize) -> Option<Waiting> {
+        self.waiting.retain(|waiting| !waiting.turn.is_closed());
+        let held = self.waiting.iter().map(|waiting| self.held(&waiting.who)).enumerate();
+        let (at, held) = held.min_by_key(|&(at, held)| (held, at))?;
+        if held < most { self.waiting.remove(at) } else { None }
+    }
+}
+
+fn lessen<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+impl Slots {
+    pub(super) fn new(all: usize) -> Self {
+        // Three quarters, and never none.
+        let most = (all - all / 4).max(1);
+        Self(Arc::new(Shared { all: all.max(1), most, state: Mutex::default() }))
+    }
+
+    /// Waits for a slot. How many may wait is for the caller to bound.
+    pub(super) async fn take(&self, who: Who) -> Option<Slot> {
+        let (turn, comes) = oneshot::channel();
+        self.0.state.lock().waiting.push_back(Waiting { who, turn });
+        self.share_out();
+        comes.await.ok()
+    }
+
+    /// Gives free slots to those who wait.
+    fn share_out(&self) {
+        loop {
+            let next = {
+                let mut state = self.0.state.lock();
+                if state.taken >= self.0.all {
+                    return;
+                }
+                let Some(next) = state.next(self.0.most) else { return };
+                state.take(&next.who);
+                next
+            };
+            let slot = Slot { holder: Some((next.who, self.clone())) };
+            // Outside of the lock: one that is not waited for any more comes back, and is given back.
+            drop(next.turn.send(slot));
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some((who, slots)) = self.holder.take() {
+            slots.0.state.lock().give_back(&who);
+            slots.share_out();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn who(client: u64, site: &str) -> Who {
+        Who { client: Client::Request(client), site: site.into() }
+    }
+
+    #[tokio::test]
+    async fn nobody_has_all_slots_and_who_has_fewest_comes_next() {
+        let slots = Slots::new(4);
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(slots.take(who(1, "silent")).now_or_never().expect("free"));
+        }
+        // Neither the client nor the site gets the last one, but another does at once.
+        let mut same_client = Box::pin(slots.take(who(1, "other")));
+        let mut same_site = Box::pin(slots.take(who(2, "silent")));
+        assert!(futures::poll!(&mut same_client).is_pending());
+        assert!(futures::poll!(&mut same_site).is_pending());
+        let last = slots.take(who(3, "good")).now_or_never().expect("free");
+        let mut late = Box::pin(slots.take(who(4, "better")));
+        assert!(futures::poll!(&mut late).is_pending());
+        // All are taken: the one that comes next is the latest.
+        held.pop();
+        let _late = late.now_or_never().expect("its turn");
+        assert!(futures::poll!(&mut same_client).is_pending());
+        drop(last);
+        let _same_client = same_client.now_or_never().expect("its turn");
+        assert!(futures::poll!(&mut same_site).is_pending());
+    }
+
+    #[tokio::test]
+    async fn one_that_is_not_waited_for_passes_on() {
+        let slots = Slots::new(1);
+        let first = slots.take(who(1, "a")).await;
+        let mut left = Box::pin(slots.take(who(2, "b")));
+        assert!(futures::poll!(&mut left).is_pending());
+        let mut waits = Box::pin(slots.take(who(3, "c")));
+        assert!(futures::poll!(&mut waits).is_pending());
+        drop(left);
+        drop(first);
+        assert!(futures::poll!(&mut waits).is_ready());
+        drop(waits);
+        let state = slots.0.state.lock();
+        assert_eq!((state.taken, state.clients.len(), state.sites.len()), (0, 0, 0));
+    }
+}
