@@ -104,6 +104,8 @@ struct Shared {
     access: Access,
     /// Bytes of request bodies that may be held at once, over all connections.
     body_budget: Arc<Semaphore>,
+    /// Turns of streamed answers at computing.
+    stream_turns: Arc<Semaphore>,
     /// `/openapi.json`, rendered once.
     openapi_json: Bytes,
     /// Seconds since 1970 at which the server started: `created` in the list of models.
@@ -123,6 +125,10 @@ impl AppState {
         let budget = engine.limits().max_bytes_in_flight.min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Shared {
             body_budget: Arc::new(Semaphore::new(budget)),
+            // They shall leave most of the processor to others.
+            stream_turns: Arc::new(Semaphore::new(
+                std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(4)),
+            )),
             openapi_json: openapi::json(),
             started: SystemTime::now()
                 .duration_since(UNIX_EPOCH)

@@ -92,6 +92,16 @@ pub(super) fn json_line(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     Ok(line)
 }
 
+/// Marks an answer that is not compressed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Uncompressed;
+
+/// An answer that is sent as it is.
+pub(super) fn uncompressed(mut answer: Response) -> Response {
+    answer.extensions_mut().insert(Uncompressed);
+    answer
+}
+
 /// A small answer in JSON.
 pub(super) struct Json<T>(pub(super) T);
 

@@ -15,6 +15,8 @@ use tower_http::{
     },
 };
 
+use crate::rest::respond::Uncompressed;
+
 /// Below this an answer fits a packet or two either way.
 const MIN_BYTES: u64 = 1400;
 
@@ -36,7 +38,8 @@ pub(in crate::rest) struct Worthwhile;
 impl Predicate for Worthwhile {
     fn should_compress<B: HttpBody>(&self, response: &http::Response<B>) -> bool {
         let worth = AS_THEY_ARE.map(NotForContentType::const_new);
-        SizeAbove::new(MIN_BYTES).should_compress(response)
+        response.extensions().get::<Uncompressed>().is_none()
+            && SizeAbove::new(MIN_BYTES).should_compress(response)
             && worth.iter().all(|kind| kind.should_compress(response))
     }
 }

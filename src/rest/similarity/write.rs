@@ -1,16 +1,21 @@
 //! Writes a similarity answer piece by piece, so that a large one never stands in memory.
 
-use std::{ops::Range, sync::Arc, time::Instant};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_stream::try_stream;
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
+use tokio::sync::Semaphore;
 
 use super::Score;
 use crate::{
     engine::{Context, Matrix, Scored},
-    error::Error,
+    error::{Code, Error},
     rest::{
         AppState,
         problem::Failure,
@@ -22,10 +27,14 @@ use crate::{
 /// Digits, separator and slack of one number: ryu writes at most 16 characters for an f32.
 const BYTES_PER_VALUE: usize = 12;
 
+/// Answers with more numbers than this are not compressed, which would cost more than computing them.
+const COMPRESSED_VALUES: usize = 1 << 18;
+
 /// Answers with the matrices asked for.
 ///
 /// A small answer is written whole: it then has a length, and a failure still gets its own status. A large
-/// one is streamed: each chunk is computed when the client has taken the one before.
+/// one is streamed: each chunk is computed when the client has taken the one before. It may take hours to send, so
+/// that all streams together take turns at computing, and each may compute no longer than a request may last.
 pub(super) async fn respond(
     state: &AppState,
     context: &Arc<Context>,
@@ -33,10 +42,17 @@ pub(super) async fn respond(
     scores: Vec<Score>,
 ) -> Result<Response, Failure> {
     let values = scored.rows() * scored.columns() * scores.len();
-    let pieces = pieces(scored, scores);
     if values > INLINE_VALUES {
-        return Ok(respond::json_body(Body::from_stream(pieces)));
+        let turns = Turns {
+            turns: Arc::clone(&state.0.stream_turns),
+            left: state.limits().request_timeout,
+        };
+        let pieces = pieces(scored, scores, Some(turns));
+        let answer = respond::json_body(Body::from_stream(pieces));
+        let compress = values <= COMPRESSED_VALUES;
+        return Ok(if compress { answer } else { respond::uncompressed(answer) });
     }
+    let pieces = pieces(scored, scores, None);
     let start = Instant::now();
     let body = pieces.try_fold(Vec::new(), |mut body, piece| async move {
         body.extend_from_slice(&piece);
@@ -53,18 +69,49 @@ pub(super) async fn respond(
 fn pieces(
     scored: Scored,
     scores: Vec<Score>,
+    mut turns: Option<Turns>,
 ) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
     try_stream! {
         yield head(&scored)?;
         for score in scores {
             yield Bytes::from(format!(",\"{}\":[", score.name()));
             for range in scored.chunks() {
-                yield chunk(&scored, score, range).await?;
+                let chunk = chunk(&scored, score, range);
+                yield match &mut turns {
+                    Some(turns) => turns.take(chunk).await?,
+                    None => chunk.await?,
+                };
             }
             yield Bytes::from_static(b"]");
         }
         let usage = serde_json::to_string(&Usage::from(scored.usage)).map_err(Error::internal)?;
         yield Bytes::from(format!(",\"usage\":{usage}}}\n"));
+    }
+}
+
+/// The turns of one stream.
+struct Turns {
+    turns: Arc<Semaphore>,
+    /// Time that it may compute.
+    left: Duration,
+}
+
+impl Turns {
+    /// Waits for a turn to do some work.
+    ///
+    /// # Errors
+    /// The work's, and [`Code::DeadlineExceeded`] where too much was done before.
+    async fn take<T>(&mut self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        if self.left.is_zero() {
+            let message = "the scores take longer to compute than a request may last; split it";
+            return Err(Error::new(Code::DeadlineExceeded, message));
+        }
+        let turn = self.turns.acquire().await.map_err(Error::internal)?;
+        let start = Instant::now();
+        let done = work.await;
+        drop(turn);
+        self.left = self.left.saturating_sub(start.elapsed());
+        done
     }
 }
 
@@ -113,6 +160,14 @@ fn rows_json(matrix: &Matrix, is_first: bool) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_stream_computes_no_longer_than_it_may() {
+        let mut turns = Turns { turns: Arc::new(Semaphore::new(1)), left: Duration::from_nanos(1) };
+        assert!(turns.take(async { Ok(()) }).await.is_ok());
+        let error = turns.take(async { Ok(()) }).await.expect_err("no time is left");
+        assert_eq!(error.code(), Code::DeadlineExceeded);
+    }
 
     #[test]
     fn chunks_join_to_one_array_of_rows() {
