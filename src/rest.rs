@@ -23,6 +23,7 @@ mod metrics;
 mod models;
 mod negotiate;
 mod openapi;
+mod packed;
 mod page;
 mod paths;
 mod problem;
@@ -42,7 +43,6 @@ use axum::{
     middleware,
     routing::get,
 };
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tower::ServiceBuilder;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -58,6 +58,7 @@ use self::{
         authorize, bound_body, carry_request_id, catch_panic, check_host, compress, cors, no_query,
         observe, plain_body, plain_unless_named, render_failures, set_context,
     },
+    packed::Packed,
     problem::Failure,
 };
 use crate::{
@@ -107,7 +108,7 @@ struct Shared {
     /// Turns of streamed answers at computing.
     stream_turns: Arc<Semaphore>,
     /// `/openapi.json`, rendered once.
-    openapi_json: Bytes,
+    openapi_json: Packed,
     /// Seconds since 1970 at which the server started: `created` in the list of models.
     started: u64,
 }
@@ -129,7 +130,7 @@ impl AppState {
             stream_turns: Arc::new(Semaphore::new(
                 std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(4)),
             )),
-            openapi_json: openapi::json(),
+            openapi_json: Packed::new("application/json", openapi::json()),
             started: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map(|since| since.as_secs())

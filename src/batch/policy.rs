@@ -3,8 +3,9 @@
 //! - Towers share the device's **time**: of those that have rows of the leading priority, the one that has
 //!   had less goes next, so a short text batch waits for at most one image batch; for two where the second
 //!   had been begun ahead.
-//! - Interactive rows lead; bulk rows fill what room is left. A waiting bulk row that was passed over
-//!   [`PATIENCE`] times leads one batch, so it is never starved and delays interactive rows by that one.
+//! - Interactive rows lead; bulk rows fill what room is left. A bulk row that was passed over
+//!   [`PATIENCE`] times leads one batch once no interactive row waits that came before it, so it is never starved and
+//!   delays interactive rows that came later by that one.
 //! - A batch holds rows of one size. The row that has waited longest of the leading priority chooses it, so
 //!   no size is starved: whoever stands n-th leads within n batches, and goes earlier with one of its size.
 

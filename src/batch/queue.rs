@@ -127,11 +127,18 @@ impl<I> Queue<I> {
     }
 
     pub(super) fn lane(&self) -> policy::Lane {
+        let passed_over = match (self.bulk.front(), self.interactive.front()) {
+            // Patience is for rows that came later: a bulk row passes none that was there before it.
+            (Some(bulk), Some(interactive)) if interactive.submitted < bulk.submitted => {
+                self.passed_over.min(policy::PATIENCE - 1)
+            }
+            _ => self.passed_over,
+        };
         policy::Lane {
             interactive: self.interactive.len(),
             bulk: self.bulk.len(),
             served: self.served,
-            passed_over: self.passed_over,
+            passed_over,
         }
     }
 

@@ -15,8 +15,9 @@ use std::{
 
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code as GrpcCode, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument, info_span};
@@ -24,7 +25,7 @@ use tracing::{Instrument, info_span};
 use super::{
     call::{self, Call},
     inflate,
-    observe::{EMBED_STREAM, Exchange, route},
+    observe::{EMBED_STREAM, Exchange, STREAMS, route},
     receive::Received,
     rows::Rows,
     status::{CODE, status},
@@ -43,6 +44,14 @@ const PROBES: [&str; 3] = [
     "/inference.GRPCInferenceService/ServerReady",
 ];
 
+/// Most health watches and reflection streams at once. One has some kilobytes, and no end of its own.
+const MAX_WATCHES: usize = 1024;
+/// Until a client that finds no place for a watch should ask again.
+const RETRY_WATCH: Duration = Duration::from_secs(5);
+/// Most bytes of a status's message, as it is sent. Reflection repeats the name that was asked for.
+const MAX_MESSAGE_BYTES: usize = 4096;
+const MESSAGE: &str = "grpc-message";
+
 /// Wraps the services of the listener.
 #[derive(Clone)]
 pub(super) struct EdgeLayer(Arc<Shared>);
@@ -51,6 +60,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     received: Arc<Received>,
     row_room: RowRoom,
+    watches: Arc<Semaphore>,
     keys: Option<Arc<Keys>>,
     request_timeout: Duration,
     max_message_bytes: usize,
@@ -68,6 +78,7 @@ impl EdgeLayer {
             // As much again as admission holds for requests that are complete.
             received: Received::new(limits.max_bytes_in_flight),
             row_room: engine.row_room(),
+            watches: Arc::new(Semaphore::new(MAX_WATCHES)),
             keys,
             request_timeout: limits.request_timeout,
             max_message_bytes: limits.max_body_bytes,
@@ -114,9 +125,14 @@ where
             key = tracing::field::Empty
         );
         let mut exchange = Exchange::begin(Arc::clone(&shared.metrics), route, span.clone());
+        let watch = shared.watch(route);
         // Read here and not in the future: tonic starts a timer of its own for the same deadline right
         // after, and its status would know nothing of our codes.
-        let call = shared.admit(&request).and_then(|admitted| {
+        let call = watch.and_then(|watch| {
+            exchange.watch = watch;
+            shared.admit(&request)
+        });
+        let call = call.and_then(|admitted| {
             let mut call = Call::read(request.headers(), shared.request_timeout)?;
             if let Some(admitted) = admitted {
                 span.record("key", admitted.name());
@@ -164,6 +180,18 @@ where
 }
 
 impl Shared {
+    /// Takes a place for a stream that stays open for as long as its client likes; other calls need none.
+    fn watch(&self, route: &'static str) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        if !STREAMS.contains(&route) {
+            return Ok(None);
+        }
+        Arc::clone(&self.watches).try_acquire_owned().map(Some).map_err(|_| {
+            let message =
+                "the server has as many health watches and reflection streams as it takes";
+            Error::new(Code::Overloaded, message).with_retry_after(RETRY_WATCH)
+        })
+    }
+
     /// Lets a call in by its key, where keys are asked for. Health checks are open: probes have no key.
     fn admit(&self, request: &Request<Body>) -> Result<Option<Admitted>, Error> {
         let path = request.uri().path();
@@ -223,13 +251,25 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// Ends the exchange with the response: at once if it is a failure without a body, else with its body.
-fn observed(response: Response<Body>, mut exchange: Exchange) -> Response<Body> {
+fn observed(mut response: Response<Body>, mut exchange: Exchange) -> Response<Body> {
+    cut_message(response.headers_mut());
     if let Some(failure) = Status::from_header_map(response.headers()) {
         let cause = response.extensions().get::<Status>().unwrap_or(&failure);
         exchange.end(cause);
         return response;
     }
     response.map(|body| Body::new(ObservedBody { body, exchange }))
+}
+
+/// Cuts a status's message that no client would take: many have a limit of 8 KiB for all headers.
+fn cut_message(headers: &mut HeaderMap) {
+    let Some(message) = headers.get(MESSAGE) else { return };
+    let Some(kept) = message.as_bytes().get(..MAX_MESSAGE_BYTES) else { return };
+    // No half of an escaped byte.
+    let end = kept.iter().rposition(|&byte| byte == b'%').filter(|&at| at + 3 > kept.len());
+    if let Ok(cut) = HeaderValue::from_bytes(&kept[..end.unwrap_or(kept.len())]) {
+        headers.insert(MESSAGE, cut);
+    }
 }
 
 /// A response body that ends the exchange with its trailers.
@@ -246,7 +286,11 @@ impl HttpBody for ObservedBody {
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut())
+        {
+            cut_message(trailers);
+        }
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {

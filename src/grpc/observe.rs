@@ -2,6 +2,7 @@
 
 use std::{error::Error as StdError, sync::Arc, time::Instant};
 
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Code as GrpcCode, Status};
 use tracing::{Span, debug, error, info};
 
@@ -28,7 +29,7 @@ const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 const UNMATCHED: &str = "unmatched";
 /// Streams that stay open as long as the client likes. Their duration means nothing, and would drown the
 /// latency of the methods; nor are they requests that wait for an answer.
-const STREAMS: [&str; 3] = [
+pub(super) const STREAMS: [&str; 3] = [
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
@@ -54,14 +55,19 @@ pub(super) struct Exchange {
     ended: bool,
     /// What the call takes until its client has the response.
     pub(super) held: Option<Shares>,
+    /// The place of a stream that stays open.
+    pub(super) watch: Option<OwnedSemaphorePermit>,
 }
 
 impl Exchange {
     pub(super) fn begin(metrics: Arc<Metrics>, route: &'static str, span: Span) -> Self {
-        if !STREAMS.contains(&route) {
+        if STREAMS.contains(&route) {
+            metrics.watches.inc();
+        } else {
             metrics.requests_in_flight.inc();
         }
-        Self { metrics, route, span, start: Instant::now(), ended: false, held: None }
+        let start = Instant::now();
+        Self { metrics, route, span, start, ended: false, held: None, watch: None }
     }
 
     /// Ends the call with its status. Only the first end counts.
@@ -75,7 +81,9 @@ impl Exchange {
             return;
         }
         let seconds = self.start.elapsed().as_secs_f64();
-        if !STREAMS.contains(&self.route) {
+        if STREAMS.contains(&self.route) {
+            self.metrics.watches.dec();
+        } else {
             self.metrics.requests_in_flight.dec();
             self.metrics.requests.with_label_values(&[self.route, code]).inc();
             self.metrics.request_duration.with_label_values(&[self.route]).observe(seconds);

@@ -2,18 +2,22 @@
 
 mod errors;
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 use axum::{
     extract::Path,
-    http::header,
-    response::{IntoResponse, Redirect, Response},
+    http::HeaderMap,
+    response::{Redirect, Response},
 };
+use parking_lot::Mutex;
 use utoipa_swagger_ui::Config;
 
 pub use self::errors::error_page;
 pub(super) use self::errors::{errors, problem_type};
-use super::{page::secured, problem::Failure};
+use super::{packed::Packed, page::secured, problem::Failure};
 use crate::error::{Code, Error};
 
 /// Allows what the pages need and nothing from elsewhere: their icons are data URIs, and their scripts set
@@ -32,18 +36,29 @@ pub(super) async fn redirect() -> Redirect {
     Redirect::permanent("/docs/")
 }
 
-pub(super) async fn index() -> Result<Response, Failure> {
-    asset("index.html")
+/// The files that were asked for, of those that there are.
+static FILES: LazyLock<Mutex<HashMap<String, Arc<Packed>>>> = LazyLock::new(Mutex::default);
+
+pub(super) async fn index(headers: HeaderMap) -> Result<Response, Failure> {
+    asset("index.html", &headers)
 }
 
-pub(super) async fn file(Path(name): Path<String>) -> Result<Response, Failure> {
-    asset(&name)
+pub(super) async fn file(
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    asset(&name, &headers)
 }
 
-fn asset(name: &str) -> Result<Response, Failure> {
+fn asset(name: &str, headers: &HeaderMap) -> Result<Response, Failure> {
+    let known = FILES.lock().get(name).cloned();
+    if let Some(file) = known {
+        return Ok(secured(file.answer(headers), POLICY));
+    }
     let found = utoipa_swagger_ui::serve(name, Arc::clone(&CONFIG))
         .map_err(|error| Error::internal(error.to_string()))?
         .ok_or_else(|| Error::new(Code::NotFound, "the API's pages have no such file"))?;
-    let response = ([(header::CONTENT_TYPE, found.content_type)], found.bytes.into_owned());
-    Ok(secured(response.into_response(), POLICY))
+    let file = Arc::new(Packed::new(&found.content_type, found.bytes.into_owned()));
+    FILES.lock().insert(name.to_owned(), Arc::clone(&file));
+    Ok(secured(file.answer(headers), POLICY))
 }

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use axum::{body::Body, extract::State, http::Method, response::Response};
+use axum::{
+    extract::State,
+    http::{HeaderMap, Method},
+    response::Response,
+};
 use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::{
@@ -24,7 +28,6 @@ use super::{
     envelope::{CohereError, DetailError, Envelope, PlainError, TeiError},
     layers::is_open,
     problem::{self, OpenAiError, Problem},
-    respond::json_body,
 };
 use crate::{
     auth::KEY_HEADER,
@@ -132,8 +135,8 @@ pub(super) fn json() -> Bytes {
     tag = "operations",
     responses((status = 200, description = "The OpenAPI document", body = serde_json::Value)),
 )]
-pub(super) async fn serve(State(state): State<AppState>) -> Response {
-    json_body(Body::from(state.0.openapi_json.clone()))
+pub(super) async fn serve(State(state): State<AppState>, headers: HeaderMap) -> Response {
+    state.0.openapi_json.answer(&headers)
 }
 
 /// Headers that every route of the engine reads.

@@ -1,9 +1,13 @@
 //! `/`: a page to try the model with. Three embedded files, no network beyond this server.
 
+use std::sync::LazyLock;
+
 use axum::{
-    http::{HeaderName, HeaderValue, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    response::Response,
 };
+
+use super::packed::Packed;
 
 /// Allows the page's own files, requests to this server, and the picture that the user picked.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -28,18 +32,21 @@ pub(super) fn secured(mut response: Response, policy: &'static str) -> Response 
     response
 }
 
-fn asset(content_type: &'static str, text: &'static str) -> Response {
-    secured(([(header::CONTENT_TYPE, content_type)], text).into_response(), POLICY)
+static INDEX: LazyLock<Packed> =
+    LazyLock::new(|| Packed::new("text/html; charset=utf-8", include_str!("page/index.html")));
+static STYLE: LazyLock<Packed> =
+    LazyLock::new(|| Packed::new("text/css; charset=utf-8", include_str!("page/page.css")));
+static SCRIPT: LazyLock<Packed> =
+    LazyLock::new(|| Packed::new("text/javascript; charset=utf-8", include_str!("page/page.js")));
+
+pub(super) async fn index(headers: HeaderMap) -> Response {
+    secured(INDEX.answer(&headers), POLICY)
 }
 
-pub(super) async fn index() -> Response {
-    asset("text/html; charset=utf-8", include_str!("page/index.html"))
+pub(super) async fn style(headers: HeaderMap) -> Response {
+    secured(STYLE.answer(&headers), POLICY)
 }
 
-pub(super) async fn style() -> Response {
-    asset("text/css; charset=utf-8", include_str!("page/page.css"))
-}
-
-pub(super) async fn script() -> Response {
-    asset("text/javascript; charset=utf-8", include_str!("page/page.js"))
+pub(super) async fn script(headers: HeaderMap) -> Response {
+    secured(SCRIPT.answer(&headers), POLICY)
 }

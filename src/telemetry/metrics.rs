@@ -49,6 +49,8 @@ pub struct Metrics {
     pub key_requests: IntCounterVec,
     /// Requests being answered.
     pub requests_in_flight: IntGauge,
+    /// Streams over gRPC that have no end of their own: health watches and reflection.
+    pub watches: IntGauge,
     /// Seconds of one item in one stage.
     pub stage_duration: HistogramVec,
     /// Rows of each forward pass, by model and tower.
@@ -173,6 +175,13 @@ impl Metrics {
             requests_in_flight: registered(
                 r,
                 IntGauge::new("siglip_requests_in_flight", "Requests being answered."),
+            ),
+            watches: registered(
+                r,
+                IntGauge::new(
+                    "siglip_grpc_watches",
+                    "Health watches and reflection streams that are open.",
+                ),
             ),
             stage_duration: histograms(
                 "siglip_stage_duration_seconds",

@@ -91,6 +91,22 @@ fn bulk_of_a_rare_size_leads_after_a_while() {
     }
 }
 
+#[test]
+fn bulk_passes_no_row_that_was_there_before_it() {
+    let mut queue = queue_of(&[4; 30], 1);
+    queue.push(entry(1000, 4).0, Priority::Bulk);
+    let mut order = Vec::new();
+    while order.last() != Some(&1000) {
+        // More rows come than go.
+        let next = 30 + order.len() as u64 * 2;
+        queue.push(entry(next, 4).0, Priority::Interactive);
+        queue.push(entry(next + 1, 4).0, Priority::Interactive);
+        order.extend(ids(&queue.take_batch()));
+    }
+    let before: Vec<u64> = (0..30).chain([1000]).collect();
+    assert_eq!(order, before, "after those before it, and at once then");
+}
+
 proptest! {
     #[test]
     fn batches_keep_their_promises(

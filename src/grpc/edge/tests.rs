@@ -12,6 +12,7 @@ fn shared(metrics: &Arc<Metrics>) -> Arc<Shared> {
         metrics: Arc::clone(metrics),
         received: Received::new(100),
         row_room: RowRoom::of(&crate::config::Limits::default()),
+        watches: Arc::new(Semaphore::new(1)),
         keys: None,
         request_timeout: Duration::from_secs(60),
         max_message_bytes: 100,
@@ -139,4 +140,35 @@ fn an_open_stream_is_no_request_in_flight() {
 fn only_methods_become_labels() {
     assert_eq!(route(EMBED), EMBED);
     assert_eq!(route("/wp-admin"), "unmatched");
+}
+
+#[tokio::test]
+async fn watches_have_places_and_give_them_back() {
+    let metrics = Arc::new(Metrics::new());
+    let shared = shared(&metrics);
+    let watch = shared.watch(STREAMS[0]).expect("there is a place");
+    assert!(watch.is_some());
+    assert_eq!(shared.watch(STREAMS[1]).expect_err("the only one").code(), Code::Overloaded);
+    assert!(shared.watch(EMBED).expect("needs none").is_none());
+    drop(watch);
+    assert!(shared.watch(STREAMS[1]).is_ok());
+}
+
+#[test]
+fn long_messages_are_cut_between_bytes() {
+    for (message, expected) in [
+        ("a".repeat(10), 10),
+        ("a".repeat(MAX_MESSAGE_BYTES), MAX_MESSAGE_BYTES),
+        ("a".repeat(5000), MAX_MESSAGE_BYTES),
+        ("%00".repeat(1667), MAX_MESSAGE_BYTES / 3 * 3),
+        ("a".to_owned() + &"%00".repeat(1700), MAX_MESSAGE_BYTES / 3 * 3 + 1),
+        ("aa".to_owned() + &"%00".repeat(1700), MAX_MESSAGE_BYTES / 3 * 3 - 1),
+    ] {
+        let value = HeaderValue::from_str(&message).expect("a value");
+        let mut headers = HeaderMap::from_iter([(http::HeaderName::from_static(MESSAGE), value)]);
+        cut_message(&mut headers);
+        let cut = headers[MESSAGE].as_bytes();
+        assert_eq!(cut.len(), expected, "{message:.5}");
+        assert!(message.as_bytes().starts_with(cut));
+    }
 }
