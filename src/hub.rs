@@ -8,6 +8,7 @@
 mod cache;
 mod client;
 mod error;
+mod partial;
 mod select;
 mod settings;
 mod transfer;

@@ -272,3 +272,17 @@ pub(super) fn chain(error: &dyn StdError) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_named() {
+        let path = Path::new("blobs/hash.incomplete");
+        let full = HubError::io(path, io::ErrorKind::StorageFull.into());
+        assert!(matches!(&full, HubError::DiskFull { path: named, .. } if named == path));
+        let other = HubError::io(path, io::ErrorKind::PermissionDenied.into());
+        assert!(matches!(other, HubError::Io { .. }));
+    }
+}

@@ -1,7 +1,7 @@
 //! One file into the cache: continued where it stopped, checked, then named.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -15,6 +15,7 @@ use super::{
     HubError, Progress, RepoId,
     cache::Repo,
     client::{Answer, Client, Hash, RemoteFile},
+    partial,
 };
 use crate::small_file;
 
@@ -169,8 +170,7 @@ async fn lock(path: &Path, partial: &Path) -> Result<File, HubError> {
     for folder in [path.parent(), partial.parent()].into_iter().flatten() {
         std::fs::create_dir_all(folder).map_err(|source| HubError::io(folder, source))?;
     }
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
-    let file = file.map_err(at_fault)?;
+    let file = partial::open(path).map_err(at_fault)?;
     let (mut since, mut seen, mut told) = (Instant::now(), length(partial), false);
     loop {
         match file.try_lock() {
@@ -204,7 +204,7 @@ impl<'t> Sink<'t> {
     /// Opens the partial file behind what it holds. More than the file may have is of another file.
     async fn open(target: &'t Target<'t>) -> Result<Self, HubError> {
         let at_fault = |source| HubError::io(&target.partial, source);
-        let file = OpenOptions::new().create(true).append(true).open(&target.partial);
+        let file = partial::open(&target.partial);
         let mut sink =
             Self { target, file: file.map_err(at_fault)?, digest: begin(target), written: 0 };
         let there = length(&target.partial);

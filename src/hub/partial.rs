@@ -1,0 +1,89 @@
+//! Files that a download writes into the cache.
+//!
+//! Others may write to a shared cache too. A link that somebody laid under the name of a file to be written would lead
+//! the download to write over what it points to, with this process's rights. So what is written to is a file of its
+//! own: no link, no pipe, and under no second name.
+
+use std::{
+    fs::{File, Metadata, OpenOptions},
+    io,
+    path::Path,
+};
+
+/// Opens a file to write behind its end; a new one where there is none, or something else.
+///
+/// # Errors
+/// The system's.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let mut existing = OpenOptions::new();
+    existing.append(true);
+    match opened(existing, path) {
+        Ok(file) if is_own(&file.metadata()?) => return Ok(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if !is_link(path) => return Err(error),
+        // Removing a link leaves what it points to.
+        _ => std::fs::remove_file(path)?,
+    }
+    let mut new = OpenOptions::new();
+    new.append(true).create_new(true);
+    opened(new, path)
+}
+
+fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|file| file.is_symlink())
+}
+
+#[cfg(unix)]
+fn opened(mut options: OpenOptions, path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    options.custom_flags(flags).open(path)
+}
+
+#[cfg(not(unix))]
+fn opened(options: OpenOptions, path: &Path) -> io::Result<File> {
+    if is_link(path) {
+        return Err(io::Error::other("it is a link"));
+    }
+    options.open(path)
+}
+
+#[cfg(unix)]
+fn is_own(file: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    file.is_file() && file.nlink() == 1
+}
+
+#[cfg(not(unix))]
+fn is_own(file: &Metadata) -> bool {
+    file.is_file()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{fs, io::Write as _, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (victim, path) = (folder.path().join("victim"), folder.path().join("partial"));
+        for kind in ["none", "file", "symbolic", "dangling", "hard"] {
+            fs::write(&victim, "mine").expect("written");
+            let _ = fs::remove_file(&path);
+            match kind {
+                "file" => fs::write(&path, "begun ").expect("written"),
+                "symbolic" => symlink(&victim, &path).expect("a link"),
+                "dangling" => symlink(folder.path().join("new"), &path).expect("a link"),
+                "hard" => fs::hard_link(&victim, &path).expect("a link"),
+                _ => {}
+            }
+            open(&path).expect(kind).write_all(b"bytes").expect("written");
+            let expected = if kind == "file" { "begun bytes" } else { "bytes" };
+            assert_eq!(fs::read_to_string(&path).expect("there"), expected, "{kind}");
+            assert_eq!(fs::read_to_string(&victim).expect("there"), "mine", "{kind}");
+            assert!(!is_link(&path) && !folder.path().join("new").exists(), "{kind}");
+        }
+    }
+}
