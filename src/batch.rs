@@ -27,7 +27,7 @@ pub use self::{handle::Handle, supervise::Reload, worker::Worker};
 use crate::{
     config,
     embedding::Embedding,
-    model::{Tap, TextTower, TowerError, VisionTower},
+    model::{Reader, Tap, TextTower, TowerError, VisionTower},
     telemetry::Metrics,
 };
 
@@ -136,6 +136,8 @@ pub struct Towers {
     pub vision: VisionTower,
     /// Embeds texts, where the checkpoint does.
     pub text: Option<TextTower>,
+    /// Reads texts in the light of an image, where the model does. Its rows wait in the queue of the texts.
+    pub reader: Option<Reader>,
 }
 
 /// Makes a model's worker and the handle to it. The worker does nothing until [`Worker::run`] is called,

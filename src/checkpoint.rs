@@ -28,6 +28,8 @@ pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub const VOCABULARY: &str = "vocab.json";
 /// The merges of CLIP's tokenizer, which go with [`VOCABULARY`].
 pub const MERGES: &str = "merges.txt";
+/// The tokens of BERT's tokenizer, where there is no [`TOKENIZER`].
+pub const VOCABULARY_TEXT: &str = "vocab.txt";
 /// The weights under transformers' name.
 pub const WEIGHTS: &str = "model.safetensors";
 /// Names the files of weights that are stored in several.
@@ -40,7 +42,7 @@ pub const MAX_SMALL_BYTES: u64 = 256 << 20;
 
 /// Everything that is read beside the weights. Only one of the two configurations must be there. The order is that in
 /// which a folder's files are hashed for its revision.
-pub const SMALL_FILES: [&str; 10] = [
+pub const SMALL_FILES: [&str; 11] = [
     CONFIG,
     OPEN_CLIP_CONFIG,
     PREPROCESSOR,
@@ -51,4 +53,5 @@ pub const SMALL_FILES: [&str; 10] = [
     SPECIAL_TOKENS,
     VOCABULARY,
     MERGES,
+    VOCABULARY_TEXT,
 ];

@@ -4,6 +4,7 @@
 
 mod admission;
 mod bulk;
+mod captions;
 mod classify;
 mod context;
 mod embed;
@@ -12,6 +13,7 @@ mod fetching;
 mod given_up;
 mod input;
 mod item;
+mod matching;
 mod matrix;
 mod rank;
 mod score;
@@ -27,11 +29,13 @@ use self::{
 };
 pub use self::{
     bulk::{Bulk, BulkEnd, BulkEvent, BulkOptions, BulkPlace, BulkRow, RowBytes, RowRoom},
+    captions::{Caption, CaptionRequest, Captioned, Sampling, Written},
     classify::{Classified, ClassifyRequest, DEFAULT_TEMPLATE, LabelScore},
     context::{Context, Shares},
     embed::{EmbedRequest, Embedded, EmbeddedItems, Usage},
     features::{FeatureMap, FeatureOutput, Features, FeaturesRequest},
     input::{ImageInput, Input},
+    matching::Pairing,
     matrix::Matrix,
     rank::{Pair, RankRequest, Ranked, Side as RankSide},
     score::{ScoreKind, Scored},

@@ -1,5 +1,6 @@
 //! The towers of a model, resident on a device.
 
+mod blip;
 mod checkpoint;
 mod clip;
 mod cores;
@@ -11,6 +12,7 @@ mod nn;
 mod open_clip;
 mod pass;
 mod probe;
+mod reader;
 mod replicated;
 mod runtime;
 mod scorer;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 pub use load::{ResidentModel, load_resident};
 pub use nn::{Stage, Stages};
 pub use pass::Pass;
+pub use reader::{BeginRow, CaptionMemory, MatchRow, MemorySlot, ReaderRow, StepRow};
 pub use scorer::Scorer;
 pub use tap::Tap;
 
@@ -129,6 +132,45 @@ impl<T: Tower + ?Sized> Tower for Box<T> {
     }
 }
 
+/// A tower that reads texts in the light of an image.
+pub type Reader = Box<dyn Tower<Input = ReaderRow>>;
+
+/// What it takes to write captions with a model's reader.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    /// Prompts to ids, and ids to captions.
+    pub tokenizer: Arc<TextTokenizer>,
+    /// Begins every caption.
+    pub start: u32,
+    /// Ends a caption.
+    pub end: u32,
+    /// The most ids of a caption.
+    pub longest: usize,
+    /// Bytes that the decoder remembers of a caption, at most.
+    pub memory_bytes: usize,
+}
+
+/// What a model's reader is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReaderInfo {
+    /// It matches texts with images.
+    Matching {
+        /// The token that the head was trained to read in front of a text.
+        start: u32,
+    },
+    /// It writes captions.
+    Captions {
+        /// Begins every caption.
+        start: u32,
+        /// Ends a caption.
+        end: u32,
+        /// The most ids of a caption.
+        longest: usize,
+        /// Bytes that the decoder remembers of a caption, at most.
+        memory_bytes: usize,
+    },
+}
+
 /// What a loaded checkpoint says of itself.
 #[derive(Debug, Clone)]
 pub struct ModelCard {
@@ -150,6 +192,8 @@ pub struct ModelCard {
     pub vision_width: usize,
     /// How pairs are scored; none without a text tower.
     pub scorer: Option<Scorer>,
+    /// What its reader is for; none without one.
+    pub reader: Option<ReaderInfo>,
     /// Parameters of both towers.
     pub parameters: u64,
     /// Bytes of the resident weights.
@@ -171,8 +215,12 @@ pub struct Loaded {
     pub vision: VisionTower,
     /// Embeds texts; none for stand-alone vision checkpoints.
     pub text: Option<TextTower>,
+    /// Reads texts in the light of an image, where the model does.
+    pub reader: Option<Reader>,
     /// Goes with `text`.
     pub tokenizer: Option<Arc<TextTokenizer>>,
+    /// What it takes to write captions with the reader.
+    pub writer: Option<Writer>,
     /// How pictures are prepared.
     pub image: ImageSpec,
     /// What the checkpoint says of itself.

@@ -17,7 +17,7 @@ pub use self::describe::{
 use crate::preprocess::ImageSpec;
 use crate::{
     engine::{
-        Context, EmbedRequest, Engine, ImageSide, Input, Matrix, ScoreKind, Scored,
+        Context, EmbedRequest, Engine, ImageSide, Input, Matrix, Pairing, ScoreKind, Scored,
         SimilarityRequest, TextSide,
     },
     error::Error,
@@ -210,6 +210,8 @@ async fn score(
         texts: TextSide::Embeddings(side(texts)),
         truncate: true,
         max_num_patches: None,
+        pairing: Pairing::All,
+        kinds: vec![ScoreKind::Logit, ScoreKind::Probability],
     };
     engine.similarity(request, context).await
 }

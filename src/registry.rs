@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     batch::{self, WorkerState},
     error::{Code, Error},
-    model::ModelCard,
+    model::{ModelCard, Writer},
     preprocess::ImageSpec,
     tokenize::TextTokenizer,
 };
@@ -26,6 +26,8 @@ pub struct Model {
     pub image: ImageSpec,
     /// Text to ids; none for a checkpoint without a text tower.
     pub tokenizer: Option<Arc<TextTokenizer>>,
+    /// Writes captions, where the model does.
+    pub writer: Option<Writer>,
     /// Where rows are submitted.
     pub handle: batch::Handle,
 }

@@ -7,6 +7,7 @@
 mod arrays;
 mod body;
 mod bulk;
+mod captions;
 mod classify;
 mod compat;
 mod docs;
@@ -175,6 +176,7 @@ fn bounded() -> OpenApiRouter<AppState> {
         .routes(routes!(features::features))
         .routes(routes!(similarity::similarity))
         .routes(routes!(classify::classify))
+        .routes(routes!(captions::captions))
         .routes(routes!(models::list))
         .routes(routes!(models::retrieve))
         .routes(routes!(info::info))

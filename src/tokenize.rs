@@ -1,5 +1,6 @@
 //! Text to the token ids that a text tower reads.
 
+mod bert;
 mod clip;
 mod declared;
 mod growth;
@@ -79,6 +80,8 @@ pub struct TokenizerFiles<'f> {
     pub vocab: Option<&'f [u8]>,
     /// `merges.txt`, which goes with it.
     pub merges: Option<&'f [u8]>,
+    /// `vocab.txt`: BERT's tokens, where there is no `tokenizer.json`.
+    pub words: Option<&'f [u8]>,
     /// `tokenizer_config.json`: the class, and the pad and end tokens.
     pub config: Option<&'f [u8]>,
     /// `special_tokens_map.json`, where older exports keep those tokens.
@@ -148,8 +151,10 @@ impl TextTokenizer {
     ) -> Result<Self, TokenizerLoadError> {
         let declared = Declared::parse(CONFIG, files.config)?
             .or(Declared::parse(SPECIAL_TOKENS, files.special_tokens_map)?);
-        if let Scheme::Clip(end) = options.layout.scheme {
-            return Self::of_clip(files, declared, (options, end));
+        match options.layout.scheme {
+            Scheme::Padded => {}
+            Scheme::Clip(end) => return Self::of_clip(files, declared, (options, end)),
+            Scheme::Bert => return Self::of_bert(files, &declared, options),
         }
         // A file of SentencePiece's and nothing else is how SigLIP 1 was published first.
         let alone = files.tokenizer.is_none() && declared.tokenizer_class.is_none();
@@ -251,6 +256,14 @@ impl TextTokenizer {
                 })?;
                 return Ok(Tokens { ids: given[..used].into(), used, truncated: false });
             }
+            Behind::Whole { pad } => {
+                let padding = given.iter().rev().take_while(|&&id| id == pad).count();
+                let used = found - padding;
+                if used == 0 {
+                    return Err(IdsError::NoEnd { end: "any id but padding".to_owned() });
+                }
+                return Ok(Tokens { ids: given[..used].into(), used, truncated: false });
+            }
         };
         let padding = given.iter().rev().take_while(|&&id| id == pad).count();
         // The end token may be the padding as well; the first one counts then.
@@ -258,6 +271,18 @@ impl TextTokenizer {
         let mut ids = given.to_vec();
         ids.resize(limit, pad);
         Ok(Tokens { ids: ids.into(), used: found - padding + end, truncated: false })
+    }
+
+    /// The text of ids, without special tokens and ids that the tokenizer does not know.
+    ///
+    /// # Errors
+    /// Fails if the tokenizer does.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizeError> {
+        let is_word =
+            |id: &u32| !self.control.contains(id) && self.tokenizer.id_to_token(*id).is_some();
+        let words: Vec<u32> = ids.iter().copied().filter(is_word).collect();
+        let decoded = self.tokenizer.decode(&words, true);
+        decoded.map_err(|error| TokenizeError { reason: error.to_string() })
     }
 
     /// Ids of a text in canonical form. Ids that the text tower cannot read, or that have a meaning of
@@ -300,6 +325,7 @@ impl TextTokenizer {
                 ids.truncate(used);
                 used
             }
+            Behind::Whole { .. } => ids.len(),
         };
         Ok(Tokens { ids: ids.into(), used, truncated })
     }

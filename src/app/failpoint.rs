@@ -108,6 +108,7 @@ impl Failpoint {
             text: towers.text.map(|tower| {
                 Box::new(Faulty { tower, point: Arc::clone(self), broken: false }) as Box<_>
             }),
+            reader: towers.reader,
         }
     }
 }

@@ -33,8 +33,8 @@ pub(super) async fn load_and_warm(
         .await?
         .map_err(|error| AppError::Load { model: source, source: error })?;
 
-    let Loaded { vision, text, tokenizer, image, card } = loaded;
-    let towers = Towers { vision, text };
+    let Loaded { vision, text, reader, tokenizer, writer, image, card } = loaded;
+    let towers = Towers { vision, text, reader };
     let arm = arming();
     let towers = arm(towers);
     let reload = reload(again, card.revision.clone(), arm);
@@ -42,7 +42,7 @@ pub(super) async fn load_and_warm(
     let handle = batch::spawn_supervised(&name, towers, reload, &config.batch, metrics)
         .map_err(AppError::Worker)?;
     describe(engine.metrics(), &name, &card);
-    let model = Arc::new(Model { name, card, image, tokenizer, handle });
+    let model = Arc::new(Model { name, card, image, tokenizer, writer, handle });
     engine.registry().install(Arc::clone(&model));
 
     let failed = |error| AppError::WarmUp { model: model.name.clone(), source: Box::new(error) };
@@ -78,12 +78,12 @@ fn reload(source: config::Model, revision: String, arm: Arm) -> batch::Reload {
     let unchecked = Some(config::Agreement::UNCHECKED);
     let source = config::Model { min_agreement: unchecked, ..source };
     Box::new(move || {
-        let Loaded { vision, text, card, .. } = model::load(&source)?;
+        let Loaded { vision, text, reader, card, .. } = model::load(&source)?;
         if card.revision != revision {
             // Vectors of both would lie in one cache, and in one database, under one name.
             return Err("the checkpoint has changed since the server started".into());
         }
-        Ok(arm(Towers { vision, text }))
+        Ok(arm(Towers { vision, text, reader }))
     })
 }
 

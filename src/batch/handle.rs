@@ -9,10 +9,10 @@ use tokio::sync::oneshot;
 
 use super::{
     Answer, BatchError, Submit, WorkerState,
-    queue::{Entry, Queue},
+    queue::{Entry, Queue, TextRow},
     shared::{Queues, Shared},
 };
-use crate::{preprocess::Pixels, tokenize::Tokens};
+use crate::{model::ReaderRow, preprocess::Pixels, tokenize::Tokens};
 
 /// Submits rows to a model's worker. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,6 +38,18 @@ impl Handle {
     /// # Errors
     /// Any [`BatchError`].
     pub async fn embed_text(&self, row: Tokens, how: Submit) -> Result<Answer, BatchError> {
+        self.text(TextRow::Embed(row), how).await
+    }
+
+    /// Has the reader do one piece of its work. Dropping the future withdraws the row.
+    ///
+    /// # Errors
+    /// Any [`BatchError`].
+    pub async fn read(&self, row: ReaderRow, how: Submit) -> Result<Answer, BatchError> {
+        self.text(TextRow::Read(row), how).await
+    }
+
+    async fn text(&self, row: TextRow, how: Submit) -> Result<Answer, BatchError> {
         self.submit(|queues| (&mut queues.text, queues.image.served), row, how).await
     }
 

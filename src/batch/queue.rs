@@ -8,13 +8,25 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{Answer, BatchError, Priority, policy};
-use crate::{model::Tap, preprocess::Pixels, tokenize::Tokens};
+use crate::{
+    model::{ReaderRow, Tap},
+    preprocess::Pixels,
+    tokenize::Tokens,
+};
 
 /// What a queue must know of a row: rows of one size run together, because a pass computes a rectangle.
 /// Where every row of a tower has the same size, this distinguishes nothing.
 pub(super) trait Row {
     /// A measure of the work, the same for rows that may share a pass.
     fn size(&self) -> usize;
+
+    /// As how many rows it counts in a batch.
+    fn weight(&self) -> usize {
+        1
+    }
+
+    /// The row as it is kept to try a tower with later.
+    fn kept(&self) -> Self;
 }
 
 impl Row for Pixels {
@@ -22,11 +34,66 @@ impl Row for Pixels {
     fn size(&self) -> usize {
         self.height as usize * self.width as usize
     }
+
+    fn kept(&self) -> Self {
+        self.clone()
+    }
 }
 
 impl Row for Tokens {
     fn size(&self) -> usize {
         self.ids.len()
+    }
+
+    fn kept(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Row for ReaderRow {
+    fn size(&self) -> usize {
+        self.group()
+    }
+
+    fn weight(&self) -> usize {
+        ReaderRow::weight(self)
+    }
+
+    fn kept(&self) -> Self {
+        self.apart()
+    }
+}
+
+/// What waits for the device's time of texts.
+#[derive(Debug, Clone)]
+pub(super) enum TextRow {
+    /// A text to embed.
+    Embed(Tokens),
+    /// A piece of the reader's work.
+    Read(ReaderRow),
+}
+
+impl Row for TextRow {
+    /// No text has as many ids as a reader's group is given here.
+    fn size(&self) -> usize {
+        match self {
+            Self::Embed(row) => row.size(),
+            Self::Read(row) => row.size() | 1 << (usize::BITS - 1),
+        }
+    }
+
+    fn weight(&self) -> usize {
+        match self {
+            Self::Embed(row) => row.weight(),
+            Self::Read(row) => Row::weight(row),
+        }
+    }
+
+    fn kept(&self) -> Self {
+        match self {
+            Self::Embed(row) => Self::Embed(row.kept()),
+            Self::Read(row) => Self::Read(row.kept()),
+        }
     }
 }
 
@@ -162,12 +229,12 @@ impl<I> Queue<I> {
         }
     }
 
-    /// Most rows of `size` in one batch: fewer where they are larger than usual, so that a batch of them
-    /// takes neither more memory nor more time than a usual one.
-    pub(super) fn capacity(&self, size: usize) -> usize {
+    /// Most rows like one of this size and weight in one batch: fewer where they are larger than usual, so that a
+    /// batch of them takes neither more memory nor more time than a usual one.
+    pub(super) fn capacity(&self, (size, weight): (usize, usize)) -> usize {
         match self.full_size {
             Some(full) if size > full => (self.max_rows * full / size).max(1),
-            _ => self.max_rows,
+            _ => (self.max_rows / weight.max(1)).max(1),
         }
     }
 
@@ -202,6 +269,7 @@ impl<I> Queue<I> {
 /// Rows of one size that leave a queue together.
 struct NextBatch {
     size: usize,
+    weight: usize,
     share: policy::Share,
 }
 
@@ -214,25 +282,27 @@ impl<I: Row> Queue<I> {
             Priority::Interactive => self.interactive.front(),
             Priority::Bulk => self.bulk.front(),
         };
-        let size = first?.input.size();
+        let first = &first?.input;
+        let (size, weight) = (first.size(), first.weight());
         let count = |queue: &VecDeque<Entry<I>>| {
             queue.iter().filter(|entry| entry.input.size() == size).count()
         };
         let fitting =
             policy::Share { interactive: count(&self.interactive), bulk: count(&self.bulk) };
-        Some(NextBatch { size, share: fitting.within(self.capacity(size), leader) })
+        let share = fitting.within(self.capacity((size, weight)), leader);
+        Some(NextBatch { size, weight, share })
     }
 
     /// Whether the next batch has as many rows as one may have.
     pub(super) fn has_full_batch(&self) -> bool {
-        self.next_batch().is_some_and(|NextBatch { size, share }| {
-            share.interactive + share.bulk >= self.capacity(size)
+        self.next_batch().is_some_and(|NextBatch { size, weight, share }| {
+            share.interactive + share.bulk >= self.capacity((size, weight))
         })
     }
 
     /// Takes the next batch, its rows in order. Empty only if nothing waits.
     pub(super) fn take_batch(&mut self) -> Vec<Entry<I>> {
-        let Some(NextBatch { size, share }) = self.next_batch() else { return Vec::new() };
+        let Some(NextBatch { size, share, .. }) = self.next_batch() else { return Vec::new() };
         // Its mates further back do not make up for a bulk row that waits at the head.
         if share.bulk > 0 && self.bulk.front().is_some_and(|entry| entry.input.size() == size) {
             self.passed_over = 0;

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use super::{
     Priority, WorkerState,
     policy::{self, level},
-    queue::{Entry, Obsolete, Queue},
+    queue::{Entry, Obsolete, Queue, TextRow},
 };
-use crate::{config, preprocess::Pixels, telemetry::Metrics, tokenize::Tokens};
+use crate::{config, preprocess::Pixels, telemetry::Metrics};
 
 /// Index of the image tower among the lanes.
 pub(super) const IMAGE: usize = 0;
@@ -28,7 +28,7 @@ const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration:
 #[derive(Debug)]
 pub(super) struct Queues {
     pub(super) image: Queue<Pixels>,
-    pub(super) text: Queue<Tokens>,
+    pub(super) text: Queue<TextRow>,
     pub(super) closed: bool,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Queues {
 #[derive(Debug)]
 pub(super) enum Job {
     Image(Vec<Entry<Pixels>>),
-    Text(Vec<Entry<Tokens>>),
+    Text(Vec<Entry<TextRow>>),
 }
 
 /// One tower's series.

@@ -100,8 +100,11 @@ fn bulk() -> Submit {
 /// A worker that the test drives, with its handle.
 fn driven(vision: Fake, max_rows: usize) -> (Handle, Worker, Arc<Metrics>) {
     let (text, _) = Fake::new();
-    let towers =
-        Towers { vision: Box::new(FakeVision(vision)), text: Some(Box::new(FakeText(text))) };
+    let towers = Towers {
+        vision: Box::new(FakeVision(vision)),
+        text: Some(Box::new(FakeText(text))),
+        reader: None,
+    };
     let metrics = Arc::new(Metrics::new());
     let (handle, worker) = pair("m", towers, &config(max_rows), Arc::clone(&metrics));
     (handle, worker, metrics)
@@ -190,7 +193,7 @@ async fn rows_nobody_waits_for_cost_no_forward_pass() {
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_but_not_for_rows_that_left() {
     let (fake, _) = Fake::new();
-    let towers = Towers { vision: Box::new(FakeVision(fake)), text: None };
+    let towers = Towers { vision: Box::new(FakeVision(fake)), text: None, reader: None };
     let config = config::Batch { max_queue_rows: 2, ..config(8) };
     let (handle, _worker) = pair("m", towers, &config, Arc::new(Metrics::new()));
     let first = queued(&handle, 0, Submit::default()).await;
@@ -222,7 +225,7 @@ fn a_retry_is_worth_it_once_both_queues_are_drained() {
     (0..3).for_each(|id| queues.image.push(row(image(id)), Priority::Interactive));
     assert_eq!(estimate(&queues), seconds(3 * 2));
     queues.text.account(10, seconds(5));
-    (0..4).for_each(|id| queues.text.push(row(text(id)), Priority::Bulk));
+    (0..4).for_each(|id| queues.text.push(row(queue::TextRow::Embed(text(id))), Priority::Bulk));
     assert_eq!(estimate(&queues), seconds(3 * 2 + 2), "they take turns on one device");
     (0..60).for_each(|id| queues.image.push(row(image(id)), Priority::Interactive));
     assert_eq!(estimate(&queues), seconds(60), "more would be a guess");
@@ -286,7 +289,7 @@ async fn a_broken_tower_ends_the_worker_and_leaves_nobody_waiting() {
 #[tokio::test]
 async fn a_worker_that_is_dropped_answers_what_waits() {
     let (fake, _, open) = Fake::gated();
-    let towers = Towers { vision: Box::new(FakeVision(fake)), text: None };
+    let towers = Towers { vision: Box::new(FakeVision(fake)), text: None, reader: None };
     let handle = spawn("m", towers, &config(1), Arc::new(Metrics::new())).expect("starts");
     let running = queued(&handle, 0, Submit::default()).await;
     // Without its gate every pass fails, and no row has ever succeeded.
@@ -302,7 +305,7 @@ async fn a_worker_that_is_dropped_answers_what_waits() {
 #[tokio::test]
 async fn closing_finishes_what_was_accepted() {
     let (fake, passes, open) = Fake::gated();
-    let towers = Towers { vision: Box::new(FakeVision(fake)), text: None };
+    let towers = Towers { vision: Box::new(FakeVision(fake)), text: None, reader: None };
     let handle = spawn("m", towers, &config(4), Arc::new(Metrics::new())).expect("starts");
     let mut tasks = Vec::new();
     for id in 0..3 {
@@ -453,7 +456,7 @@ mod restarts {
     fn towers(passes: usize) -> Towers {
         let (mut vision, _) = Fake::new();
         vision.broken_after = passes;
-        Towers { vision: Box::new(FakeVision(vision)), text: None }
+        Towers { vision: Box::new(FakeVision(vision)), text: None, reader: None }
     }
 
     /// A supervised worker whose towers last for these numbers of passes, one after the other.

@@ -7,11 +7,11 @@ use tokio::sync::oneshot;
 use super::{
     Answer, BatchError, Towers, WorkerState,
     isolate::{self, RowResult, Rows},
-    queue::{Entry, Row},
+    queue::{Entry, Row, TextRow},
     shared::{IMAGE, Job, Shared, TEXT},
 };
 use crate::{
-    model::{Pass, Tap, Tower, TowerError},
+    model::{Pass, ReaderRow, Tap, Tower, TowerError},
     preprocess::Pixels,
     tokenize::Tokens,
 };
@@ -34,6 +34,7 @@ pub struct Worker {
 enum UnderWay {
     Image(Batch<Pixels>),
     Text(Batch<Tokens>),
+    Read(Batch<ReaderRow>),
 }
 
 /// What a worker knows of its towers' health; the next worker takes it over.
@@ -41,6 +42,7 @@ enum UnderWay {
 pub(super) struct Memory {
     images: Health<Pixels>,
     texts: Health<Tokens>,
+    reads: Health<ReaderRow>,
 }
 
 /// How a worker's work ended.
@@ -86,6 +88,11 @@ impl Worker {
     pub(super) fn proves_itself(&mut self) -> bool {
         self.memory.images.is_well(self.towers.vision.as_mut())
             && self.towers.text.as_deref_mut().is_none_or(|tower| self.memory.texts.is_well(tower))
+            && self
+                .towers
+                .reader
+                .as_deref_mut()
+                .is_none_or(|tower| self.memory.reads.is_well(tower))
     }
 
     /// Runs batches until the handles are closed and the queues are empty, or until a tower is broken.
@@ -154,10 +161,16 @@ impl Worker {
             }
             // The engine refuses texts for a model without a text tower; should one come, its reply is
             // dropped, which answers it.
-            Job::Text(batch) => {
-                let tower = self.towers.text.as_deref_mut()?;
-                Some(UnderWay::Text(Batch::begin(tower, batch)))
-            }
+            Job::Text(batch) => match divided(batch) {
+                Texts::Embed(batch) => {
+                    let tower = self.towers.text.as_deref_mut()?;
+                    Some(UnderWay::Text(Batch::begin(tower, batch)))
+                }
+                Texts::Read(batch) => {
+                    let tower = self.towers.reader.as_deref_mut()?;
+                    Some(UnderWay::Read(Batch::begin(tower, batch)))
+                }
+            },
         }
     }
 
@@ -168,6 +181,10 @@ impl Worker {
             UnderWay::Image(batch) => lane(IMAGE).finish(vision, batch, &mut self.memory.images),
             UnderWay::Text(batch) => match text {
                 Some(tower) => lane(TEXT).finish(tower, batch, &mut self.memory.texts),
+                None => Ok(()),
+            },
+            UnderWay::Read(batch) => match self.towers.reader.as_deref_mut() {
+                Some(tower) => lane(TEXT).finish(tower, batch, &mut self.memory.reads),
                 None => Ok(()),
             },
         };
@@ -181,8 +198,30 @@ impl UnderWay {
         match self {
             Self::Image(batch) => batch.is_done(),
             Self::Text(batch) => batch.is_done(),
+            Self::Read(batch) => batch.is_done(),
         }
     }
+}
+
+/// The rows of a batch, which are all of one kind: rows of both kinds have no size in common.
+enum Texts {
+    Embed(Vec<Entry<Tokens>>),
+    Read(Vec<Entry<ReaderRow>>),
+}
+
+fn divided(batch: Vec<Entry<TextRow>>) -> Texts {
+    let (mut texts, mut reads) = (Vec::new(), Vec::new());
+    for Entry { input, tap, reply, submitted, deadline, span } in batch {
+        match input {
+            TextRow::Embed(input) => {
+                texts.push(Entry { input, tap, reply, submitted, deadline, span });
+            }
+            TextRow::Read(input) => {
+                reads.push(Entry { input, tap, reply, submitted, deadline, span });
+            }
+        }
+    }
+    if reads.is_empty() { Texts::Embed(texts) } else { Texts::Read(reads) }
 }
 
 /// Marks the worker as failed when its thread ends in any other way than by draining.
@@ -274,7 +313,7 @@ impl Lane<'_> {
         let metrics = &self.shared.lanes[self.lane];
         metrics.batch_rows.observe(rows.len() as f64);
         metrics.embedded.inc_by(results.iter().filter(|result| result.is_ok()).count() as u64);
-        let size = rows.first().map_or(0, Row::size);
+        let size = rows.first().map_or((0, 1), |row| (row.size(), row.weight()));
         let queues = &mut *self.shared.queues.lock();
         let capacity = if self.lane == IMAGE {
             queues.image.account(rows.len(), forward);
@@ -287,7 +326,7 @@ impl Lane<'_> {
     }
 }
 
-impl<I: Clone + Send + 'static> Health<I> {
+impl<I: Row + Clone + Send + 'static> Health<I> {
     /// Remembers a good row; where every row failed, tries the tower on one that is known to be good.
     fn judge(
         &mut self,
@@ -297,7 +336,7 @@ impl<I: Clone + Send + 'static> Health<I> {
     ) -> Result<(), Broken> {
         if let Some(good) = results.iter().position(Result::is_ok) {
             if self.good_row.is_none() {
-                self.good_row = Some((rows.inputs[good].clone(), rows.taps[good]));
+                self.good_row = Some((rows.inputs[good].kept(), rows.taps[good]));
             }
             return Ok(());
         }
@@ -312,7 +351,9 @@ impl<I: Clone + Send + 'static> Health<I> {
     fn is_well(&self, tower: &mut dyn Tower<Input = I>) -> bool {
         match &self.good_row {
             Some((input, tap)) => {
-                let row = Rows { inputs: std::slice::from_ref(input), taps: &[*tap] };
+                // A row may hold on to what a tower gives it.
+                let input = input.kept();
+                let row = Rows { inputs: std::slice::from_ref(&input), taps: &[*tap] };
                 isolate::forward(tower, row)[0].is_ok()
             }
             None => self.unproven_failures < UNPROVEN_FAILURES,

@@ -15,7 +15,7 @@ use crate::{
     app,
     config::Config,
     embedding::Embedding,
-    engine::{Context, Engine, ImageSide, Matrix, ScoreKind, SimilarityRequest, TextSide},
+    engine::{Context, Engine, ImageSide, Matrix, Pairing, ScoreKind, SimilarityRequest, TextSide},
     error::Error,
     telemetry::logs,
 };
@@ -165,6 +165,8 @@ async fn score(
         texts: TextSide::Embeddings(columns.clone()),
         truncate: true,
         max_num_patches: None,
+        pairing: Pairing::All,
+        kinds: vec![ScoreKind::Cosine, ScoreKind::Logit, ScoreKind::Probability],
     };
     let scored = engine.similarity(request, &Context::patient()).await?;
     for range in scored.chunks() {

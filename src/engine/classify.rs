@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    Context, Engine, ImageSide, Input, Matrix, ScoreKind, Scored, Usage,
+    Context, Engine, ImageSide, Input, Matrix, Pairing, ScoreKind, Scored, Usage,
     embed::Batch,
     input::check_plain,
-    item,
+    item::{self, ItemOptions},
+    matching::Sides,
     similarity::{Side, stack},
     until_deadline,
 };
@@ -15,6 +16,7 @@ use crate::{
     embedding::{Embedding, normalize},
     error::{Code, Error},
     model::Scorer,
+    registry::Model,
 };
 
 /// Images and the labels to judge them by.
@@ -85,10 +87,15 @@ impl Engine {
         let options = self.item_options(model, true, request.max_num_patches)?;
         let prompts =
             Prompts::new(&request.labels, &request.templates, self.limits.max_text_bytes)?;
+        // A matching head reads each prompt in the light of each image.
+        let passes = match scorer {
+            Scorer::Matching => images.rows().saturating_mul(prompts.count()),
+            Scorer::Sigmoid { .. } | Scorer::Softmax { .. } => 0,
+        };
         // Before they are written: a few labels in many templates are more than the request itself.
         let permit = self.admit(
             (model, context),
-            images.items().saturating_add(prompts.count()),
+            images.items().saturating_add(prompts.count()).saturating_add(passes),
             images.held_bytes().saturating_add(prompts.bytes()),
         )?;
         let labels = request.top_k.unwrap_or(usize::MAX).min(request.labels.len());
@@ -98,6 +105,21 @@ impl Engine {
         let response = images.rows().saturating_mul(labels).saturating_mul(each);
         self.admit_response((model, context), response)?;
         let batch = prompts.written();
+        if scorer == Scorer::Matching {
+            let (Side::Items(images), templates) = (images, prompts.templates.len()) else {
+                let message = "the model judges pairs by a head that reads images: send those";
+                return Err(Error::invalid("image_embeddings", message));
+            };
+            let work = self.classify_by_head(model, (images, batch), (templates, options), context);
+            let (logits, usage) = until_deadline(context, work).await?;
+            let name: Arc<str> = model.name.as_str().into();
+            let about = (Arc::clone(&name), usage, scorer);
+            let shape = [logits.rows, logits.dim];
+            self.metrics.pairs.inc_by((shape[0] * shape[1]) as u64);
+            let scored = Scored::of(about, shape, None, Some(logits)).holding(permit);
+            let images = scored.ranked(request.top_k).await?;
+            return Ok(Classified { model: name, scorer, images, usage });
+        }
         let work = async {
             tokio::try_join!(
                 self.embed_side(model, images, options, context),
@@ -111,6 +133,36 @@ impl Engine {
         let scored = Scored::new(model.name.as_str().into(), usage, scorer, (images, labels))?;
         let images = scored.holding(permit).ranked(request.top_k).await?;
         Ok(Classified { model: model.name.as_str().into(), scorer, images, usage })
+    }
+}
+
+impl Engine {
+    /// The logits of each image with each label, by a matching head. A label's probability is the mean over the
+    /// templates, and its logit is that probability's.
+    async fn classify_by_head(
+        &self,
+        model: &Model,
+        (images, prompts): (Batch, Batch),
+        (templates, options): (usize, ItemOptions),
+        context: &Context,
+    ) -> Result<(Matrix, Usage), Error> {
+        let image = |input| if let Input::Image(image) = input { Some(image) } else { None };
+        let sides = Sides {
+            images: (images.field, images.inputs.into_iter().filter_map(image).collect()),
+            texts: (prompts.field, prompts.inputs),
+            texts_per_name: prompts.inputs_per_name,
+        };
+        let (matched, usage) = self.matched(model, sides, (Pairing::All, options), context).await?;
+        if templates == 1 {
+            return Ok((matched, usage));
+        }
+        let sigmoid = |logit: &f32| 1.0 / (1.0 + (-f64::from(*logit)).exp());
+        let mean = |logits: &[f32]| {
+            let probability = logits.iter().map(sigmoid).sum::<f64>() / templates as f64;
+            (probability / (1.0 - probability)).ln().clamp(-1e4, 1e4) as f32
+        };
+        let data = matched.data.chunks_exact(templates).map(mean).collect();
+        Ok((Matrix { rows: matched.rows, dim: matched.dim / templates, data }, usage))
     }
 }
 

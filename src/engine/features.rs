@@ -1,6 +1,6 @@
 //! What a vision tower sees: token maps of its layers, for models that read pictures through it.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 
@@ -13,7 +13,6 @@ use crate::{
     model::Tap,
     preprocess::TargetSize,
     registry::Model,
-    telemetry::Stage,
 };
 
 /// Which output of the vision tower to answer with.
@@ -178,14 +177,7 @@ impl Engine {
         Wanted { tap, size }: Wanted,
         context: &Context,
     ) -> Result<FeatureMap, Error> {
-        let (image, slot) = self.fetched(image, context).await?;
-        let started = Instant::now();
-        let encoded = self.encoded(image, context).await?;
-        let prepared = self.prepare(model, encoded, size, context).await?;
-        drop(slot);
-        self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
-        self.note(context, Stage::Decode, started);
-        let pixels = prepared.pixels;
+        let pixels = self.pixels(model, image, size, context).await?;
         let grid = grid(model, pixels.height, pixels.width);
         let submit = Submit { tap, ..context.submit() };
         let answer = model.handle.embed_image(pixels, submit).await;

@@ -1,4 +1,4 @@
-//! Pictures that a request names by URL.
+//! Images that a request names by URL, and the way of any image to its pixels.
 
 use std::time::Instant;
 
@@ -6,6 +6,8 @@ use super::{Context, Engine, ImageInput};
 use crate::{
     error::{Code, Error},
     fetch::{FetchError, Fetched, Slot},
+    preprocess::{Pixels, TargetSize},
+    registry::Model,
     telemetry::Stage,
 };
 
@@ -26,6 +28,27 @@ impl Engine {
         self.note(context, Stage::Fetch, started);
         let Fetched { bytes, slot } = fetched.map_err(fetch_error)?;
         Ok((ImageInput::Encoded(bytes), Some(slot)))
+    }
+
+    /// The prepared pixels of an image, whatever it was sent as.
+    pub(super) async fn pixels(
+        &self,
+        model: &Model,
+        image: ImageInput,
+        size: TargetSize,
+        context: &Context,
+    ) -> Result<Pixels, Error> {
+        if let ImageInput::Pixels(pixels) = image {
+            return Ok(pixels);
+        }
+        let (image, slot) = self.fetched(image, context).await?;
+        let started = Instant::now();
+        let encoded = self.encoded(image, context).await?;
+        let prepared = self.prepare(model, encoded, size, context).await?;
+        drop(slot);
+        self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
+        self.note(context, Stage::Decode, started);
+        Ok(prepared.pixels)
     }
 }
 

@@ -38,6 +38,13 @@ pub(super) struct ItemOptions {
     size: TargetSize,
 }
 
+impl ItemOptions {
+    /// To which size images are resized.
+    pub(super) fn size(self) -> TargetSize {
+        self.size
+    }
+}
+
 impl Engine {
     /// Checks what a request asks of its items.
     pub(super) fn item_options(
@@ -70,6 +77,39 @@ impl Engine {
         Ok(size.with_max_num_patches(asked))
     }
 
+    /// The ids of a text that is not embedded by itself.
+    pub(super) async fn tokens(
+        &self,
+        model: &Model,
+        input: Input,
+        options: ItemOptions,
+        context: &Context,
+    ) -> Result<(Tokens, Usage), Error> {
+        let text = match input {
+            Input::Text(text) => text,
+            Input::TokenIds(ids) => {
+                let tokenizer = model.tokenizer.as_ref().ok_or_else(|| no_text_tower(model))?;
+                let tokens = tokenizer.accept(&ids);
+                let tokens =
+                    tokens.map_err(|error| Error::new(Code::InvalidRequest, error.to_string()))?;
+                let usage = Usage { text_tokens: tokens.used, ..Usage::default() };
+                return Ok((tokens, usage));
+            }
+            Input::Unreadable(error) => return Err(error),
+            Input::Image(_) => {
+                return Err(Error::new(Code::InvalidRequest, "a text is expected, not an image"));
+            }
+        };
+        let (_, tokens) = self.tokenized(model, text, options.truncate, context).await?;
+        let truncated_texts = usize::from(tokens.truncated);
+        if truncated_texts > 0 {
+            context.truncated_texts.fetch_add(1, Ordering::Relaxed);
+            self.metrics.truncated_texts.inc();
+        }
+        let usage = Usage { text_tokens: tokens.used, images: 0, truncated_texts };
+        Ok((tokens, usage))
+    }
+
     /// Embeds one item. The field of its error is for the caller to name.
     pub(super) async fn embed_item(
         &self,
@@ -95,13 +135,14 @@ impl Engine {
         }
     }
 
-    async fn embed_text(
+    /// A text's key in the cache and its ids.
+    async fn tokenized(
         &self,
         model: &Model,
         text: String,
         truncate: bool,
         context: &Context,
-    ) -> Result<(Embedding, Usage), Error> {
+    ) -> Result<(Key, Tokens), Error> {
         // Before its length: what is too long for a text is an image more often than not.
         refuse_image_data(&text)?;
         let limit = self.limits.max_text_bytes;
@@ -131,6 +172,17 @@ impl Engine {
                 format!("the text is longer than the {length} tokens that the model reads"),
             ));
         }
+        Ok((key, tokens))
+    }
+
+    async fn embed_text(
+        &self,
+        model: &Model,
+        text: String,
+        truncate: bool,
+        context: &Context,
+    ) -> Result<(Embedding, Usage), Error> {
+        let (key, tokens) = self.tokenized(model, text, truncate, context).await?;
         let truncated_texts = usize::from(tokens.truncated);
         let usage = Usage { text_tokens: tokens.used, images: 0, truncated_texts };
         let compute = async {

@@ -2,7 +2,9 @@
 
 use std::{cmp::Ordering, sync::Arc};
 
-use super::{Context, Engine, Input, Usage, embed::Batch, item, until_deadline};
+use super::{
+    Context, Engine, Input, Pairing, Usage, embed::Batch, item, matching::Sides, until_deadline,
+};
 use crate::{embedding::Embedding, error::Error, model::Scorer};
 
 /// Items of one side, with the name of the field that they came in.
@@ -92,9 +94,14 @@ impl Engine {
         let name = (queries.inputs.len() == 1).then_some(queries.field);
         let [queries, documents] =
             [queries, documents].map(|side| Batch::new(side.field, side.inputs));
+        let head = match model.card.scorer {
+            Some(Scorer::Matching) => HeadPairs::of(&queries.inputs, &documents.inputs),
+            _ => None,
+        };
+        let passes = head.as_ref().map_or(0, |pairs| pairs.documents.len());
         self.admit(
             (model, context),
-            queries.inputs.len() + documents.inputs.len(),
+            queries.inputs.len() + documents.inputs.len() + passes,
             queries.held_bytes() + documents.held_bytes(),
         )?;
         let queries = async {
@@ -115,19 +122,67 @@ impl Engine {
             let mut pair = Pair { document, cosine, logit: None, probability: None };
             if kinds[0][query] != kinds[1][document] {
                 let scorer = model.card.scorer.ok_or_else(|| item::no_text_tower(model))?;
-                let logit = scorer.logit(cosine);
-                pair.logit = Some(logit);
-                pair.probability = scorer.pair_probability(logit);
+                pair.logit = scorer.logit(cosine);
+                pair.probability = pair.logit.and_then(|logit| scorer.pair_probability(logit));
             }
             Ok(pair)
         };
         let mut pairs = (0..documents.len()).map(pair).collect::<Result<Vec<_>, Error>>()?;
+        if let Some(HeadPairs { documents, sides, pairing }) = head {
+            let work = self.matched(model, sides, (pairing, options), context);
+            let (logits, _) = until_deadline(context, work).await?;
+            for (document, &logit) in documents.into_iter().zip(&logits.data) {
+                pairs[document].logit = Some(logit);
+                pairs[document].probability = Scorer::Matching.pair_probability(logit);
+            }
+        }
         if kinds[0][..] == [true]
             && let Some(scorer @ Scorer::Softmax { .. }) = model.card.scorer
         {
             among_texts(scorer, &mut pairs);
         }
         Ok(Ranked { model: model.name.as_str().into(), usage, pairs })
+    }
+}
+
+/// The pairs of an image and a text, for a matching head.
+struct HeadPairs {
+    /// The document of each pair.
+    documents: Vec<usize>,
+    sides: Sides,
+    pairing: Pairing,
+}
+
+impl HeadPairs {
+    /// None where no query and its document are of different kinds.
+    fn of(queries: &[Input], documents: &[Input]) -> Option<Self> {
+        let mut pairs = Self {
+            documents: Vec::new(),
+            sides: Sides {
+                images: ("documents", Vec::new()),
+                texts: ("documents", Vec::new()),
+                texts_per_name: 1,
+            },
+            pairing: Pairing::Zip,
+        };
+        for (index, document) in documents.iter().enumerate() {
+            let (image, text) = match (&queries[index % queries.len()], document) {
+                (Input::Image(image), text @ (Input::Text(_) | Input::TokenIds(_)))
+                | (text @ (Input::Text(_) | Input::TokenIds(_)), Input::Image(image)) => {
+                    (image, text)
+                }
+                _ => continue,
+            };
+            pairs.documents.push(index);
+            pairs.sides.images.1.push(image.clone());
+            pairs.sides.texts.1.push(text.clone());
+        }
+        if let [Input::Image(_)] = queries {
+            // The image's states are computed once for all texts.
+            pairs.sides.images.1.truncate(1);
+            pairs.pairing = Pairing::All;
+        }
+        (!pairs.documents.is_empty()).then_some(pairs)
     }
 }
 

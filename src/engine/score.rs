@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
-use super::{Matrix, Usage, admission::Permit};
+use super::{Matrix, Pairing, Usage, admission::Permit};
 use crate::{
     embedding::normalize,
     error::{Code, Error},
@@ -34,18 +34,76 @@ pub struct Scored {
     /// What it consumed.
     pub usage: Usage,
     scorer: Scorer,
-    /// `[rows, dim]`
-    images: Tensor,
-    /// `[dim, columns]`, a transposed view.
-    texts: Tensor,
+    /// Where cosines come from; none where only a matching head's logits were asked for.
+    vectors: Option<Vectors>,
+    /// A matching head's logits: `[rows, columns]`.
+    logits: Option<Arc<Matrix>>,
     rows: usize,
     columns: usize,
     /// The request's share of the server stays taken while its answer is being streamed.
     permit: Option<Arc<Permit>>,
 }
 
-impl Scored {
+/// Normalised rows of both sides.
+#[derive(Debug, Clone)]
+pub(super) enum Vectors {
+    /// Every image with every text.
+    All {
+        /// `[rows, dim]`
+        images: Tensor,
+        /// `[dim, columns]`, a transposed view.
+        texts: Tensor,
+    },
+    /// The image and the text of the same place.
+    Zip {
+        /// `[rows, dim]`
+        images: Arc<Matrix>,
+        /// `[rows, dim]`
+        texts: Arc<Matrix>,
+    },
+}
+
+impl Vectors {
     /// Normalises both sides.
+    pub(super) fn new(
+        pairing: Pairing,
+        (mut images, mut texts): (Matrix, Matrix),
+    ) -> Result<Self, Error> {
+        match pairing {
+            Pairing::All => Ok(Self::All {
+                images: normalized_tensor(images).map_err(Error::internal)?,
+                texts: normalized_tensor(texts).and_then(|t| t.t()).map_err(Error::internal)?,
+            }),
+            Pairing::Zip => {
+                normalize_rows(&mut images);
+                normalize_rows(&mut texts);
+                Ok(Self::Zip { images: images.into(), texts: texts.into() })
+            }
+        }
+    }
+
+    fn cosines(&self, rows: Range<usize>) -> Result<Vec<f32>, Error> {
+        match self {
+            Self::All { images, texts } => {
+                let product = || {
+                    let images = images.narrow(0, rows.start, rows.len())?;
+                    images.matmul(texts)?.flatten_all()?.to_vec1::<f32>()
+                };
+                product().map_err(Error::internal)
+            }
+            Self::Zip { images, texts } => {
+                let cosine = |row: usize| {
+                    let pairs = images.row(row).iter().zip(texts.row(row));
+                    pairs.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>() as f32
+                };
+                Ok(rows.map(cosine).collect())
+            }
+        }
+    }
+}
+
+impl Scored {
+    /// Scores that follow from cosines.
     pub(super) fn new(
         model: Arc<str>,
         usage: Usage,
@@ -53,9 +111,22 @@ impl Scored {
         (images, texts): (Matrix, Matrix),
     ) -> Result<Self, Error> {
         let (rows, columns) = (images.rows, texts.rows);
-        let images = normalized_tensor(images).map_err(Error::internal)?;
-        let texts = normalized_tensor(texts).and_then(|t| t.t()).map_err(Error::internal)?;
-        Ok(Self { model, usage, scorer, images, texts, rows, columns, permit: None })
+        let vectors = Some(Vectors::new(Pairing::All, (images, texts))?);
+        Ok(Self { model, usage, scorer, vectors, logits: None, rows, columns, permit: None })
+    }
+
+    /// Scores of pairs, from cosines, from a matching head's logits, or from both.
+    ///
+    /// * `shape`: rows and columns of the answer
+    pub(super) fn of(
+        (model, usage, scorer): (Arc<str>, Usage, Scorer),
+        shape: [usize; 2],
+        vectors: Option<Vectors>,
+        logits: Option<Matrix>,
+    ) -> Self {
+        let [rows, columns] = shape;
+        let logits = logits.map(Arc::new);
+        Self { model, usage, scorer, vectors, logits, rows, columns, permit: None }
     }
 
     /// How the model scores.
@@ -106,18 +177,27 @@ impl Scored {
             return Err(Error::new(Code::Internal, "a chunk was asked for that does not exist"));
         }
         let count = rows.len();
-        let product = || {
-            let images = self.images.narrow(0, rows.start, count)?;
-            images.matmul(&self.texts)?.flatten_all()?.to_vec1::<f32>()
-        };
-        let mut data = product().map_err(Error::internal)?;
-        for score in &mut data {
-            // Rounding may push the cosine of equal directions past 1.
-            *score = score.clamp(-1.0, 1.0);
-            if kind != ScoreKind::Cosine {
-                *score = self.scorer.logit(*score);
+        let mut data = match &self.logits {
+            Some(logits) if kind != ScoreKind::Cosine => {
+                logits.data[rows.start * self.columns..rows.end * self.columns].to_vec()
             }
-        }
+            _ => {
+                let missing = || Error::internal("cosines were asked for that were not computed");
+                let mut data = self.vectors.as_ref().ok_or_else(missing)?.cosines(rows)?;
+                for score in &mut data {
+                    // Rounding may push the cosine of equal directions past 1.
+                    *score = score.clamp(-1.0, 1.0);
+                    if kind != ScoreKind::Cosine {
+                        *score = self.scorer.logit(*score).ok_or_else(|| {
+                            Error::internal(
+                                "a logit was asked for that does not follow from a cosine",
+                            )
+                        })?;
+                    }
+                }
+                data
+            }
+        };
         if kind == ScoreKind::Probability {
             // Every row is whole: all texts of the request stand beside each other.
             data.chunks_exact_mut(self.columns.max(1))
@@ -127,11 +207,16 @@ impl Scored {
     }
 }
 
-/// `[rows, dim]` with every row of length 1. The matrix's memory is taken over, not copied.
-fn normalized_tensor(mut matrix: Matrix) -> candle_core::Result<Tensor> {
+/// Scales every row to length 1.
+fn normalize_rows(matrix: &mut Matrix) {
     for row in matrix.data.chunks_exact_mut(matrix.dim.max(1)) {
         normalize(row);
     }
+}
+
+/// `[rows, dim]` with every row of length 1. The matrix's memory is taken over, not copied.
+fn normalized_tensor(mut matrix: Matrix) -> candle_core::Result<Tensor> {
+    normalize_rows(&mut matrix);
     Tensor::from_vec(matrix.data, (matrix.rows, matrix.dim), &Device::Cpu)
 }
 

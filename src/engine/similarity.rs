@@ -1,15 +1,14 @@
 //! Pair scores of images against texts, by the model's rule.
 
 use super::{
-    Context, Engine, ImageInput, Input, Matrix, Scored, Usage,
+    Context, Engine, ImageInput, Input, Matrix, Pairing, ScoreKind, Scored, Usage,
     embed::Batch,
     item::{self, ItemOptions},
+    matching::Sides,
+    score::Vectors,
     until_deadline,
 };
-use crate::{
-    config::Limit,
-    {embedding::Embedding, error::Error, registry::Model},
-};
+use crate::{config::Limit, embedding::Embedding, error::Error, model::Scorer, registry::Model};
 
 /// The image side of a comparison.
 #[derive(Debug, Clone)]
@@ -42,6 +41,10 @@ pub struct SimilarityRequest {
     pub truncate: bool,
     /// As in [`super::EmbedRequest`].
     pub max_num_patches: Option<u32>,
+    /// Which texts an image is paired with.
+    pub pairing: Pairing,
+    /// The scores that will be asked for; what none of them needs is not computed.
+    pub kinds: Vec<ScoreKind>,
 }
 
 /// One side of a comparison: items still to embed, or rows given as numbers.
@@ -112,27 +115,68 @@ impl Engine {
     ) -> Result<Scored, Error> {
         let model = self.registry.get(request.model.as_deref())?;
         let scorer = model.card.scorer.ok_or_else(|| item::no_text_tower(model))?;
+        let SimilarityRequest { pairing, kinds, .. } = &request;
+        let (pairing, asks) = (*pairing, |kind| kinds.contains(&kind));
+        let by_head =
+            scorer == Scorer::Matching && (asks(ScoreKind::Logit) || asks(ScoreKind::Probability));
+        let by_vectors = scorer != Scorer::Matching || asks(ScoreKind::Cosine);
+        if pairing == Pairing::Zip
+            && matches!(scorer, Scorer::Softmax { .. })
+            && asks(ScoreKind::Probability)
+        {
+            let message = "a CLIP model judges no pair on its own: ask for `cosine` or `logit` beside \
+                           `pairs` `zip`";
+            return Err(Error::invalid("scores", message));
+        }
         let (images, texts) = (Side::from(request.images), Side::from(request.texts));
         self.check_side(model, &images)?;
         self.check_side(model, &texts)?;
+        if pairing == Pairing::Zip && images.rows() != texts.rows() {
+            let message = format!(
+                "`zip` pairs row by row, but there are {} images and {} texts",
+                images.rows(),
+                texts.rows()
+            );
+            return Err(Error::invalid("pairs", message));
+        }
         let options = self.item_options(model, request.truncate, request.max_num_patches)?;
+        let shape = match pairing {
+            Pairing::All => [images.rows(), texts.rows()],
+            Pairing::Zip => [images.rows(), 1],
+        };
+        // Each pair is a pass of the head over its text.
+        let pairs = if by_head { shape[0].saturating_mul(shape[1]) } else { 0 };
         let permit = self.admit(
             (model, context),
-            images.items() + texts.items(),
+            (images.items() + texts.items()).saturating_add(pairs),
             images.held_bytes() + texts.held_bytes(),
         )?;
         let work = async {
-            tokio::try_join!(
-                self.embed_side(model, images, options, context),
-                self.embed_side(model, texts, options, context),
-            )
+            let mut usage = Usage::default();
+            let mut logits = None;
+            if by_head {
+                let sides = sides(&images, &texts)?;
+                let (matched, used) =
+                    self.matched(model, sides, (pairing, options), context).await?;
+                usage = used;
+                logits = Some(matched);
+            }
+            let mut vectors = None;
+            if by_vectors {
+                let ((images, used), (texts, texts_used)) = tokio::try_join!(
+                    self.embed_side(model, images, options, context),
+                    self.embed_side(model, texts, options, context),
+                )?;
+                usage = used;
+                usage += texts_used;
+                vectors = Some(Vectors::new(pairing, (images, texts))?);
+            }
+            Ok((usage, vectors, logits))
         };
-        let ((images, images_usage), (texts, texts_usage)) = until_deadline(context, work).await?;
-        let mut usage = images_usage;
-        usage += texts_usage;
-        self.metrics.pairs.inc_by((images.rows * texts.rows) as u64);
-        let scored = Scored::new(model.name.as_str().into(), usage, scorer, (images, texts))?;
-        Ok(scored.holding(permit))
+        let (usage, vectors, logits) = until_deadline(context, work).await?;
+        self.metrics.pairs.inc_by((shape[0] * shape[1]) as u64);
+        let about = (model.name.as_str().into(), usage, scorer);
+        Ok(Scored::of(about, shape, vectors, logits).holding(permit))
     }
 
     /// Checks a side's size, and of given rows also shape and values.
@@ -165,6 +209,29 @@ impl Engine {
             Side::Given { rows, .. } => Ok((rows, Usage::default())),
         }
     }
+}
+
+/// The items of both sides, for a matching head.
+///
+/// # Errors
+/// Fails for stored embeddings, which the head cannot read.
+fn sides(images: &Side, texts: &Side) -> Result<Sides, Error> {
+    let (Side::Items(images), Side::Items(texts)) = (images, texts) else {
+        let message = "the model judges pairs by a head that reads images and texts: send those, or ask \
+                       for `cosine` alone of stored embeddings";
+        return Err(Error::invalid("scores", message));
+    };
+    let image = |input: &Input| match input {
+        Input::Image(image) => Some(image.clone()),
+        _ => None,
+    };
+    let all: Option<Vec<_>> = images.inputs.iter().map(image).collect();
+    let all = all.ok_or_else(|| Error::invalid(images.field, "images are expected"))?;
+    Ok(Sides {
+        images: (images.field, all),
+        texts: (texts.field, texts.inputs.clone()),
+        texts_per_name: texts.inputs_per_name,
+    })
 }
 
 /// Rows side by side in one matrix.

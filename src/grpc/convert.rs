@@ -19,8 +19,8 @@ use super::{MAX_SCORE_VALUES, proto};
 use crate::{
     embedding::Embedding,
     engine::{
-        EmbedRequest, ImageInput, ImageSide, Input, Matrix, ScoreKind, SimilarityRequest, TextSide,
-        Usage,
+        EmbedRequest, ImageInput, ImageSide, Input, Matrix, Pairing, ScoreKind, SimilarityRequest,
+        TextSide, Usage,
     },
     error::{Code, Error},
     telemetry::{Stage, Timings},
@@ -111,6 +111,8 @@ pub(super) fn comparison(message: proto::SimilarityRequest) -> Result<Comparison
         texts,
         truncate: message.truncate.unwrap_or(true),
         max_num_patches: message.max_num_patches,
+        pairing: if message.zip { Pairing::Zip } else { Pairing::All },
+        kinds: kinds.clone(),
     };
     Ok(Comparison { request, kinds })
 }

@@ -75,7 +75,7 @@ impl Architecture for ClipConfig {
         let embedding_dim = vision.embedding_dim();
         let vision = Box::new(EncoderTower::new(vision));
         let Some(config) = &self.text else {
-            return Ok(Towers { vision, text: None, scorer: None, embedding_dim });
+            return Ok(Towers { vision, text: None, reader: None, scorer: None, embedding_dim });
         };
         let text = Text::load(config, root)?;
         let scorer = Scorer::Softmax { logit_scale: root.scalar("logit_scale")? };
@@ -85,7 +85,7 @@ impl Architecture for ClipConfig {
             ));
         }
         let text = Some(Box::new(EncoderTower::new(text)) as _);
-        Ok(Towers { vision, text, scorer: Some(scorer), embedding_dim })
+        Ok(Towers { vision, text, reader: None, scorer: Some(scorer), embedding_dim })
     }
 
     fn answers(

@@ -1,7 +1,7 @@
 //! The families of models: what a family must say, and the one place that knows them all.
 
 use super::{
-    LoadError, Resident, Scorer,
+    LoadError, ReaderInfo, ReaderRow, Resident, Scorer, blip,
     checkpoint::Checkpoint,
     clip,
     probe::{Answers, Probe},
@@ -65,6 +65,8 @@ pub(super) struct Description {
 pub(super) struct Towers {
     pub(super) vision: Box<dyn Resident<Input = Pixels>>,
     pub(super) text: Option<Box<dyn Resident<Input = Tokens>>>,
+    /// Reads texts in the light of an image, where the family does.
+    pub(super) reader: Option<(Box<dyn Resident<Input = ReaderRow>>, ReaderInfo)>,
     /// Goes with `text`.
     pub(super) scorer: Option<Scorer>,
     /// Values of an embedding.
@@ -72,11 +74,11 @@ pub(super) struct Towers {
 }
 
 /// The model types that are served, for errors.
-const MODEL_TYPES: &str = "`siglip`, `siglip2`, `siglip_vision_model`, `siglip2_vision_model`, `clip` or \
-                           `clip_vision_model`";
+const MODEL_TYPES: &str = "`siglip`, `siglip2`, `siglip_vision_model`, `siglip2_vision_model`, `clip`, \
+                           `clip_vision_model` or `blip`";
 
 /// Model types that look like served ones and are not. Their vectors would be wrong.
-const RELATIVES: [(&str, &str); 11] = [
+const RELATIVES: [(&str, &str); 10] = [
     ("chinese_clip", "its text tower is a BERT"),
     ("altclip", "its text tower is an XLM-RoBERTa"),
     ("metaclip_2", "it has another tokenizer and another rule for the end of a text"),
@@ -84,7 +86,6 @@ const RELATIVES: [(&str, &str); 11] = [
     ("siglip_text_model", "it has no vision tower, and every model here has one"),
     ("clipseg", "it segments images"),
     ("mobileclip", "its vision tower is another network"),
-    ("blip", "it is not served yet"),
     ("blip-2", "it is not served yet"),
     ("align", "its towers are other networks"),
     ("flava", "its towers are other networks"),
@@ -104,6 +105,7 @@ pub(super) fn read(files: &Checkpoint) -> Result<Box<dyn Architecture>, LoadErro
             siglip::read(files, &root)
         }
         "clip" | "clip_vision_model" => clip::read(files, &root),
+        "blip" => blip::read(files, &root),
         other => {
             let unread = root.unread("model_type", MODEL_TYPES).to_string();
             Err(at_fault(match RELATIVES.iter().find(|(name, _)| *name == other) {

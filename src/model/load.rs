@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    LoadError, Loaded, ModelCard, Resident,
+    LoadError, Loaded, ModelCard, ReaderInfo, ReaderRow, Resident, Writer,
     checkpoint::Checkpoint,
     family::{self, Architecture, Towers},
     open_clip,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     checkpoint::{
         MERGES, OPEN_CLIP_CONFIG, SENTENCEPIECE, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG,
-        VOCABULARY,
+        VOCABULARY, VOCABULARY_TEXT,
     },
     config,
     preprocess::{ImageSpec, Pixels},
@@ -28,8 +28,12 @@ pub struct ResidentModel {
     pub vision: Box<dyn Resident<Input = Pixels>>,
     /// Embeds texts; none for stand-alone vision checkpoints.
     pub text: Option<Box<dyn Resident<Input = Tokens>>>,
+    /// Reads texts in the light of an image, where the model does.
+    pub reader: Option<Box<dyn Resident<Input = ReaderRow>>>,
     /// Goes with `text`.
     pub tokenizer: Option<Arc<TextTokenizer>>,
+    /// What it takes to write captions with the reader.
+    pub writer: Option<Writer>,
     /// How images are prepared.
     pub image: ImageSpec,
     /// What the checkpoint says of itself.
@@ -44,7 +48,9 @@ impl From<ResidentModel> for Loaded {
         Self {
             vision: replicated(model.vision, runtimes),
             text: model.text.map(|text| replicated(text, runtimes)),
+            reader: model.reader.map(|reader| replicated(reader, runtimes)),
             tokenizer: model.tokenizer,
+            writer: model.writer,
             image: model.image,
             card: model.card,
         }
@@ -97,12 +103,13 @@ pub fn load_resident(config: &config::Model) -> Result<ResidentModel, LoadError>
         family: description.family.to_owned(),
         revision,
         embedding_dim: towers.embedding_dim,
-        text_length: layout.map(|layout| layout.text_length),
+        text_length: layout.filter(|_| towers.text.is_some()).map(|layout| layout.text_length),
         patch_size: description.patch_size,
         leading_tokens: description.leading_tokens,
         vision_layers: description.vision_layers,
         vision_width: description.vision_width,
         scorer: towers.scorer,
+        reader: towers.reader.as_ref().map(|(_, info)| *info),
         parameters: weights.parameters(),
         weight_bytes: weights.resident_bytes(),
         dtype: config.dtype,
@@ -110,7 +117,15 @@ pub fn load_resident(config: &config::Model) -> Result<ResidentModel, LoadError>
         device: config.device,
         cpu_features: runtime.cpu_features(),
     };
-    Ok(ResidentModel { vision: towers.vision, text: towers.text, tokenizer, image, card, runtimes })
+    let Towers { vision, text, reader, .. } = towers;
+    let reader = reader.map(|(reader, _)| reader);
+    let (tokenizer, writer) = match (card.reader, tokenizer) {
+        (Some(ReaderInfo::Captions { start, end, longest, memory_bytes }), Some(tokenizer)) => {
+            (None, Some(Writer { tokenizer, start, end, longest, memory_bytes }))
+        }
+        (_, tokenizer) => (tokenizer, None),
+    };
+    Ok(ResidentModel { vision, text, reader, tokenizer, writer, image, card, runtimes })
 }
 
 /// The comparison of a narrow type with f32.
@@ -181,6 +196,7 @@ fn tokenizer(
         sentencepiece: checkpoint.file(SENTENCEPIECE),
         vocab: checkpoint.file(VOCABULARY),
         merges: checkpoint.file(MERGES),
+        words: checkpoint.file(VOCABULARY_TEXT),
         config: checkpoint.file(TOKENIZER_CONFIG),
         special_tokens_map: checkpoint.file(SPECIAL_TOKENS),
     };

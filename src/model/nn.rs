@@ -1,5 +1,6 @@
 //! Blocks that the towers of any family are built from, on any device.
 
+mod bert;
 mod encoder;
 mod encoder_tower;
 mod mlp;
@@ -10,7 +11,8 @@ mod token_embedding;
 
 pub use outputs::{Stage, Stages};
 
-pub(super) use encoder::{Encoder, EncoderConfig, layer_norm};
+pub(super) use bert::{BertConfig, BertLayer, KeyValues};
+pub(super) use encoder::{Encoder, EncoderConfig, layer_norm, layer_norm_of};
 pub(super) use encoder_tower::{Blocks, EncoderTower};
 pub(super) use mlp::{Mlp, linear};
 pub(super) use outputs::row;

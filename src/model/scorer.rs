@@ -16,6 +16,9 @@ pub enum Scorer {
         /// The checkpoint's `logit_scale`, before `exp`.
         logit_scale: f32,
     },
+    /// Each pair is judged by a head that reads the text in the light of the image: BLIP. No logit follows from a
+    /// cosine; a probability follows from the head's logit.
+    Matching,
 }
 
 impl Scorer {
@@ -25,14 +28,16 @@ impl Scorer {
         match self {
             Self::Sigmoid { .. } => "sigmoid",
             Self::Softmax { .. } => "softmax",
+            Self::Matching => "matching",
         }
     }
 
-    /// The checkpoint's `logit_scale`, before `exp`.
+    /// The checkpoint's `logit_scale`, before `exp`; none where no logit follows from a cosine.
     #[must_use]
-    pub fn logit_scale(self) -> f32 {
+    pub fn logit_scale(self) -> Option<f32> {
         match self {
-            Self::Sigmoid { logit_scale, .. } | Self::Softmax { logit_scale } => logit_scale,
+            Self::Sigmoid { logit_scale, .. } | Self::Softmax { logit_scale } => Some(logit_scale),
+            Self::Matching => None,
         }
     }
 
@@ -41,14 +46,15 @@ impl Scorer {
     pub fn logit_bias(self) -> Option<f32> {
         match self {
             Self::Sigmoid { logit_bias, .. } => Some(logit_bias),
-            Self::Softmax { .. } => None,
+            Self::Softmax { .. } | Self::Matching => None,
         }
     }
 
-    /// `exp(logit_scale) * cosine`, and the bias where there is one.
+    /// `exp(logit_scale) * cosine`, and the bias where there is one; none where no logit follows from a cosine.
     #[must_use]
-    pub fn logit(self, cosine: f32) -> f32 {
-        self.logit_scale().exp() * cosine + self.logit_bias().unwrap_or_default()
+    pub fn logit(self, cosine: f32) -> Option<f32> {
+        let scale = self.logit_scale()?.exp();
+        Some(scale * cosine + self.logit_bias().unwrap_or_default())
     }
 
     /// The probability that an image and a text belong together, judged on their own; none where the family does
@@ -56,7 +62,7 @@ impl Scorer {
     #[must_use]
     pub fn pair_probability(self, logit: f32) -> Option<f32> {
         match self {
-            Self::Sigmoid { .. } => Some(sigmoid(logit)),
+            Self::Sigmoid { .. } | Self::Matching => Some(sigmoid(logit)),
             Self::Softmax { .. } => None,
         }
     }
@@ -64,7 +70,7 @@ impl Scorer {
     /// Turns the logits of one image with every text of a request into probabilities.
     pub fn probabilities(self, logits: &mut [f32]) {
         match self {
-            Self::Sigmoid { .. } => {
+            Self::Sigmoid { .. } | Self::Matching => {
                 logits.iter_mut().for_each(|logit| *logit = sigmoid(*logit));
             }
             Self::Softmax { .. } => {
@@ -89,7 +95,8 @@ mod tests {
     #[test]
     fn a_sigmoid_judges_each_pair_on_its_own() {
         let scorer = Scorer::Sigmoid { logit_scale: 2.0, logit_bias: -3.0 };
-        assert!((scorer.logit(0.5) - (2f32.exp() * 0.5 - 3.0)).abs() < 1e-6);
+        let logit = scorer.logit(0.5).expect("of a cosine");
+        assert!((logit - (2f32.exp() * 0.5 - 3.0)).abs() < 1e-6);
         let mut row = [0.0, 3.0, -200.0];
         scorer.probabilities(&mut row);
         assert_eq!(row, [0.5, 1.0 / (1.0 + (-3f32).exp()), 0.0]);
@@ -100,7 +107,7 @@ mod tests {
     fn a_softmax_judges_the_texts_of_a_request_together() {
         let scorer = Scorer::Softmax { logit_scale: 100f32.ln() };
         assert_eq!(scorer.pair_probability(1.0), None);
-        assert!((scorer.logit(0.25) - 25.0).abs() < 1e-4);
+        assert!((scorer.logit(0.25).expect("of a cosine") - 25.0).abs() < 1e-4);
         // The logits of transformers' own test of CLIP, and what its softmax gives.
         let mut row = [24.5701, 19.3049];
         scorer.probabilities(&mut row);

@@ -90,7 +90,7 @@ impl Architecture for SiglipConfig {
         let vision = Box::new(EncoderTower::new(vision));
         let embedding_dim = self.vision.encoder.hidden_size;
         let Some(config) = &self.text else {
-            return Ok(Towers { vision, text: None, scorer: None, embedding_dim });
+            return Ok(Towers { vision, text: None, reader: None, scorer: None, embedding_dim });
         };
         if config.projection_size != embedding_dim {
             return Err(LoadError::new(format!(
@@ -104,7 +104,7 @@ impl Architecture for SiglipConfig {
             logit_bias: root.scalar("logit_bias")?,
         };
         let text = Some(Box::new(EncoderTower::new(text)) as _);
-        Ok(Towers { vision, text, scorer: Some(scorer), embedding_dim })
+        Ok(Towers { vision, text, reader: None, scorer: Some(scorer), embedding_dim })
     }
 
     fn answers(

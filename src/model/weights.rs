@@ -178,6 +178,12 @@ impl<'w> Scope<'w> {
         self.weights.contains(&self.path(name))
     }
 
+    /// Notes that a tensor is known and not read, if the checkpoint has it.
+    pub(super) fn skip(&self, name: &str) {
+        let source = self.weights.source(&self.path(name));
+        self.weights.taken.borrow_mut().extend(source.stored().map(str::to_owned));
+    }
+
     pub(super) fn runtime(&self) -> &'w Runtime {
         self.runtime
     }

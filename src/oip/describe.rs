@@ -2,6 +2,7 @@
 
 use crate::{
     error::{Code, Error},
+    model::Scorer,
     preprocess::TargetSize,
     registry::Model,
 };
@@ -103,7 +104,9 @@ pub fn outputs(model: &Model) -> Vec<TensorSpec> {
     let dimension = i64::try_from(model.card.embedding_dim).unwrap_or(i64::MAX);
     let mut specs =
         vec![TensorSpec { name: EMBEDDING, datatype: Datatype::Fp32, shape: vec![-1, dimension] }];
-    if model.card.scorer.is_some() && model.tokenizer.is_some() {
+    // A matching head reads images and texts, not the embeddings that these tensors would be computed from.
+    let by_vectors = model.card.scorer.is_some_and(|scorer| scorer != Scorer::Matching);
+    if by_vectors && model.tokenizer.is_some() {
         specs.extend([LOGIT, PROBABILITY].map(|name| TensorSpec {
             name,
             datatype: Datatype::Fp32,

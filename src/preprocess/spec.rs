@@ -56,6 +56,22 @@ impl ImageSpec {
         raw.resolve(TargetSize::Fixed { height, width }, &SIGLIP)
     }
 
+    /// The same for BLIP, whose images are squashed as SigLIP's and normalised as CLIP's.
+    ///
+    /// * `side`: the model's own image size, for files without one
+    ///
+    /// # Errors
+    /// As [`ImageSpec::parse`].
+    pub fn parse_squashed(json: &[u8], side: u32) -> Result<Self, SpecError> {
+        let document = Document::parse(json)?;
+        let raw = Raw::of(&document)?;
+        let [height, width] = raw.sides("size")?.unwrap_or([side; 2]);
+        if raw.0.flag("do_center_crop")? == Some(true) {
+            return Err(raw.0.unread("do_center_crop", "false").into());
+        }
+        raw.resolve(TargetSize::Fixed { height, width }, &CLIP)
+    }
+
     /// The same for CLIP, whose images keep their aspect ratio and are cropped, unless the file says otherwise.
     ///
     /// * `side`: the model's own image size, for files without one

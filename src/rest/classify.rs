@@ -147,7 +147,7 @@ pub(super) struct ClassifyResponse {
     /// The model that answered.
     model: String,
     /// The model's rule for probabilities: `sigmoid` judges each label on its own, `softmax` all labels together.
-    #[schema(pattern = "^(sigmoid|softmax)$")]
+    #[schema(pattern = "^(sigmoid|softmax|matching)$")]
     scoring: &'static str,
     /// One list an image, in the order of the request.
     results: Vec<Vec<Label>>,

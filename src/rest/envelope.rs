@@ -29,7 +29,7 @@ impl Envelope {
     pub(super) fn of(path: &str) -> Self {
         let below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
         match path {
-            "/v1/similarity" | "/v1/classify" | "/v1/features" => Self::Problem,
+            "/v1/similarity" | "/v1/classify" | "/v1/features" | "/v1/captions" => Self::Problem,
             "/v1/multimodalembeddings" | "/predict" | "/ping" => Self::Detail,
             "/score" | "/completions" | "/responses" | "/moderations" => Self::OpenAi,
             "/" | "/embed" | "/rerank" | "/similarity" | "/health" => Self::Tei,

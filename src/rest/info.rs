@@ -90,6 +90,8 @@ pub(super) struct ModelInfo {
     preprocessing_version: &'static str,
     /// How a cosine becomes a logit; null without a text tower.
     scoring: Option<Scoring>,
+    /// Whether the model writes captions.
+    captions: bool,
     /// Parameters of both towers.
     parameters: u64,
     /// Bytes of the resident weights.
@@ -107,14 +109,15 @@ pub(super) struct ImageSize {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Scoring {
     /// `sigmoid`: `probability = sigmoid(logit_scale_exp * cosine + logit_bias)`, each pair on its own. `softmax`: the
-    /// softmax of `logit_scale_exp * cosine` over the texts of a request, image by image.
+    /// softmax of `logit_scale_exp * cosine` over the texts of a request, image by image. `matching`: the sigmoid of what
+    /// a head says that reads each text in the light of each image.
     kind: &'static str,
     /// Whether a pair has a probability of its own, whatever else is in the request.
     pair_probabilities: bool,
-    /// As the checkpoint stores it: a logarithm.
-    logit_scale: f32,
+    /// As the checkpoint stores it: a logarithm. Null where no logit follows from a cosine.
+    logit_scale: Option<f32>,
     /// `exp(logit_scale)`: the factor that multiplies the cosine.
-    logit_scale_exp: f32,
+    logit_scale_exp: Option<f32>,
     /// Null where the model has none.
     logit_bias: Option<f32>,
 }
@@ -266,9 +269,10 @@ impl ModelInfo {
                 kind: scorer.name(),
                 pair_probabilities: scorer.pair_probability(0.0).is_some(),
                 logit_scale: scorer.logit_scale(),
-                logit_scale_exp: scorer.logit_scale().exp(),
+                logit_scale_exp: scorer.logit_scale().map(f32::exp),
                 logit_bias: scorer.logit_bias(),
             }),
+            captions: model.writer.is_some(),
             parameters: card.parameters,
             weight_bytes: card.weight_bytes,
         }

@@ -53,6 +53,7 @@ pub(super) const EXAMPLE_IMAGE: &str = "data:image/png;base64,\
     tags(
         (name = "embeddings", description = "Vectors of texts and pictures"),
         (name = "pairs", description = "Calibrated probabilities that a picture and a text match"),
+        (name = "captions", description = "Captions, by models that write them"),
         (name = "models", description = "What is served, and within which limits"),
         (name = "operations", description = "Probes, metrics and this document"),
         (name = "compatible", description = "Routes that speak the format of another server"),

@@ -17,7 +17,7 @@ use super::{
     rows::Rows,
 };
 use crate::{
-    engine::{self, ImageInput, ImageSide, ScoreKind, TextSide},
+    engine::{self, ImageInput, ImageSide, Pairing, ScoreKind, TextSide},
     error::Error,
 };
 
@@ -44,6 +44,9 @@ pub(super) struct SimilarityRequest {
     text_embeddings: Option<Rows>,
     /// Which matrices to answer with; all three by default.
     scores: Option<Vec<Score>>,
+    /// Which texts an image is paired with: `all` of them, or `zip`, the one of its own place.
+    #[schema(default = "all")]
+    pairs: Option<Pairs>,
     /// Whether a text that is too long is cut (the default); otherwise it is refused.
     #[schema(default = true)]
     truncate: Option<bool>,
@@ -62,11 +65,31 @@ pub(super) struct SimilarityRequest {
 pub(super) enum Score {
     /// Cosine of the angle between the embeddings, in `[-1, 1]`.
     Cosine,
-    /// `exp(logit_scale) * cosine`, with SigLIP `+ logit_bias`.
+    /// `exp(logit_scale) * cosine`, with SigLIP `+ logit_bias`; of BLIP what its matching head says.
     Logit,
     /// SigLIP: `sigmoid(logit)`, the calibrated probability that the pair matches. CLIP: the softmax of an image's
-    /// logits over the texts of the request.
+    /// logits over the texts of the request. BLIP: the sigmoid of what its matching head says.
     Probability,
+}
+
+/// Which texts an image is paired with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Pairs {
+    /// Every text.
+    #[default]
+    All,
+    /// The text of the same place: as many texts as images, and one column.
+    Zip,
+}
+
+impl From<Pairs> for Pairing {
+    fn from(pairs: Pairs) -> Self {
+        match pairs {
+            Pairs::All => Self::All,
+            Pairs::Zip => Self::Zip,
+        }
+    }
 }
 
 impl Score {
@@ -147,6 +170,8 @@ impl SimilarityRequest {
             texts,
             truncate: self.truncate.unwrap_or(true),
             max_num_patches: self.max_num_patches,
+            pairing: self.pairs.unwrap_or_default().into(),
+            kinds: scores.iter().map(|score| score.kind()).collect(),
         };
         Ok((request, scores))
     }
@@ -170,6 +195,7 @@ impl FromPayload for SimilarityRequest {
                         .get_or_insert_default()
                         .extend(option::<Score>("scores", &text)?);
                 }
+                ("pairs", PartContent::Text(text)) => request.pairs = option("pairs", &text)?,
                 ("truncate", PartContent::Text(text)) => {
                     request.truncate = option("truncate", &text)?;
                 }
@@ -179,7 +205,7 @@ impl FromPayload for SimilarityRequest {
                 (name, PartContent::Text(_)) => {
                     return Err(unknown_part(
                         name,
-                        "text, model, scores, truncate, max_num_patches",
+                        "text, model, scores, pairs, truncate, max_num_patches",
                     ));
                 }
             }
@@ -200,6 +226,8 @@ pub(super) struct SimilarityForm {
     model: Option<String>,
     /// As in the JSON body, one field for each.
     scores: Option<Vec<Score>>,
+    /// As in the JSON body.
+    pairs: Option<Pairs>,
     /// As in the JSON body.
     truncate: Option<bool>,
     /// As in the JSON body.
@@ -222,7 +250,7 @@ pub(super) struct SimilarityResponse {
     /// The model that answered.
     model: String,
     /// The model's rule for probabilities: `sigmoid` judges each pair on its own, `softmax` an image's texts together.
-    #[schema(pattern = "^(sigmoid|softmax)$")]
+    #[schema(pattern = "^(sigmoid|softmax|matching)$")]
     scoring: String,
     /// `[images, texts]`: rows and columns of each matrix.
     shape: [usize; 2],
@@ -242,7 +270,9 @@ pub(super) struct SimilarityResponse {
 ///
 /// A row an image, a column a text. Of a SigLIP model each probability is a sigmoid of its own pair: it does not depend
 /// on what else is in the request, and rows do not sum to 1. A CLIP model judges no pair on its own: its probabilities
-/// are a softmax over the texts of the request, so that each row sums to 1. `scoring` names the rule. Large answers are streamed; one that breaks off
+/// are a softmax over the texts of the request, so that each row sums to 1. A BLIP model reads each text in the light of
+/// each image; its cosines come from embeddings, its logits and probabilities from that head. `scoring` names the rule.
+/// Large answers are streamed; one that breaks off
 /// without its closing brace failed on the way.
 #[utoipa::path(
     post,

@@ -38,8 +38,9 @@ fn read(files: &TokenizerFiles<'_>, unknown: &str) -> Result<Tokenizer, Tokenize
         (Some(json), ..) => (TOKENIZER, of_tokenizer(json).map_err(at_fault(TOKENIZER))?),
         (None, Some(vocab), Some(merges)) => {
             let vocab = content::json(vocab).map_err(|error| error.to_string());
-            let vocab =
-                vocab.and_then(|vocab| self::vocab(&vocab)).map_err(at_fault(VOCABULARY))?;
+            let vocab = vocab
+                .and_then(|vocab| self::vocab::<Vocab>(&vocab))
+                .map_err(at_fault(VOCABULARY))?;
             (VOCABULARY, (vocab, lines(merges).map_err(at_fault(MERGES))?))
         }
         (None, vocab, _) => {
@@ -97,15 +98,15 @@ fn of_tokenizer(json: &[u8]) -> Result<(Vocab, Merges), String> {
     let merges = model.get("merges").and_then(Value::as_array);
     let merges = merges.map(|merges| merges.iter().map(pair).collect::<Option<Merges>>());
     let merges = merges.flatten().ok_or("`model.merges` is not a list of pairs of tokens")?;
-    let vocab = vocab(model.get("vocab").unwrap_or(&Value::Null));
+    let vocab = vocab::<Vocab>(model.get("vocab").unwrap_or(&Value::Null));
     Ok((vocab.map_err(|message| format!("`model.vocab`: {message}"))?, merges))
 }
 
-fn vocab(value: &Value) -> Result<Vocab, String> {
+pub(super) fn vocab<V: FromIterator<(String, u32)>>(value: &Value) -> Result<V, String> {
     let id = |id: &Value| u32::try_from(id.as_u64()?).ok();
     let entries = value.as_object().map(|entries| {
         let entry = |(token, value): (&String, &Value)| Some((token.clone(), id(value)?));
-        entries.iter().map(entry).collect::<Option<Vocab>>()
+        entries.iter().map(entry).collect::<Option<V>>()
     });
     entries.flatten().ok_or_else(|| "it is not an object of tokens with their ids".to_owned())
 }

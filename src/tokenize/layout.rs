@@ -19,6 +19,8 @@ pub enum Scheme {
     Padded,
     /// CLIP's tokenizer. No text is padded: a causal tower does not see what stands behind a text's end.
     Clip(TextEnd),
+    /// BERT's tokenizer. No text is padded: a tower that masks the padding does not see it.
+    Bert,
 }
 
 /// Which id of a text has the state that becomes the text's vector.
@@ -37,6 +39,11 @@ pub(super) enum Behind {
     Padding(u32),
     /// Nothing. The text ends where its vector is taken.
     Nothing(TextEnd),
+    /// Nothing. Ids that a client padded with this one lose their padding.
+    Whole {
+        /// The padding.
+        pad: u32,
+    },
 }
 
 impl TextEnd {

@@ -97,6 +97,7 @@ impl TestApp {
             card: fake::card(),
             image: fake::image_spec(),
             tokenizer: Some(Arc::new(fake::tokenizer())),
+            writer: None,
             handle,
         }));
         self.engine.warm_up(MODEL).await.expect("the towers run");
@@ -106,11 +107,12 @@ impl TestApp {
     pub(crate) async fn load_checkpoint(&self, folder: &Path) {
         let source = folder.to_string_lossy().into_owned();
         let loaded = model::load(&config::Model { source, ..config::Model::default() });
-        let model::Loaded { vision, text, tokenizer, image, card } = loaded.expect("a checkpoint");
-        let towers = batch::Towers { vision, text };
+        let model::Loaded { vision, text, reader, tokenizer, writer, image, card } =
+            loaded.expect("a checkpoint");
+        let towers = batch::Towers { vision, text, reader };
         let metrics = Arc::clone(self.engine.metrics());
         let handle = batch::spawn(MODEL, towers, &self.batch, metrics).expect("the worker starts");
-        let model = Model { name: MODEL.to_owned(), card, image, tokenizer, handle };
+        let model = Model { name: MODEL.to_owned(), card, image, tokenizer, writer, handle };
         self.engine.registry().install(Arc::new(model));
         self.engine.warm_up(MODEL).await.expect("the towers run");
     }

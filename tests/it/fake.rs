@@ -113,7 +113,11 @@ impl Tower for Text {
 
 /// Both towers, behind one gate.
 pub(crate) fn towers(gate: &Gate) -> Towers {
-    Towers { vision: Box::new(Vision(gate.clone())), text: Some(Box::new(Text(gate.clone()))) }
+    Towers {
+        vision: Box::new(Vision(gate.clone())),
+        text: Some(Box::new(Text(gate.clone()))),
+        reader: None,
+    }
 }
 
 /// The tokenizer that goes with them.
@@ -158,6 +162,7 @@ pub(crate) fn card() -> ModelCard {
         vision_layers: 2,
         vision_width: DIM,
         scorer: Some(HEAD),
+        reader: None,
         parameters: 0,
         weight_bytes: 0,
         dtype: DType::F32,

@@ -2,6 +2,8 @@
 //!
 //! `tests/golden/generate.py` writes the outputs; `docs/numerics.md` says what the tolerances mean.
 
+mod blip;
+mod blip_served;
 mod clip;
 mod demo;
 mod features;

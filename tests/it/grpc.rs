@@ -77,7 +77,7 @@ impl Served {
     }
 
     fn load(&self) {
-        let towers = batch::Towers { vision: Box::new(Grey), text: None };
+        let towers = batch::Towers { vision: Box::new(Grey), text: None, reader: None };
         let metrics = Arc::clone(self.engine.metrics());
         let handle = batch::spawn("fake", towers, &Config::default().batch, metrics);
         let model = Model {
@@ -85,6 +85,7 @@ impl Served {
             card: card(),
             image: image_spec(),
             tokenizer: None,
+            writer: None,
             handle: handle.expect("a worker"),
         };
         self.engine.registry().install(Arc::new(model));
@@ -132,6 +133,7 @@ fn card() -> ModelCard {
         vision_layers: 2,
         vision_width: DIM,
         scorer: Some(HEAD),
+        reader: None,
         parameters: 0,
         weight_bytes: 0,
         dtype: DType::F32,

@@ -144,7 +144,7 @@ proptest! {
             let row = |id: u64| rows[id as usize];
             let size = batch.first().map_or(1, |&first| row(first).0);
             prop_assert!(batch.iter().all(|&id| row(id).0 == size), "one size");
-            prop_assert!(batch.len() <= queue.capacity(size as usize));
+            prop_assert!(batch.len() <= queue.capacity((size as usize, 1)));
             for &id in &batch {
                 let (_, bulk, before) = row(id);
                 let waited = batches - came_at[id as usize];

@@ -90,6 +90,7 @@ fn worker(device: Device) -> (Handle, Worker, Events) {
     let towers = Towers {
         vision: Box::new(Pictures(device.clone())),
         text: Some(Box::new(Texts(Device { fails_on: HashSet::new(), ..device }))),
+        reader: None,
     };
     let (handle, worker) = pair("m", towers, &config(2), Arc::new(Metrics::new()));
     (handle, worker, events)

@@ -190,8 +190,12 @@ impl Blocks for Vision {
         self.embeddings.forward(rows)
     }
 
-    fn encoder(&self) -> &Encoder {
-        &self.encoder
+    fn depth(&self) -> usize {
+        self.encoder.depth()
+    }
+
+    fn layer(&self, index: usize, state: &Tensor) -> Result<Tensor> {
+        self.encoder.layer(index, state)
     }
 
     /// transformers norms none but the class token.

@@ -74,7 +74,7 @@ impl Encoder {
         Ok(Self { layers })
     }
 
-    /// What [`Encoder::load`] and [`Encoder::forward`] give, with one layer in memory at a time.
+    /// What [`Encoder::load`] and all layers give, with one layer in memory at a time.
     ///
     /// * `states`: of each row, `[1, tokens, hidden_size]`
     pub(in crate::model) fn once(
@@ -90,13 +90,7 @@ impl Encoder {
         Ok(states)
     }
 
-    /// * `x`: `[batch, tokens, hidden_size]`
-    /// * returns the last layer's output, of the same shape
-    pub(in crate::model) fn forward(&self, x: Tensor) -> Result<Tensor> {
-        self.layers.iter().try_fold(x, |x, layer| layer.forward(&x))
-    }
-
-    /// The last token of [`Encoder::forward`]: `[batch, 1, hidden_size]`. No other token of the last
+    /// The last token of the last layer's output: `[batch, 1, hidden_size]`. No other token of the last
     /// layer is read by anyone, so none is computed.
     pub(in crate::model) fn forward_last(&self, x: Tensor) -> Result<Tensor> {
         let Some((last, before)) = self.layers.split_last() else {
@@ -106,33 +100,9 @@ impl Encoder {
         last.forward_last(&x)
     }
 
-    /// `x` and every layer's output, in order: what transformers calls `hidden_states`.
-    pub(in crate::model) fn hidden_states(&self, x: Tensor) -> Result<Vec<Tensor>> {
-        let mut states = Vec::with_capacity(self.layers.len() + 1);
-        self.visit(x, self.layers.len(), |_, state| {
-            states.push(state.clone());
-            Ok(())
-        })?;
-        Ok(states)
-    }
-
-    /// Runs the first `depth` layers and shows `see` every hidden state on the way with its number; `x`
-    /// is number 0.
-    ///
-    /// * returns the last state shown
-    pub(in crate::model) fn visit(
-        &self,
-        x: Tensor,
-        depth: usize,
-        mut see: impl FnMut(usize, &Tensor) -> Result<()>,
-    ) -> Result<Tensor> {
-        see(0, &x)?;
-        let mut x = x;
-        for (index, layer) in self.layers.iter().take(depth).enumerate() {
-            x = layer.forward(&x)?;
-            see(index + 1, &x)?;
-        }
-        Ok(x)
+    /// One layer's output.
+    pub(in crate::model) fn layer(&self, index: usize, x: &Tensor) -> Result<Tensor> {
+        self.layers[index].forward(x)
     }
 
     /// The number of layers.
@@ -141,12 +111,20 @@ impl Encoder {
     }
 }
 
-/// A norm under the names that `torch.nn.LayerNorm` gives its parameters.
+/// A norm of an encoder's width, under the names that `torch.nn.LayerNorm` gives its parameters.
 pub(in crate::model) fn layer_norm(
     config: &EncoderConfig,
     scope: &Scope<'_>,
 ) -> std::result::Result<LayerNorm, LoadError> {
-    let shape = [config.hidden_size];
-    let (weight, bias) = (scope.vector("weight", &shape)?, scope.vector("bias", &shape)?);
-    Ok(LayerNorm::new(weight, bias, config.layer_norm_eps, scope.runtime().level))
+    layer_norm_of(config.hidden_size, config.layer_norm_eps, scope)
+}
+
+/// A norm of any width.
+pub(in crate::model) fn layer_norm_of(
+    width: usize,
+    eps: f32,
+    scope: &Scope<'_>,
+) -> std::result::Result<LayerNorm, LoadError> {
+    let (weight, bias) = (scope.vector("weight", &[width])?, scope.vector("bias", &[width])?);
+    Ok(LayerNorm::new(weight, bias, eps, scope.runtime().level))
 }

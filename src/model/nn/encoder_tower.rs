@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
 
-use super::{
-    encoder::Encoder,
-    outputs::{self, Stages},
-};
+use super::outputs::{self, Stages};
 use crate::{
     embedding::Embedding,
     model::{Pass, Resident, Tap, Tower, TowerError, runtime::Runtime},
@@ -32,8 +29,13 @@ pub(in crate::model) trait Blocks: Clone + Send + Sync + 'static {
     /// * returns `[batch, tokens, hidden_size]`: the input of the first layer
     fn embed(&self, rows: &[Self::Row]) -> Result<Tensor>;
 
-    /// The layers.
-    fn encoder(&self) -> &Encoder;
+    /// The number of layers.
+    fn depth(&self) -> usize;
+
+    /// One layer's output.
+    ///
+    /// * `state`, and what is returned: `[batch, tokens, hidden_size]`
+    fn layer(&self, index: usize, state: &Tensor) -> Result<Tensor>;
 
     /// What transformers calls `last_hidden_state`.
     ///
@@ -49,7 +51,8 @@ pub(in crate::model) trait Blocks: Clone + Send + Sync + 'static {
     ///
     /// * returns `[batch, embedding_dim]`
     fn pooled(&self, rows: &[Self::Row]) -> Result<Tensor> {
-        let state = self.encoder().forward(self.embed(rows)?)?;
+        let first = self.embed(rows)?;
+        let state = (0..self.depth()).try_fold(first, |state, index| self.layer(index, &state))?;
         self.pool(&self.last_hidden_state(&state)?)
     }
 
@@ -76,7 +79,7 @@ impl<B: Blocks> EncoderTower<B> {
 
     /// One pass for rows that ask for different outputs.
     fn outputs(&self, rows: &[B::Row], taps: &[Tap]) -> Result<Vec<Embedding>> {
-        let layers = self.0.encoder().depth();
+        let layers = self.0.depth();
         let depth = taps.iter().map(|tap| tap.depth(layers)).max().unwrap_or_default();
         let mut outputs = vec![None; rows.len()];
         let mut fill = |tap: Tap, states: &Tensor| -> Result<()> {
@@ -89,7 +92,7 @@ impl<B: Blocks> EncoderTower<B> {
             Ok(())
         };
         let see = |layer: usize, states: &Tensor| fill(Tap::HiddenState(layer), states);
-        let last = self.0.encoder().visit(self.0.embed(rows)?, depth, see)?;
+        let last = self.visit(self.0.embed(rows)?, depth, see)?;
         if taps.iter().any(|tap| !matches!(tap, Tap::HiddenState(_))) {
             let last_hidden_state = self.0.last_hidden_state(&last)?;
             fill(Tap::LastHiddenState, &last_hidden_state)?;
@@ -98,6 +101,24 @@ impl<B: Blocks> EncoderTower<B> {
             }
         }
         outputs::every(outputs)
+    }
+
+    /// Runs the first `depth` layers and shows `see` every hidden state on the way with its number; `state`
+    /// is number 0.
+    ///
+    /// * returns the last state shown
+    fn visit(
+        &self,
+        mut state: Tensor,
+        depth: usize,
+        mut see: impl FnMut(usize, &Tensor) -> Result<()>,
+    ) -> Result<Tensor> {
+        see(0, &state)?;
+        for index in 0..depth {
+            state = self.0.layer(index, &state)?;
+            see(index + 1, &state)?;
+        }
+        Ok(state)
     }
 
     /// Runs rows group by group, each of equally many tokens, and gives the results in the rows' order. The
@@ -153,7 +174,7 @@ impl<B: Blocks> Tower for EncoderTower<B> {
         if taps.iter().all(|&tap| tap == Tap::Pooled) {
             return self.forward(rows);
         }
-        let layers = self.0.encoder().depth();
+        let layers = self.0.depth();
         let is_there = |tap: &Tap| B::HAS_TOKENS && tap.depth(layers) <= layers;
         if taps.len() != rows.len() || !taps.iter().all(is_there) {
             return Err(TowerError::Shape(format!("{taps:?} of a tower of {layers} layers")));
@@ -179,7 +200,11 @@ impl<B: Blocks> Resident for EncoderTower<B> {
     fn stages(&self, rows: &[B::Row]) -> std::result::Result<Stages, TowerError> {
         self.0.check(rows)?;
         self.0.runtime().run(|| {
-            let hidden_states = self.0.encoder().hidden_states(self.0.embed(rows)?)?;
+            let mut hidden_states = Vec::with_capacity(self.0.depth() + 1);
+            self.visit(self.0.embed(rows)?, self.0.depth(), |_, state| {
+                hidden_states.push(state.clone());
+                Ok(())
+            })?;
             let last_hidden_state = self.0.last_hidden_state(outputs::last(&hidden_states)?)?;
             let pooled = self.0.pool(&last_hidden_state)?;
             Stages::new(&hidden_states, &last_hidden_state, &pooled)

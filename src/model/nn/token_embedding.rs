@@ -37,10 +37,20 @@ impl TokenEmbeddings {
         hidden: usize,
         scope: &Scope<'_>,
     ) -> std::result::Result<Self, LoadError> {
+        let names = ["token_embedding.weight", "position_embedding.weight"];
+        Self::load_named(config, hidden, (scope, names))
+    }
+
+    /// * `names`: of the tables of tokens and of positions
+    pub(in crate::model) fn load_named(
+        config: TokenConfig,
+        hidden: usize,
+        (scope, names): (&Scope<'_>, [&str; 2]),
+    ) -> std::result::Result<Self, LoadError> {
         let TokenConfig { vocab_size, text_length, .. } = config;
         Ok(Self {
-            tokens: scope.table("token_embedding.weight", &[vocab_size, hidden])?,
-            positions: scope.vector("position_embedding.weight", &[text_length, hidden])?,
+            tokens: scope.table(names[0], &[vocab_size, hidden])?,
+            positions: scope.vector(names[1], &[text_length, hidden])?,
             vocab: u32::try_from(vocab_size)
                 .map_err(|_| LoadError::new("vocab_size does not fit 32 bits"))?,
             config,
@@ -73,6 +83,18 @@ impl TokenEmbeddings {
             }
         }
         Ok(())
+    }
+
+    /// One id of each of several texts, with its position.
+    ///
+    /// * returns `[texts, 1, hidden_size]`
+    pub(in crate::model) fn one_each(&self, ids: &[(u32, usize)]) -> Result<Tensor> {
+        let device = &self.runtime.device;
+        let positions = ids.iter().map(|&(_, position)| position as u32);
+        let positions = Tensor::from_iter(positions, device)?;
+        let ids = Tensor::from_iter(ids.iter().map(|&(id, _)| id), device)?;
+        let tokens = self.tokens.index_select(&ids, 0)?.to_dtype(self.runtime.compute)?;
+        (tokens + self.positions.index_select(&positions, 0)?)?.unsqueeze(1)
     }
 
     /// * `rows`: with equally many ids

@@ -101,8 +101,12 @@ impl Blocks for Vision {
         self.embeddings.forward(rows)
     }
 
-    fn encoder(&self) -> &Encoder {
-        &self.encoder
+    fn depth(&self) -> usize {
+        self.encoder.depth()
+    }
+
+    fn layer(&self, index: usize, state: &Tensor) -> Result<Tensor> {
+        self.encoder.layer(index, state)
     }
 
     fn last_hidden_state(&self, state: &Tensor) -> Result<Tensor> {

@@ -42,6 +42,22 @@ impl Scope<'_> {
         Ok(self.packed(packer))
     }
 
+    /// A layer whose matrix is also another part of the model: it is not counted as parameters of its own.
+    ///
+    /// * `weight`, `bias`: the places of a matrix of `shape`, `[out, in]`, and of a vector
+    pub(in crate::model) fn tied_linear(
+        &self,
+        weight: &Self,
+        bias: &Self,
+        shape: [usize; 2],
+    ) -> Result<Linear, LoadError> {
+        let root = Self { prefix: String::new(), ..self.clone() };
+        let before = self.weights.parameters.get();
+        let layer = root.linear(&[&weight.prefix], &[&bias.prefix], shape)?;
+        self.weights.parameters.set(before + shape[0] as u64);
+        Ok(layer)
+    }
+
     /// A layer of values that are on the host.
     ///
     /// * `weight`: of `shape`, `[out, in]`

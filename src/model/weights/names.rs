@@ -98,7 +98,7 @@ impl Names {
     /// * `contains`: whether a stored tensor has that name
     pub(super) fn source(&self, name: &str, contains: impl Fn(&str) -> bool) -> Source {
         let Self::OpenClip { vision, prefix, text } = self else {
-            return Source::of(name.to_owned());
+            return fused(name, contains);
         };
         if let Some(rest) = name.strip_prefix("vision_model.") {
             return match vision {
@@ -120,6 +120,25 @@ impl Names {
             Some(rest) => text_tower(&format!("{prefix}{text}"), rest, contains),
             None => Source::of(format!("{prefix}{name}")),
         }
+    }
+}
+
+/// transformers' own name, or what it calls a layer whose projections of attention are one.
+fn fused(name: &str, contains: impl Fn(&str) -> bool) -> Source {
+    let own = || Source::of(name.to_owned());
+    let Some((layer, rest)) = name.split_once(".self_attn.") else { return own() };
+    if contains(name) {
+        return own();
+    }
+    if let Some(kind) = rest.strip_prefix("out_proj.") {
+        let stored = format!("{layer}.self_attn.projection.{kind}");
+        return if contains(&stored) { Source::of(stored) } else { own() };
+    }
+    let Some((projection, kind)) = rest.split_once("_proj.") else { return own() };
+    let stored = format!("{layer}.self_attn.qkv.{kind}");
+    match ["q", "k", "v"].iter().position(|&letter| letter == projection) {
+        Some(third) if contains(&stored) => Source::Stored(vec![(stored, Rows::Third(third))]),
+        _ => own(),
     }
 }
 

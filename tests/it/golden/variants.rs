@@ -282,8 +282,8 @@ fn a_checkpoint_at_fault_names_file_and_tensor() {
     assert!(misshapen.contains("mlp.fc1.weight` has the shape [28, 24]"), "{misshapen}");
     let extra = replace("config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
     assert!(extra.contains("layers.1.") && extra.contains("no place"), "{extra}");
-    let other = replace("config.json", "\"model_type\": \"siglip\"", "\"model_type\": \"blip\"");
-    assert!(other.contains("config.json: `model_type` is \"blip\"; `siglip`,"), "{other}");
+    let other = replace("config.json", "\"model_type\": \"siglip\"", "\"model_type\": \"flava\"");
+    assert!(other.contains("config.json: `model_type` is \"flava\"; `siglip`,"), "{other}");
     let size = replace("preprocessor_config.json", "\"height\": 16", "\"height\": 32");
     assert!(size.contains("preprocessor_config.json: size is 32 x 16"), "{size}");
     let untokenized = refused(|folder| {

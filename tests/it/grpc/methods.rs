@@ -54,8 +54,11 @@ async fn given_embeddings_are_scored_row_by_row() {
         assert!((cosine - expected).abs() < 1e-6, "{index}: {cosine}");
         let logit = answer.logit.as_ref().expect("logits").values[index];
         let probability = answer.probability.as_ref().expect("probabilities").values[index];
-        assert!((logit - HEAD.logit(expected)).abs() < 1e-5, "{index}: {logit}");
-        let own = HEAD.pair_probability(HEAD.logit(expected)).expect("of a pair");
+        assert!(
+            (logit - HEAD.logit(expected).expect("of a cosine")).abs() < 1e-5,
+            "{index}: {logit}"
+        );
+        let own = HEAD.pair_probability(logit).expect("of a pair");
         assert!((probability - own).abs() < 1e-6, "{index}: {probability}");
     }
     assert_eq!(answer.usage, Some(proto::Usage::default()));

@@ -26,7 +26,7 @@ async fn matching_pairs_are_near_one_and_others_near_zero() {
             assert_eq!(probability > 0.9, row == column, "{row} {column}: {probability}");
             assert_eq!(probability < 0.01, row != column);
             let (cosine, logit) = (cosines[row][column], logits[row][column]);
-            assert!((HEAD.logit(cosine) - logit).abs() < 1e-3);
+            assert!((HEAD.logit(cosine).expect("of a cosine") - logit).abs() < 1e-3);
             assert!((1.0 / (1.0 + (-logit).exp()) - probability).abs() < 1e-5);
         }
     }

@@ -1,0 +1,137 @@
+//! BLIP: retrieval checkpoints, which embed and match, and captioning checkpoints.
+
+mod config;
+mod decoder;
+mod text;
+mod vision;
+
+use self::{
+    config::{BlipConfig, Purpose},
+    decoder::Decoder,
+    text::Text,
+    vision::Vision,
+};
+use super::{
+    LoadError, ReaderInfo, Scorer,
+    checkpoint::Checkpoint,
+    family::{Architecture, Description, Towers},
+    nn::EncoderTower,
+    probe::{Answers, Probe},
+    weights::Scope,
+};
+use crate::{
+    checkpoint::fields::Fields,
+    preprocess::{ImageSpec, TargetSize},
+    tokenize::{Scheme, TextLayout},
+};
+
+/// The model that a `config.json` of the family describes.
+///
+/// # Errors
+/// Names the file and the key at fault.
+pub(super) fn read(
+    files: &Checkpoint,
+    config: &Fields<'_>,
+) -> Result<Box<dyn Architecture>, LoadError> {
+    let config = BlipConfig::read(files.config_name(), config)?;
+    Ok(Box::new(config))
+}
+
+impl BlipConfig {
+    /// Keys and values of every layer, for every state of an image and every id of a caption.
+    fn memory_bytes(&self) -> usize {
+        let patches = (self.vision.image_size / self.vision.patch_size).pow(2);
+        let (layers, states) = (&self.text.layers, 1 + patches + self.text.text_length);
+        2 * layers.num_hidden_layers * states * layers.hidden_size * size_of::<f32>()
+    }
+}
+
+impl Architecture for BlipConfig {
+    fn description(&self) -> Description {
+        let encoder = &self.vision.encoder;
+        Description {
+            family: "blip",
+            patch_size: self.vision.patch_size,
+            leading_tokens: 1,
+            vision_layers: encoder.num_hidden_layers,
+            vision_width: encoder.hidden_size,
+        }
+    }
+
+    fn image_spec(&self, files: &Checkpoint) -> Result<ImageSpec, LoadError> {
+        let (file, json) = files.preprocessor();
+        let at_fault = |message: String| LoadError::new(format!("{file}: {message}"));
+        let side = self.vision.image_size;
+        let pixels = u32::try_from(side)
+            .map_err(|_| LoadError::new("config.json: vision_config.image_size is too large"))?;
+        let spec = ImageSpec::parse_squashed(json, pixels);
+        let spec = spec.map_err(|error| at_fault(error.to_string()))?;
+        if spec.size != (TargetSize::Fixed { height: pixels, width: pixels }) {
+            let [height, width] = spec.size.of(pixels, pixels);
+            return Err(at_fault(format!(
+                "size is {height} x {width}, but config.json has an image_size of {side}"
+            )));
+        }
+        Ok(spec)
+    }
+
+    fn text_layout(&self) -> Option<TextLayout> {
+        Some(TextLayout {
+            text_length: self.text.text_length,
+            vocab_size: self.text.vocab_size,
+            scheme: Scheme::Bert,
+        })
+    }
+
+    fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError> {
+        let vision = Vision::load((&self.vision, self.purpose), image, root)?;
+        let embedding_dim = vision.embedding_dim();
+        let vision = Box::new(EncoderTower::new(vision));
+        let start = self.text.start;
+        match self.purpose {
+            Purpose::Retrieval { embedding_dim } => {
+                let text = Text::load(&self.text, embedding_dim, root)?;
+                let matcher = text.matcher(&self.text, root)?;
+                Ok(Towers {
+                    vision,
+                    text: Some(Box::new(EncoderTower::new(text)) as _),
+                    reader: Some((Box::new(matcher) as _, ReaderInfo::Matching { start })),
+                    scorer: Some(Scorer::Matching),
+                    embedding_dim,
+                })
+            }
+            Purpose::Captions => {
+                let decoder = Decoder::load(&self.text, self.is_tied, root)?;
+                let info = ReaderInfo::Captions {
+                    start,
+                    end: self.text.end,
+                    longest: self.text.text_length,
+                    memory_bytes: self.memory_bytes(),
+                };
+                Ok(Towers {
+                    vision,
+                    text: None,
+                    reader: Some((Box::new(decoder) as _, info)),
+                    scorer: None,
+                    embedding_dim,
+                })
+            }
+        }
+    }
+
+    fn answers(
+        &self,
+        image: &ImageSpec,
+        root: &Scope<'_>,
+        probe: &Probe,
+    ) -> Result<Answers, LoadError> {
+        let images = Vision::once((&self.vision, self.purpose), image, root, &probe.pixels)?;
+        let texts = match self.purpose {
+            Purpose::Retrieval { embedding_dim } => {
+                Text::once(&self.text, embedding_dim, root, &probe.tokens)?
+            }
+            Purpose::Captions => Vec::new(),
+        };
+        Ok(Answers::new(images, texts))
+    }
+}

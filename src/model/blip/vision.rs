@@ -1,0 +1,213 @@
+//! The vision tower.
+
+use candle_core::{Result, Tensor};
+
+use super::config::{Purpose, VisionConfig};
+use crate::{
+    embedding::Embedding,
+    model::{
+        LoadError, TowerError,
+        kernels::{LayerNorm, Linear},
+        nn::{self, Blocks, Encoder, Patches, convolution, layer_norm, linear},
+        runtime::Runtime,
+        weights::Scope,
+    },
+    preprocess::{ImageSpec, Pixels},
+};
+
+/// Mirrors transformers' [`BlipVisionModel`]. The embedding of a retrieval checkpoint is its class token, normed once
+/// and projected; that of a captioning checkpoint is the class token normed twice, as transformers' `pooler_output`.
+///
+/// [`BlipVisionModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/blip/modeling_blip.py
+#[derive(Debug, Clone)]
+pub(super) struct Vision {
+    embeddings: Embeddings,
+    encoder: Encoder,
+    head: Head,
+    runtime: Runtime,
+}
+
+/// What is before the layers.
+#[derive(Debug, Clone)]
+struct Embeddings {
+    patches: Patches,
+    /// The class token with its position: `[1, 1, hidden_size]`.
+    class: Tensor,
+    /// The patches' positions, with the bias of the projection in them: `[1, patches, hidden_size]`.
+    positions: Tensor,
+    /// Pixels of an image's side.
+    side: usize,
+}
+
+impl Embeddings {
+    fn load(
+        config: &VisionConfig,
+        image: &ImageSpec,
+        scope: &Scope<'_>,
+    ) -> std::result::Result<Self, LoadError> {
+        let (hidden, patch, runtime) =
+            (config.encoder.hidden_size, config.patch_size, scope.runtime());
+        let patches = (config.image_size / patch).pow(2);
+        let mut class = scope.host("class_embedding", &[1, 1, hidden])?;
+        let mut positions = scope.host("position_embedding", &[1, 1 + patches, hidden])?;
+        let bias = scope.host("patch_embedding.bias", &[hidden])?;
+        let mut of_patches = positions.split_off(hidden);
+        let add = |values: &mut [f32], others: &[f32]| {
+            values.iter_mut().zip(others).for_each(|(value, other)| *value += other);
+        };
+        add(&mut class, &positions);
+        of_patches.chunks_exact_mut(hidden).for_each(|row| add(row, &bias));
+        let compute = runtime.compute;
+        Ok(Self {
+            patches: Patches::new(convolution(hidden, patch, scope)?, image, patch, runtime),
+            class: scope.tensor(class, &[1, 1, hidden], compute)?,
+            positions: scope.tensor(of_patches, &[1, patches, hidden], compute)?,
+            side: config.image_size,
+        })
+    }
+
+    fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
+        for row in rows {
+            let (height, width) = (row.height as usize, row.width as usize);
+            if (height, width) != (self.side, self.side) || row.data.len() != height * width * 3 {
+                return Err(TowerError::Shape(format!(
+                    "{height} x {width} pixels in {} bytes, where the model reads {1} x {1}",
+                    row.data.len(),
+                    self.side
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// * returns `[batch, 1 + patches, hidden_size]`: the class token comes first
+    fn forward(&self, rows: &[Pixels]) -> Result<Tensor> {
+        let patches = self.patches.forward(rows, |_| Ok(self.positions.clone()))?;
+        let (batch, _, hidden) = patches.dims3()?;
+        let class = self.class.broadcast_as((batch, 1, hidden))?;
+        Tensor::cat(&[&class, &patches], 1)
+    }
+}
+
+/// What is behind the layers.
+#[derive(Debug, Clone)]
+struct Head {
+    post_layernorm: LayerNorm,
+    /// Of retrieval checkpoints.
+    projection: Option<Linear>,
+    embedding_dim: usize,
+}
+
+impl Head {
+    fn load(
+        config: &VisionConfig,
+        purpose: Purpose,
+        root: &Scope<'_>,
+    ) -> std::result::Result<Self, LoadError> {
+        let hidden = config.encoder.hidden_size;
+        let norm = root.at("vision_model").at("post_layernorm");
+        let (projection, embedding_dim) = match purpose {
+            Purpose::Retrieval { embedding_dim } => {
+                (Some(linear(&root.at("vision_proj"), embedding_dim, hidden)?), embedding_dim)
+            }
+            Purpose::Captions => (None, hidden),
+        };
+        let post_layernorm = layer_norm(&config.encoder, &norm)?;
+        Ok(Self { post_layernorm, projection, embedding_dim })
+    }
+
+    /// * `last_hidden_state`: `[batch, tokens, hidden_size]`, behind the norm
+    /// * returns `[batch, embedding_dim]`
+    fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
+        let class = last_hidden_state.narrow(1, 0, 1)?;
+        let pooled = match &self.projection {
+            Some(projection) => projection.forward(&class)?,
+            None => self.post_layernorm.forward(&class)?,
+        };
+        pooled.squeeze(1)
+    }
+}
+
+impl Vision {
+    pub(super) fn load(
+        (config, purpose): (&VisionConfig, Purpose),
+        image: &ImageSpec,
+        root: &Scope<'_>,
+    ) -> std::result::Result<Self, LoadError> {
+        let scope = root.at("vision_model");
+        Ok(Self {
+            embeddings: Embeddings::load(config, image, &scope.at("embeddings"))?,
+            encoder: Encoder::load(&config.encoder, &scope.at("encoder"))?,
+            head: Head::load(config, purpose, root)?,
+            runtime: root.runtime().clone(),
+        })
+    }
+
+    /// Values of an embedding.
+    pub(super) fn embedding_dim(&self) -> usize {
+        self.head.embedding_dim
+    }
+
+    /// What [`Vision::load`] and a pass for each row give, with one layer in memory at a time.
+    pub(super) fn once(
+        (config, purpose): (&VisionConfig, Purpose),
+        image: &ImageSpec,
+        root: &Scope<'_>,
+        rows: &[Pixels],
+    ) -> std::result::Result<Vec<Embedding>, LoadError> {
+        let (scope, runtime) = (root.at("vision_model"), root.runtime());
+        let embeddings = Embeddings::load(config, image, &scope.at("embeddings"))?;
+        embeddings.check(rows)?;
+        let embed = |row: &Pixels| embeddings.forward(std::slice::from_ref(row));
+        let states = runtime.row_by_row(rows, embed)?;
+        drop(embeddings);
+        let states = Encoder::once(&config.encoder, &scope.at("encoder"), states)?;
+        let head = Head::load(config, purpose, root)?;
+        let pool = |state: &Tensor| nn::row(&head.pool(&head.post_layernorm.forward(state)?)?, 0);
+        Ok(runtime.row_by_row(&states, pool)?)
+    }
+}
+
+impl Blocks for Vision {
+    type Row = Pixels;
+
+    const HAS_TOKENS: bool = true;
+
+    fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
+        self.embeddings.check(rows)
+    }
+
+    fn tokens(&self, row: &Pixels) -> usize {
+        1 + self.embeddings.patches.grid(row).iter().product::<usize>()
+    }
+
+    fn embed(&self, rows: &[Pixels]) -> Result<Tensor> {
+        self.embeddings.forward(rows)
+    }
+
+    fn depth(&self) -> usize {
+        self.encoder.depth()
+    }
+
+    fn layer(&self, index: usize, state: &Tensor) -> Result<Tensor> {
+        self.encoder.layer(index, state)
+    }
+
+    fn last_hidden_state(&self, state: &Tensor) -> Result<Tensor> {
+        self.head.post_layernorm.forward(state)
+    }
+
+    fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
+        self.head.pool(last_hidden_state)
+    }
+
+    fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    fn on(&self, runtime: &Runtime) -> Self {
+        let mut own = self.clone();
+        own.embeddings.patches = own.embeddings.patches.on(runtime);
+        Self { runtime: runtime.clone(), ..own }
+    }
+}
