@@ -55,6 +55,10 @@ def test_every_example_runs(server):
         for example in examples:
             url = server.http + path.replace("{model}", "demo").replace("{version}", "1")
             answer = httpx.post(url, json=example, timeout=60)
+            if path == "/v1/captions":
+                # The demo writes none: its refusal names the model, and so the rest was read.
+                assert answer.json()["field"] == "model", f"{path} {example}: {answer.text}"
+                continue
             assert answer.status_code == 200, f"{path} {example}: {answer.text}"
             ran += 1
     assert ran > 20
