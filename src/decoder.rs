@@ -30,7 +30,7 @@ use std::{
 use crate::{
     config::DecodeIsolation,
     error::{Code, Error},
-    preprocess::{self, Decoding, Header, ImageError, ImageLimits, ImageSpec, Prepared},
+    preprocess::{self, Decoding, Header, ImageError, ImageLimits, ImageSpec, Prepared, Tiling},
     telemetry::Metrics,
 };
 
@@ -142,6 +142,27 @@ impl Decoder {
         }
         let _ = header;
         preprocess::prepare(bytes, spec, limits, decoding).map_err(image_error)
+    }
+
+    /// Decodes an image once for several views of it; see [`preprocess::views`].
+    ///
+    /// * `header`: what [`Decoder::inspect`] said of it
+    ///
+    /// # Errors
+    /// As [`Decoder::inspect`].
+    pub fn views(
+        &self,
+        (bytes, header): (&[u8], Header),
+        (spec, tiling): (&ImageSpec, &Tiling),
+        limits: &ImageLimits,
+        decoding: Decoding,
+    ) -> Result<Prepared, Error> {
+        #[cfg(target_os = "linux")]
+        if let Some(processes) = &self.processes {
+            return processes.views((bytes, header), (spec, tiling), limits, decoding);
+        }
+        let _ = header;
+        preprocess::views(bytes, (spec, tiling), limits, decoding).map_err(image_error)
     }
 }
 

@@ -17,9 +17,10 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod tiff;
+mod tiles;
 mod webp;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,7 @@ pub use normalized::from_normalized;
 pub use sniff::Foreign;
 pub use spec::SpecError;
 pub use target::{CropOffset, Resize, TargetSize};
+pub use tiles::{Pinpoints, PinpointsError, Tiling};
 
 use crate::config::Limit;
 
@@ -112,10 +114,13 @@ pub struct ImageLimits {
 }
 
 impl ImageLimits {
-    /// Whether an image with this header is within the limits.
+    /// Whether an image with this header is within the limits, and its header is of one piece.
     #[must_use]
     pub fn allow(&self, header: Header) -> bool {
-        header.pixels <= self.max_pixels && header.decode_bytes <= self.max_decode_bytes
+        let pixels = header.size.into_iter().map(u64::from).product::<u64>();
+        pixels == header.pixels
+            && pixels <= self.max_pixels
+            && header.decode_bytes <= self.max_decode_bytes
     }
 }
 
@@ -182,6 +187,8 @@ pub enum ImageError {
 /// What a picture's header says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
+    /// Rows and columns, upright, before the resize.
+    pub size: [u32; 2],
     /// Pixels, before the resize.
     pub pixels: u64,
     /// Bytes that decoding takes at its peak, estimated from above.
@@ -235,6 +242,35 @@ pub fn prepare(
     let decoded = decode::decode(bytes, limits, halves)?;
     let source_pixels = decoded.size.into_iter().map(u64::from).product();
     let plan = plan(decoded.size);
-    let pixels = resize::resize(decoded.picture, decoded.extent, &plan, spec.resample);
+    let image = Cow::Owned(decoded.picture);
+    let pixels = resize::resize(image, decoded.extent, &plan, spec.resample);
     Ok(Prepared { pixels, source_pixels })
+}
+
+/// The same for an image of which there are several views: they are one below the other, see [`Tiling::split`].
+///
+/// * `spec`: how they are resized; its size does not count
+/// * `tiling`: made for the size that [`inspect`] says
+///
+/// # Errors
+/// As [`prepare`].
+pub fn views(
+    bytes: &[u8],
+    (spec, tiling): (&ImageSpec, &Tiling),
+    limits: &ImageLimits,
+    decoding: Decoding,
+) -> Result<Prepared, ImageError> {
+    let [rows, columns] = tiling.inner_size.map(|pixels| pixels.max(tiling.side) as usize);
+    let decoded = decode::decode(bytes, limits, |size| decoding.halves(size, [rows, columns]))?;
+    if decoded.size != tiling.image_size {
+        let reason = "it has another size than its header says".to_owned();
+        return Err(ImageError::Damaged { reason });
+    }
+    let source_pixels = decoded.size.into_iter().map(u64::from).product();
+    let resized = |[height, width]: [u32; 2]| {
+        let plan = TargetSize::Fixed { height, width }.plan(decoded.size[0], decoded.size[1]);
+        resize::resize(Cow::Borrowed(&decoded.picture), decoded.extent, &plan, spec.resample)
+    };
+    let (whole, inner) = (resized([tiling.side; 2]), resized(tiling.inner_size));
+    Ok(Prepared { pixels: tiling.stack(&whole, &inner), source_pixels })
 }

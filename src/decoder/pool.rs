@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error},
-    preprocess::{Decoding, Header, ImageLimits, ImageSpec, Prepared},
+    preprocess::{Decoding, Header, ImageLimits, ImageSpec, Prepared, Tiling},
     telemetry::Metrics,
 };
 
@@ -83,7 +83,29 @@ impl Pool {
         decoding: Decoding,
     ) -> Result<Prepared, Error> {
         let task = Task::Prepare { spec: spec.clone(), decoding };
-        match self.run((bytes, header.decode_bytes), limits, task)? {
+        self.prepared((bytes, header.decode_bytes), limits, task)
+    }
+
+    /// See [`preprocess::views`](crate::preprocess::views).
+    pub(super) fn views(
+        &self,
+        (bytes, header): (&[u8], Header),
+        (spec, tiling): (&ImageSpec, &Tiling),
+        limits: &ImageLimits,
+        decoding: Decoding,
+    ) -> Result<Prepared, Error> {
+        let task = Task::Views { spec: spec.clone(), tiling: *tiling, decoding };
+        let decode_bytes = header.decode_bytes.saturating_add(tiling.bytes());
+        self.prepared((bytes, decode_bytes), limits, task)
+    }
+
+    fn prepared(
+        &self,
+        image: (&[u8], u64),
+        limits: &ImageLimits,
+        task: Task,
+    ) -> Result<Prepared, Error> {
+        match self.run(image, limits, task)? {
             Done { outcome: Outcome::Prepared { source_pixels, .. }, pixels: Some(pixels) } => {
                 Ok(Prepared { pixels, source_pixels })
             }

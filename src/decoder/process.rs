@@ -191,8 +191,8 @@ impl Process {
         self.cpu_seconds =
             cpu_seconds.clamp(self.cpu_seconds, self.cpu_seconds + whole_seconds(allowed.time));
         let pixels = match (&outcome, &request.task) {
-            (&Outcome::Prepared { height, width, .. }, Task::Prepare { spec, .. }) => {
-                if !spec.size.accepts([height, width]) {
+            (&Outcome::Prepared { height, width, .. }, task) => {
+                if !task.accepts([height, width]) {
                     return Err(io::Error::other(
                         "the pixels have another size than was asked for",
                     ));
@@ -308,10 +308,7 @@ fn shared_memory(bytes: u64) -> io::Result<File> {
 
 /// Most bytes that a task's outcome takes in the shared memory.
 fn most_bytes(task: &Task) -> u64 {
-    match task {
-        Task::Inspect => 0,
-        Task::Prepare { spec, .. } => spec.size.max_pixels().saturating_mul(3),
-    }
+    task.max_pixels().saturating_mul(3)
 }
 
 /// Whole seconds that are at least `time`: the kernel counts no finer, and the process is somewhere within one.

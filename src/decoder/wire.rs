@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     error::{Code, Error},
-    preprocess::{Decoding, Header, ImageLimits, ImageSpec},
+    preprocess::{Decoding, Header, ImageLimits, ImageSpec, Tiling},
 };
 
 /// Maximum length of a frame, in bytes. An error's message is the longest thing that is said.
@@ -37,7 +37,36 @@ pub(super) struct Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Task {
     Inspect,
-    Prepare { spec: ImageSpec, decoding: Decoding },
+    Prepare {
+        spec: ImageSpec,
+        decoding: Decoding,
+    },
+    /// The views of one image, one below the other.
+    Views {
+        spec: ImageSpec,
+        tiling: Tiling,
+        decoding: Decoding,
+    },
+}
+
+impl Task {
+    /// The most pixels of its outcome.
+    pub(super) fn max_pixels(&self) -> u64 {
+        match self {
+            Self::Inspect => 0,
+            Self::Prepare { spec, .. } => spec.size.max_pixels(),
+            Self::Views { tiling, .. } => tiling.pixels(),
+        }
+    }
+
+    /// Whether pixels of `[height, width]` can be its outcome.
+    pub(super) fn accepts(&self, size: [u32; 2]) -> bool {
+        match self {
+            Self::Inspect => false,
+            Self::Prepare { spec, .. } => spec.size.accepts(size),
+            Self::Views { tiling, .. } => tiling.stacked_size() == size,
+        }
+    }
 }
 
 /// The end of a task.

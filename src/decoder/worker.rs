@@ -22,7 +22,7 @@ use super::{
     image_error, sandbox,
     wire::{self, Outcome, Ready, Request, Response, Task},
 };
-use crate::preprocess;
+use crate::preprocess::{self, Header, Prepared};
 
 /// The argument that makes the server's binary a decode process.
 pub const ARGUMENT: &str = "decode-process";
@@ -79,28 +79,34 @@ fn serve() -> io::Result<()> {
     }
 }
 
+/// What a task gives where nothing is wrong with the image.
+enum Done {
+    Inspected(Header),
+    Prepared(Prepared),
+}
+
 fn answer(request: &Request, encoded: &[u8], memory: &File) -> io::Result<Outcome> {
     let length = usize::try_from(request.bytes).map_err(io::Error::other)?;
     let too_long = || io::Error::other("the image is longer than the memory");
     let bytes = encoded.get(..length).ok_or_else(too_long)?;
     let limits = &request.limits;
     let work = || match &request.task {
-        Task::Inspect => preprocess::inspect(bytes, limits).map(|header| (header, None)),
+        Task::Inspect => preprocess::inspect(bytes, limits).map(Done::Inspected),
         Task::Prepare { spec, decoding } => {
-            let prepared = preprocess::prepare(bytes, spec, limits, *decoding)?;
-            let header = preprocess::Header { pixels: prepared.source_pixels, decode_bytes: 0 };
-            Ok((header, Some(prepared.pixels)))
+            preprocess::prepare(bytes, spec, limits, *decoding).map(Done::Prepared)
+        }
+        Task::Views { spec, tiling, decoding } => {
+            preprocess::views(bytes, (spec, tiling), limits, *decoding).map(Done::Prepared)
         }
     };
     // What a panic leaves half-changed is this image's alone.
     Ok(match catch_unwind(AssertUnwindSafe(work)) {
         Err(_) => Outcome::Panicked,
         Ok(Err(error)) => Outcome::failed(&image_error(error)),
-        Ok(Ok((header, None))) => Outcome::Inspected(header),
-        Ok(Ok((header, Some(pixels)))) => {
+        Ok(Ok(Done::Inspected(header))) => Outcome::Inspected(header),
+        Ok(Ok(Done::Prepared(Prepared { pixels, source_pixels }))) => {
             memory.write_all_at(&pixels.data, 0)?;
-            let (height, width) = (pixels.height, pixels.width);
-            Outcome::Prepared { height, width, source_pixels: header.pixels }
+            Outcome::Prepared { height: pixels.height, width: pixels.width, source_pixels }
         }
     })
 }

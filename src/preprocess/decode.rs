@@ -93,7 +93,11 @@ fn halved<'b>(
 /// The header, within the limits.
 pub(super) fn inspect(bytes: &[u8], limits: &ImageLimits) -> Result<Header, ImageError> {
     let format = readable(bytes, limits)?;
-    open(bytes, format, limits).map(|(_, header)| header)
+    let (mut decoder, mut header) = open(bytes, format, limits)?;
+    if decoder.orientation().is_ok_and(is_sideways) {
+        header.size.reverse();
+    }
+    Ok(header)
 }
 
 /// The format of bytes that are worth a decoder's time.
@@ -207,7 +211,7 @@ fn check_header(
     if decode_bytes > limits.max_decode_bytes {
         return Err(ImageError::TooMuchMemory { limit: limits.max_decode_bytes });
     }
-    Ok(Header { pixels, decode_bytes })
+    Ok(Header { size: [height, width], pixels, decode_bytes })
 }
 
 fn allocation_limits(bytes: u64) -> Limits {

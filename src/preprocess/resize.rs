@@ -23,9 +23,18 @@ static LEVEL: LazyLock<Level> = LazyLock::new(Level::detect);
 /// Resizes and crops; the aspect ratio is the plan's to keep. Rows and columns that are cropped away are not computed.
 ///
 /// * `extent`: the rows and columns that count, in full where that is all of them
-pub(super) fn resize(image: RgbImage, extent: [f64; 2], plan: &Plan, resample: Resample) -> Pixels {
+pub(super) fn resize(
+    image: Cow<'_, RgbImage>,
+    extent: [f64; 2],
+    plan: &Plan,
+    resample: Resample,
+) -> Pixels {
     let (width, height) = (image.width() as usize, image.height() as usize);
-    let image = Raster { top: 0, width, height, data: image.into_raw() };
+    let data = match image {
+        Cow::Owned(image) => Cow::Owned(image.into_raw()),
+        Cow::Borrowed(image) => Cow::Borrowed(&image.as_raw()[..]),
+    };
+    let image = Raster { top: 0, width, height, data };
     let [down, across] = [(height, 0), (width, 1)].map(|(side, axis)| {
         let filter = Filter::new(resample, side, plan.resized[axis]).over(extent[axis]);
         filter.within(plan.windows[axis].clone())
@@ -48,21 +57,26 @@ fn vertical_first(across: &Filter, down: &Filter) -> bool {
 }
 
 /// An RGB image, or some rows of one, from the top, channels innermost.
-struct Raster {
+struct Raster<'i> {
     /// Rows of the image above the first one here.
     top: usize,
     width: usize,
     height: usize,
-    data: Vec<u8>,
+    data: Cow<'i, [u8]>,
 }
 
-impl Raster {
+impl Raster<'_> {
     /// Some of the rows of a whole image.
     fn rows(mut self, rows: Range<usize>) -> Self {
         if rows.len() < self.height {
             let row = self.width * CHANNELS;
-            self.data.truncate(rows.end * row);
-            self.data.drain(..rows.start * row);
+            match &mut self.data {
+                Cow::Owned(data) => {
+                    data.truncate(rows.end * row);
+                    data.drain(..rows.start * row);
+                }
+                Cow::Borrowed(data) => *data = &data[rows.start * row..rows.end * row],
+            }
             (self.top, self.height) = (rows.start, rows.len());
         }
         self
@@ -71,10 +85,10 @@ impl Raster {
     /// The image in its final size: black around it where it is smaller.
     fn padded(self, plan: &Plan) -> Pixels {
         let [height, width] = plan.size;
-        let pixels = |data: Vec<u8>| Pixels { height, width, data: data.into() };
+        let pixels = |data: &[u8]| Pixels { height, width, data: data.into() };
         let [rows, columns] = [height as usize, width as usize];
         if [self.height, self.width] == [rows, columns] {
-            return pixels(self.data);
+            return pixels(&self.data);
         }
         let mut data = vec![0; rows * columns * CHANNELS];
         let lines = self.data.chunks_exact(self.width * CHANNELS);
@@ -83,7 +97,7 @@ impl Raster {
         {
             out[plan.padding[1] * CHANNELS..][..line.len()].copy_from_slice(line);
         }
-        pixels(data)
+        pixels(&data)
     }
 
     fn horizontal(self, filter: &Filter) -> Self {
@@ -124,7 +138,7 @@ impl Raster {
                 }
             }
         }
-        Self { width: filter.computed(), data, ..self }
+        Self { width: filter.computed(), data: data.into(), ..self }
     }
 
     fn vertical(self, filter: &Filter) -> Self {
@@ -138,7 +152,7 @@ impl Raster {
             let first = (taps.start - self.top) * row;
             weigh_rows(*LEVEL, (&self.data[first..], row), &taps.weights, out);
         }
-        Self { top: 0, width: self.width, height: filter.computed(), data }
+        Self { top: 0, width: self.width, height: filter.computed(), data: data.into() }
     }
 }
 
