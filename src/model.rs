@@ -7,6 +7,7 @@ mod cores;
 mod demo;
 mod family;
 mod kernels;
+mod llava;
 mod load;
 mod nn;
 mod open_clip;
@@ -32,7 +33,7 @@ pub use tap::Tap;
 use crate::{
     config,
     embedding::Embedding,
-    preprocess::{ImageSpec, Pixels},
+    preprocess::{ImageSpec, Pinpoints, Pixels},
     tokenize::{TextTokenizer, Tokens},
 };
 
@@ -171,6 +172,17 @@ pub enum ReaderInfo {
     },
 }
 
+/// What the language model beside a vision tower reads of it, as their files say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LanguageSide {
+    /// The hidden states; those of several layers are joined token by token. Negative numbers count from the end.
+    pub feature_layers: Vec<i64>,
+    /// As `vision_feature_select_strategy` says: `full`, or `default`, which leaves the first token out.
+    pub select_strategy: &'static str,
+    /// The sizes of which the best one is cut into tiles.
+    pub pinpoints: Option<Pinpoints>,
+}
+
 /// What a loaded checkpoint says of itself.
 #[derive(Debug, Clone)]
 pub struct ModelCard {
@@ -194,6 +206,8 @@ pub struct ModelCard {
     pub scorer: Option<Scorer>,
     /// What its reader is for; none without one.
     pub reader: Option<ReaderInfo>,
+    /// What a language model reads of the vision tower; none without one.
+    pub language: Option<LanguageSide>,
     /// Parameters of both towers.
     pub parameters: u64,
     /// Bytes of the resident weights.

@@ -30,6 +30,7 @@ pub use formats::formats;
 pub use normalized::from_normalized;
 pub use sniff::Foreign;
 pub use spec::SpecError;
+pub(crate) use spec::processor_fields;
 pub use target::{CropOffset, Resize, TargetSize};
 pub use tiles::{Pinpoints, PinpointsError, Tiling};
 

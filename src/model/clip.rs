@@ -31,6 +31,22 @@ pub(super) fn read(
     Ok(Box::new(config))
 }
 
+/// The vision tower of a model that has another text side, and the pixels of an image's side.
+///
+/// * `config`: the object that describes the tower
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn tower(
+    files: &Checkpoint,
+    config: &Fields<'_>,
+) -> Result<(Box<dyn Architecture>, u32), LoadError> {
+    let config = ClipConfig::tower(files.config_name(), config)?;
+    let side = u32::try_from(config.vision.image_size)
+        .map_err(|_| LoadError::new("config.json: vision_config.image_size is too large"))?;
+    Ok((Box::new(config), side))
+}
+
 impl Architecture for ClipConfig {
     fn description(&self) -> Description {
         let encoder = &self.vision.encoder;

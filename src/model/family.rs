@@ -1,15 +1,18 @@
 //! The families of models: what a family must say, and the one place that knows them all.
 
 use super::{
-    LoadError, ReaderInfo, ReaderRow, Resident, Scorer, blip,
+    LanguageSide, LoadError, ReaderInfo, ReaderRow, Resident, Scorer, blip,
     checkpoint::Checkpoint,
-    clip,
+    clip, llava,
     probe::{Answers, Probe},
     siglip,
     weights::Scope,
 };
 use crate::{
-    checkpoint::{content::ReadError, fields::Document},
+    checkpoint::{
+        content::ReadError,
+        fields::{Document, Fields},
+    },
     preprocess::{ImageSpec, Pixels},
     tokenize::{TextLayout, Tokens},
 };
@@ -44,6 +47,15 @@ pub(super) trait Architecture {
         root: &Scope<'_>,
         probe: &Probe,
     ) -> Result<Answers, LoadError>;
+
+    /// What the language model in the same files reads of the vision tower; none without one.
+    ///
+    /// # Errors
+    /// Names the file and the key at fault.
+    fn language(&self, files: &Checkpoint) -> Result<Option<LanguageSide>, LoadError> {
+        let _ = files;
+        Ok(None)
+    }
 }
 
 /// What is known of a model without its weights.
@@ -75,10 +87,10 @@ pub(super) struct Towers {
 
 /// The model types that are served, for errors.
 const MODEL_TYPES: &str = "`siglip`, `siglip2`, `siglip_vision_model`, `siglip2_vision_model`, `clip`, \
-                           `clip_vision_model` or `blip`";
+                           `clip_vision_model`, `blip`, `llava_onevision`, `llava_next` or `llava`";
 
 /// Model types that look like served ones and are not. Their vectors would be wrong.
-const RELATIVES: [(&str, &str); 10] = [
+const RELATIVES: [(&str, &str); 16] = [
     ("chinese_clip", "its text tower is a BERT"),
     ("altclip", "its text tower is an XLM-RoBERTa"),
     ("metaclip_2", "it has another tokenizer and another rule for the end of a text"),
@@ -89,7 +101,15 @@ const RELATIVES: [(&str, &str); 10] = [
     ("blip-2", "it is not served yet"),
     ("align", "its towers are other networks"),
     ("flava", "its towers are other networks"),
+    ("llava_llama", LLAVAS_OWN),
+    ("llava_mistral", LLAVAS_OWN),
+    ("llava_qwen", LLAVAS_OWN),
+    ("llava_next_video", "it reads videos"),
+    ("video_llava", "it reads videos"),
+    ("vipllava", "it reads several layers through a projector of its own"),
 ];
+
+const LLAVAS_OWN: &str = "these are the files of LLaVA's own code; those that were converted for transformers are served";
 
 /// The architecture that a checkpoint's files describe.
 ///
@@ -106,6 +126,7 @@ pub(super) fn read(files: &Checkpoint) -> Result<Box<dyn Architecture>, LoadErro
         }
         "clip" | "clip_vision_model" => clip::read(files, &root),
         "blip" => blip::read(files, &root),
+        "llava_onevision" | "llava_next" | "llava" => llava::read(files, &root),
         other => {
             let unread = root.unread("model_type", MODEL_TYPES).to_string();
             Err(at_fault(match RELATIVES.iter().find(|(name, _)| *name == other) {
@@ -113,5 +134,27 @@ pub(super) fn read(files: &Checkpoint) -> Result<Box<dyn Architecture>, LoadErro
                 None => unread,
             }))
         }
+    }
+}
+
+/// The vision tower of a model that has another text side, and the pixels of an image's side.
+///
+/// * `config`: the object that describes the tower
+/// * `model_type`: the tower's, where that object does not say
+///
+/// # Errors
+/// Names the file and the key at fault.
+pub(super) fn vision_tower(
+    files: &Checkpoint,
+    config: &Fields<'_>,
+    model_type: &str,
+) -> Result<(Box<dyn Architecture>, u32), LoadError> {
+    let at_fault = |fault: ReadError| LoadError::new(format!("{}: {fault}", files.config_name()));
+    match config.text("model_type").map_err(at_fault)?.unwrap_or(model_type) {
+        "siglip_vision_model" => siglip::tower(files, config),
+        "clip_vision_model" => clip::tower(files, config),
+        _ => Err(at_fault(
+            config.unread("model_type", "`siglip_vision_model` or `clip_vision_model`"),
+        )),
     }
 }

@@ -78,6 +78,7 @@ pub fn load_resident(config: &config::Model) -> Result<ResidentModel, LoadError>
     }
     let model = family::read(&checkpoint).map_err(within)?;
     let image = model.image_spec(&checkpoint).map_err(within)?;
+    let language = model.language(&checkpoint).map_err(within)?;
     let layout = model.text_layout();
     let tokenizer = layout.map(|layout| {
         let normalization = config.text_normalization;
@@ -110,6 +111,7 @@ pub fn load_resident(config: &config::Model) -> Result<ResidentModel, LoadError>
         vision_width: description.vision_width,
         scorer: towers.scorer,
         reader: towers.reader.as_ref().map(|(_, info)| *info),
+        language,
         parameters: weights.parameters(),
         weight_bytes: weights.resident_bytes(),
         dtype: config.dtype,

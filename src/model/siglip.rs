@@ -41,6 +41,26 @@ pub(super) fn read(
     Ok(Box::new(config))
 }
 
+/// The vision tower of a model that has another text side, and the pixels of an image's side.
+///
+/// * `config`: the object that describes the tower
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn tower(
+    files: &Checkpoint,
+    config: &Fields<'_>,
+) -> Result<(Box<dyn Architecture>, u32), LoadError> {
+    let config = SiglipConfig::tower(files.config_name(), config)?;
+    let side = match config.vision.resolution {
+        Resolution::Fixed { image_size } => pixels(image_size, "image_size")?,
+        Resolution::Naflex => {
+            return Err(LoadError::new("config.json: vision_config reads images of any size"));
+        }
+    };
+    Ok((Box::new(config), side))
+}
+
 impl Architecture for SiglipConfig {
     fn description(&self) -> Description {
         let encoder = &self.vision.encoder;

@@ -184,6 +184,14 @@ impl<'w> Scope<'w> {
         self.weights.taken.borrow_mut().extend(source.stored().map(str::to_owned));
     }
 
+    /// Notes that every tensor outside of this place is known and not read.
+    pub(super) fn skip_outside(&self) {
+        let inside = format!("{}.", self.prefix);
+        let names = self.weights.shards.iter().flat_map(|shard| shard.tensors.keys());
+        let outside = names.filter(|name| !name.starts_with(&inside)).cloned();
+        self.weights.taken.borrow_mut().extend(outside);
+    }
+
     pub(super) fn runtime(&self) -> &'w Runtime {
         self.runtime
     }

@@ -133,15 +133,22 @@ impl ImageSpec {
     }
 }
 
+/// The keys of an image processor. Transformers 5 puts them into an object of their own, in `processor_config.json`.
+///
+/// # Errors
+/// That key is no object.
+pub(crate) fn processor_fields(document: &Document) -> Result<Fields<'_>, ReadError> {
+    let fields = document.fields();
+    Ok(fields.object("image_processor")?.unwrap_or(fields))
+}
+
 fn fault(message: String) -> SpecError {
     SpecError(message)
 }
 
 impl<'d> Raw<'d> {
-    /// Transformers 5 puts the keys into an object of their own, in `processor_config.json`.
     fn of(document: &'d Document) -> Result<Self, SpecError> {
-        let fields = document.fields();
-        Ok(Self(fields.object("image_processor")?.unwrap_or(fields)))
+        Ok(Self(processor_fields(document)?))
     }
 
     /// Height and width.

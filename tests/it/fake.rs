@@ -163,6 +163,7 @@ pub(crate) fn card() -> ModelCard {
         vision_width: DIM,
         scorer: Some(HEAD),
         reader: None,
+        language: None,
         parameters: 0,
         weight_bytes: 0,
         dtype: DType::F32,

@@ -10,6 +10,7 @@ mod features;
 mod full_size;
 mod grids;
 mod image_files;
+mod llava;
 mod naflex;
 mod pictures;
 mod reference;

@@ -134,6 +134,7 @@ fn card() -> ModelCard {
         vision_width: DIM,
         scorer: Some(HEAD),
         reader: None,
+        language: None,
         parameters: 0,
         weight_bytes: 0,
         dtype: DType::F32,

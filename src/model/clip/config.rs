@@ -66,12 +66,25 @@ impl ClipConfig {
         Self::of(root).map_err(|fault| LoadError::new(format!("{file}: {}", fault.0)))
     }
 
+    /// A vision tower of a model that has another text side.
+    ///
+    /// * `fields`: the object that describes the tower
+    ///
+    /// # Errors
+    /// As [`ClipConfig::read`].
+    pub(super) fn tower(file: &str, fields: &Fields<'_>) -> Result<Self, LoadError> {
+        Self::alone(fields).map_err(|fault| LoadError::new(format!("{file}: {}", fault.0)))
+    }
+
+    fn alone(fields: &Fields<'_>) -> Result<Self, Fault> {
+        let projection = Projection::IfStored(size(fields, "projection_dim", 512)?);
+        Ok(Self { vision: vision(fields, projection)?, text: None })
+    }
+
     fn of(root: &Fields<'_>) -> Result<Self, Fault> {
         if root.text("model_type")? == Some("clip_vision_model") {
             let fields = root.object("vision_config")?;
-            let fields = fields.as_ref().unwrap_or(root);
-            let projection = Projection::IfStored(size(fields, "projection_dim", 512)?);
-            return Ok(Self { vision: vision(fields, projection)?, text: None });
+            return Self::alone(fields.as_ref().unwrap_or(root));
         }
         let part = |key: &str, old: &str| match root.object(old)? {
             Some(fields) => Ok(fields),

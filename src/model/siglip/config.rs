@@ -75,6 +75,18 @@ impl SiglipConfig {
         Self::of(root).map_err(|fault| LoadError::new(format!("{file}: {}", fault.0)))
     }
 
+    /// A vision tower that reads squares of one size, of a model that has another text side.
+    ///
+    /// * `fields`: the object that describes the tower
+    ///
+    /// # Errors
+    /// As [`SiglipConfig::read`].
+    pub(super) fn tower(file: &str, fields: &Fields<'_>) -> Result<Self, LoadError> {
+        let vision = vision(fields, false);
+        let vision = vision.map_err(|fault| LoadError::new(format!("{file}: {}", fault.0)))?;
+        Ok(Self { vision, text: None })
+    }
+
     fn of(root: &Fields<'_>) -> Result<Self, Fault> {
         let model_type = root.text("model_type")?.unwrap_or_default();
         let is_naflex = model_type.starts_with("siglip2");
