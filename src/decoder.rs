@@ -123,6 +123,13 @@ impl Decoder {
         preprocess::inspect(bytes, limits).map_err(image_error)
     }
 
+    /// Bytes that [`Decoder::prepare`] takes at its peak, estimated from above: what the header lets one expect, the
+    /// encoded bytes once more where a process can see them, and a copy in which a decoder mends them.
+    #[must_use]
+    pub fn memory(bytes: &[u8], header: Header) -> u64 {
+        header.decode_bytes.saturating_add(2 * bytes.len() as u64)
+    }
+
     /// Decodes and resizes an image; see [`preprocess::prepare`].
     ///
     /// * `header`: what [`Decoder::inspect`] said of it, which bounds the memory of a process

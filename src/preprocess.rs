@@ -192,7 +192,7 @@ pub struct Header {
     pub size: [u32; 2],
     /// Pixels, before the resize.
     pub pixels: u64,
-    /// Bytes that decoding takes at its peak, estimated from above.
+    /// Bytes that decoding takes at its peak beside the encoded ones, estimated from above.
     pub decode_bytes: u64,
 }
 

@@ -278,7 +278,7 @@ impl Engine {
             error
         })?;
         let item = OnItsWay::new(&self.metrics, context);
-        let memory = self.decode_memory.take(header.decode_bytes).await;
+        let memory = self.decode_memory.take(Decoder::memory(&bytes, header)).await;
         let (limits, decoding) = (self.image_limits(), self.decoding);
         let spec = ImageSpec { size, ..model.image.clone() };
         let decoder = Arc::clone(&self.decoder);

@@ -4,16 +4,25 @@ use std::io::Cursor;
 
 use super::{
     Header, ImageError, ImageLimits, bmp, damage, formats, gif_frame::GifDecoder,
-    jpeg::JpegDecoder, png::PngDecoder, sniff, tiff::TiffDecoder, webp::WebPDecoder,
+    jpeg::JpegDecoder, png, png::PngDecoder, sniff, tiff::TiffDecoder, webp::WebPDecoder,
 };
 use image::{
-    DynamicImage, ImageDecoder, ImageError as DecoderError, ImageFormat, ImageReader, ImageResult,
-    Limits, RgbImage, RgbaImage, error::LimitErrorKind, metadata::Orientation,
+    ColorType, DynamicImage, ImageDecoder, ImageError as DecoderError, ImageFormat, ImageReader,
+    ImageResult, Limits, RgbImage, RgbaImage, error::LimitErrorKind, metadata::Orientation,
 };
 
-/// What decoding takes beside the decoded picture: the coefficients of a progressive JPEG (three planes of
-/// two bytes), or the copies by which other pictures become upright RGB (four bytes, or three).
+/// What decoding takes beside the decoded image: the coefficients of a progressive JPEG (three planes of
+/// two bytes), or what other decoders hold until they are done.
 const EXTRA_BYTES_PER_PIXEL: u64 = 6;
+
+/// The copies by which deep or grey images with alpha become RGB: four bytes with alpha, and three without.
+const ALPHA_BYTES_PER_PIXEL: u64 = 7;
+
+/// What a resize takes: the image and what it is between both passes.
+const RESIZE_BYTES_PER_PIXEL: u64 = 6;
+
+/// What it takes beside them for each pixel of the longer side: the columns of a strip of rows, and weights.
+const BYTES_PER_COLUMN: u64 = 3 * siglip_kernels::resize::LANES as u64 + 32;
 
 /// Most pixels of a side, as in libpng. The weights of a resize are as many as its longest side has pixels: for
 /// a strip of one by fifty million they cost more than all else together.
@@ -126,7 +135,11 @@ fn open<'b>(
 ) -> Result<(Box<dyn ImageDecoder + 'b>, Header), ImageError> {
     let (mut decoder, extra) =
         decoder(bytes, format, limits).map_err(|error| failure(error, format, limits))?;
-    let header = check_header(&*decoder, extra, limits)?;
+    // A copy on its side stands beside the image.
+    let turned = decoder.orientation().is_ok_and(is_sideways);
+    let extra = extra.max(if turned { decoder.total_bytes() } else { 0 });
+    let kept = if format == ImageFormat::Png { png::profile_bytes(bytes) } else { 0 };
+    let header = check_header(&*decoder, [extra, kept.min(2 * MAX_HEADER_BYTES)], limits)?;
     decoder
         .set_limits(allocation_limits(limits.max_decode_bytes))
         .map_err(|error| failure(error, format, limits))?;
@@ -151,8 +164,16 @@ fn decoder<'b>(
     let decoder: Box<dyn ImageDecoder + 'b> = match format {
         ImageFormat::Gif => Box::new(GifDecoder::new(bytes)?),
         ImageFormat::Png => Box::new(PngDecoder::new(bytes, most)?),
-        ImageFormat::Tiff => Box::new(TiffDecoder::new(bytes)?),
-        ImageFormat::WebP => Box::new(WebPDecoder::new(bytes)?),
+        ImageFormat::Tiff => {
+            let decoder = TiffDecoder::new(bytes)?;
+            let extra = decoder.extra_bytes();
+            return Ok((Box::new(decoder), extra));
+        }
+        ImageFormat::WebP => {
+            let decoder = WebPDecoder::new(bytes)?;
+            let extra = decoder.extra_bytes();
+            return Ok((Box::new(decoder), extra));
+        }
         _ => {
             let bytes = if format == ImageFormat::Bmp { bmp::opaque(bytes) } else { bytes.into() };
             let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -190,9 +211,10 @@ pub fn size(bytes: &[u8]) -> Option<(u32, u32)> {
 /// Size limits, before any pixel is decoded.
 ///
 /// * `extra`: bytes that decoding takes beside the image, at least
+/// * `kept`: bytes that are taken beside all else, to the end
 fn check_header(
     decoder: &dyn ImageDecoder,
-    extra: u64,
+    [extra, kept]: [u64; 2],
     limits: &ImageLimits,
 ) -> Result<Header, ImageError> {
     let (width, height) = decoder.dimensions();
@@ -206,8 +228,14 @@ fn check_header(
     if width.max(height) > MAX_SIDE {
         return Err(ImageError::TooLongSide { width, height, limit: MAX_SIDE });
     }
-    let extra = extra.max(pixels * EXTRA_BYTES_PER_PIXEL);
-    let decode_bytes = decoder.total_bytes().saturating_add(extra);
+    let copies = match decoder.color_type() {
+        ColorType::La8 | ColorType::La16 | ColorType::Rgba16 => ALPHA_BYTES_PER_PIXEL,
+        _ => EXTRA_BYTES_PER_PIXEL,
+    };
+    let decoding = decoder.total_bytes().saturating_add(extra.max(pixels * copies));
+    let sides = u64::from(width.max(height)) * BYTES_PER_COLUMN;
+    let working = decoding.max(pixels * RESIZE_BYTES_PER_PIXEL + sides);
+    let decode_bytes = working.saturating_add(kept);
     if decode_bytes > limits.max_decode_bytes {
         return Err(ImageError::TooMuchMemory { limit: limits.max_decode_bytes });
     }

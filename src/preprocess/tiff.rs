@@ -72,6 +72,11 @@ impl<'b> TiffDecoder<'b> {
         read().map_err(|reason: Reason| reason.of(ImageFormat::Tiff))
     }
 
+    /// Bytes that decoding takes beside the image.
+    pub(super) fn extra_bytes(&self) -> u64 {
+        self.layout.unpacked_bytes()
+    }
+
     /// Strips or tiles of a plane.
     fn chunks_per_plane(&self) -> usize {
         let Layout { width, height, chunks, .. } = &self.layout;
@@ -268,7 +273,7 @@ impl ImageDecoder for TiffDecoder<'_> {
     }
 
     fn set_limits(&mut self, limits: Limits) -> ImageResult<()> {
-        let whole = self.total_bytes().saturating_add(self.layout.unpacked_bytes());
+        let whole = self.total_bytes().saturating_add(self.extra_bytes());
         if limits.max_alloc.is_some_and(|most| whole > most) {
             let kind = LimitErrorKind::InsufficientMemory;
             return Err(ImageError::Limits(LimitError::from_kind(kind)));

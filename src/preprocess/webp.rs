@@ -16,10 +16,19 @@ const ANIMATION: u8 = 0x02;
 /// Where those bits stand.
 const FLAGS: usize = 20;
 
+/// What the first frame of an animation takes for each pixel beside the image: the canvas, the frame, luma, chroma and
+/// alpha.
+const ANIMATION_BYTES: u64 = 11;
+
+/// What a lossy image takes for each pixel beside the image where its alpha is a lossless image of its own.
+const ALPHA_BYTES: u64 = 7;
+
 /// A WebP whose header was read.
 pub(super) struct WebPDecoder<'b> {
     inner: webp::WebPDecoder<Cursor<Cow<'b, [u8]>>>,
     orientation: Orientation,
+    /// Bytes that decoding takes for each pixel beside the image.
+    extra_per_pixel: u64,
 }
 
 impl<'b> WebPDecoder<'b> {
@@ -33,7 +42,20 @@ impl<'b> WebPDecoder<'b> {
         }
         let orientation = orientation(bytes).unwrap_or(Orientation::NoTransforms);
         let inner = webp::WebPDecoder::new(Cursor::new(mended(bytes)))?;
-        Ok(Self { inner, orientation })
+        let extra_per_pixel = if inner.has_animation() {
+            ANIMATION_BYTES
+        } else if chunks(bytes).any(|(kind, _)| kind == *b"ALPH") {
+            ALPHA_BYTES
+        } else {
+            0
+        };
+        Ok(Self { inner, orientation, extra_per_pixel })
+    }
+
+    /// Bytes that decoding takes beside the image.
+    pub(super) fn extra_bytes(&self) -> u64 {
+        let (width, height) = self.inner.dimensions();
+        u64::from(width) * u64::from(height) * self.extra_per_pixel
     }
 }
 

@@ -1,6 +1,7 @@
 //! Images are decoded in processes of their own, and what goes wrong there stays there.
 
 mod bombs;
+mod estimates;
 
 use std::{fs, process::Command};
 

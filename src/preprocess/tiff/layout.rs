@@ -168,17 +168,19 @@ impl Layout<'_> {
         (self.chunks.columns * samples * self.bits).div_ceil(8)
     }
 
-    /// Bytes that stand in memory beside the output: a strip or tile of what is unpacked as a whole.
+    /// Bytes that stand in memory beside the output: a strip or tile of what is unpacked as a whole, and a row.
     pub(super) fn unpacked_bytes(&self) -> u64 {
         let planes = if self.planar { self.shown_samples() } else { 1 };
-        let bytes = (self.row_length() as u64)
-            .saturating_mul(self.chunks.rows as u64)
-            .saturating_mul(planes as u64);
-        match self.compression {
+        let row = self.row_length() as u64;
+        let rows = self.chunks.rows.next_multiple_of(4) as u64;
+        let bytes = row.saturating_mul(rows).saturating_mul(planes as u64);
+        let whole = match self.compression {
             Compression::None | Compression::Deflate | Compression::PackBits => 0,
             Compression::Jpeg => bytes.saturating_mul(JPEG_BYTES),
             _ => bytes,
-        }
+        };
+        let samples = self.chunks.columns.saturating_mul(self.samples) as u64;
+        whole.saturating_add(row).saturating_add(samples.saturating_mul(SAMPLE_BYTES))
     }
 
     /// Bytes of so many rows that are not compressed, and more where chroma is coarser.
@@ -189,6 +191,10 @@ impl Layout<'_> {
 
 /// Bytes that a JPEG decoder takes for each sample: the sample, and a coefficient of two bytes.
 const JPEG_BYTES: u64 = 3;
+
+/// Bytes that a sample of a row takes: as two bytes, once in the order of the strip or tile and once in that of the
+/// output, and where a fax changes its colour.
+const SAMPLE_BYTES: u64 = 12;
 
 /// The strips or tiles that an image is cut into.
 #[derive(Debug, Clone, Copy)]

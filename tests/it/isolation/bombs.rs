@@ -112,7 +112,7 @@ pub(super) fn tiff_of_large_jpeg(side: u16) -> Vec<u8> {
     tiff(&tags, &jpeg)
 }
 
-fn tiff(tags: &[(u16, u16, u32, u32)], rest: &[u8]) -> Vec<u8> {
+pub(super) fn tiff(tags: &[(u16, u16, u32, u32)], rest: &[u8]) -> Vec<u8> {
     let mut bytes = b"II*\0\x08\0\0\0".to_vec();
     bytes.extend(u16::try_from(tags.len()).expect("few").to_le_bytes());
     for (tag, kind, count, value) in tags {
