@@ -190,8 +190,7 @@ fn bounded() -> OpenApiRouter<AppState> {
 fn pages() -> Router<AppState> {
     Router::new()
         .route("/", get(page::index))
-        .route("/page.css", get(page::style))
-        .route("/page.js", get(page::script))
+        .route("/page/{*file}", get(page::file))
         .route("/docs", get(docs::redirect))
         .route("/docs/", get(docs::index))
         .route("/docs/errors", get(docs::errors))

@@ -27,13 +27,13 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
     form-action 'none'; frame-ancestors 'none'";
 
 static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
-    // The default would ask a public validator about the document.
-    Arc::new(Config::from("/openapi.json").validator_url("none").display_request_duration(true))
+    // Relative, so that a path prefix of a proxy stays. The default would ask a public validator about the document.
+    Arc::new(Config::from("../openapi.json").validator_url("none").display_request_duration(true))
 });
 
 /// The pages link to their files relatively, so they live under a path that ends in a slash.
 pub(super) async fn redirect() -> Redirect {
-    Redirect::permanent("/docs/")
+    Redirect::permanent("docs/")
 }
 
 /// The files that were asked for, of those that there are.

@@ -5,7 +5,9 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,30 +68,38 @@ def _read_addresses(process: subprocess.Popen, socket: str) -> Server:
     return Server(http=find("HTTP"), grpc=find("gRPC").removeprefix("http://"), socket=socket)
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """The server under test, on free ports and a socket."""
-    socket = str(tmp_path_factory.mktemp("server") / "socket")
+@contextmanager
+def started(*options):
+    """A server with these options on free ports, until the end of the block."""
     binary = ROOT / os.environ.get("SIGLIP_E2E_BINARY", "target/release/siglip-server")
-    process = subprocess.Popen(
-        [binary, *LISTEN, "--listen-unix", socket, "--log-filter", "error"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={"PATH": os.environ["PATH"]},
-    )
-    watchdog = threading.Timer(START_TIMEOUT, process.kill)
-    watchdog.start()
-    try:
-        found = _read_addresses(process, socket)
-        watchdog.cancel()
+    with tempfile.TemporaryDirectory() as folder:
+        socket = f"{folder}/socket"
+        process = subprocess.Popen(
+            [binary, *LISTEN, "--listen-unix", socket, "--log-filter", "error", *options],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={"PATH": os.environ["PATH"]},
+        )
+        watchdog = threading.Timer(START_TIMEOUT, process.kill)
+        watchdog.start()
+        try:
+            found = _read_addresses(process, socket)
+            watchdog.cancel()
+            yield found
+            # Whatever the clients did, it lives and is ready.
+            assert process.poll() is None
+            assert httpx.get(found.http + "/health/ready").status_code == 200
+        finally:
+            watchdog.cancel()
+            process.terminate()
+            process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The server under test, on free ports and a socket."""
+    with started() as found:
         yield found
-        # Whatever the clients did, it lives and is ready.
-        assert process.poll() is None
-        assert httpx.get(found.http + "/health/ready").status_code == 200
-    finally:
-        watchdog.cancel()
-        process.terminate()
-        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")

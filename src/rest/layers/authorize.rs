@@ -19,10 +19,9 @@ use crate::{
 };
 
 /// What is open to everybody: probes, and files that are the same in every copy of this server.
-const OPEN: [&str; 7] =
-    ["/", "/page.css", "/page.js", "/docs", "/openapi.json", "/health", "/ping"];
+const OPEN: [&str; 5] = ["/", "/docs", "/openapi.json", "/health", "/ping"];
 /// Everything below these.
-const OPEN_BELOW: [&str; 4] = ["/docs/", "/health/", "/v2/health/", "/.well-known/"];
+const OPEN_BELOW: [&str; 5] = ["/page/", "/docs/", "/health/", "/v2/health/", "/.well-known/"];
 
 /// Only what is read is open: `/` is the page to a browser, and to a client that posts a model's answer.
 pub(in crate::rest) fn is_open(method: &Method, path: &str) -> bool {

@@ -144,8 +144,9 @@ async fn the_pages_come_out_of_the_binary_and_allow_nothing_else() {
     let app = TestApp::start().await;
     for (path, kind) in [
         ("/", "text/html"),
-        ("/page.css", "text/css"),
-        ("/page.js", "text/javascript"),
+        ("/page/base.css", "text/css"),
+        ("/page/main.js", "text/javascript"),
+        ("/page/samples/cat.png", "image/png"),
         ("/docs", "text/html"),
         ("/docs/swagger-ui-bundle.js", "text/javascript"),
     ] {
@@ -158,16 +159,29 @@ async fn the_pages_come_out_of_the_binary_and_allow_nothing_else() {
     }
     let config = app.get("/docs/swagger-initializer.js").await.text;
     assert!(config.contains("/openapi.json"), "{config}");
-    let size: usize = {
-        let mut size = 0;
-        for path in ["/", "/page.css", "/page.js"] {
-            let text = app.get(path).await.text;
-            assert!(!text.contains("http://") && !text.contains("https://"), "{path}");
-            size += text.len();
+    assert_eq!(app.get("/page/none.js").await.status, StatusCode::NOT_FOUND);
+    // Whatever the page asks for is relative, so that it works behind a path prefix, and embedded.
+    let mut wanted = vec!["".to_owned()];
+    let mut seen = std::collections::HashSet::new();
+    let mut size = 0;
+    while let Some(path) = wanted.pop() {
+        let text = app.get(&format!("/{path}")).await.text;
+        assert!(!text.contains("http://") && !text.contains("https://"), "{path}");
+        for absolute in ["=\"/", "ask(\"/", "fetch(\"/", "address(\"/", "url(/", "from \"/"] {
+            assert!(!text.contains(absolute), "{path} has {absolute}");
         }
-        size
-    };
-    assert!(size < 25_000, "the page has {size} bytes");
+        size += text.len();
+        let named = text.split('"').filter(|name| name.ends_with(".js") || name.ends_with(".css"));
+        for name in named {
+            let path =
+                format!("page/{}", name.trim_start_matches("page/").trim_start_matches("./"));
+            if seen.insert(path.clone()) {
+                wanted.push(path);
+            }
+        }
+    }
+    assert_eq!(seen.len(), 21, "{seen:?}");
+    assert!(size < 120_000, "the page has {size} bytes");
 }
 
 #[tokio::test]

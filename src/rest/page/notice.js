@@ -1,0 +1,60 @@
+// Failures, said where the user looks, with what helps: a key, a pause, another try.
+
+import { $, make } from "./dom.js";
+import { t } from "./words.js";
+
+const MOST_RETRIES = 3;
+let timer = 0;
+let retries = 0;
+
+export function settle() {
+  retries = 0;
+  clearNotice();
+}
+
+export function clearNotice() {
+  clearInterval(timer);
+  $("notice").hidden = true;
+  $("notice").replaceChildren();
+}
+
+export function say(title, text = "", ...buttons) {
+  clearInterval(timer);
+  $("notice").replaceChildren(make("strong", {}, title), text ? make("p", {}, text) : "", ...buttons);
+  $("notice").hidden = false;
+}
+
+/** Shows a failure. Where the server asks for patience, `again` is called after the time that it names. */
+export function fail(error, again) {
+  if (error.name === "AbortError") return;
+  if (error.status === undefined) {
+    console.error(error);
+  }
+  const known = [0, 401, 413, 415, 422, 429, 503, 504].includes(error.status);
+  const title = t(known ? `e_${error.status}` : "e_other");
+  const place = error.field ? `${error.field}: ` : "";
+  const text = error.message ? `${place}${error.message}` : "";
+  if (error.status === 401) {
+    document.dispatchEvent(new Event("key-wanted"));
+    say(title, text);
+    return;
+  }
+  const button = make("button", { type: "button", class: "quiet small", onclick: now }, t("retry"));
+  say(title, text, button);
+  if (![429, 503].includes(error.status) || retries >= MOST_RETRIES) return;
+
+  retries += 1;
+  let seconds = Math.max(1, Math.ceil(error.retry ?? 2));
+  const left = make("span", { class: "soft num" }, t("retry_in", { n: seconds }));
+  button.before(left);
+  timer = setInterval(() => {
+    seconds -= 1;
+    left.textContent = t("retry_in", { n: seconds });
+    if (seconds <= 0) now();
+  }, 1000);
+
+  function now() {
+    clearNotice();
+    again();
+  }
+}
