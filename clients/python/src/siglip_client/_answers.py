@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Union
 
+import httpx
 import numpy as np
 
 from ._errors import Failure
@@ -59,6 +61,26 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Features:
+    """The token map of one image."""
+
+    values: np.ndarray
+    """`[tokens, width]`, or `[width]` where it is pooled; float32 or float16."""
+    grid: tuple[int, int] | None
+    """Rows and columns of patches; None where it is pooled."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a model wrote about an image."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    """`stop` where the model ended the caption, `length` where it has as many tokens as it may have."""
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What the server says of a model that it serves."""
 
@@ -104,6 +126,18 @@ def similarity(answer: dict[str, Any]) -> Similarity:
 def labels(answer: dict[str, Any]) -> list[list[Label]]:
     """The labels of each image, best first."""
     return [[Label(**label) for label in row] for row in answer["results"]]
+
+
+def features(response: httpx.Response) -> Features:
+    """The token map of a response in numpy's format."""
+    values = np.load(io.BytesIO(response.content), allow_pickle=False)[0]
+    rows, _, columns = response.headers.get("x-siglip-grid", "").partition("x")
+    return Features(values, (int(rows), int(columns)) if columns and values.ndim == 2 else None)
+
+
+def captions(answer: dict[str, Any]) -> list[Caption]:
+    """The captions of a response."""
+    return [Caption(one["text"], one["token_ids"], one["finish_reason"]) for one in answer["captions"]]
 
 
 def models(answer: dict[str, Any]) -> list[ModelInfo]:

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 
 from . import _answers, _errors, _options, _requests
-from ._answers import Embedded, Embeddings, Label, ModelInfo, Row, Similarity
+from ._answers import Caption, Embedded, Embeddings, Features, Label, ModelInfo, Row, Similarity
 from ._errors import ConnectionFailed, Places, TimedOut
 from ._options import OnError
 from ._requests import Image, Item
@@ -217,6 +217,46 @@ class AsyncClient:
         options = _requests.given(model=self._model, templates=templates, top_k=top_k)
         body = {"image_embeddings": _requests.rows(vectors), "labels": names} | options  # type: ignore[arg-type]
         return _answers.labels(await self._post("/v1/classify", body))
+
+    async def features(
+        self,
+        images: Sequence[Image | str],
+        *,
+        layer: int | None = None,
+        output: str | None = None,
+        dtype: str | None = None,
+        max_num_patches: int | None = None,
+    ) -> list[Features]:
+        """The token map of each image, one request an image: maps are large.
+
+        Args:
+            layer: which layer's output, as transformers' `hidden_states` counts them; negative counts from the end.
+            output: `"last_hidden_state"` (the default), `"hidden_state"` or `"pooled"`.
+            dtype: `"f32"` (the default) or `"f16"`.
+            max_num_patches: the resolution, where the model has a choice.
+        """
+        options = _requests.given(
+            model=self._model, layer=layer, output=output, dtype=dtype, max_num_patches=max_num_patches
+        )
+        found = []
+        for image in _requests.images(images):
+            body = {"input": [_requests.sent(image)], "encoding_format": "npy"} | options
+            response = await self._send("POST", "/v1/features", body)
+            if not response.is_success:
+                _errors.check(response)
+            found.append(_answers.features(response))
+        return found
+
+    async def captions(self, images: Sequence[Image | str], *, prompt: str | None = None, **options: Any) -> list[Caption]:
+        """What the model writes about each image, where it writes captions (BLIP).
+
+        Args:
+            prompt: how every caption begins.
+            options: as `/v1/captions` takes them: `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed`, ...
+        """
+        sent = [_requests.sent(image)["image"] for image in _requests.images(images)]
+        body = {"images": sent} | _requests.given(model=self._model, prompt=prompt, **options)
+        return _answers.captions(await self._post("/v1/captions", body))
 
     async def models(self) -> list[ModelInfo]:
         """The models that are loaded, the default first."""

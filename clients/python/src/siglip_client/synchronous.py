@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, overload
 
 import httpx
 import numpy as np
 
-from . import _answers, _errors, _options, _requests
-from ._answers import Embedded, Embeddings, Label, ModelInfo, Row, Similarity
+from . import _answers, _errors, _folder, _options, _requests
+from ._answers import Caption, Embedded, Embeddings, Features, Label, ModelInfo, Row, Similarity
+from ._bulk import Stream
 from ._errors import ConnectionFailed, Places, TimedOut
+from ._folder import Folder, Progress
 from ._options import OnError
 from ._requests import Image, Item
 from ._retry import Retries
@@ -59,6 +64,7 @@ class Client:
             transport=transport,
         )
         self._model = model
+        self._timeout = timeout
         self._retries = (max_retries, retry_timeout)
         self._sizer = _options.sizer(batch_items, batch_bytes)
         self._limits_known = False
@@ -211,6 +217,99 @@ class Client:
         options = _requests.given(model=self._model, templates=templates, top_k=top_k)
         body = {"image_embeddings": _requests.rows(vectors), "labels": names} | options  # type: ignore[arg-type]
         return _answers.labels(self._post("/v1/classify", body))
+
+    def features(
+        self,
+        images: Sequence[Image | str],
+        *,
+        layer: int | None = None,
+        output: str | None = None,
+        dtype: str | None = None,
+        max_num_patches: int | None = None,
+    ) -> list[Features]:
+        """The token map of each image, one request per image: maps are large.
+
+        Args:
+            layer: which layer's output, as transformers' `hidden_states` counts them; negative counts from the end.
+            output: `"last_hidden_state"` (the default), `"hidden_state"` or `"pooled"`.
+            dtype: `"f32"` (the default) or `"f16"`.
+        """
+        options = _requests.given(
+            model=self._model, layer=layer, output=output, dtype=dtype, max_num_patches=max_num_patches
+        )
+        found = []
+        for image in _requests.images(images):
+            body = {"input": [_requests.sent(image)], "encoding_format": "npy"} | options
+            response = self._send("POST", "/v1/features", body)
+            if not response.is_success:
+                _errors.check(response)
+            found.append(_answers.features(response))
+        return found
+
+    def captions(self, images: Sequence[Image | str], *, prompt: str | None = None, **options: Any) -> list[Caption]:
+        """What the model writes about each image, where it writes captions (BLIP).
+
+        Args:
+            options: as `/v1/captions` takes them: `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed`, ...
+        """
+        sent = [_requests.sent(image)["image"] for image in _requests.images(images)]
+        body = {"images": sent} | _requests.given(model=self._model, prompt=prompt, **options)
+        return _answers.captions(self._post("/v1/captions", body))
+
+    def embed_folder(
+        self,
+        folder: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        recursive: bool = True,
+        suffixes: Iterable[str] = _folder.SUFFIXES,
+        progress: Progress = False,
+        dimensions: int | None = None,
+        normalized: bool = True,
+        max_num_patches: int | None = None,
+    ) -> Folder:
+        """Embeds the images of a folder, and keeps the vectors in the folder `out` as they come.
+
+        A second call sends only files that are new or changed, so a run that broke off goes on where it was.
+
+        Args:
+            progress: True for a line on standard error, or what is called with the numbers done, in all and failed.
+
+        Raises:
+            ValueError: where `out` has vectors of another model, revision or preparation.
+            ConnectionFailed: if the server cannot be reached.
+        """
+        options = {"dimensions": dimensions, "normalized": normalized, "max_num_patches": max_num_patches}
+        paths = _folder.files(Path(folder), recursive, suffixes)
+        store = _folder.Store(Path(out), _folder.about(self.models(), self._model, options))
+        rows = functools.partial(self.embed_each, **options)  # type: ignore[arg-type]
+        return _folder.run(Path(folder), store, paths, rows, progress)
+
+    def embed_bulk(
+        self,
+        items: Iterable[Item],
+        *,
+        dimensions: int | None = None,
+        normalized: bool = True,
+        truncate: bool | None = None,
+        max_num_patches: int | None = None,
+    ) -> Iterator[Row]:
+        """Embeds a stream of items in one request to the bulk route, without an end and in constant memory.
+
+        Rows come in the order of the items, but for files that cannot be read. The server gives bulk rows what interactive requests leave free. Over
+        `https` it works as `embed_each` does, since one TLS connection cannot be used by two threads.
+
+        Raises:
+            ServerError: where the stream was refused, or ended by the server.
+            ConnectionFailed: where it broke off; rows that were given are whole.
+        """
+        options = _options.embedding(self._model, dimensions, normalized, truncate, max_num_patches)
+        given = _requests.items(items)
+        if self._http.base_url.scheme == "https":
+            yield from self._each(given, options, by_item=True)
+            return
+        headers = {"authorization": self._http.headers["authorization"]} if "authorization" in self._http.headers else {}
+        yield from Stream(str(self._http.base_url), headers, options, self._timeout).rows(given)
 
     def models(self) -> list[ModelInfo]:
         """The models that are loaded, the default first."""
