@@ -162,7 +162,7 @@ export const flows = {
     for (const language of ["curl", "python", "javascript"]) {
       await page.selectOption("#code-language", language);
       const code = await text(page, "#code");
-      check(code.includes("SIGLIP_API_KEY") && !code.includes("secret"), code);
+      check(code.includes("API_KEY") && !code.includes("secret"), code);
     }
     const stored = await page.evaluate(() => JSON.stringify(localStorage) + document.cookie);
     check(!stored.includes("secret"), "nor in the browser");

@@ -35,7 +35,7 @@ const quoted = (text) => JSON.stringify(text);
 
 function curl({ path, files, fields }) {
   const parts = [`curl -s ${shell(base.href + path)}`];
-  if (hasKey()) parts.push('-H "authorization: Bearer $SIGLIP_API_KEY"');
+  if (hasKey()) parts.push('-H "authorization: Bearer $API_KEY"');
   for (const name of files) parts.push(`-F ${shell(/[,;"]/.test(name) ? `image=@"${name.replaceAll('"', '\\"')}"` : `image=@${name}`)}`);
   for (const [name, value] of fields) parts.push(`--form-string ${shell(`${name}=${value}`)}`);
   return parts.join(" \\\n  ");
@@ -47,7 +47,7 @@ function python({ path, files, fields }) {
     const values = fields.filter(([one]) => one === name).map(([, value]) => quoted(value));
     return values.length > 1 || name === "text" ? `[${values.join(", ")}]` : values[0];
   };
-  const key = hasKey() ? ['headers = {"authorization": f"Bearer {os.environ[\'SIGLIP_API_KEY\']}"}'] : [];
+  const key = hasKey() ? ['headers = {"authorization": f"Bearer {os.environ[\'API_KEY\']}"}'] : [];
   return [
     ...(hasKey() ? ["import os"] : []),
     "import httpx  # pip install httpx",
@@ -72,7 +72,7 @@ function javascript({ path, files, fields }) {
     '  body.append("image", new Blob([await readFile(name)]), name);',
     "}",
     ...fields.map(([name, value]) => `body.append(${quoted(name)}, ${quoted(value)});`),
-    ...(hasKey() ? ["const headers = { authorization: `Bearer ${process.env.SIGLIP_API_KEY}` };"] : []),
+    ...(hasKey() ? ["const headers = { authorization: `Bearer ${process.env.API_KEY}` };"] : []),
     `const response = await fetch(${quoted(base.href + path)}, { method: "POST", body${hasKey() ? ", headers" : ""} });`,
     "if (!response.ok) throw new Error(await response.text());",
     "console.log(await response.json());",
