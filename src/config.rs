@@ -155,8 +155,9 @@ section! {
         /// out. With many cores more than one give more images a second; a lone row takes longer. The
         /// weights are held once.
         replicas: usize = 1, Count "N", flag "replicas";
-        /// Which instructions of the processor forward passes use: `auto` is the widest that it has;
-        /// the others pin one, so that machines of different kinds give equal vectors.
+        /// Which instructions of the processor forward passes use: `auto` is the fastest that it has,
+        /// which is measured at start where names do not tell; the others pin one, so that machines of different kinds
+        /// give equal vectors.
         cpu_features: CpuFeatures = CpuFeatures::default(), Choice "auto|portable|avx2|avx512|avx512vnni|avx512bf16|neon", flag "cpu-features";
         /// Threads that decode and resize images; 0 means one per core.
         cpu_pool_threads: usize = 0, CountOrZero "N", flag "cpu-pool-threads";

@@ -220,7 +220,16 @@ pub struct ModelCard {
     /// Where they run.
     pub device: config::Device,
     /// The processor's instructions that they use; none on other devices.
-    pub cpu_features: Option<String>,
+    pub cpu_features: Option<Instructions>,
+}
+
+/// A set of a processor's instructions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instructions {
+    /// As the configuration calls it.
+    pub name: String,
+    /// A sentence on why it was chosen.
+    pub why: String,
 }
 
 /// A loaded checkpoint, ready to be handed to a worker.

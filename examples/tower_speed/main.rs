@@ -39,6 +39,9 @@ struct Arguments {
     /// As the server's `--dtype`.
     #[arg(long, default_value = "f32")]
     dtype: String,
+    /// As the server's `--cpu-features`.
+    #[arg(long, default_value = "auto")]
+    cpu_features: String,
     /// Threads; 0 means one per core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -56,6 +59,7 @@ fn main() -> anyhow::Result<()> {
         source: arguments.model.clone(),
         dtype: arguments.dtype.parse().map_err(anyhow::Error::msg)?,
         threads: arguments.threads,
+        cpu_features: arguments.cpu_features.parse().map_err(anyhow::Error::msg)?,
         ..config::Model::default()
     };
     let start = Instant::now();

@@ -11,7 +11,7 @@ use rayon::{ThreadPool, prelude::*};
 use siglip_kernels::{Element, Level};
 
 use super::{
-    LoadError, TowerError,
+    Instructions, LoadError, TowerError,
     cores::Cores,
     kernels::{Copies, Download},
 };
@@ -33,6 +33,8 @@ pub struct Runtime {
     pub(super) bytes: bool,
     /// The processor's instructions that the kernels use.
     pub(super) level: Level,
+    /// Why these.
+    why: Arc<str>,
     /// The processor's threads; none for a device that brings its own parallelism.
     pool: Option<Arc<ThreadPool>>,
 }
@@ -54,14 +56,25 @@ impl Runtime {
                 config.device
             )));
         }
-        let level = level(config.cpu_features)?;
+        let (level, why) = level(config.cpu_features)?;
+        let why = why.into();
         let opened = open(config.device).and_then(|device| Ok((Copies::new(&device)?, device)));
         let (copies, device) = opened.map_err(|error| {
             LoadError::new(format!("device `{}` cannot be used: {error}", config.device))
         })?;
         if !matches!(device, Device::Cpu) {
             let (compute, pool) = (resident, None);
-            return Ok(Self { device, copies, compute, resident, element, bytes, level, pool });
+            return Ok(Self {
+                device,
+                copies,
+                compute,
+                resident,
+                element,
+                bytes,
+                level,
+                why,
+                pool,
+            });
         }
         let threads = match config.threads {
             0 => default_threads(),
@@ -69,7 +82,7 @@ impl Runtime {
         };
         let pool = shared_pool(threads, None).map_err(cannot_start)?;
         let (compute, pool) = (DType::F32, Some(pool));
-        Ok(Self { device, copies, compute, resident, element, bytes, level, pool })
+        Ok(Self { device, copies, compute, resident, element, bytes, level, why, pool })
     }
 
     /// As many runtimes, each with its share of the threads on cores of its own; this one where it is one.
@@ -98,9 +111,11 @@ impl Runtime {
             .collect()
     }
 
-    /// The instructions in use, where a processor computes.
-    pub(super) fn cpu_features(&self) -> Option<String> {
-        matches!(self.device, Device::Cpu).then(|| self.level.to_string())
+    /// The instructions in use, and why these, where a processor computes.
+    pub(super) fn cpu_features(&self) -> Option<Instructions> {
+        let why = || self.why.to_string();
+        matches!(self.device, Device::Cpu)
+            .then(|| Instructions { name: self.level.to_string(), why: why() })
     }
 
     /// Runs a forward pass on this runtime's threads.
@@ -180,23 +195,27 @@ const TOKENS_OF_PASS: usize = 128;
 /// again. Memory is what was used of it.
 const STACK: usize = 16 << 20;
 
-/// The instructions that the configuration asks for, once they were seen to compute what plain Rust computes: a
-/// processor, or what emulates one, may say that it has some and get them wrong.
-fn level(choice: CpuFeatures) -> Result<Level, LoadError> {
-    let chosen = Level::choose(choice).map_err(|error| LoadError::new(error.to_string()))?;
+/// The instructions that the configuration asks for, or the fastest, once they were seen to compute what plain Rust
+/// computes: a processor, or what emulates one, may say that it has some and get them wrong. And a sentence on why
+/// these.
+fn level(choice: CpuFeatures) -> Result<(Level, String), LoadError> {
     if choice != CpuFeatures::Auto {
+        let chosen = Level::choose(choice).map_err(|error| LoadError::new(error.to_string()))?;
         return match chosen.is_sound() {
-            true => Ok(chosen),
+            true => Ok((chosen, "the configuration pins it".to_owned())),
             false => Err(LoadError::new(format!("this processor computes wrongly with {chosen}"))),
         };
     }
-    for level in Level::available().into_iter().rev() {
+    let (levels, mut why) = Level::preferred();
+    for level in levels {
         if level.is_sound() {
-            return Ok(level);
+            why.insert(0, format!("{level} is the fastest that this processor has"));
+            return Ok((level, why.join("; ")));
         }
         tracing::warn!(%level, "the processor computes wrongly with these instructions; they are not used");
+        why.push(format!("{level} is left out: the processor computes wrongly with it"));
     }
-    Ok(chosen)
+    Err(LoadError::new("this processor computes wrongly without instructions of any set"))
 }
 
 /// One for each physical core: the threads of a core share what products are made of.

@@ -18,7 +18,7 @@ use super::{Pixels, Resample, filter::Filter, target::Plan};
 const CHANNELS: usize = 3;
 
 /// The widest vectors of this processor. Integers: the choice changes no bit.
-static LEVEL: LazyLock<Level> = LazyLock::new(Level::detect);
+static LEVEL: LazyLock<Level> = LazyLock::new(Level::vectors);
 
 /// Resizes and crops; the aspect ratio is the plan's to keep. Rows and columns that are cropped away are not computed.
 ///

@@ -70,6 +70,8 @@ pub(super) struct ModelInfo {
     /// The processor's instructions that the towers use: `portable`, `avx2`, `avx512`, `avx512vnni`, `avx512bf16`,
     /// `neon`; null on other devices.
     cpu_features: Option<String>,
+    /// Why these: what was measured of them, or that the configuration pins them; null on other devices.
+    cpu_features_reason: Option<String>,
     /// Values of an embedding.
     dimension: usize,
     /// Ids of a text, padding included; null without a text tower.
@@ -245,7 +247,8 @@ impl ModelInfo {
             revision: card.revision.clone(),
             dtype: card.dtype.to_string(),
             agreement: card.agreement,
-            cpu_features: card.cpu_features.clone(),
+            cpu_features: card.cpu_features.as_ref().map(|set| set.name.clone()),
+            cpu_features_reason: card.cpu_features.as_ref().map(|set| set.why.clone()),
             device: card.device.to_string(),
             dimension: card.embedding_dim,
             text_length: card.text_length,

@@ -1,9 +1,14 @@
 //! Which instructions the kernels use, chosen once at start.
 
+mod choice;
+#[cfg(target_arch = "x86_64")]
+mod rates;
+
 #[cfg(target_arch = "aarch64")]
 use std::arch::is_aarch64_feature_detected;
-use std::{fmt, str::FromStr};
+use std::fmt;
 
+pub use self::choice::Choice;
 #[cfg(target_arch = "aarch64")]
 use crate::simd::neon::Neon;
 #[cfg(target_arch = "x86_64")]
@@ -36,55 +41,55 @@ enum Set {
     Neon,
 }
 
-/// What an operator may ask for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Choice {
-    /// The widest that the processor has.
-    #[default]
-    Auto,
-    /// Plain Rust: what the compiler makes of it for the oldest processor of the architecture.
-    Portable,
-    /// AVX2, FMA and F16C.
-    Avx2,
-    /// AVX-512: F, BW, DQ and VL.
-    Avx512,
-    /// The same with VNNI, for products of bytes.
-    Avx512Vnni,
-    /// The same with BF16 too, for products of pairs of bf16.
-    Avx512Bf16,
-    /// NEON, of aarch64.
-    Neon,
-}
-
 /// The processor lacks what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("this processor has no {0}")]
 pub struct Lacking(Choice);
 
 impl Level {
-    /// The widest set that this processor has.
+    /// The fastest set that this processor has.
     #[must_use]
     pub fn detect() -> Self {
+        Self::preferred().0.first().copied().unwrap_or(Self(Set::Portable))
+    }
+
+    /// The sets that are worth taking, the fastest first; and a sentence on each that this processor has and that is
+    /// not among them.
+    #[must_use]
+    pub fn preferred() -> (Vec<Self>, Vec<String>) {
+        let (mut sets, mut left_out) = (Vec::new(), Vec::new());
+        for level in Self::available().into_iter().rev() {
+            match level.drawback() {
+                None => sets.push(level),
+                Some(why) => left_out.push(format!("{level} is left out: {why}")),
+            }
+        }
+        (sets, left_out)
+    }
+
+    /// The widest vectors that this processor has, for work without products: nothing is measured to find them, and
+    /// nothing is asked of the system.
+    #[must_use]
+    pub fn vectors() -> Self {
+        use Choice::{Avx2, Avx512, Neon};
+        let widest = [Avx512, Avx2, Neon].into_iter().find_map(|set| Self::choose(set).ok());
+        widest.unwrap_or(Self(Set::Portable))
+    }
+
+    /// Why a set that this processor has is slower than the one before it.
+    fn drawback(self) -> Option<String> {
         #[cfg(target_arch = "x86_64")]
-        {
-            if Self::avx512_bf16().is_some() {
-                return Self(Set::Avx512Bf16);
-            }
-            if Self::avx512_vnni().is_some() {
-                return Self(Set::Avx512Vnni);
-            }
-            if Self::avx512().is_some() {
-                return Self(Set::Avx512);
-            }
-            if Self::avx2().is_some() {
-                return Self(Set::Avx2);
-            }
+        if let (Set::Avx512Bf16, Some(simd)) = (self.0, Self::avx512_bf16()) {
+            let ratio = rates::pairs_by_numbers(simd);
+            // Less than this is lost again in rounding inputs to bf16.
+            return (ratio < 1.25).then(|| {
+                format!(
+                    "it does {ratio:.1} multiply-adds of bf16 in the time of one of f32, so that bf16 weights are \
+                     faster when they are widened to f32"
+                )
+            });
         }
-        #[cfg(target_arch = "aarch64")]
-        if Self::neon().is_some() {
-            return Self(Set::Neon);
-        }
-        Self(Set::Portable)
+        None
     }
 
     /// # Errors
@@ -266,38 +271,5 @@ impl fmt::Display for Level {
             #[cfg(target_arch = "aarch64")]
             Set::Neon => "neon",
         })
-    }
-}
-
-impl fmt::Display for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Portable => "portable",
-            Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512",
-            Self::Avx512Vnni => "avx512vnni",
-            Self::Avx512Bf16 => "avx512bf16",
-            Self::Neon => "neon",
-        })
-    }
-}
-
-impl FromStr for Choice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "portable" => Ok(Self::Portable),
-            "avx2" => Ok(Self::Avx2),
-            "avx512" => Ok(Self::Avx512),
-            "avx512vnni" => Ok(Self::Avx512Vnni),
-            "avx512bf16" => Ok(Self::Avx512Bf16),
-            "neon" => Ok(Self::Neon),
-            _ => Err(format!(
-                "`{text}` is not a level: auto, portable, avx2, avx512, avx512vnni, avx512bf16 or neon"
-            )),
-        }
     }
 }

@@ -369,3 +369,15 @@ fn every_level_is_sound_and_is_what_its_name_chooses() {
         assert!(level.is_sound() && Level::choose(choice) == Ok(level), "{level}");
     }
 }
+
+#[test]
+fn what_is_fastest_is_one_of_what_there_is() {
+    let (sets, left_out) = Level::preferred();
+    let available = Level::available();
+    assert_eq!(sets.len() + left_out.len(), available.len());
+    assert!(sets.iter().all(|level| available.contains(level)));
+    assert_eq!(sets.first(), Some(&Level::detect()));
+    assert!(available.contains(&Level::vectors()));
+    // Asked twice, the processor is not measured twice.
+    assert_eq!(Level::preferred(), (sets, left_out));
+}

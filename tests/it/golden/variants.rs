@@ -97,7 +97,9 @@ fn every_set_of_instructions_agrees() {
                     continue;
                 }
             };
-            assert_eq!(model.card.cpu_features.as_deref(), Some(&*cpu_features.to_string()));
+            let set = model.card.cpu_features.as_ref().expect("a processor");
+            assert_eq!(set.name, cpu_features.to_string());
+            assert_eq!(set.why, "the configuration pins it");
             if let Some(text) = &mut model.text {
                 let texts = text.forward(&expected.tokens()).expect("valid texts");
                 expected.check("text.pooled", &expected.floats("text.pooled").0, &flat(&texts));

@@ -1,0 +1,56 @@
+//! What an operator may ask for.
+
+use std::{fmt, str::FromStr};
+
+/// What an operator may ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The fastest that the processor has.
+    #[default]
+    Auto,
+    /// Plain Rust: what the compiler makes of it for the oldest processor of the architecture.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512: F, BW, DQ and VL.
+    Avx512,
+    /// The same with VNNI, for products of bytes.
+    Avx512Vnni,
+    /// The same with BF16 too, for products of pairs of bf16.
+    Avx512Bf16,
+    /// NEON, of aarch64.
+    Neon,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512vnni",
+            Self::Avx512Bf16 => "avx512bf16",
+            Self::Neon => "neon",
+        })
+    }
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "portable" => Ok(Self::Portable),
+            "avx2" => Ok(Self::Avx2),
+            "avx512" => Ok(Self::Avx512),
+            "avx512vnni" => Ok(Self::Avx512Vnni),
+            "avx512bf16" => Ok(Self::Avx512Bf16),
+            "neon" => Ok(Self::Neon),
+            _ => Err(format!(
+                "`{text}` is not a level: auto, portable, avx2, avx512, avx512vnni, avx512bf16 or neon"
+            )),
+        }
+    }
+}
