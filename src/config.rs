@@ -19,7 +19,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::{
     choices::{
-        Agreement, CpuFeatures, DType, DecodeIsolation, Device, LogFormat, TextNormalization,
+        Agreement, CpuFeatures, DType, DecodeIsolation, Device, LogFormat, MatchingToken,
+        TextNormalization,
     },
     lists::{Host, List, Network, WebOrigin},
     load::{Effective, Origin, Sources},
@@ -148,6 +149,9 @@ section! {
         /// What is done to a text before the tokenizer reads it: `auto` is what the checkpoint was trained
         /// with; `hf`, `bigvision` and `openclip` are what each reference does; `none` is nothing.
         text_normalization: TextNormalization = TextNormalization::default(), Choice "MODE", flag "text-normalization";
+        /// The token before a text that the matching head of a BLIP retrieval checkpoint reads: `cls` as transformers
+        /// has it, `enc` as the models were trained. Other models have no such choice.
+        matching_token: MatchingToken = MatchingToken::default(), Choice "cls|enc", flag "matching-token";
         /// Threads of forward passes on the CPU; 0 means one per physical core. Models with equal numbers
         /// share their threads.
         threads: usize = 0, CountOrZero "N", flag "threads";

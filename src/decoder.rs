@@ -156,7 +156,7 @@ impl Decoder {
     /// * `header`: what [`Decoder::inspect`] said of it
     ///
     /// # Errors
-    /// As [`Decoder::inspect`].
+    /// As [`Decoder::inspect`]; [`Code::DecodeTooLarge`] too where the views take more memory than an image may.
     pub fn views(
         &self,
         (bytes, header): (&[u8], Header),
@@ -164,11 +164,13 @@ impl Decoder {
         limits: &ImageLimits,
         decoding: Decoding,
     ) -> Result<Prepared, Error> {
+        if header.decode_bytes.saturating_add(tiling.bytes()) > limits.max_decode_bytes {
+            return Err(image_error(ImageError::TooMuchMemory { limit: limits.max_decode_bytes }));
+        }
         #[cfg(target_os = "linux")]
         if let Some(processes) = &self.processes {
             return processes.views((bytes, header), (spec, tiling), limits, decoding);
         }
-        let _ = header;
         preprocess::views(bytes, (spec, tiling), limits, decoding).map_err(image_error)
     }
 }

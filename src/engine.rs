@@ -20,6 +20,7 @@ mod score;
 mod similarity;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 use std::{future::Future, sync::Arc};
 
@@ -37,9 +38,10 @@ pub use self::{
     input::{ImageInput, Input},
     matching::Pairing,
     matrix::Matrix,
-    rank::{Pair, RankRequest, Ranked, Side as RankSide},
+    rank::{Pair, RERANK_TOP_K, RankRequest, Ranked, Side as RankSide},
     score::{ScoreKind, Scored},
     similarity::{ImageSide, SimilarityRequest, TextSide},
+    tiles::Anyres,
 };
 use crate::{
     batch::Submit,
@@ -210,21 +212,24 @@ impl Engine {
     }
 
     fn room(&self, model: &Model, items: usize, bytes: usize) -> Result<Permit, Error> {
+        self.check_room(items, bytes)?;
         let admitted = self.admission.admit(items, bytes).map_err(|_| {
-            if self.admission.could_admit(items, bytes) {
-                Error::new(
-                    Code::Overloaded,
-                    "the server has as much work as it accepts; retry later",
-                )
+            Error::new(Code::Overloaded, "the server has as much work as it accepts; retry later")
                 .with_retry_after(model.handle.drain_estimate())
-            } else {
-                Error::new(
-                    Code::PayloadTooLarge,
-                    "the request or its response holds more than the server takes at once; split it",
-                )
-            }
         });
         admitted.inspect_err(|error| self.count_rejected(error, items))
+    }
+
+    /// Refuses what the server never has room for, however long its client waits.
+    fn check_room(&self, items: usize, bytes: usize) -> Result<(), Error> {
+        if self.admission.could_admit(items, bytes) {
+            return Ok(());
+        }
+        let message =
+            "the request or its response holds more than the server takes at once; split it";
+        let error = Error::new(Code::PayloadTooLarge, message);
+        self.count_rejected(&error, items);
+        Err(error)
     }
 
     /// Counts items refused before any work.

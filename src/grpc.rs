@@ -6,6 +6,7 @@
 //! probes work without a copy of the protocol.
 
 mod call;
+mod captions;
 mod codec;
 mod convert;
 mod edge;

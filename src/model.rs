@@ -1,6 +1,7 @@
 //! The towers of a model, resident on a device.
 
 mod blip;
+mod blip2;
 mod checkpoint;
 mod clip;
 mod cores;
@@ -156,8 +157,9 @@ pub struct Writer {
 pub enum ReaderInfo {
     /// It matches texts with images.
     Matching {
-        /// The token that the head was trained to read in front of a text.
-        start: u32,
+        /// The token that the head was trained to read in front of a text, where that is another than transformers
+        /// puts there.
+        start: Option<u32>,
     },
     /// It writes captions.
     Captions {
@@ -183,6 +185,17 @@ pub struct LanguageSide {
     pub pinpoints: Option<Pinpoints>,
 }
 
+/// Queries that read an image for a model: each gives a vector of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queries {
+    /// How many there are.
+    pub count: usize,
+    /// Values of one of their states.
+    pub width: usize,
+    /// Whether their vectors are the words of a language model, in place of embeddings.
+    pub are_for_language: bool,
+}
+
 /// What a loaded checkpoint says of itself.
 #[derive(Debug, Clone)]
 pub struct ModelCard {
@@ -198,6 +211,8 @@ pub struct ModelCard {
     pub patch_size: usize,
     /// Tokens of the vision tower before those of the patches: 1 where it has a class token.
     pub leading_tokens: usize,
+    /// Whether the last layer norm stands between the last hidden state and the tower's `last_hidden_state`.
+    pub last_state_is_normed: bool,
     /// Layers of the vision tower.
     pub vision_layers: usize,
     /// Values of one token of the vision tower.
@@ -206,6 +221,10 @@ pub struct ModelCard {
     pub scorer: Option<Scorer>,
     /// What its reader is for; none without one.
     pub reader: Option<ReaderInfo>,
+    /// What reads images for the model, where that gives more than one vector; `embedding_dim` is that of each.
+    pub queries: Option<Queries>,
+    /// The token that replaces the first one of a text before a matching head reads it; none where none does.
+    pub matching_start: Option<u32>,
     /// What a language model reads of the vision tower; none without one.
     pub language: Option<LanguageSide>,
     /// Parameters of both towers.

@@ -15,8 +15,12 @@ use crate::{
     app,
     config::Config,
     embedding::Embedding,
-    engine::{Context, Engine, ImageSide, Matrix, Pairing, ScoreKind, SimilarityRequest, TextSide},
+    engine::{
+        Context, Engine, ImageSide, Input, Matrix, Pairing, ScoreKind, Scored, SimilarityRequest,
+        TextSide,
+    },
     error::Error,
+    model::Scorer,
     telemetry::logs,
 };
 
@@ -115,6 +119,10 @@ impl Score {
         let texts: Vec<_> = self.texts.into_iter().map(Row::Text).collect();
         let images: Vec<_> = self.images.into_iter().map(Row::Image).collect();
         with_engine(config, async |engine| {
+            let model = engine.registry().get(None)?;
+            if model.card.scorer == Some(Scorer::Matching) {
+                return score_by_head(engine, &images, &texts).await;
+            }
             // The columns of every row: without one of them there is nothing to print.
             let mut columns = Vec::with_capacity(texts.len());
             let mut rows = Rows::new(engine, &texts);
@@ -148,6 +156,49 @@ impl Score {
     }
 }
 
+/// The scores of each image against every text, by a model whose head reads both.
+async fn score_by_head(engine: &Engine, images: &[Row], texts: &[Row]) -> anyhow::Result<()> {
+    let written = |row: &Row| match row {
+        Row::Text(text) => Some(text.clone()),
+        Row::Image(_) => None,
+    };
+    let words: Vec<String> = texts.iter().filter_map(written).collect();
+    let mut tally = Tally::default();
+    for row in images {
+        let scores = match row.read(engine.limits().max_image_bytes).await {
+            Input::Image(image) => {
+                let sides = (ImageSide::Images(vec![image]), TextSide::Texts(words.clone()));
+                match engine.similarity(every_score(sides), &Context::patient()).await {
+                    Ok(scored) => Ok(written_scores(&scored, texts).await?),
+                    // A text's fault is every image's.
+                    Err(error) if error.field().is_some_and(|field| field.starts_with("text")) => {
+                        return Err(error.into());
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            Input::Unreadable(error) => Err(error),
+            Input::Text(_) | Input::TokenIds(_) => Err(Error::internal("an image was expected")),
+        };
+        let values = scores.as_ref().map(|scores| json!({"scores": scores.first()}));
+        tally.put(row, values)?;
+    }
+    tally.finish()
+}
+
+/// A request for every score of every pair.
+fn every_score((images, texts): (ImageSide, TextSide)) -> SimilarityRequest {
+    SimilarityRequest {
+        model: None,
+        images,
+        texts,
+        truncate: true,
+        max_num_patches: None,
+        pairing: Pairing::All,
+        kinds: vec![ScoreKind::Cosine, ScoreKind::Logit, ScoreKind::Probability],
+    }
+}
+
 /// The scores of each image against every text.
 async fn score(
     engine: &Engine,
@@ -155,20 +206,17 @@ async fn score(
     columns: &Matrix,
     texts: &[Row],
 ) -> anyhow::Result<Vec<Value>> {
-    let mut rows = Vec::with_capacity(images.len());
     if images.is_empty() {
-        return Ok(rows);
+        return Ok(Vec::new());
     }
-    let request = SimilarityRequest {
-        model: None,
-        images: ImageSide::Embeddings(matrix(images)),
-        texts: TextSide::Embeddings(columns.clone()),
-        truncate: true,
-        max_num_patches: None,
-        pairing: Pairing::All,
-        kinds: vec![ScoreKind::Cosine, ScoreKind::Logit, ScoreKind::Probability],
-    };
-    let scored = engine.similarity(request, &Context::patient()).await?;
+    let sides = (ImageSide::Embeddings(matrix(images)), TextSide::Embeddings(columns.clone()));
+    let scored = engine.similarity(every_score(sides), &Context::patient()).await?;
+    written_scores(&scored, texts).await
+}
+
+/// An object for each text, of each image.
+async fn written_scores(scored: &Scored, texts: &[Row]) -> anyhow::Result<Vec<Value>> {
+    let mut rows = Vec::with_capacity(scored.rows());
     for range in scored.chunks() {
         let cosines = scored.chunk(ScoreKind::Cosine, range.clone()).await?;
         let logits = scored.chunk(ScoreKind::Logit, range.clone()).await?;

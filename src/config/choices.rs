@@ -200,6 +200,37 @@ impl FromStr for TextNormalization {
     }
 }
 
+/// Which token stands before a text that BLIP's matching head reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MatchingToken {
+    /// The tokenizer's own `[CLS]`, as transformers has it.
+    #[default]
+    Cls,
+    /// `[ENC]`, as the models were trained.
+    Enc,
+}
+
+impl fmt::Display for MatchingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cls => "cls",
+            Self::Enc => "enc",
+        })
+    }
+}
+
+impl FromStr for MatchingToken {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "cls" => Ok(Self::Cls),
+            "enc" => Ok(Self::Enc),
+            _ => Err(format!("`{text}` is neither cls nor enc")),
+        }
+    }
+}
+
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {

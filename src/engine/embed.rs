@@ -27,6 +27,8 @@ pub struct EmbedRequest {
     /// Most patches of each picture, where the model reads pictures in variable resolution; as many as the
     /// model takes by itself where it is not set.
     pub max_num_patches: Option<u32>,
+    /// Whether an image may have several vectors, of a model that gives several.
+    pub multi_vector: bool,
 }
 
 impl Default for EmbedRequest {
@@ -38,6 +40,7 @@ impl Default for EmbedRequest {
             normalize: true,
             truncate: true,
             max_num_patches: None,
+            multi_vector: false,
         }
     }
 }
@@ -68,6 +71,10 @@ pub struct Embedded {
     pub model: Arc<str>,
     /// One row an item, in the order of the request.
     pub embeddings: Vec<Embedding>,
+    /// Values of one vector.
+    pub dimensions: usize,
+    /// The places of items whose row is several vectors, one behind the other, in order.
+    pub several: Vec<usize>,
     /// What it consumed.
     pub usage: Usage,
     /// The places of texts that were cut, in order.
@@ -81,6 +88,10 @@ pub struct EmbeddedItems {
     pub model: Arc<str>,
     /// One row or error an item, in the order of the request.
     pub items: Vec<Result<Embedding, Error>>,
+    /// Values of one vector.
+    pub dimensions: usize,
+    /// The places of items whose row is several vectors, one behind the other, in order.
+    pub several: Vec<usize>,
     /// What the items that succeeded consumed.
     pub usage: Usage,
     /// The places of texts that were cut, in order.
@@ -89,8 +100,9 @@ pub struct EmbeddedItems {
 
 impl From<Embedded> for EmbeddedItems {
     fn from(embedded: Embedded) -> Self {
-        let Embedded { model, embeddings, usage, truncated } = embedded;
-        Self { model, items: embeddings.into_iter().map(Ok).collect(), usage, truncated }
+        let Embedded { model, embeddings, dimensions, several, usage, truncated } = embedded;
+        let items = embeddings.into_iter().map(Ok).collect();
+        Self { model, items, dimensions, several, usage, truncated }
     }
 }
 
@@ -130,10 +142,10 @@ impl Engine {
     /// The first item's error with its index as the field (`input[3]`), all failed items listed in
     /// [`Error::items`]; or a limit's error before any work.
     pub async fn embed(&self, request: EmbedRequest, context: &Context) -> Result<Embedded, Error> {
-        let EmbeddedItems { model, items, usage, truncated } =
+        let EmbeddedItems { model, items, dimensions, several, usage, truncated } =
             self.embed_items(request, context).await?;
         let embeddings = all_or_errors(items)?;
-        Ok(Embedded { model, embeddings, usage, truncated })
+        Ok(Embedded { model, embeddings, dimensions, several, usage, truncated })
     }
 
     /// Embeds every item of a request that can be embedded; each of the others has its own error.
@@ -150,10 +162,23 @@ impl Engine {
         let model = self.registry.get(request.model.as_deref())?;
         self.check_count("input", request.inputs.len(), self.limits.items())?;
         let dimensions = checked_dimensions(request.dimensions, model.card.embedding_dim)?;
-        let options = self.item_options(model, request.truncate, request.max_num_patches)?;
+        let mut options = self.item_options(model, request.truncate, request.max_num_patches)?;
+        let mut vectors = request.inputs.len();
+        let mut several = Vec::new();
+        if request.multi_vector {
+            let Some(queries) = model.card.queries else {
+                let message = "the model gives one vector for an item";
+                return Err(Error::invalid("multi_vector", message));
+            };
+            options = options.with_several_vectors();
+            let places = request.inputs.iter().enumerate();
+            let images = places.filter(|(_, input)| matches!(input, Input::Image(_)));
+            several.extend(images.map(|(place, _)| place));
+            vectors += several.len().saturating_mul(queries.count);
+        }
         let batch = Batch::new("input", request.inputs);
         self.admit((model, context), batch.inputs.len(), batch.held_bytes())?;
-        let response = batch.inputs.len().saturating_mul(dimensions).saturating_mul(VALUE_BYTES);
+        let response = vectors.saturating_mul(dimensions).saturating_mul(VALUE_BYTES);
         self.admit_response((model, context), response)?;
         let work = self.answers(model, batch, options, context);
         let answers = until_deadline(context, async { Ok(work.await) }).await?;
@@ -165,13 +190,23 @@ impl Engine {
         let mut usage = Usage::default();
         let mut shape = |(row, used): (Embedding, Usage)| {
             usage += used;
-            shaped(&row, dimensions, request.normalize)
+            let whole = model.card.embedding_dim;
+            if row.dim() == whole {
+                return shaped(&row, dimensions, request.normalize);
+            }
+            let each = row
+                .as_slice()
+                .chunks_exact(whole)
+                .map(|vector| shaped(&Embedding::new(vector), dimensions, request.normalize));
+            let all: Vec<f32> = each.flat_map(|vector| vector.as_slice().to_vec()).collect();
+            Embedding::new(all)
         };
         let items: Vec<_> = answers.into_iter().map(|answer| answer.map(&mut shape)).collect();
         if let Some(error) = unavailable(&items) {
             return Err(error);
         }
-        Ok(EmbeddedItems { model: model.name.as_str().into(), items, usage, truncated })
+        let model = model.name.as_str().into();
+        Ok(EmbeddedItems { model, items, dimensions, several, usage, truncated })
     }
 
     /// Embeds admitted items side by side, in order. The rows are not normalised.

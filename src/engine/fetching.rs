@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use super::{Context, Engine, ImageInput};
+use futures::{StreamExt, stream};
+
+use super::{Context, Engine, ImageInput, Input, embed::Batch, tiles::Target};
 use crate::{
     error::{Code, Error},
     fetch::{FetchError, Fetched, Slot},
@@ -30,6 +32,46 @@ impl Engine {
         Ok((ImageInput::Encoded(bytes), Some(slot)))
     }
 
+    /// The same for an image that is read more than once, or later: its bytes count like those that were sent.
+    pub(super) async fn fetched_and_counted(
+        &self,
+        model: &Model,
+        image: ImageInput,
+        context: &Context,
+    ) -> Result<ImageInput, Error> {
+        let sent = image.held_bytes();
+        let (image, slot) = self.fetched(image, context).await?;
+        if slot.is_some() {
+            self.admit((model, context), 0, image.held_bytes().saturating_sub(sent))?;
+        }
+        Ok(image)
+    }
+
+    /// Items of which every image that is named by a URL is fetched, for who reads them twice.
+    ///
+    /// # Errors
+    /// Every failed item's, its field named as in the request.
+    pub(super) async fn fetched_once(
+        &self,
+        model: &Model,
+        batch: Batch,
+        context: &Context,
+    ) -> Result<Batch, Error> {
+        let Batch { field, inputs, inputs_per_name } = batch;
+        let count = inputs.len().max(1);
+        let each = inputs.into_iter().enumerate().map(|(index, input)| async move {
+            let Input::Image(image @ ImageInput::Url(_)) = input else { return Ok(input) };
+            let fetched = self.fetched_and_counted(model, image, context).await;
+            let name = format!("{field}[{}]", index / inputs_per_name.max(1));
+            fetched.map(Input::Image).map_err(|error| error.with_field(name))
+        });
+        let each: Vec<_> = stream::iter(each).buffered(count).collect().await;
+        let (inputs, errors): (Vec<_>, Vec<_>) = each.into_iter().partition(Result::is_ok);
+        let errors = errors.into_iter().filter_map(Result::err).collect();
+        let inputs = inputs.into_iter().flatten().collect();
+        Error::of_items(errors).map_or(Ok(Batch { field, inputs, inputs_per_name }), Err)
+    }
+
     /// The prepared pixels of an image, whatever it was sent as.
     pub(super) async fn pixels(
         &self,
@@ -44,7 +86,7 @@ impl Engine {
         let (image, slot) = self.fetched(image, context).await?;
         let started = Instant::now();
         let encoded = self.encoded(image, context).await?;
-        let prepared = self.prepare(model, encoded, size, context).await?;
+        let prepared = self.prepare(model, encoded, Target::Size(size), context).await?;
         drop(slot);
         self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
         self.note(context, Stage::Decode, started);

@@ -1,5 +1,7 @@
 //! The way of one item: from what the client sent to an unnormalised embedding.
 
+mod faults;
+
 use std::{
     borrow::Cow,
     sync::{Arc, atomic::Ordering},
@@ -8,14 +10,16 @@ use std::{
 
 use bytes::Bytes;
 
+pub(super) use self::faults::{batch_error, no_text_tower};
+use self::faults::{check_vectors, decoder_panicked};
 use super::{
     Context, Engine, ImageInput, Input, Usage, given_up::OnItsWay, input::refuse_image_data,
+    tiles::Target,
 };
 use crate::{
     batch::{Answer, BatchError},
     cache::Key,
     config::Limit,
-    cpu_pool::JobPanicked,
     decoder::Decoder,
     embedding::Embedding,
     error::{Code, Error},
@@ -36,12 +40,19 @@ pub(super) struct ItemOptions {
     truncate: bool,
     /// To which size pictures are resized.
     size: TargetSize,
+    /// Whether an image may have several vectors, one behind the other.
+    several_vectors: bool,
 }
 
 impl ItemOptions {
     /// To which size images are resized.
     pub(super) fn size(self) -> TargetSize {
         self.size
+    }
+
+    /// The same for who reads several vectors of an image.
+    pub(super) fn with_several_vectors(self) -> Self {
+        Self { several_vectors: true, ..self }
     }
 }
 
@@ -54,7 +65,7 @@ impl Engine {
         max_num_patches: Option<u32>,
     ) -> Result<ItemOptions, Error> {
         let size = self.image_size(model, max_num_patches)?;
-        Ok(ItemOptions { truncate, size })
+        Ok(ItemOptions { truncate, size, several_vectors: false })
     }
 
     /// To which size the pictures of a request are resized.
@@ -118,6 +129,9 @@ impl Engine {
         options: ItemOptions,
         context: &Context,
     ) -> Result<(Embedding, Usage), Error> {
+        if let (Input::Image(_), Some(queries)) = (&input, model.card.queries) {
+            check_vectors(queries, options)?;
+        }
         match input {
             Input::Text(text) => self.embed_text(model, text, options.truncate, context).await,
             Input::TokenIds(ids) => self.embed_ids(model, &ids, context).await,
@@ -250,7 +264,7 @@ impl Engine {
         };
         let (key, encoded) = self.on_pool(context, hash).await.map_err(decoder_panicked)??;
         let compute = async {
-            let prepared = self.prepare(model, encoded, size, context).await?;
+            let prepared = self.prepare(model, encoded, Target::Size(size), context).await?;
             drop(slot);
             self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
             self.note(context, Stage::Decode, started);
@@ -266,7 +280,7 @@ impl Engine {
         &self,
         model: &Model,
         encoded: Encoded,
-        size: TargetSize,
+        target: Target,
         context: &Context,
     ) -> Result<Prepared, Error> {
         let Encoded { bytes, header } = encoded;
@@ -278,14 +292,22 @@ impl Engine {
             error
         })?;
         let item = OnItsWay::new(&self.metrics, context);
-        let memory = self.decode_memory.take(Decoder::memory(&bytes, header)).await;
+        let memory = target.memory(&bytes, header);
+        let memory = self.decode_memory.take(memory).await;
         let (limits, decoding) = (self.image_limits(), self.decoding);
-        let spec = ImageSpec { size, ..model.image.clone() };
+        let spec = model.image.clone();
         let decoder = Arc::clone(&self.decoder);
         // What decoding takes is free when it ends: it goes on after its caller has left.
         let held = (pixels, memory, context.work.clone());
         let job = move || {
-            let prepared = decoder.prepare((&bytes, header), &spec, &limits, decoding);
+            let image = (&bytes[..], header);
+            let prepared = match target {
+                Target::Size(size) => {
+                    let spec = ImageSpec { size, ..spec };
+                    decoder.prepare(image, &spec, &limits, decoding)
+                }
+                Target::Views(tiling) => decoder.views(image, (&spec, &tiling), &limits, decoding),
+            };
             drop(held);
             prepared
         };
@@ -319,11 +341,6 @@ impl Engine {
     }
 }
 
-/// The error for a text sent to a model that has no text tower.
-pub(super) fn no_text_tower(model: &Model) -> Error {
-    Error::new(Code::InvalidRequest, format!("the model `{}` embeds images only", model.name))
-}
-
 /// What a cached picture depends on besides its bytes and the model: the arithmetic, and its resolution where
 /// requests may choose it.
 fn preprocessing(decoding: Decoding, size: TargetSize) -> Cow<'static, str> {
@@ -348,28 +365,14 @@ pub(super) struct Encoded {
 }
 
 impl Encoded {
+    /// What the header says.
+    pub(super) fn header(&self) -> Header {
+        self.header
+    }
+
     fn read(image: ImageInput, decoder: &Decoder, limits: &ImageLimits) -> Result<Self, Error> {
         let bytes = image.into_encoded()?;
         let header = decoder.inspect(&bytes, limits)?;
         Ok(Self { bytes, header })
     }
-}
-
-fn decoder_panicked(error: JobPanicked) -> Error {
-    Error::new(Code::UndecodableImage, "the image cannot be decoded").with_source(error)
-}
-
-/// A row's failure, as the caller sees it.
-pub(super) fn batch_error(error: BatchError) -> Error {
-    let code = match error {
-        BatchError::Full { retry_after } => {
-            return Error::new(Code::Overloaded, "the queue is full; retry later")
-                .with_retry_after(retry_after);
-        }
-        BatchError::Expired => Code::DeadlineExceeded,
-        BatchError::Closed => Code::ShuttingDown,
-        BatchError::WorkerGone | BatchError::Tower(_) => Code::DeviceFailed,
-        BatchError::NotFinite => Code::Internal,
-    };
-    Error::new(code, error.to_string()).with_source(error)
 }

@@ -54,8 +54,12 @@ impl Engine {
         let mut errors = Vec::new();
         for (index, text) in texts.into_iter().enumerate() {
             match self.tokens(model, text, options, context).await {
-                Ok((text, used)) => {
+                Ok((mut text, used)) => {
                     usage += used;
+                    if let Some(start) = model.card.matching_start {
+                        let rest = text.ids.iter().skip(1).copied();
+                        text.ids = std::iter::once(start).chain(rest).collect();
+                    }
                     tokens.push(text);
                 }
                 Err(error) => {

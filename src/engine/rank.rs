@@ -27,7 +27,13 @@ pub struct RankRequest {
     pub documents: Side,
     /// Whether a text that is too long is cut; otherwise it is refused.
     pub truncate: bool,
+    /// How many documents of one query a matching head judges, of a model with one: those with the largest cosines. The
+    /// others follow in the order of their cosines. All where it is not set, none at 0.
+    pub rerank_top_k: Option<usize>,
 }
+
+/// How many documents a matching head judges where a rerank does not say: as many as BLIP's authors did on Flickr.
+pub const RERANK_TOP_K: usize = 128;
 
 /// How well a document fits a query.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,34 +89,47 @@ impl Engine {
     /// The first failed item's error, its field named as in the request; [`crate::error::Code::InvalidRequest`]
     /// for numbers of queries and documents that do not fit; or a limit's error before any work.
     pub async fn rank(&self, request: RankRequest, context: &Context) -> Result<Ranked, Error> {
-        let RankRequest { model, queries, documents, truncate } = request;
+        let RankRequest { model, queries, documents, truncate, rerank_top_k } = request;
         let model = self.registry.get(model.as_deref())?;
         for side in [&queries, &documents] {
             self.check_count(side.field, side.inputs.len(), self.limits.items())?;
         }
         check_pairing(&queries, &documents)?;
-        let options = self.item_options(model, truncate, None)?;
+        let options = self.item_options(model, truncate, None)?.with_several_vectors();
         let kinds = [&queries, &documents].map(kinds);
         let name = (queries.inputs.len() == 1).then_some(queries.field);
         let [queries, documents] =
             [queries, documents].map(|side| Batch::new(side.field, side.inputs));
-        let head = match model.card.scorer {
-            Some(Scorer::Matching) => HeadPairs::of(&queries.inputs, &documents.inputs),
+        let most = rerank_top_k.unwrap_or(usize::MAX);
+        let head = |queries: &Batch, documents: &Batch| match model.card.scorer {
+            Some(Scorer::Matching) if most > 0 => HeadPairs::of(&queries.inputs, &documents.inputs),
             _ => None,
         };
-        let passes = head.as_ref().map_or(0, |pairs| pairs.documents.len());
+        let by_head = head(&queries, &documents);
+        let passes = by_head.as_ref().map_or(0, |pairs| pairs.documents.len().min(most));
         self.admit(
             (model, context),
             queries.inputs.len() + documents.inputs.len() + passes,
             queries.held_bytes() + documents.held_bytes(),
         )?;
-        let queries = async {
-            let rows = self.embed_batch(model, queries, options, context).await;
-            rows.map_err(|error| match name {
-                Some(name) => error.map_field(|_| name.to_owned()),
-                None => error,
-            })
+        let named = |error: Error| match name {
+            Some(name) => error.map_field(|_| name.to_owned()),
+            None => error,
         };
+        let (queries, documents, head) = if by_head.is_some() {
+            // The head and the vectors read the same images.
+            let fetched = async {
+                let queries = self.fetched_once(model, queries, context).await.map_err(named)?;
+                Ok((queries, self.fetched_once(model, documents, context).await?))
+            };
+            let (queries, documents) = until_deadline(context, fetched).await?;
+            let head = head(&queries, &documents);
+            (queries, documents, head)
+        } else {
+            (queries, documents, None)
+        };
+        let queries =
+            async { self.embed_batch(model, queries, options, context).await.map_err(named) };
         let documents = self.embed_batch(model, documents, options, context);
         let work = async { tokio::try_join!(queries, documents) };
         let ((queries, mut usage), (documents, used)) = until_deadline(context, work).await?;
@@ -118,7 +137,8 @@ impl Engine {
         self.metrics.pairs.inc_by(documents.len() as u64);
         let pair = |document: usize| {
             let query = document % queries.len();
-            let cosine = cosine(&queries[query], &documents[document]);
+            let dim = model.card.embedding_dim;
+            let cosine = best_cosine(&queries[query], &documents[document], dim);
             let mut pair = Pair { document, cosine, logit: None, probability: None };
             if kinds[0][query] != kinds[1][document] {
                 let scorer = model.card.scorer.ok_or_else(|| item::no_text_tower(model))?;
@@ -128,12 +148,22 @@ impl Engine {
             Ok(pair)
         };
         let mut pairs = (0..documents.len()).map(pair).collect::<Result<Vec<_>, Error>>()?;
-        if let Some(HeadPairs { documents, sides, pairing }) = head {
+        if let Some(head) = head {
+            let (HeadPairs { documents, sides, pairing }, others) = head.best(&pairs, most);
             let work = self.matched(model, sides, (pairing, options), context);
             let (logits, _) = until_deadline(context, work).await?;
-            for (document, &logit) in documents.into_iter().zip(&logits.data) {
+            let mut judge = |document: usize, logit: f32| {
                 pairs[document].logit = Some(logit);
                 pairs[document].probability = Scorer::Matching.pair_probability(logit);
+                pairs[document].cosine
+            };
+            for (document, &logit) in documents.into_iter().zip(&logits.data) {
+                judge(document, logit);
+            }
+            let least = logits.data.iter().copied().fold(f32::INFINITY, f32::min);
+            for (document, cosine) in others {
+                // Behind all that were judged, in their own order.
+                judge(document, least - (1.0 - cosine));
             }
         }
         if kinds[0][..] == [true]
@@ -154,6 +184,25 @@ struct HeadPairs {
 }
 
 impl HeadPairs {
+    /// The pairs with the largest cosines, and the documents of the others with theirs.
+    fn best(mut self, pairs: &[Pair], most: usize) -> (Self, Vec<(usize, f32)>) {
+        let mut order: Vec<usize> = (0..self.documents.len()).collect();
+        let cosine = |at: &usize| pairs[self.documents[*at]].cosine;
+        order.sort_by(|a, b| cosine(b).total_cmp(&cosine(a)));
+        let rest = order.split_off(most.min(order.len()));
+        let others = rest.iter().map(|at| (self.documents[*at], cosine(at))).collect();
+        order.sort_unstable();
+        fn kept<T: Clone>(items: &[T], order: &[usize]) -> Vec<T> {
+            order.iter().map(|&at| items[at].clone()).collect()
+        }
+        self.documents = kept(&self.documents, &order);
+        self.sides.texts.1 = kept(&self.sides.texts.1, &order);
+        if self.pairing == Pairing::Zip {
+            self.sides.images.1 = kept(&self.sides.images.1, &order);
+        }
+        (self, others)
+    }
+
     /// None where no query and its document are of different kinds.
     fn of(queries: &[Input], documents: &[Input]) -> Option<Self> {
         let mut pairs = Self {
@@ -211,6 +260,19 @@ fn check_pairing(queries: &Side, documents: &Side) -> Result<(), Error> {
     }
     let message = format!("{given} queries for {needed} documents: give one, or one for each");
     Err(Error::invalid(queries.field, message))
+}
+
+/// The largest cosine over the vectors of both rows.
+fn best_cosine(a: &Embedding, b: &Embedding, dim: usize) -> f32 {
+    let vectors = |row: &Embedding| -> Vec<Embedding> {
+        row.as_slice().chunks_exact(dim.max(1)).map(Embedding::new).collect()
+    };
+    if a.dim() == b.dim() && a.dim() == dim {
+        return cosine(a, b);
+    }
+    let (a, b) = (vectors(a), vectors(b));
+    let pairs = a.iter().flat_map(|a| b.iter().map(move |b| cosine(a, b)));
+    pairs.fold(-1.0, f32::max)
 }
 
 /// The cosine of two rows, accumulated in f64; 0 where one of them has no direction.

@@ -49,15 +49,19 @@ pub struct Scored {
 pub(super) enum Vectors {
     /// Every image with every text.
     All {
-        /// `[rows, dim]`
+        /// `[rows * vectors, dim]`
         images: Tensor,
+        /// Vectors of one image: the cosine of a pair is the largest over them.
+        vectors: usize,
         /// `[dim, columns]`, a transposed view.
         texts: Tensor,
     },
     /// The image and the text of the same place.
     Zip {
-        /// `[rows, dim]`
+        /// `[rows * vectors, dim]`
         images: Arc<Matrix>,
+        /// Vectors of one image.
+        vectors: usize,
         /// `[rows, dim]`
         texts: Arc<Matrix>,
     },
@@ -65,36 +69,47 @@ pub(super) enum Vectors {
 
 impl Vectors {
     /// Normalises both sides.
+    ///
+    /// * `vectors`: how many of the first matrix's rows are of one image
     pub(super) fn new(
-        pairing: Pairing,
+        (pairing, vectors): (Pairing, usize),
         (mut images, mut texts): (Matrix, Matrix),
     ) -> Result<Self, Error> {
         match pairing {
             Pairing::All => Ok(Self::All {
                 images: normalized_tensor(images).map_err(Error::internal)?,
+                vectors,
                 texts: normalized_tensor(texts).and_then(|t| t.t()).map_err(Error::internal)?,
             }),
             Pairing::Zip => {
                 normalize_rows(&mut images);
                 normalize_rows(&mut texts);
-                Ok(Self::Zip { images: images.into(), texts: texts.into() })
+                Ok(Self::Zip { images: images.into(), vectors, texts: texts.into() })
             }
         }
     }
 
     fn cosines(&self, rows: Range<usize>) -> Result<Vec<f32>, Error> {
         match self {
-            Self::All { images, texts } => {
+            Self::All { images, vectors, texts } => {
                 let product = || {
-                    let images = images.narrow(0, rows.start, rows.len())?;
-                    images.matmul(texts)?.flatten_all()?.to_vec1::<f32>()
+                    let images = images.narrow(0, rows.start * vectors, rows.len() * vectors)?;
+                    let cosines = images.matmul(texts)?;
+                    let cosines = match vectors {
+                        1 => cosines,
+                        _ => cosines.reshape((rows.len(), *vectors, texts.dim(1)?))?.max(1)?,
+                    };
+                    cosines.flatten_all()?.to_vec1::<f32>()
                 };
                 product().map_err(Error::internal)
             }
-            Self::Zip { images, texts } => {
+            Self::Zip { images, vectors, texts } => {
                 let cosine = |row: usize| {
-                    let pairs = images.row(row).iter().zip(texts.row(row));
-                    pairs.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>() as f32
+                    let each = (row * vectors..(row + 1) * vectors).map(|image| {
+                        let pairs = images.row(image).iter().zip(texts.row(row));
+                        pairs.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>() as f32
+                    });
+                    each.fold(f32::NEG_INFINITY, f32::max)
                 };
                 Ok(rows.map(cosine).collect())
             }
@@ -111,7 +126,7 @@ impl Scored {
         (images, texts): (Matrix, Matrix),
     ) -> Result<Self, Error> {
         let (rows, columns) = (images.rows, texts.rows);
-        let vectors = Some(Vectors::new(Pairing::All, (images, texts))?);
+        let vectors = Some(Vectors::new((Pairing::All, 1), (images, texts))?);
         Ok(Self { model, usage, scorer, vectors, logits: None, rows, columns, permit: None })
     }
 
@@ -155,7 +170,11 @@ impl Scored {
 
     /// The row ranges to ask [`Scored::chunk`] for, each of bounded size, in order.
     pub fn chunks(&self) -> impl Iterator<Item = Range<usize>> + Send + use<> {
-        let step = (CHUNK_SCORES / self.columns.max(1)).max(1);
+        let vectors = match &self.vectors {
+            Some(Vectors::All { vectors, .. }) => *vectors,
+            Some(Vectors::Zip { .. }) | None => 1,
+        };
+        let step = (CHUNK_SCORES / (self.columns * vectors).max(1)).max(1);
         let rows = self.rows;
         (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
     }

@@ -60,7 +60,7 @@ impl From<ImageSide> for Side {
             ImageSide::Images(images) => {
                 Self::Items(Batch::new("images", images.into_iter().map(Input::Image).collect()))
             }
-            ImageSide::Embeddings(rows) => Self::Given { field: "image_embeddings", rows },
+            ImageSide::Embeddings(rows) => Self::Given { field: IMAGE_EMBEDDINGS, rows },
         }
     }
 }
@@ -140,6 +140,7 @@ impl Engine {
             return Err(Error::invalid("pairs", message));
         }
         let options = self.item_options(model, request.truncate, request.max_num_patches)?;
+        let options = options.with_several_vectors();
         let shape = match pairing {
             Pairing::All => [images.rows(), texts.rows()],
             Pairing::Zip => [images.rows(), 1],
@@ -154,6 +155,13 @@ impl Engine {
         let work = async {
             let mut usage = Usage::default();
             let mut logits = None;
+            let images = match images {
+                // The head and the vectors read the same image.
+                Side::Items(batch) if by_head && by_vectors => {
+                    Side::Items(self.fetched_once(model, batch, context).await?)
+                }
+                images => images,
+            };
             if by_head {
                 let sides = sides(&images, &texts)?;
                 let (matched, used) =
@@ -169,7 +177,7 @@ impl Engine {
                 )?;
                 usage = used;
                 usage += texts_used;
-                vectors = Some(Vectors::new(pairing, (images, texts))?);
+                vectors = Some(Vectors::new((pairing, vectors_of(model)), (images, texts))?);
             }
             Ok((usage, vectors, logits))
         };
@@ -188,7 +196,8 @@ impl Engine {
             Side::Given { field, rows } => {
                 let limit = Limit::count(self.limits.max_embeddings, "limits.max_embeddings");
                 self.check_count(field, rows.rows, limit)?;
-                check_rows(field, rows, model.card.embedding_dim)
+                let vectors = if *field == IMAGE_EMBEDDINGS { vectors_of(model) } else { 1 };
+                check_rows(field, rows, vectors * model.card.embedding_dim)
             }
         }
     }
@@ -206,7 +215,11 @@ impl Engine {
                 let (rows, usage) = self.embed_batch(model, batch, options, context).await?;
                 Ok((stack(&rows, model.card.embedding_dim), usage))
             }
-            Side::Given { rows, .. } => Ok((rows, Usage::default())),
+            Side::Given { rows: Matrix { dim, data, .. }, .. } => {
+                // A row may be several vectors, one behind the other.
+                let vector = model.card.embedding_dim.min(dim).max(1);
+                Ok((Matrix { rows: data.len() / vector, dim: vector, data }, Usage::default()))
+            }
         }
     }
 }
@@ -234,13 +247,18 @@ fn sides(images: &Side, texts: &Side) -> Result<Sides, Error> {
     })
 }
 
-/// Rows side by side in one matrix.
+/// The name of stored embeddings of images.
+const IMAGE_EMBEDDINGS: &str = "image_embeddings";
+
+/// Vectors of one image.
+fn vectors_of(model: &Model) -> usize {
+    model.card.queries.map_or(1, |queries| queries.count)
+}
+
+/// Vectors side by side in one matrix. A row may be several, one behind the other.
 pub(super) fn stack(rows: &[Embedding], dim: usize) -> Matrix {
-    let mut data = Vec::with_capacity(rows.len() * dim);
-    for row in rows {
-        data.extend_from_slice(row.as_slice());
-    }
-    Matrix { rows: rows.len(), dim, data }
+    let data: Vec<f32> = rows.iter().flat_map(|row| row.as_slice()).copied().collect();
+    Matrix { rows: data.len() / dim.max(1), dim, data }
 }
 
 /// Given rows must have the model's width, and finite values that are not all zero: the direction of a

@@ -3,6 +3,7 @@
 //! Only what the wire leaves open is checked here (a `oneof` without a value, a matrix whose shape does
 //! not fit its values); what a request may ask for is the engine's to judge.
 
+mod captions;
 mod classify;
 mod features;
 mod stream;
@@ -10,6 +11,7 @@ mod stream;
 use std::time::{Duration, Instant};
 
 pub(super) use self::{
+    captions::{caption_message, caption_request, token_message},
     classify::{classify_message, classify_request},
     features::{features_message, features_request},
     stream::{stream_answer, stream_options, stream_row},
@@ -50,6 +52,7 @@ pub(super) fn embed_request(message: proto::EmbedRequest) -> Result<(EmbedReques
         normalize: message.normalized.unwrap_or(true),
         truncate: message.truncate.unwrap_or(true),
         max_num_patches: message.max_num_patches,
+        multi_vector: false,
     };
     Ok((request, by_item))
 }

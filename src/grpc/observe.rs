@@ -14,14 +14,25 @@ use crate::{
 };
 
 /// The methods that are counted and timed, by their route label.
-pub(super) const ROUTES: [&str; 7] =
-    [EMBED, SIMILARITY, CLASSIFY, FEATURES, EMBED_STREAM, INFER, HEALTH_CHECK];
+pub(super) const ROUTES: [&str; 9] = [
+    EMBED,
+    SIMILARITY,
+    CLASSIFY,
+    FEATURES,
+    CAPTION,
+    CAPTION_STREAM,
+    EMBED_STREAM,
+    INFER,
+    HEALTH_CHECK,
+];
 const EMBED: &str = "/siglip.v1.EmbeddingService/Embed";
 const SIMILARITY: &str = "/siglip.v1.EmbeddingService/Similarity";
 const CLASSIFY: &str = "/siglip.v1.EmbeddingService/Classify";
 /// Its bytes are bounded row by row, not as one message.
 pub(super) const EMBED_STREAM: &str = "/siglip.v1.EmbeddingService/EmbedStream";
 const FEATURES: &str = "/siglip.v1.EmbeddingService/Features";
+const CAPTION: &str = "/siglip.v1.EmbeddingService/Caption";
+const CAPTION_STREAM: &str = "/siglip.v1.EmbeddingService/CaptionStream";
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     call::Call,
+    captions::{self, CaptionStream},
     convert::{self, Comparison},
     embedding, proto,
     rows::Rows,
@@ -148,6 +149,19 @@ impl EmbeddingService {
         Ok(proto::FeaturesResponse { timings, ..response })
     }
 
+    async fn captioned(
+        &self,
+        message: proto::CaptionRequest,
+        call: Call,
+    ) -> Result<proto::CaptionResponse, Error> {
+        let context = call.context();
+        let (request, by_item) = convert::caption_request(message)?;
+        let captioned = self.engine.caption(request, |_| async {}, &context).await?;
+        let response = convert::caption_message(captioned, by_item)?;
+        let timings = Some(convert::timings(&context.timings, call.received));
+        Ok(proto::CaptionResponse { timings, ..response })
+    }
+
     fn note_encoded(&self, context: &Context, started: Instant) {
         let time = started.elapsed();
         context.timings.record(Stage::Encode, time);
@@ -215,5 +229,24 @@ impl embedding::EmbeddingService for EmbeddingService {
     ) -> Result<Response<proto::FeaturesResponse>, Status> {
         let (message, call) = accept(request).map_err(status)?;
         self.seen(message, call).await.map(Response::new).map_err(status)
+    }
+
+    async fn caption(
+        &self,
+        request: Request<proto::CaptionRequest>,
+    ) -> Result<Response<proto::CaptionResponse>, Status> {
+        let (message, call) = accept(request).map_err(status)?;
+        self.captioned(message, call).await.map(Response::new).map_err(status)
+    }
+
+    type CaptionStreamStream = CaptionStream;
+
+    async fn caption_stream(
+        &self,
+        request: Request<proto::CaptionRequest>,
+    ) -> Result<Response<CaptionStream>, Status> {
+        let (message, call) = accept(request).map_err(status)?;
+        let request = convert::caption_request(message).map_err(status)?;
+        Ok(Response::new(captions::stream(Arc::clone(&self.engine), request, call)))
     }
 }

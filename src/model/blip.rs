@@ -1,9 +1,9 @@
 //! BLIP: retrieval checkpoints, which embed and match, and captioning checkpoints.
 
-mod config;
+pub(super) mod config;
 mod decoder;
-mod text;
-mod vision;
+pub(super) mod text;
+pub(super) mod vision;
 
 use self::{
     config::{BlipConfig, Purpose},
@@ -46,6 +46,28 @@ impl BlipConfig {
     }
 }
 
+/// How images are prepared: squashed to a square.
+///
+/// * `side`: pixels of its side
+///
+/// # Errors
+/// Names the file and the key at fault.
+pub(super) fn squashed(files: &Checkpoint, side: usize) -> Result<ImageSpec, LoadError> {
+    let (file, json) = files.preprocessor();
+    let at_fault = |message: String| LoadError::new(format!("{file}: {message}"));
+    let pixels = u32::try_from(side)
+        .map_err(|_| LoadError::new("config.json: vision_config.image_size is too large"))?;
+    let spec = ImageSpec::parse_squashed(json, pixels);
+    let spec = spec.map_err(|error| at_fault(error.to_string()))?;
+    if spec.size != (TargetSize::Fixed { height: pixels, width: pixels }) {
+        let [height, width] = spec.size.of(pixels, pixels);
+        return Err(at_fault(format!(
+            "size is {height} x {width}, but config.json has an image_size of {side}"
+        )));
+    }
+    Ok(spec)
+}
+
 impl Architecture for BlipConfig {
     fn description(&self) -> Description {
         let encoder = &self.vision.encoder;
@@ -53,26 +75,15 @@ impl Architecture for BlipConfig {
             family: "blip",
             patch_size: self.vision.patch_size,
             leading_tokens: 1,
+            last_state_is_normed: true,
             vision_layers: encoder.num_hidden_layers,
             vision_width: encoder.hidden_size,
+            queries: None,
         }
     }
 
     fn image_spec(&self, files: &Checkpoint) -> Result<ImageSpec, LoadError> {
-        let (file, json) = files.preprocessor();
-        let at_fault = |message: String| LoadError::new(format!("{file}: {message}"));
-        let side = self.vision.image_size;
-        let pixels = u32::try_from(side)
-            .map_err(|_| LoadError::new("config.json: vision_config.image_size is too large"))?;
-        let spec = ImageSpec::parse_squashed(json, pixels);
-        let spec = spec.map_err(|error| at_fault(error.to_string()))?;
-        if spec.size != (TargetSize::Fixed { height: pixels, width: pixels }) {
-            let [height, width] = spec.size.of(pixels, pixels);
-            return Err(at_fault(format!(
-                "size is {height} x {width}, but config.json has an image_size of {side}"
-            )));
-        }
-        Ok(spec)
+        squashed(files, self.vision.image_size)
     }
 
     fn text_layout(&self) -> Option<TextLayout> {
@@ -95,7 +106,10 @@ impl Architecture for BlipConfig {
                 Ok(Towers {
                     vision,
                     text: Some(Box::new(EncoderTower::new(text)) as _),
-                    reader: Some((Box::new(matcher) as _, ReaderInfo::Matching { start })),
+                    reader: Some((
+                        Box::new(matcher) as _,
+                        ReaderInfo::Matching { start: Some(start) },
+                    )),
                     scorer: Some(Scorer::Matching),
                     embedding_dim,
                 })

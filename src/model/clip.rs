@@ -54,8 +54,10 @@ impl Architecture for ClipConfig {
             family: "clip",
             patch_size: self.vision.patch_size,
             leading_tokens: 1,
+            last_state_is_normed: false,
             vision_layers: encoder.num_hidden_layers,
             vision_width: encoder.hidden_size,
+            queries: None,
         }
     }
 

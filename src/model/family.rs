@@ -1,7 +1,7 @@
 //! The families of models: what a family must say, and the one place that knows them all.
 
 use super::{
-    LanguageSide, LoadError, ReaderInfo, ReaderRow, Resident, Scorer, blip,
+    LanguageSide, LoadError, Queries, ReaderInfo, ReaderRow, Resident, Scorer, blip, blip2,
     checkpoint::Checkpoint,
     clip, llava,
     probe::{Answers, Probe},
@@ -67,10 +67,14 @@ pub(super) struct Description {
     pub(super) patch_size: usize,
     /// Tokens of the vision tower before those of the patches.
     pub(super) leading_tokens: usize,
+    /// Whether a layer norm stands between the last hidden state and what `last_hidden_state` is.
+    pub(super) last_state_is_normed: bool,
     /// Layers of the vision tower.
     pub(super) vision_layers: usize,
     /// Values of one token of the vision tower.
     pub(super) vision_width: usize,
+    /// What reads the vision tower for the model, where that is more than one vector.
+    pub(super) queries: Option<Queries>,
 }
 
 /// The towers of a model, on their device.
@@ -87,10 +91,10 @@ pub(super) struct Towers {
 
 /// The model types that are served, for errors.
 const MODEL_TYPES: &str = "`siglip`, `siglip2`, `siglip_vision_model`, `siglip2_vision_model`, `clip`, \
-                           `clip_vision_model`, `blip`, `llava_onevision`, `llava_next` or `llava`";
+                           `clip_vision_model`, `blip`, `blip-2`, `llava_onevision`, `llava_next` or `llava`";
 
 /// Model types that look like served ones and are not. Their vectors would be wrong.
-const RELATIVES: [(&str, &str); 16] = [
+const RELATIVES: [(&str, &str); 15] = [
     ("chinese_clip", "its text tower is a BERT"),
     ("altclip", "its text tower is an XLM-RoBERTa"),
     ("metaclip_2", "it has another tokenizer and another rule for the end of a text"),
@@ -98,7 +102,6 @@ const RELATIVES: [(&str, &str); 16] = [
     ("siglip_text_model", "it has no vision tower, and every model here has one"),
     ("clipseg", "it segments images"),
     ("mobileclip", "its vision tower is another network"),
-    ("blip-2", "it is not served yet"),
     ("align", "its towers are other networks"),
     ("flava", "its towers are other networks"),
     ("llava_llama", LLAVAS_OWN),
@@ -126,6 +129,7 @@ pub(super) fn read(files: &Checkpoint) -> Result<Box<dyn Architecture>, LoadErro
         }
         "clip" | "clip_vision_model" => clip::read(files, &root),
         "blip" => blip::read(files, &root),
+        "blip-2" => blip2::read(files, &root),
         "llava_onevision" | "llava_next" | "llava" => llava::read(files, &root),
         other => {
             let unread = root.unread("model_type", MODEL_TYPES).to_string();

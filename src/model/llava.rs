@@ -92,12 +92,21 @@ pub(super) fn read(
     let vision = config.object("vision_config").map_err(at_fault)?;
     let vision = vision.ok_or_else(|| at_fault(config.unread("vision_config", "an object")))?;
     let (tower, side) = family::vision_tower(files, &vision, kind.tower)?;
+    let language = language(config, kind, side).map_err(at_fault)?;
+    let layers = i64::try_from(tower.description().vision_layers).unwrap_or(i64::MAX);
+    if let Some(layer) =
+        language.feature_layers.iter().find(|layer| !(-layers - 1..=layers).contains(*layer))
+    {
+        return Err(LoadError::new(format!(
+            "{file}: `vision_feature_layer` is {layer}, but the tower has hidden states 0 to {layers}"
+        )));
+    }
     Ok(Box::new(Llava {
         model_type: kind.model_type,
         tower,
         side,
         processor: kind.processor,
-        language: language(config, kind, side).map_err(at_fault)?,
+        language,
     }))
 }
 

@@ -107,10 +107,20 @@ pub fn load_resident(config: &config::Model) -> Result<ResidentModel, LoadError>
         text_length: layout.filter(|_| towers.text.is_some()).map(|layout| layout.text_length),
         patch_size: description.patch_size,
         leading_tokens: description.leading_tokens,
+        last_state_is_normed: description.last_state_is_normed,
         vision_layers: description.vision_layers,
         vision_width: description.vision_width,
+        queries: description.queries,
         scorer: towers.scorer,
         reader: towers.reader.as_ref().map(|(_, info)| *info),
+        matching_start: match towers.reader {
+            Some((_, ReaderInfo::Matching { start }))
+                if config.matching_token == config::MatchingToken::Enc =>
+            {
+                start
+            }
+            _ => None,
+        },
         language,
         parameters: weights.parameters(),
         weight_bytes: weights.resident_bytes(),

@@ -11,7 +11,7 @@ mod token_embedding;
 
 pub use outputs::{Stage, Stages};
 
-pub(super) use bert::{BertConfig, BertLayer, KeyValues};
+pub(super) use bert::{BertAttention, BertConfig, BertLayer, BertMlp, CrossAttention, KeyValues};
 pub(super) use encoder::{Encoder, EncoderConfig, layer_norm, layer_norm_of};
 pub(super) use encoder_tower::{Blocks, EncoderTower};
 pub(super) use mlp::{Mlp, linear};

@@ -68,8 +68,10 @@ impl Architecture for SiglipConfig {
             family: self.vision.family(),
             patch_size: self.vision.patch_size,
             leading_tokens: 0,
+            last_state_is_normed: true,
             vision_layers: encoder.num_hidden_layers,
             vision_width: encoder.hidden_size,
+            queries: None,
         }
     }
 

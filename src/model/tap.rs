@@ -11,13 +11,15 @@ pub enum Tap {
     /// What transformers calls `hidden_states[layer]`: `[tokens, hidden_size]`, before the last norm. 0 is
     /// what goes into the first layer; the number of layers is what comes out of the last one.
     HiddenState(usize),
+    /// The states of the queries that read an image for the model: `[queries, query_width]`. Few models have them.
+    Queries,
 }
 
 impl Tap {
     /// How many of `layers` layers must run for it.
     pub(super) fn depth(self, layers: usize) -> usize {
         match self {
-            Self::Pooled | Self::LastHiddenState => layers,
+            Self::Pooled | Self::LastHiddenState | Self::Queries => layers,
             Self::HiddenState(layer) => layer,
         }
     }

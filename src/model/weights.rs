@@ -192,6 +192,19 @@ impl<'w> Scope<'w> {
         self.weights.taken.borrow_mut().extend(outside);
     }
 
+    /// Notes that every tensor at this place is known and not read.
+    pub(super) fn skip_inside(&self) {
+        let inside = format!("{}.", self.prefix);
+        let names = self.weights.shards.iter().flat_map(|shard| shard.tensors.keys());
+        let found = names.filter(|name| name.starts_with(&inside)).cloned();
+        self.weights.taken.borrow_mut().extend(found);
+    }
+
+    /// The shape of a tensor, where the checkpoint has it.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.weights.shape(&self.path(name))
+    }
+
     pub(super) fn runtime(&self) -> &'w Runtime {
         self.runtime
     }

@@ -3,6 +3,7 @@
 pub(super) mod answer;
 mod conversation;
 pub(super) mod input;
+mod options;
 mod others;
 
 use axum::{
@@ -12,12 +13,13 @@ use axum::{
 };
 use bytes::Bytes;
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use self::{
     answer::{EmbeddingsResponse, Layout},
     conversation::{Conversations, ConversationsSchema},
     input::{Inputs, Item},
+    options::{EmbeddingsForm, RawImageOptions},
 };
 use super::{
     AppState,
@@ -82,6 +84,12 @@ pub(super) struct EmbeddingsRequest {
     #[serde(default)]
     #[schema(minimum = 1)]
     max_num_patches: Option<u32>,
+    /// Whether an image has several vectors, of a model that gives several (BLIP-2). Its `embedding` is then an array
+    /// of them; in base64 they stand one behind the other, and `shape` says how many there are. Texts have one vector
+    /// as always. Without it such a model's images are refused; of any other model it is refused.
+    #[serde(default)]
+    #[schema(default = false)]
+    multi_vector: bool,
     /// What an item that fails does to the others.
     #[serde(default)]
     on_error: OnError,
@@ -174,56 +182,6 @@ pub(super) enum OnError {
     Item,
 }
 
-/// The options of a request whose body is one raw picture.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct RawImageOptions {
-    /// The model's name, where the body is a raw picture. Else it stands in the body.
-    #[serde(default)]
-    model: Option<String>,
-    /// As in the JSON body.
-    #[serde(default)]
-    encoding_format: EncodingFormat,
-    /// As in the JSON body.
-    #[serde(default)]
-    dimensions: Option<usize>,
-    /// As in the JSON body.
-    #[serde(default)]
-    normalized: Option<bool>,
-    /// As in the JSON body.
-    #[serde(default)]
-    #[param(minimum = 1)]
-    max_num_patches: Option<u32>,
-    /// As in the JSON body.
-    #[serde(default)]
-    on_error: OnError,
-}
-
-/// A form: every file is a picture, every `text` a text, in the order of the parts.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "only describes the form; `from_form` reads it")]
-pub(super) struct EmbeddingsForm {
-    /// Pictures. Any field with a file name counts as one, whatever it is called.
-    image: Vec<File>,
-    /// Texts.
-    text: Option<Vec<String>>,
-    /// As in the JSON body.
-    model: Option<String>,
-    /// As in the JSON body.
-    encoding_format: Option<EncodingFormat>,
-    /// As in the JSON body.
-    dimensions: Option<usize>,
-    /// As in the JSON body.
-    normalized: Option<bool>,
-    /// As in the JSON body.
-    truncate: Option<bool>,
-    /// As in the JSON body.
-    max_num_patches: Option<u32>,
-    /// As in the JSON body.
-    on_error: Option<OnError>,
-}
-
 impl EmbeddingsRequest {
     fn of(items: Vec<Item>) -> Self {
         Self {
@@ -236,6 +194,7 @@ impl EmbeddingsRequest {
             normalized: true,
             truncate: true,
             max_num_patches: None,
+            multi_vector: false,
             on_error: OnError::Fail,
             user: None,
             task: None,
@@ -265,6 +224,10 @@ impl EmbeddingsRequest {
             let message = "a binary answer has no place for errors: ask for JSON";
             return Err(Error::invalid("on_error", message));
         }
+        if container.is_binary() && self.multi_vector {
+            let message = "a binary answer has one row for an item: ask for JSON";
+            return Err(Error::invalid("multi_vector", message));
+        }
         Ok(Layout { container, format })
     }
 
@@ -286,6 +249,7 @@ impl EmbeddingsRequest {
             normalize: self.normalized,
             truncate: self.truncate,
             max_num_patches: self.max_num_patches,
+            multi_vector: self.multi_vector,
         };
         Ok((request, self.on_error))
     }
@@ -323,13 +287,16 @@ impl FromPayload for EmbeddingsRequest {
                 ("max_num_patches", PartContent::Text(text)) => {
                     request.max_num_patches = option("max_num_patches", &text)?;
                 }
+                ("multi_vector", PartContent::Text(text)) => {
+                    request.multi_vector = option("multi_vector", &text)?.unwrap_or_default();
+                }
                 ("on_error", PartContent::Text(text)) => {
                     request.on_error = option("on_error", &text)?.unwrap_or_default();
                 }
                 ("user", PartContent::Text(_)) => {}
                 (name, PartContent::Text(_)) => {
                     let known = "text, model, encoding_format, dimensions, normalized, truncate, \
-                                 max_num_patches, on_error";
+                                 max_num_patches, multi_vector, on_error";
                     return Err(unknown_part(name, known));
                 }
             }
@@ -345,6 +312,7 @@ impl FromPayload for EmbeddingsRequest {
             dimensions: options.dimensions,
             normalized: options.normalized.unwrap_or(true),
             max_num_patches: options.max_num_patches,
+            multi_vector: options.multi_vector,
             on_error: options.on_error,
             ..Self::of(vec![Item::Encoded(image)])
         })

@@ -1,5 +1,7 @@
 //! `POST /v1/features`: the vision tower's token maps, for models that read pictures through it.
 
+mod answer;
+mod pinpoints;
 mod write;
 
 use axum::{
@@ -11,7 +13,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use self::write::Layout;
+use self::{answer::FeaturesResponse, pinpoints::Pinpoints, write::Layout};
 use super::{
     AppState,
     body::{File, Form, FromPayload, PartContent, Payload, option, query, unknown_part},
@@ -23,11 +25,10 @@ use super::{
     negotiate::Container,
     openapi::{EXAMPLE_IMAGE, ProblemErrors},
     problem::Failure,
-    respond::Usage,
 };
 use crate::{
     embedding::Encoding,
-    engine::{self, FeatureOutput, Input},
+    engine::{self, Anyres, FeatureOutput, Input},
     error::Error,
 };
 
@@ -44,7 +45,8 @@ pub(super) struct FeaturesRequest {
     input: Inputs,
     /// The model's name; the default model where none is given.
     model: Option<String>,
-    /// `last_hidden_state` by default, `hidden_state` where a `layer` is given.
+    /// `hidden_state` where a `layer` is given. Else `last_hidden_state`, and of a model with a language model what this
+    /// one reads: the hidden state that a LLaVA model's files name, the `language_projection` of a BLIP-2 model.
     output: Option<Output>,
     /// Which hidden state, as in transformers' `hidden_states`: 0 is the embeddings' output, the number of
     /// layers the last layer's; a negative one counts from the end.
@@ -57,6 +59,12 @@ pub(super) struct FeaturesRequest {
     /// their own number, and the limit). Refused for others.
     #[schema(minimum = 1)]
     max_num_patches: Option<u32>,
+    /// `anyres` cuts each image as LLaVA does: `views` holds the whole image, squashed, and then the tiles, row by row.
+    tiles: Option<Tiles>,
+    /// With `tiles`: the sizes, `[height, width]` in pixels, of which the best one for an image is cut into tiles. Each is
+    /// a whole number of tiles of the model's image size. The checkpoint's where none are given.
+    #[schema(inline, example = json!([[384, 768], [768, 384], [768, 768]]))]
+    grid_pinpoints: Option<Pinpoints>,
     /// How the answer is written. It goes before `Accept`, which may name `application/x-npy` or
     /// `application/vnd.safetensors`; numbers in JSON by default.
     encoding_format: Option<Format>,
@@ -80,6 +88,11 @@ pub(super) struct RawImageOptions {
     #[param(minimum = 1)]
     max_num_patches: Option<u32>,
     /// As in the JSON body.
+    tiles: Option<Tiles>,
+    /// As in the JSON body, as JSON.
+    #[param(value_type = Option<String>, example = "[[384,768],[768,384],[768,768]]")]
+    grid_pinpoints: Option<Pinpoints>,
+    /// As in the JSON body.
     encoding_format: Option<Format>,
 }
 
@@ -93,6 +106,18 @@ pub(super) enum Output {
     LastHiddenState,
     /// A layer's output before the last layer norm.
     HiddenState,
+    /// The states of a BLIP-2 model's queries: `[queries, width]`.
+    Qformer,
+    /// The same, projected to words of the language model that a BLIP-2 checkpoint was made for.
+    LanguageProjection,
+}
+
+/// How an image is cut into views.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Tiles {
+    /// As LLaVA-OneVision and LLaVA-NeXT do.
+    Anyres,
 }
 
 /// The type of each value.
@@ -122,10 +147,20 @@ pub(super) enum Format {
 
 impl FeaturesRequest {
     fn of(images: Vec<Item>, options: RawImageOptions) -> Self {
-        let RawImageOptions { model, output, layer, dtype, max_num_patches, encoding_format } =
+        let RawImageOptions { model, output, layer, dtype, .. } = options;
+        let RawImageOptions { max_num_patches, tiles, grid_pinpoints, encoding_format, .. } =
             options;
-        let input = Inputs(images);
-        Self { input, model, output, layer, dtype, max_num_patches, encoding_format }
+        Self {
+            input: Inputs(images),
+            model,
+            output,
+            layer,
+            dtype,
+            max_num_patches,
+            tiles,
+            grid_pinpoints,
+            encoding_format,
+        }
     }
 
     /// # Errors
@@ -142,7 +177,10 @@ impl FeaturesRequest {
                 Err(Error::invalid("layer", "goes with the output `hidden_state` only"))
             }
             (Some(Output::Pooled), None) => Ok(FeatureOutput::Pooled),
-            (Some(Output::LastHiddenState) | None, None) => Ok(FeatureOutput::LastHiddenState),
+            (Some(Output::Qformer), None) => Ok(FeatureOutput::Qformer),
+            (Some(Output::LanguageProjection), None) => Ok(FeatureOutput::LanguageProjection),
+            (Some(Output::LastHiddenState), None) => Ok(FeatureOutput::LastHiddenState),
+            (None, None) => Ok(FeatureOutput::Usual),
         }
     }
 
@@ -175,8 +213,16 @@ impl FeaturesRequest {
                 Input::Unreadable(error) => errors.push(error),
             }
         }
+        let grid_pinpoints = self.grid_pinpoints.map(|Pinpoints(sizes)| sizes);
+        let tiles = match (self.tiles, grid_pinpoints) {
+            (Some(Tiles::Anyres), grid_pinpoints) => Some(Anyres { grid_pinpoints }),
+            (None, None) => None,
+            (None, Some(_)) => {
+                return Err(Error::invalid("grid_pinpoints", "goes with `tiles` only"));
+            }
+        };
         let (model, max_num_patches) = (self.model, self.max_num_patches);
-        let request = engine::FeaturesRequest { model, images, output, max_num_patches };
+        let request = engine::FeaturesRequest { model, images, output, max_num_patches, tiles };
         Error::of_items(errors).map_or(Ok(request), Err)
     }
 }
@@ -205,8 +251,12 @@ impl FromPayload for FeaturesRequest {
                 ("max_num_patches", PartContent::Text(text)) => {
                     options.max_num_patches = option("max_num_patches", &text)?;
                 }
+                ("tiles", PartContent::Text(text)) => options.tiles = option("tiles", &text)?,
+                ("grid_pinpoints", PartContent::Text(text)) => {
+                    options.grid_pinpoints = option("grid_pinpoints", &text)?;
+                }
                 (name, PartContent::Text(_)) => {
-                    let known = "model, output, layer, dtype, max_num_patches, encoding_format";
+                    let known = "model, output, layer, dtype, max_num_patches, tiles, grid_pinpoints, encoding_format";
                     return Err(unknown_part(name, known));
                 }
             }
@@ -236,64 +286,21 @@ pub(super) struct FeaturesForm {
     /// As in the JSON body.
     max_num_patches: Option<u32>,
     /// As in the JSON body.
+    tiles: Option<Tiles>,
+    /// As in the JSON body, as JSON.
+    #[schema(value_type = Option<String>)]
+    grid_pinpoints: Option<Pinpoints>,
+    /// As in the JSON body.
     encoding_format: Option<Format>,
-}
-
-/// One map a picture, in the order of the request. Large answers are written and sent picture by picture.
-#[derive(ToSchema)]
-#[schema(example = json!({
-    "model": "demo", "output": "hidden_state", "layer": 26, "dtype": "f32", "width": 2,
-    "data": [{"index": 0, "grid": [1, 2], "shape": [2, 2], "features": [[0.5, -1.25], [0.0, 2.0]]}],
-    "usage": {"prompt_tokens": 0, "total_tokens": 0, "images": 1}
-}))]
-#[expect(dead_code, reason = "only describes the answer; `write` streams it")]
-pub(super) struct FeaturesResponse {
-    /// The model that answered.
-    model: String,
-    /// The output: `pooled`, `last_hidden_state` or `hidden_state`.
-    output: String,
-    /// The hidden state, counted from the start; null for the other outputs.
-    layer: Option<usize>,
-    /// The type of each value: `f32` or `f16`.
-    dtype: String,
-    /// Values of one token.
-    width: usize,
-    data: Vec<FeatureObject>,
-    usage: Usage,
-}
-
-/// The features of one picture.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "only describes the answer; `write` streams it")]
-pub(super) struct FeatureObject {
-    /// The picture's place in the request.
-    index: usize,
-    /// Patches: rows and columns. Their tokens stand row by row, behind `leading_tokens` others.
-    grid: [usize; 2],
-    /// `[tokens, width]`, or `[width]` for the pooled output.
-    shape: Vec<usize>,
-    features: FeatureValues,
-}
-
-/// The values in the format that was asked for.
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "only describes the answer; `write` streams it")]
-pub(super) enum FeatureValues {
-    /// `[tokens][width]`.
-    Tokens(Vec<Vec<f32>>),
-    /// `[width]`, for the pooled output.
-    Pooled(Vec<f32>),
-    /// Base64 over little-endian values, row-major.
-    Base64(String),
 }
 
 /// Gives the vision tower's features of pictures
 ///
-/// For models that read pictures through a SigLIP tower. LLaVA-OneVision's is `output: hidden_state` with
-/// `layer: -2` on a full checkpoint: `[729, 1152]` a picture. npy holds one array `[pictures, tokens, width]`
-/// and names the grid in `x-siglip-grid`; safetensors holds `features.0`, `features.1`, ... with the grids
-/// in its metadata.
+/// For models that read images through a vision tower. LLaVA-OneVision's is `output: hidden_state` with
+/// `layer: -2` on a full SigLIP checkpoint: `[729, 1152]` an image; of its own checkpoint it is the default. npy holds
+/// one array `[images, tokens, width]` and names the grid in `x-siglip-grid`; safetensors holds `features.0`,
+/// `features.1`, ... with the grids in its metadata. With `tiles` an image has several views: npy then holds
+/// `[views, tokens, width]` of one image, safetensors has a tensor of that shape for each image.
 #[utoipa::path(
     post,
     path = "/v1/features",

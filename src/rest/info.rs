@@ -1,5 +1,6 @@
 //! `GET /info`: what is served, and within which limits.
 
+mod features;
 mod tei;
 
 use std::{sync::Arc, time::Duration};
@@ -8,7 +9,7 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use self::tei::TeiInfo;
+use self::{features::FeaturesInfo, tei::TeiInfo};
 use super::{AppState, respond::Json};
 use crate::{
     build_info, config,
@@ -92,6 +93,8 @@ pub(super) struct ModelInfo {
     preprocessing_version: &'static str,
     /// How a cosine becomes a logit; null without a text tower.
     scoring: Option<Scoring>,
+    /// What `/v1/features` gives of the model.
+    features: FeaturesInfo,
     /// Whether the model writes captions.
     captions: bool,
     /// Parameters of both towers.
@@ -275,6 +278,7 @@ impl ModelInfo {
                 logit_scale_exp: scorer.logit_scale().map(f32::exp),
                 logit_bias: scorer.logit_bias(),
             }),
+            features: FeaturesInfo::of(card),
             captions: model.writer.is_some(),
             parameters: card.parameters,
             weight_bytes: card.weight_bytes,

@@ -139,7 +139,7 @@ async fn json_takes_no_more_than_is_counted() {
 }
 
 /// Every list of a message: the method, the fields around the list, the list's own, whether it is one of numbers.
-const FIELDS: [(&str, &[u8], u8, bool); 19] = [
+const FIELDS: [(&str, &[u8], u8, bool); 22] = [
     ("siglip.v1.EmbeddingService/Embed", &[], 2, false),
     ("siglip.v1.EmbeddingService/Similarity", &[], 2, false),
     ("siglip.v1.EmbeddingService/Similarity", &[], 4, false),
@@ -148,6 +148,9 @@ const FIELDS: [(&str, &[u8], u8, bool); 19] = [
     ("siglip.v1.EmbeddingService/Classify", &[], 4, false),
     ("siglip.v1.EmbeddingService/Classify", &[], 5, false),
     ("siglip.v1.EmbeddingService/Features", &[], 2, false),
+    ("siglip.v1.EmbeddingService/Features", &[], 8, false),
+    ("siglip.v1.EmbeddingService/Caption", &[], 2, false),
+    ("siglip.v1.EmbeddingService/CaptionStream", &[], 2, false),
     ("inference.GRPCInferenceService/ModelInfer", &[], 4, false),
     ("inference.GRPCInferenceService/ModelInfer", &[], 5, false),
     ("inference.GRPCInferenceService/ModelInfer", &[], 6, false),

@@ -3,6 +3,8 @@
 //! `tests/golden/generate.py` writes the outputs; `docs/numerics.md` says what the tolerances mean.
 
 mod blip;
+mod blip2;
+mod blip2_served;
 mod blip_served;
 mod clip;
 mod demo;
@@ -11,6 +13,7 @@ mod full_size;
 mod grids;
 mod image_files;
 mod llava;
+mod llava_served;
 mod naflex;
 mod pictures;
 mod reference;

@@ -207,7 +207,7 @@ fn the_kernels_depend_on_little() {
 /// A family of models is known in its own folder and in the one list of them, so that a further one is an addition.
 #[test]
 fn families_are_named_in_one_place() {
-    let families = ["siglip", "clip", "blip"];
+    let families = ["siglip", "clip", "blip", "blip2", "llava"];
     let mut wrong = Vec::new();
     for source in sources() {
         let path = source.path.to_string_lossy().into_owned();

@@ -49,7 +49,7 @@ impl Row {
     }
 
     /// A file that cannot be read fails as an item does.
-    async fn read(&self, limit: usize) -> Input {
+    pub(super) async fn read(&self, limit: usize) -> Input {
         match self {
             Self::Text(text) => Input::Text(text.clone()),
             Self::Image(path) => match read(path, limit).await {

@@ -27,11 +27,11 @@ pub(super) enum Purpose {
 
 /// The vision tower.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct VisionConfig {
-    pub(super) encoder: EncoderConfig,
+pub(in crate::model) struct VisionConfig {
+    pub(in crate::model) encoder: EncoderConfig,
     /// Pixels of a side. A remainder that fills no patch is not read.
-    pub(super) image_size: usize,
-    pub(super) patch_size: usize,
+    pub(in crate::model) image_size: usize,
+    pub(in crate::model) patch_size: usize,
 }
 
 /// The text side.
@@ -79,7 +79,7 @@ impl BlipConfig {
                 return Err(root.unread("architectures", read).into());
             }
         };
-        let vision = vision(&root.object_or_empty("vision_config")?)?;
+        let vision = vision(&root.object_or_empty("vision_config")?, &VISION)?;
         let width = vision.encoder.hidden_size;
         let text = text(&root.object_or_empty("text_config")?, width)?;
         let of_text = root.object_or_empty("text_config")?.flag("tie_word_embeddings")?;
@@ -92,7 +92,7 @@ impl BlipConfig {
 }
 
 /// What is wrong with the file, for behind its name.
-struct Fault(String);
+pub(in crate::model) struct Fault(pub(in crate::model) String);
 
 impl From<ReadError> for Fault {
     fn from(error: ReadError) -> Self {
@@ -100,9 +100,34 @@ impl From<ReadError> for Fault {
     }
 }
 
-fn vision(fields: &Fields<'_>) -> Result<VisionConfig, Fault> {
-    let (patch_size, image_size) =
-        (side(fields, "patch_size", 16)?, side(fields, "image_size", 384)?);
+/// What a vision tower is where its file does not say.
+pub(in crate::model) struct VisionDefaults {
+    pub(in crate::model) hidden_size: usize,
+    pub(in crate::model) intermediate_size: usize,
+    pub(in crate::model) num_hidden_layers: usize,
+    pub(in crate::model) num_attention_heads: usize,
+    pub(in crate::model) image_size: usize,
+    pub(in crate::model) patch_size: usize,
+    pub(in crate::model) layer_norm_eps: f64,
+}
+
+const VISION: VisionDefaults = VisionDefaults {
+    hidden_size: 768,
+    intermediate_size: 3072,
+    num_hidden_layers: 12,
+    num_attention_heads: 12,
+    image_size: 384,
+    patch_size: 16,
+    layer_norm_eps: 1e-5,
+};
+
+/// A vision tower of the kind that the family shares with BLIP-2.
+pub(in crate::model) fn vision(
+    fields: &Fields<'_>,
+    defaults: &VisionDefaults,
+) -> Result<VisionConfig, Fault> {
+    let patch_size = side(fields, "patch_size", defaults.patch_size)?;
+    let image_size = side(fields, "image_size", defaults.image_size)?;
     if patch_size > image_size {
         return Err(Fault(format!(
             "`{}` is {patch_size}, which is larger than `{}`, {image_size}",
@@ -110,14 +135,15 @@ fn vision(fields: &Fields<'_>) -> Result<VisionConfig, Fault> {
             fields.path("image_size"),
         )));
     }
+    let layer_norm_eps = fields.number("layer_norm_eps")?.unwrap_or(defaults.layer_norm_eps);
     let encoder = EncoderConfig {
-        hidden_size: size(fields, "hidden_size", 768)?,
-        intermediate_size: size(fields, "intermediate_size", 3072)?,
-        num_hidden_layers: size(fields, "num_hidden_layers", 12)?,
-        num_attention_heads: size(fields, "num_attention_heads", 12)?,
+        hidden_size: size(fields, "hidden_size", defaults.hidden_size)?,
+        intermediate_size: size(fields, "intermediate_size", defaults.intermediate_size)?,
+        num_hidden_layers: size(fields, "num_hidden_layers", defaults.num_hidden_layers)?,
+        num_attention_heads: size(fields, "num_attention_heads", defaults.num_attention_heads)?,
         activation: activation(fields)?,
         mask: Mask::None,
-        layer_norm_eps: fields.number("layer_norm_eps")?.unwrap_or(1e-5) as f32,
+        layer_norm_eps: layer_norm_eps as f32,
     };
     check_heads(fields, encoder.hidden_size, encoder.num_attention_heads)?;
     Ok(VisionConfig { encoder, image_size, patch_size })
@@ -148,7 +174,7 @@ fn text(fields: &Fields<'_>, image_width: usize) -> Result<TextConfig, Fault> {
     })
 }
 
-fn activation(fields: &Fields<'_>) -> Result<Activation, Fault> {
+pub(in crate::model) fn activation(fields: &Fields<'_>) -> Result<Activation, Fault> {
     match fields.text("hidden_act")? {
         None | Some("gelu") => Ok(Activation::GeluErf),
         Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
@@ -160,7 +186,11 @@ fn activation(fields: &Fields<'_>) -> Result<Activation, Fault> {
     }
 }
 
-fn check_heads(fields: &Fields<'_>, hidden: usize, heads: usize) -> Result<(), Fault> {
+pub(in crate::model) fn check_heads(
+    fields: &Fields<'_>,
+    hidden: usize,
+    heads: usize,
+) -> Result<(), Fault> {
     if hidden.is_multiple_of(heads) {
         return Ok(());
     }
@@ -183,7 +213,11 @@ fn side(fields: &Fields<'_>, key: &str, default: usize) -> Result<usize, Fault> 
 }
 
 /// A dimension that sizes an allocation.
-fn size(fields: &Fields<'_>, key: &str, default: usize) -> Result<usize, Fault> {
+pub(in crate::model) fn size(
+    fields: &Fields<'_>,
+    key: &str,
+    default: usize,
+) -> Result<usize, Fault> {
     in_range(fields, key, fields.count(key)?.unwrap_or(default))
 }
 

@@ -225,7 +225,11 @@ impl Matcher {
 }
 
 /// The states of an image as they came from the vision tower: `[1, states, width]`.
-pub(super) fn image_states(image: &Embedding, width: usize, runtime: &Runtime) -> Result<Tensor> {
+pub(in crate::model) fn image_states(
+    image: &Embedding,
+    width: usize,
+    runtime: &Runtime,
+) -> Result<Tensor> {
     let values = image.as_slice();
     if values.is_empty() || !values.len().is_multiple_of(width) {
         bail!("{} values are no states of {width}", values.len());

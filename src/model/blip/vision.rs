@@ -29,7 +29,7 @@ pub(super) struct Vision {
 
 /// What is before the layers.
 #[derive(Debug, Clone)]
-struct Embeddings {
+pub(in crate::model) struct Embeddings {
     patches: Patches,
     /// The class token with its position: `[1, 1, hidden_size]`.
     class: Tensor,
@@ -40,7 +40,7 @@ struct Embeddings {
 }
 
 impl Embeddings {
-    fn load(
+    pub(in crate::model) fn load(
         config: &VisionConfig,
         image: &ImageSpec,
         scope: &Scope<'_>,
@@ -66,7 +66,7 @@ impl Embeddings {
         })
     }
 
-    fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
+    pub(in crate::model) fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
         for row in rows {
             let (height, width) = (row.height as usize, row.width as usize);
             if (height, width) != (self.side, self.side) || row.data.len() != height * width * 3 {
@@ -80,8 +80,17 @@ impl Embeddings {
         Ok(())
     }
 
+    /// Tokens of a row: the class token and its patches.
+    pub(in crate::model) fn tokens(&self, row: &Pixels) -> usize {
+        1 + self.patches.grid(row).iter().product::<usize>()
+    }
+
+    pub(in crate::model) fn on(&self, runtime: &Runtime) -> Self {
+        Self { patches: self.patches.on(runtime), ..self.clone() }
+    }
+
     /// * returns `[batch, 1 + patches, hidden_size]`: the class token comes first
-    fn forward(&self, rows: &[Pixels]) -> Result<Tensor> {
+    pub(in crate::model) fn forward(&self, rows: &[Pixels]) -> Result<Tensor> {
         let patches = self.patches.forward(rows, |_| Ok(self.positions.clone()))?;
         let (batch, _, hidden) = patches.dims3()?;
         let class = self.class.broadcast_as((batch, 1, hidden))?;
@@ -178,7 +187,7 @@ impl Blocks for Vision {
     }
 
     fn tokens(&self, row: &Pixels) -> usize {
-        1 + self.embeddings.patches.grid(row).iter().product::<usize>()
+        self.embeddings.tokens(row)
     }
 
     fn embed(&self, rows: &[Pixels]) -> Result<Tensor> {
@@ -206,8 +215,7 @@ impl Blocks for Vision {
     }
 
     fn on(&self, runtime: &Runtime) -> Self {
-        let mut own = self.clone();
-        own.embeddings.patches = own.embeddings.patches.on(runtime);
-        Self { runtime: runtime.clone(), ..own }
+        let embeddings = self.embeddings.on(runtime);
+        Self { embeddings, runtime: runtime.clone(), ..self.clone() }
     }
 }

@@ -53,49 +53,9 @@ impl KeyValues {
 /// [`BlipTextLayer`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/blip/modeling_blip_text.py
 #[derive(Debug, Clone)]
 pub(in crate::model) struct BertLayer {
-    /// `[3 * hidden_size, hidden_size]`: Q above K above V.
-    qkv: Linear,
-    all: Attention,
-    causal: Attention,
-    out: NormedSum,
-    cross: Cross,
-    intermediate: Linear,
-    activation: Activation,
-    output: NormedSum,
-    hidden: usize,
-}
-
-/// Attention of a text's states to an image's.
-#[derive(Debug, Clone)]
-struct Cross {
-    q: Linear,
-    kv: Linear,
-    out: NormedSum,
-}
-
-/// A layer whose result is added to what went in, and normed.
-#[derive(Debug, Clone)]
-struct NormedSum {
-    dense: Linear,
-    norm: LayerNorm,
-}
-
-impl NormedSum {
-    fn load(
-        config: &BertConfig,
-        width: usize,
-        scope: &Scope<'_>,
-    ) -> std::result::Result<Self, LoadError> {
-        let hidden = config.hidden_size;
-        Ok(Self {
-            dense: linear(&scope.at("dense"), hidden, width)?,
-            norm: layer_norm_of(hidden, config.layer_norm_eps, &scope.at("LayerNorm"))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.norm.forward(&self.dense.forward_residual(x, residual)?)
-    }
+    attention: BertAttention,
+    cross: CrossAttention,
+    mlp: BertMlp,
 }
 
 impl BertLayer {
@@ -103,34 +63,10 @@ impl BertLayer {
         config: &BertConfig,
         scope: &Scope<'_>,
     ) -> std::result::Result<Self, LoadError> {
-        let (hidden, inner, runtime) =
-            (config.hidden_size, config.intermediate_size, scope.runtime());
-        let attention =
-            |mask| Attention::new(config.num_attention_heads, mask, runtime.level, runtime.element);
-        let own = scope.at("attention");
-        let cross = scope.at("crossattention");
         Ok(Self {
-            qkv: own.at("self").linear(
-                &["query.weight", "key.weight", "value.weight"],
-                &["query.bias", "key.bias", "value.bias"],
-                [hidden, hidden],
-            )?,
-            all: attention(Mask::None),
-            causal: attention(Mask::Causal),
-            out: NormedSum::load(config, hidden, &own.at("output"))?,
-            cross: Cross {
-                q: linear(&cross.at("self").at("query"), hidden, hidden)?,
-                kv: cross.at("self").linear(
-                    &["key.weight", "value.weight"],
-                    &["key.bias", "value.bias"],
-                    [hidden, config.image_width],
-                )?,
-                out: NormedSum::load(config, hidden, &cross.at("output"))?,
-            },
-            intermediate: linear(&scope.at("intermediate").at("dense"), inner, hidden)?,
-            activation: config.activation,
-            output: NormedSum::load(config, inner, &scope.at("output"))?,
-            hidden,
+            attention: BertAttention::load(config, (&scope.at("attention"), "self"))?,
+            cross: CrossAttention::load(config, (&scope.at("crossattention"), "self"))?,
+            mlp: BertMlp::load(config, (scope, ["intermediate", "output"]))?,
         })
     }
 
@@ -142,8 +78,77 @@ impl BertLayer {
         self.think(&x)
     }
 
+    /// See [`BertAttention::attend`].
+    pub(in crate::model) fn attend(&self, x: &Tensor, mask: Mask) -> Result<(Tensor, KeyValues)> {
+        self.attention.attend(x, mask)
+    }
+
+    /// See [`BertAttention::attend_on`].
+    pub(in crate::model) fn attend_on(
+        &self,
+        x: &Tensor,
+        before: &[&KeyValues],
+    ) -> Result<(Tensor, Vec<KeyValues>)> {
+        self.attention.attend_on(x, before)
+    }
+
+    /// See [`CrossAttention::keys_of`].
+    pub(in crate::model) fn keys_of(&self, image: &Tensor) -> Result<KeyValues> {
+        self.cross.keys_of(image)
+    }
+
+    /// See [`CrossAttention::look`].
+    pub(in crate::model) fn look(&self, x: &Tensor, image: &KeyValues) -> Result<Tensor> {
+        self.cross.look(x, image)
+    }
+
+    /// See [`CrossAttention::look_each`].
+    pub(in crate::model) fn look_each(&self, x: &Tensor, images: &[&KeyValues]) -> Result<Tensor> {
+        self.cross.look_each(x, images)
+    }
+
+    /// See [`BertMlp::forward`].
+    pub(in crate::model) fn think(&self, x: &Tensor) -> Result<Tensor> {
+        self.mlp.forward(x)
+    }
+}
+
+/// Attention of a text's states to each other.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct BertAttention {
+    /// `[3 * hidden_size, hidden_size]`: Q above K above V.
+    qkv: Linear,
+    all: Attention,
+    causal: Attention,
+    out: NormedSum,
+    hidden: usize,
+}
+
+impl BertAttention {
+    /// * `projections`: the name below which queries, keys and values are
+    pub(in crate::model) fn load(
+        config: &BertConfig,
+        (scope, projections): (&Scope<'_>, &str),
+    ) -> std::result::Result<Self, LoadError> {
+        let (hidden, runtime) = (config.hidden_size, scope.runtime());
+        let attention =
+            |mask| Attention::new(config.num_attention_heads, mask, runtime.level, runtime.element);
+        Ok(Self {
+            qkv: scope.at(projections).linear(
+                &["query.weight", "key.weight", "value.weight"],
+                &["query.bias", "key.bias", "value.bias"],
+                [hidden, hidden],
+            )?,
+            all: attention(Mask::None),
+            causal: attention(Mask::Causal),
+            out: NormedSum::load(config, hidden, &scope.at("output"))?,
+            hidden,
+        })
+    }
+
     /// Self-attention.
     ///
+    /// * `x`: `[batch, tokens, hidden_size]`
     /// * returns the states, and their keys and values
     pub(in crate::model) fn attend(&self, x: &Tensor, mask: Mask) -> Result<(Tensor, KeyValues)> {
         let (q, own) = self.project(x)?;
@@ -180,41 +185,126 @@ impl BertLayer {
         let part = |index| qkv.narrow(2, index * self.hidden, self.hidden);
         Ok((part(0)?, KeyValues { keys: part(1)?, values: part(2)? }))
     }
+}
 
-    /// The keys and values of an image's states.
+/// Attention of a text's states to an image's.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct CrossAttention {
+    q: Linear,
+    kv: Linear,
+    all: Attention,
+    out: NormedSum,
+    hidden: usize,
+}
+
+impl CrossAttention {
+    /// * `projections`: the name below which queries, keys and values are
+    pub(in crate::model) fn load(
+        config: &BertConfig,
+        (scope, projections): (&Scope<'_>, &str),
+    ) -> std::result::Result<Self, LoadError> {
+        let (hidden, runtime) = (config.hidden_size, scope.runtime());
+        let own = scope.at(projections);
+        Ok(Self {
+            q: linear(&own.at("query"), hidden, hidden)?,
+            kv: own.linear(
+                &["key.weight", "value.weight"],
+                &["key.bias", "value.bias"],
+                [hidden, config.image_width],
+            )?,
+            all: Attention::new(
+                config.num_attention_heads,
+                Mask::None,
+                runtime.level,
+                runtime.element,
+            ),
+            out: NormedSum::load(config, hidden, &scope.at("output"))?,
+            hidden,
+        })
+    }
+
+    /// The keys and values of images' states.
     ///
-    /// * `image`: `[1, states, image_width]`
-    pub(in crate::model) fn keys_of(&self, image: &Tensor) -> Result<KeyValues> {
-        let kv = self.cross.kv.forward(image)?;
+    /// * `images`: `[images, states, image_width]`
+    pub(in crate::model) fn keys_of(&self, images: &Tensor) -> Result<KeyValues> {
+        let kv = self.kv.forward(images)?;
         let part = |index| kv.narrow(2, index * self.hidden, self.hidden)?.contiguous();
         Ok(KeyValues { keys: part(0)?, values: part(1)? })
     }
 
-    /// Attention to one image.
+    /// Attention to one image, or of each row to an image of its own.
     ///
     /// * `x`, and what is returned: `[texts, tokens, hidden_size]`
-    pub(in crate::model) fn look(&self, x: &Tensor, image: &KeyValues) -> Result<Tensor> {
-        let image = image.repeated(x.dim(0)?)?;
-        let q = self.cross.q.forward(x)?;
-        let mixed = self.all.forward(&q, &image.keys, &image.values)?;
-        self.cross.out.forward(&mixed, x)
+    pub(in crate::model) fn look(&self, x: &Tensor, images: &KeyValues) -> Result<Tensor> {
+        let images = images.repeated(x.dim(0)?)?;
+        let q = self.q.forward(x)?;
+        let mixed = self.all.forward(&q, &images.keys, &images.values)?;
+        self.out.forward(&mixed, x)
     }
 
-    /// Attention of one token of each of several texts to an image of its own.
+    /// Attention of one token of each of several texts to an image of its own, which have numbers of states of their own.
     ///
     /// * `x`, and what is returned: `[texts, 1, hidden_size]`
     pub(in crate::model) fn look_each(&self, x: &Tensor, images: &[&KeyValues]) -> Result<Tensor> {
-        let q = self.cross.q.forward(x)?;
+        let q = self.q.forward(x)?;
         let mut mixed = Vec::with_capacity(images.len());
         for (text, image) in images.iter().enumerate() {
             mixed.push(self.all.forward(&q.narrow(0, text, 1)?, &image.keys, &image.values)?);
         }
-        self.cross.out.forward(&Tensor::cat(&mixed, 0)?, x)
+        self.out.forward(&Tensor::cat(&mixed, 0)?, x)
+    }
+}
+
+/// The MLP.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct BertMlp {
+    intermediate: Linear,
+    activation: Activation,
+    output: NormedSum,
+}
+
+impl BertMlp {
+    /// * `names`: of its two layers
+    pub(in crate::model) fn load(
+        config: &BertConfig,
+        (scope, [intermediate, output]): (&Scope<'_>, [&str; 2]),
+    ) -> std::result::Result<Self, LoadError> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        Ok(Self {
+            intermediate: linear(&scope.at(intermediate).at("dense"), inner, hidden)?,
+            activation: config.activation,
+            output: NormedSum::load(config, inner, &scope.at(output))?,
+        })
     }
 
-    /// The MLP.
-    pub(in crate::model) fn think(&self, x: &Tensor) -> Result<Tensor> {
+    /// * `x`, and what is returned: `[texts, tokens, hidden_size]`
+    pub(in crate::model) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let inner = self.intermediate.forward_activated(x, self.activation)?;
         self.output.forward(&inner, x)
+    }
+}
+
+/// A layer whose result is added to what went in, and normed.
+#[derive(Debug, Clone)]
+struct NormedSum {
+    dense: Linear,
+    norm: LayerNorm,
+}
+
+impl NormedSum {
+    fn load(
+        config: &BertConfig,
+        width: usize,
+        scope: &Scope<'_>,
+    ) -> std::result::Result<Self, LoadError> {
+        let hidden = config.hidden_size;
+        Ok(Self {
+            dense: linear(&scope.at("dense"), hidden, width)?,
+            norm: layer_norm_of(hidden, config.layer_norm_eps, &scope.at("LayerNorm"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.norm.forward(&self.dense.forward_residual(x, residual)?)
     }
 }

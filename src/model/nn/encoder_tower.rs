@@ -46,6 +46,12 @@ pub(in crate::model) trait Blocks: Clone + Send + Sync + 'static {
     /// * returns `[batch, embedding_dim]`, not normalised
     fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor>;
 
+    /// The states of queries that read the last hidden state: `[batch, queries, query_width]`; none without any.
+    fn queries(&self, last_hidden_state: &Tensor) -> Result<Option<Tensor>> {
+        let _ = last_hidden_state;
+        Ok(None)
+    }
+
     /// The embeddings of rows with equally many tokens. A family whose embedding is that of one token need not
     /// compute the others in the last layer.
     ///
@@ -98,6 +104,11 @@ impl<B: Blocks> EncoderTower<B> {
             fill(Tap::LastHiddenState, &last_hidden_state)?;
             if taps.contains(&Tap::Pooled) {
                 fill(Tap::Pooled, &self.0.pool(&last_hidden_state)?)?;
+            }
+            if taps.contains(&Tap::Queries)
+                && let Some(states) = self.0.queries(&last_hidden_state)?
+            {
+                fill(Tap::Queries, &states)?;
             }
         }
         outputs::every(outputs)

@@ -10,7 +10,7 @@ use super::{
     tei::Direction,
 };
 use crate::{
-    engine::{Context, Input, Pair, RankRequest, RankSide, Ranked},
+    engine::{Context, Input, Pair, RERANK_TOP_K, RankRequest, RankSide, Ranked},
     error::Error,
     rest::{
         AppState,
@@ -62,6 +62,10 @@ pub(in crate::rest) struct RerankBody {
     truncate: Option<bool>,
     /// Only `right` is served: the end is cut.
     truncation_direction: Option<Direction>,
+    /// How many documents the matching head of a BLIP or BLIP-2 model judges: those with the largest cosines. The others
+    /// follow behind them, in the order of their cosines. Without effect on models without such a head.
+    #[schema(default = 128)]
+    rerank_top_k: Option<usize>,
 }
 
 impl FromPayload for RerankBody {
@@ -165,6 +169,8 @@ pub(super) struct Query {
     pub(super) documents: Vec<Item>,
     /// Whether a text that is too long is cut; otherwise it is refused.
     pub(super) truncate: bool,
+    /// How many documents a matching head judges.
+    pub(super) rerank_top_k: Option<usize>,
 }
 
 impl Query {
@@ -187,6 +193,7 @@ impl Query {
             queries: RankSide { field: "query", inputs: vec![query] },
             documents: RankSide { field: self.field, inputs: documents },
             truncate: self.truncate,
+            rerank_top_k: Some(self.rerank_top_k.unwrap_or(RERANK_TOP_K)),
         })
     }
 }
@@ -249,6 +256,7 @@ impl RerankBody {
             field,
             documents,
             truncate: self.truncate.or(self.truncation).unwrap_or(true),
+            rerank_top_k: self.rerank_top_k,
         };
         let request = query.resolve()?;
         Ok((request, Shape { top, raw: self.raw_scores, texts, api }))

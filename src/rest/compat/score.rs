@@ -92,6 +92,7 @@ async fn scores(state: &AppState, context: &Context, body: ScoreBody) -> Result<
         queries: side("queries", body.queries)?,
         documents: side("documents", body.documents)?,
         truncate: true,
+        rerank_top_k: None,
     };
     let ranked = state.engine().rank(request, context).await?;
     let values = ranked.pairs.len();

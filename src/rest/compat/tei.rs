@@ -228,6 +228,8 @@ async fn cosines(
             inputs: content::resolve_all("inputs.sentences", sentences)?,
         },
         truncate: options.truncate,
+        // Cosines are all that is answered.
+        rerank_top_k: Some(0),
     };
     let ranked = state.engine().rank(request, context).await?;
     let cosines: Vec<f32> = ranked.pairs.iter().map(|pair| pair.cosine).collect();

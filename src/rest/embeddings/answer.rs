@@ -66,6 +66,9 @@ pub(super) struct EmbeddingObject {
     index: usize,
     #[schema(value_type = VectorSchema)]
     embedding: Vector,
+    /// Of several vectors in base64, which stand one behind the other: how many there are, and the values of each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shape: Option<[usize; 2]>,
     /// True for a text that was longer than the model reads, and was cut. Absent for all others.
     #[serde(skip_serializing_if = "Option::is_none")]
     truncated: Option<bool>,
@@ -100,6 +103,8 @@ pub(in crate::rest) enum Vector {
     Unsigned(Integers),
     /// Base64 over little-endian floats.
     Base64(String),
+    /// Several vectors, none of them in base64.
+    Several(Vec<Self>),
 }
 
 /// An embedding in the format that was asked for.
@@ -112,6 +117,8 @@ pub(super) enum VectorSchema {
     Float(Vec<f32>),
     /// Base64 over little-endian floats of 32 or 16 bits.
     Base64(String),
+    /// With `multi_vector`: the vectors of an image.
+    Several(Vec<Vec<f32>>),
 }
 
 /// A row of numbers, written from where it lies.
@@ -148,18 +155,43 @@ impl Vector {
             Element::U8 => Self::Unsigned(Integers(embedding.encoded(encoding))),
         }
     }
+
+    /// Several vectors, and their shape where the text of them does not show it.
+    ///
+    /// * `embedding`: the vectors, one behind the other
+    /// * `dim`: values of one
+    fn several(
+        embedding: Embedding,
+        dim: usize,
+        format: EncodingFormat,
+    ) -> (Self, Option<[usize; 2]>) {
+        let vectors = embedding.as_slice().chunks_exact(dim.max(1));
+        if format.is_base64() {
+            let shape = [vectors.len(), dim];
+            return (Self::new(embedding, format), Some(shape));
+        }
+        let vectors = vectors.map(|vector| Self::new(Embedding::new(vector), format));
+        (Self::Several(vectors.collect()), None)
+    }
 }
 
 impl EmbeddingsResponse {
     fn new(embedded: EmbeddedItems, format: EncodingFormat) -> Self {
-        let truncated = embedded.truncated;
+        let EmbeddedItems { truncated, several, dimensions, .. } = embedded;
         let object = |(index, item)| match item {
-            Ok(embedding) => DataObject::Embedding(EmbeddingObject {
-                object: "embedding",
-                index,
-                embedding: Vector::new(embedding, format),
-                truncated: truncated.binary_search(&index).is_ok().then_some(true),
-            }),
+            Ok(embedding) => {
+                let (embedding, shape) = match several.binary_search(&index) {
+                    Ok(_) => Vector::several(embedding, dimensions, format),
+                    Err(_) => (Vector::new(embedding, format), None),
+                };
+                DataObject::Embedding(EmbeddingObject {
+                    object: "embedding",
+                    index,
+                    embedding,
+                    shape,
+                    truncated: truncated.binary_search(&index).is_ok().then_some(true),
+                })
+            }
             Err(error) => DataObject::Error(ErrorObject { object: "error", index, error }),
         };
         Self {

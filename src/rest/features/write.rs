@@ -1,4 +1,4 @@
-//! Writes features picture by picture, so that a large answer never stands in memory twice.
+//! Writes features view by view, so that a large answer never stands in memory twice.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -11,13 +11,14 @@ use axum::{
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use half::f16;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
-    embedding::Encoding,
+    embedding::{Embedding, Encoding},
     engine::{Context, FeatureMap, Features},
     error::Error,
     model::Tap,
+    preprocess::Tiling,
     rest::{
         AppState,
         arrays::{npy_head, safetensors_head},
@@ -32,6 +33,14 @@ use crate::{
 const GRID: HeaderName = HeaderName::from_static("x-siglip-grid");
 /// Tokens of a map before those of the patches.
 const LEADING_TOKENS: HeaderName = HeaderName::from_static("x-siglip-leading-tokens");
+/// Tiles of the image of an npy answer, rows and columns.
+const TILE_GRID: HeaderName = HeaderName::from_static("x-siglip-tile-grid");
+/// Rows and columns of that image in its tiles.
+const INNER_SIZE: HeaderName = HeaderName::from_static("x-siglip-inner-size");
+/// Black rows and columns around it: top, left, bottom, right.
+const PADDING: HeaderName = HeaderName::from_static("x-siglip-padding");
+/// Rows and columns of that image as it was sent.
+const IMAGE_SIZE: HeaderName = HeaderName::from_static("x-siglip-image-size");
 /// The hidden state of a binary answer, counted from the start.
 const LAYER: HeaderName = HeaderName::from_static("x-siglip-layer");
 /// The model that gave a binary answer.
@@ -48,7 +57,7 @@ pub(super) struct Layout {
 
 /// Answers with features.
 ///
-/// A small answer is written whole. A large one is streamed: a picture's bytes are written when the client
+/// A small answer is written whole. A large one is streamed: a view's bytes are written when the client
 /// has taken those before, and the maps stay counted as bytes in flight until then.
 pub(super) async fn respond(
     state: &AppState,
@@ -57,7 +66,7 @@ pub(super) async fn respond(
     layout: Layout,
 ) -> Result<Response, Failure> {
     let headers = headers(&features, layout)?;
-    let values: usize = features.maps.iter().map(|map| map.values.dim()).sum();
+    let values: usize = features.maps.iter().flat_map(|map| &map.views).map(Embedding::dim).sum();
     let pieces = pieces(Arc::new(features), layout);
     if values > INLINE_VALUES {
         return Ok((headers, Body::from_stream(pieces)).into_response());
@@ -74,7 +83,7 @@ pub(super) async fn respond(
     Ok((headers, body).into_response())
 }
 
-/// The answer in pieces, none larger than one picture's.
+/// The answer in pieces, none larger than one view's.
 fn pieces(
     features: Arc<Features>,
     layout: Layout,
@@ -82,7 +91,9 @@ fn pieces(
     try_stream! {
         yield head(&features, layout)?;
         for index in 0..features.maps.len() {
-            yield piece(&features, layout, index).await?;
+            for view in 0..features.maps[index].views.len() {
+                yield piece(&features, layout, [index, view]).await?;
+            }
         }
         if layout.container == Container::Json {
             let usage =
@@ -106,11 +117,22 @@ fn headers(features: &Features, layout: Layout) -> Result<HeaderMap, Error> {
     if let Tap::HiddenState(layer) = features.tap {
         headers.insert(LAYER, HeaderValue::from(layer));
     }
-    if layout.container == Container::Npy
-        && let Some([rows, columns]) = common_grid(features)?
-    {
-        let grid = HeaderValue::from_str(&format!("{rows}x{columns}")).map_err(Error::internal)?;
-        headers.insert(GRID, grid);
+    if layout.container == Container::Npy {
+        let value = |text: String| HeaderValue::from_str(&text).map_err(Error::internal);
+        if let Some([rows, columns]) = common_grid(features)? {
+            headers.insert(GRID, value(format!("{rows}x{columns}"))?);
+        }
+        if let Some(tiling) = only_tiling(features)? {
+            for (name, numbers, between) in [
+                (TILE_GRID, &tiling.grid[..], "x"),
+                (INNER_SIZE, &tiling.inner_size, "x"),
+                (PADDING, &tiling.padding(), ","),
+                (IMAGE_SIZE, &tiling.image_size, "x"),
+            ] {
+                let numbers: Vec<_> = numbers.iter().map(u32::to_string).collect();
+                headers.insert(name, value(numbers.join(between))?);
+            }
+        }
     }
     headers.insert(LEADING_TOKENS, HeaderValue::from(leading_tokens(features)));
     Ok(headers)
@@ -126,7 +148,7 @@ fn common_grid(features: &Features) -> Result<Option<[usize; 2]>, Error> {
     if grids.all(|grid| Some(grid) == first) {
         return Ok(first);
     }
-    if features.tap == Tap::Pooled {
+    if matches!(features.tap, Tap::Pooled | Tap::Queries) {
         return Ok(None);
     }
     let message = "the pictures have different grids, which make no one array; ask for safetensors \
@@ -134,15 +156,33 @@ fn common_grid(features: &Features) -> Result<Option<[usize; 2]>, Error> {
     Err(Error::invalid("encoding_format", message))
 }
 
+/// How the one image of an answer was cut.
+///
+/// # Errors
+/// [`crate::error::Code::InvalidRequest`] where there are more: they have their own numbers of views, and one array has
+/// no place for how each was cut.
+fn only_tiling(features: &Features) -> Result<Option<Tiling>, Error> {
+    match &features.maps[..] {
+        [map] => Ok(map.tiling),
+        maps if maps.iter().any(|map| map.tiling.is_some()) => {
+            let message = "images in tiles make no one array; ask for safetensors or JSON, or send them one by one";
+            Err(Error::invalid("encoding_format", message))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// What stands before the first picture.
 fn head(features: &Features, layout: Layout) -> Result<Bytes, Error> {
     let element = layout.encoding.element();
-    let shapes = features.maps.iter().map(|map| shape(map, features.tap));
+    let shapes = features.maps.iter().map(shape);
     match layout.container {
         Container::Npy => {
-            let mut whole = vec![features.maps.len()];
-            whole.extend(shapes.into_iter().next().unwrap_or_default());
-            Ok(npy_head(element, &whole))
+            let first = shapes.into_iter().next().unwrap_or_default();
+            let is_cut = features.maps.iter().any(|map| map.tiling.is_some());
+            // One image in tiles is an array of its views.
+            let images = if is_cut { None } else { Some(features.maps.len()) };
+            Ok(npy_head(element, &images.into_iter().chain(first).collect::<Vec<_>>()))
         }
         Container::Safetensors => {
             let tensors =
@@ -162,15 +202,14 @@ fn head(features: &Features, layout: Layout) -> Result<Bytes, Error> {
 }
 
 /// What was asked for, in the words of the request.
-fn about(features: &Features) -> Map<String, serde_json::Value> {
-    let (output, layer) = match features.tap {
-        Tap::Pooled => ("pooled", None),
-        Tap::LastHiddenState => ("last_hidden_state", None),
-        Tap::HiddenState(layer) => ("hidden_state", Some(layer)),
+fn about(features: &Features) -> Map<String, Value> {
+    let layer = match features.tap {
+        Tap::HiddenState(layer) => Some(layer),
+        _ => None,
     };
     let about = [
         ("model", json!(&*features.model)),
-        ("output", json!(output)),
+        ("output", json!(features.output)),
         ("layer", json!(layer)),
         ("leading_tokens", json!(leading_tokens(features))),
     ];
@@ -185,13 +224,23 @@ fn leading_tokens(features: &Features) -> usize {
 /// The same for safetensors, whose metadata are texts; `grids` is JSON.
 fn metadata(features: &Features) -> HashMap<String, String> {
     let grids: Vec<_> = features.maps.iter().map(|map| map.grid).collect();
-    let text = |value: serde_json::Value| match value {
-        serde_json::Value::String(text) => text,
+    let text = |value: Value| match value {
+        Value::String(text) => text,
         other => other.to_string(),
     };
     let mut metadata: HashMap<_, _> =
         about(features).into_iter().map(|(key, value)| (key, text(value))).collect();
     metadata.insert("grids".to_owned(), json!(grids).to_string());
+    let tilings = || features.maps.iter().filter_map(|map| map.tiling);
+    if tilings().next().is_some() {
+        let mut insert = |key: &str, values: Value| {
+            metadata.insert(key.to_owned(), values.to_string());
+        };
+        insert("tile_grids", tilings().map(|tiling| json!(tiling.grid)).collect());
+        insert("inner_sizes", tilings().map(|tiling| json!(tiling.inner_size)).collect());
+        insert("paddings", tilings().map(|tiling| json!(tiling.padding())).collect());
+        insert("image_sizes", tilings().map(|tiling| json!(tiling.image_size)).collect());
+    }
     metadata
 }
 
@@ -202,53 +251,84 @@ const fn dtype(encoding: Encoding) -> &'static str {
     }
 }
 
-fn shape(map: &FeatureMap, tap: Tap) -> Vec<usize> {
-    match tap {
-        Tap::Pooled => vec![map.width],
-        Tap::LastHiddenState | Tap::HiddenState(_) => {
-            vec![map.values.dim() / map.width.max(1), map.width]
-        }
-    }
+/// The shape of an image's features: that of a view, with the number of views in front where it was cut.
+fn shape(map: &FeatureMap) -> Vec<usize> {
+    let views = map.tiling.map(|_| map.views.len());
+    views.into_iter().chain(view_shape(map)).collect()
 }
 
-/// One picture's bytes.
-async fn piece(features: &Arc<Features>, layout: Layout, index: usize) -> Result<Bytes, Error> {
+fn view_shape(map: &FeatureMap) -> Vec<usize> {
+    map.tokens.into_iter().chain([map.width]).collect()
+}
+
+/// The bytes of one view.
+async fn piece(
+    features: &Arc<Features>,
+    layout: Layout,
+    [index, view]: [usize; 2],
+) -> Result<Bytes, Error> {
     let shared = Arc::clone(features);
     let write = move || match layout.container {
-        Container::Json => json_piece(&shared, layout, index),
+        Container::Json => json_piece(&shared, layout, [index, view]),
         Container::Npy | Container::Safetensors => {
-            Ok(shared.maps[index].values.encoded(layout.encoding).into())
+            Ok(shared.maps[index].views[view].encoded(layout.encoding).into())
         }
     };
-    if features.maps[index].values.dim() <= INLINE_VALUES {
+    if features.maps[index].view_values() <= INLINE_VALUES {
         return write();
     }
     tokio::task::spawn_blocking(write).await.map_err(Error::internal)?
 }
 
-fn json_piece(features: &Features, layout: Layout, index: usize) -> Result<Bytes, Error> {
+/// An object for each image. One that was cut holds an object for each view.
+fn json_piece(
+    features: &Features,
+    layout: Layout,
+    [index, view]: [usize; 2],
+) -> Result<Bytes, Error> {
     let map = &features.maps[index];
-    let shape = shape(map, features.tap);
-    let about = json!({"index": index, "grid": map.grid, "shape": shape});
-    let mut text = if index > 0 { vec![b','] } else { Vec::new() };
+    let shape = view_shape(map);
+    let mut text = if index + view > 0 { vec![b','] } else { Vec::new() };
+    let about = match map.tiling {
+        None => json!({"index": index, "grid": map.grid, "shape": shape}),
+        Some(tiling) => {
+            if view == 0 {
+                let image = json!({
+                    "index": index,
+                    "image_size": tiling.image_size,
+                    "tile_grid": tiling.grid,
+                    "inner_size": tiling.inner_size,
+                    "padding": tiling.padding(),
+                });
+                serde_json::to_writer(&mut text, &image).map_err(Error::internal)?;
+                text.pop();
+                text.extend_from_slice(b",\"views\":[");
+            }
+            json!({"grid": map.grid, "shape": shape})
+        }
+    };
     serde_json::to_writer(&mut text, &about).map_err(Error::internal)?;
     text.pop();
     text.extend_from_slice(b",\"features\":");
+    let values = &map.views[view];
     if layout.base64 {
-        let bytes = map.values.encoded(layout.encoding);
+        let bytes = values.encoded(layout.encoding);
         text.push(b'"');
         text.extend_from_slice(base64_simd::STANDARD.encode_to_string(bytes).as_bytes());
         text.push(b'"');
     } else if shape.len() == 1 {
-        numbers(map.values.as_slice(), layout.encoding, &mut text);
+        numbers(values.as_slice(), layout.encoding, &mut text);
     } else {
-        for (token, row) in map.values.as_slice().chunks_exact(map.width).enumerate() {
+        for (token, row) in values.as_slice().chunks_exact(map.width).enumerate() {
             text.push(if token == 0 { b'[' } else { b',' });
             numbers(row, layout.encoding, &mut text);
         }
         text.push(b']');
     }
     text.push(b'}');
+    if map.tiling.is_some() && view + 1 == map.views.len() {
+        text.extend_from_slice(b"]}");
+    }
     Ok(text.into())
 }
 

@@ -54,7 +54,9 @@ fn retrieval(name: &str) {
     judge.close("text embeddings", &flat(&texts), &expected.floats("text.pooled").1);
     assert!(cosines(&images, &texts).iter().all(|cosine| cosine.is_finite()));
 
-    let Some(ReaderInfo::Matching { start }) = model.card.reader else { panic!("no head") };
+    let Some(ReaderInfo::Matching { start: Some(start) }) = model.card.reader else {
+        panic!("no head")
+    };
     assert_eq!(model.card.scorer, Some(Scorer::Matching));
     let images = states(&mut model, &expected);
     let mut reader = model.reader.expect("a matching head");

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use super::reference::{Reference, assert_close, cosines, folder};
 use crate::app::{Answer, TestApp};
 
-async fn serve(name: &str) -> (TestApp, Reference) {
+pub(super) async fn serve(name: &str) -> (TestApp, Reference) {
     let app = TestApp::loading(|_| ()).await;
     app.load_checkpoint(&folder().join(name)).await;
     (app, Reference::open(&format!("{name}/expected.safetensors")))
 }
 
 /// The stored images as files of the size that the model reads.
-fn images(expected: &Reference) -> Vec<String> {
+pub(super) fn images(expected: &Reference) -> Vec<String> {
     let uri = |pixels: siglip_server::preprocess::Pixels| {
         let image = RgbImage::from_raw(pixels.width, pixels.height, pixels.data.to_vec());
         let mut png = Cursor::new(Vec::new());
@@ -26,7 +26,7 @@ fn images(expected: &Reference) -> Vec<String> {
     expected.pixels().into_iter().map(uri).collect()
 }
 
-trait RefusedAt {
+pub(super) trait RefusedAt {
     /// Expects a problem document that names a field.
     fn refused_at(&self, field: &str);
 }
@@ -38,7 +38,7 @@ impl RefusedAt for Answer {
     }
 }
 
-fn numbers(matrix: &Value) -> Vec<f32> {
+pub(super) fn numbers(matrix: &Value) -> Vec<f32> {
     serde_json::from_value::<Vec<Vec<f32>>>(matrix.clone()).expect("a matrix").concat()
 }
 
@@ -160,4 +160,190 @@ async fn captions_are_written_and_streamed() {
     // The model has no embeddings of texts.
     let refused = app.post("/v1/embeddings", json!({"input": ["a cat"]})).await;
     assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_rerank_judges_the_best_by_cosine_and_puts_the_others_behind() {
+    let (app, expected) = serve("blip-retrieval").await;
+    let (images, texts) = (images(&expected), expected.list("texts"));
+    let columns = texts.len();
+    let cosines = {
+        let body = json!({"images": images[..1], "texts": texts, "scores": ["cosine"]});
+        numbers(&app.post("/v1/similarity", body).await.ok()["cosine"])
+    };
+    let probabilities = &expected.floats("cls.probabilities").1[..columns];
+    let mut by_cosine: Vec<usize> = (0..columns).collect();
+    by_cosine.sort_by(|&a, &b| cosines[b].total_cmp(&cosines[a]));
+    for (path, top) in [("/v1/rerank", Some(2)), ("/v2/rerank", Some(2)), ("/v1/rerank", None)] {
+        let documents: Vec<_> = texts.iter().map(|text| json!({"text": text})).collect();
+        let mut body = json!({"query": {"image": images[0]}, "documents": documents});
+        if let Some(top) = top {
+            body["rerank_top_k"] = json!(top);
+        }
+        let answer = app.post(path, body).await.ok();
+        let judged = top.unwrap_or(columns);
+        let results = answer["results"].as_array().expect("results");
+        let places: Vec<usize> = results
+            .iter()
+            .map(|result| result["index"].as_u64().expect("a place") as usize)
+            .collect();
+        let scores: Vec<f32> = results
+            .iter()
+            .map(|result| result["relevance_score"].as_f64().expect("a number") as f32)
+            .collect();
+        assert!(scores.windows(2).all(|pair| pair[0] >= pair[1]), "{scores:?}");
+        let mut best = by_cosine[..judged].to_vec();
+        best.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
+        assert_eq!(places[..judged], best, "{path}");
+        assert_eq!(places[judged..], by_cosine[judged..], "{path}");
+        for (place, score) in best.iter().zip(&scores) {
+            assert!((score - probabilities[*place]).abs() < 1e-5);
+        }
+        assert!(scores[judged..].iter().all(|&score| score >= 0.0));
+    }
+    // Images for a text: the images are judged that are nearest to it.
+    let documents: Vec<_> = images.iter().map(|image| json!({"image": image})).collect();
+    let body = json!({"query": texts[0], "documents": documents, "rerank_top_k": 0});
+    let answer = app.post("/v1/rerank", body).await.ok();
+    let first = answer["results"][0]["relevance_score"].as_f64().expect("a number");
+    assert!(first > 0.0 && first <= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_token_before_a_matched_text_can_be_the_trained_one() {
+    let server = super::features::Server::start("blip-retrieval", |config| {
+        config.model.matching_token = siglip_server::config::MatchingToken::Enc;
+    });
+    let server = server.await;
+    let body = json!({"images": images(&server.expected), "texts": server.expected.list("texts")});
+    let url = format!("http://{}/v1/similarity", server.handle.http_addr());
+    let response = crate::app::client().post(url).json(&body).send().await.expect("answers");
+    let answer: Value = response.json().await.expect("JSON");
+    let stored = server.expected.floats("enc.logits").1;
+    assert_close("logits", &numbers(&answer["logit"]), &stored);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn captions_over_grpc_are_those_over_http() {
+    use siglip_server::grpc::proto::{self, caption_stream_response::Message};
+
+    let server = super::features::Server::start("blip-captions", |_| ()).await;
+    let source = |png: &Vec<u8>| proto::Image {
+        source: Some(proto::image::Source::Encoded(png.clone().into())),
+    };
+    let body = json!({"images": images(&server.expected), "prompt": "a cat", "max_new_tokens": 6});
+    let url = format!("http://{}/v1/captions", server.handle.http_addr());
+    let response = crate::app::client().post(url).json(&body).send().await.expect("answers");
+    let over_http: Value = response.json().await.expect("JSON");
+    let address = server.handle.grpc_addr().expect("gRPC is served");
+    let client = proto::embedding_service_client::EmbeddingServiceClient::connect(format!(
+        "http://{address}"
+    ));
+    let mut client = client.await.expect("connects");
+    let request = proto::CaptionRequest {
+        images: server.pictures.iter().map(source).collect(),
+        prompt: Some("a cat".to_owned()),
+        max_new_tokens: Some(6),
+        ..Default::default()
+    };
+    let mut whole = client.caption(request.clone()).await.expect("captions").into_inner();
+    assert_eq!(whole.captions.len(), 3);
+    for (caption, own) in whole.captions.iter().zip(over_http["captions"].as_array().expect("3")) {
+        assert_eq!(
+            (&json!(caption.text), &json!(caption.token_ids)),
+            (&own["text"], &own["token_ids"])
+        );
+        let reason = match caption.finish_reason() {
+            proto::FinishReason::Stop => "stop",
+            proto::FinishReason::Length => "length",
+            proto::FinishReason::Unspecified => "",
+        };
+        assert_eq!(own["finish_reason"], reason);
+    }
+    let mut stream = client.caption_stream(request.clone()).await.expect("a stream").into_inner();
+    let mut written = vec![Vec::new(); 3];
+    let mut done = None;
+    while let Some(message) = stream.message().await.expect("no error") {
+        assert!(done.is_none(), "the answer is the last message");
+        match message.message.expect("a message") {
+            Message::Token(token) => written[token.index as usize].push(token.token_id),
+            Message::Done(answer) => done = Some(answer),
+        }
+    }
+    let mut done = done.expect("an answer");
+    (whole.timings, done.timings) = (None, None);
+    assert_eq!(done, whole);
+    for (caption, written) in whole.captions.iter().zip(written) {
+        assert!(caption.token_ids.ends_with(&written) && !written.is_empty());
+    }
+    // An image that fails has an error of its own, or is the call's.
+    let broken = proto::Image { source: Some(proto::image::Source::Encoded(vec![0; 9].into())) };
+    let mut request = request;
+    request.images.push(broken);
+    let status = client.caption(request.clone()).await.expect_err("a broken image");
+    assert_eq!(status.metadata().get("siglip-field").expect("a field"), "images[3]");
+    let mut stream = client.caption_stream(request.clone()).await.expect("a stream").into_inner();
+    let ended = loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => break None,
+            Err(status) => break Some(status),
+        }
+    };
+    assert_eq!(
+        ended.expect("an error").metadata().get("siglip-field").expect("a field"),
+        "images[3]"
+    );
+    request.on_error = proto::OnError::Item.into();
+    let answer = client.caption(request).await.expect("captions").into_inner();
+    assert_eq!((answer.captions.len(), answer.errors.len(), answer.errors[0].index), (4, 1, 3));
+    drop(client);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_by_url_is_fetched_once_for_head_and_vectors() {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::{Router, http::header, routing::get};
+
+    let app = TestApp::loading(|config| {
+        config.fetch.enabled = true;
+        config.fetch.allow_http = true;
+        config.fetch.allow_networks = "127.0.0.1".parse().expect("a network");
+    })
+    .await;
+    app.load_checkpoint(&folder().join("blip-retrieval")).await;
+    let expected = Reference::open("blip-retrieval/expected.safetensors");
+    let (images, texts) = (images(&expected), expected.list("texts"));
+    let png = images[0].split_once(',').expect("a data URI").1.to_owned();
+    let png = base64_simd::STANDARD.decode_to_vec(png).expect("base64");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let answer = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        let png = png.clone();
+        async move { ([(header::CONTENT_TYPE, "image/png")], png) }
+    };
+    let router = Router::new().route("/a.png", get(answer));
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let url = format!("http://{}/a.png", listener.local_addr().expect("bound"));
+    tokio::spawn(async move { axum::serve(listener, router).await.expect("serves") });
+    let body = |image: &str| json!({"images": [image], "texts": texts});
+    let fetched = app.post("/v1/similarity", body(&url)).await.ok();
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    let mut sent = app.post("/v1/similarity", body(&images[0])).await.ok();
+    sent["usage"] = fetched["usage"].clone();
+    assert_eq!(fetched, sent);
+    let body = json!({"query": "a cat", "documents": [{"image": url}]});
+    app.post("/v1/rerank", body).await.ok();
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    let missing = url.replace("a.png", "b.png");
+    let body = json!({"images": [url, missing], "texts": ["a cat"]});
+    let refused = app.post("/v1/similarity", body).await;
+    assert_eq!(refused.json()["field"], "images[1]", "{}", refused.text);
 }

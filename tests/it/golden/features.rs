@@ -23,11 +23,11 @@ use super::{
 };
 
 /// The whole server over one stored checkpoint.
-struct Server {
-    handle: AppHandle,
+pub(super) struct Server {
+    pub(super) handle: AppHandle,
     task: JoinHandle<()>,
-    expected: Reference,
-    pictures: Vec<Vec<u8>>,
+    pub(super) expected: Reference,
+    pub(super) pictures: Vec<Vec<u8>>,
 }
 
 /// The stored pixels as a file that loses none of them, of the very size that the model reads.
@@ -43,7 +43,7 @@ fn pngs(expected: &Reference) -> Vec<Vec<u8>> {
 }
 
 impl Server {
-    async fn start(name: &str, change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) async fn start(name: &str, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         config.listen.http.set_port(0);
         config.listen.grpc = Some("127.0.0.1:0".parse().expect("an address"));
@@ -59,11 +59,11 @@ impl Server {
         Self { handle, task, expected, pictures }
     }
 
-    fn post(&self) -> RequestBuilder {
+    pub(super) fn post(&self) -> RequestBuilder {
         self.post_to("")
     }
 
-    fn post_to(&self, query: &str) -> RequestBuilder {
+    pub(super) fn post_to(&self, query: &str) -> RequestBuilder {
         let address = self.handle.http_addr();
         crate::app::client().post(format!("http://{address}/v1/features{query}"))
     }
@@ -76,13 +76,13 @@ impl Server {
         self.post().json(&options)
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.handle.stop();
         self.task.await.expect("drains");
     }
 }
 
-async fn bytes(request: RequestBuilder) -> (Response, Vec<u8>) {
+pub(super) async fn bytes(request: RequestBuilder) -> (Response, Vec<u8>) {
     let mut response = request.send().await.expect("answers");
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.expect("the body arrives") {
@@ -92,16 +92,16 @@ async fn bytes(request: RequestBuilder) -> (Response, Vec<u8>) {
     (response, bytes)
 }
 
-async fn json(request: RequestBuilder) -> Value {
+pub(super) async fn json(request: RequestBuilder) -> Value {
     serde_json::from_slice(&bytes(request).await.1).expect("JSON")
 }
 
-fn header<'r>(response: &'r Response, name: &str) -> &'r str {
+pub(super) fn header<'r>(response: &'r Response, name: &str) -> &'r str {
     response.headers().get(name).map_or("", |value| value.to_str().expect("printable"))
 }
 
 /// An array of 32-bit floats in numpy's format.
-fn npy(bytes: &[u8]) -> (Vec<usize>, Vec<f32>) {
+pub(super) fn npy(bytes: &[u8]) -> (Vec<usize>, Vec<f32>) {
     assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
     let end = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     let head = std::str::from_utf8(&bytes[10..end]).expect("ASCII");
@@ -111,7 +111,7 @@ fn npy(bytes: &[u8]) -> (Vec<usize>, Vec<f32>) {
     (shape, floats(&bytes[end..]))
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
+pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
     let (values, rest) = bytes.as_chunks();
     assert!(rest.is_empty());
     values.iter().map(|&value| f32::from_le_bytes(value)).collect()

@@ -18,10 +18,10 @@ const LIMITS: ImageLimits =
     ImageLimits { max_bytes: 1 << 25, max_pixels: 1 << 24, max_decode_bytes: 1 << 27 };
 
 /// The checkpoints whose images are cut into tiles.
-const TILED: [&str; 4] =
+pub(super) const TILED: [&str; 4] =
     ["llava-onevision", "llava-onevision-bare", "llava-onevision-inner", "llava-next"];
 
-fn encoded(pixels: Vec<u8>, [height, width]: [u32; 2], format: ImageFormat) -> Vec<u8> {
+pub(super) fn encoded(pixels: Vec<u8>, [height, width]: [u32; 2], format: ImageFormat) -> Vec<u8> {
     let image = RgbImage::from_raw(width, height, pixels).expect("three bytes a pixel");
     let mut bytes = Cursor::new(Vec::new());
     image.write_to(&mut bytes, format).expect("written to memory");
@@ -267,6 +267,12 @@ fn what_is_no_tower_of_these_is_refused_by_name() {
             CONFIG,
             Some(("\"vision_feature_layer\": -1", "\"vision_feature_layer\": \"all\"")),
             "`vision_feature_layer` is \"all\"",
+        ),
+        (
+            "llava-onevision",
+            CONFIG,
+            Some(("\"vision_feature_layer\": -1", "\"vision_feature_layer\": -5")),
+            "`vision_feature_layer` is -5, but the tower has hidden states 0 to 3",
         ),
         // Without the file nobody knows how images are normalised.
         ("llava-onevision", PROCESSOR, None, "preprocessor_config.json is missing"),

@@ -39,6 +39,10 @@ pub(in crate::rest) struct RerankBody {
     /// Keep only the best.
     #[schema(minimum = 1)]
     top_n: Option<usize>,
+    /// How many documents the matching head of a BLIP or BLIP-2 model judges: those with the largest cosines. The others
+    /// follow behind them, in the order of their cosines. Without effect on models without such a head.
+    #[schema(default = 128)]
+    rerank_top_k: Option<usize>,
     /// Whether texts come back with their scores: not in this version of Cohere's API, and sent by LiteLLM.
     #[schema(default = false)]
     return_documents: Option<bool>,
@@ -109,12 +113,13 @@ pub(in crate::rest) async fn rerank(
     Ctx(context): Ctx,
     Payload(body): Payload<RerankBody>,
 ) -> Result<Response, Failure> {
-    let RerankBody { model, query, documents, top_n, return_documents, .. } = body;
+    let RerankBody { model, query, documents, top_n, return_documents, rerank_top_k, .. } = body;
     let texts = match return_documents {
         Some(true) => documents.iter().map(|item| item.as_text().map(str::to_owned)).collect(),
         _ => Vec::new(),
     };
-    let query = Query { model, query, field: "documents", documents, truncate: true };
+    let field = "documents";
+    let query = Query { model, query, field, documents, truncate: true, rerank_top_k };
     let request = query.resolve()?;
     let ranked = state.engine().rank(request, &context).await?;
     let values = ranked.pairs.len();
