@@ -12,13 +12,16 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends nasm \
     && rm -rf /var/lib/apt/lists/*
 COPY . .
+# HEIC is coded in HEVC, which is covered by patents in many countries. Without it:
+# --build-arg FEATURES="--no-default-features --features avif,jemalloc,jxl,turbojpeg"
+ARG FEATURES="--features turbojpeg"
 # A build context has no repository to ask. Declared this late, a new commit does not spoil the layers above.
 ARG SIGLIP_BUILD_COMMIT=""
 # The caches outlive the layer: after an edit only what changed is compiled, without a made-up copy of the
 # sources for the dependencies. The binary has to leave the cache within the same step.
 RUN --mount=type=cache,id=siglip-cargo-registry,target=/usr/local/cargo/registry \
     --mount=type=cache,id=siglip-target,target=/build/target \
-    SIGLIP_BUILD_COMMIT="$SIGLIP_BUILD_COMMIT" cargo build --release --locked --features turbojpeg \
+    SIGLIP_BUILD_COMMIT="$SIGLIP_BUILD_COMMIT" cargo build --release --locked $FEATURES \
         --bin siglip-server \
     && install -D target/release/siglip-server /out/siglip-server
 

@@ -111,6 +111,15 @@ impl Decoder {
         DecodeIsolation::Thread
     }
 
+    /// The names of the formats that are read here.
+    #[must_use]
+    pub fn formats(&self) -> Vec<&'static str> {
+        match self.isolation() {
+            DecodeIsolation::Process => preprocess::formats().collect(),
+            DecodeIsolation::Thread => preprocess::formats_for_threads().collect(),
+        }
+    }
+
     /// Reads an image's header and holds it against the limits.
     ///
     /// # Errors
@@ -120,6 +129,7 @@ impl Decoder {
         if let Some(processes) = &self.processes {
             return processes.inspect(bytes, limits);
         }
+        check_thread(bytes)?;
         preprocess::inspect(bytes, limits).map_err(image_error)
     }
 
@@ -148,6 +158,7 @@ impl Decoder {
             return processes.prepare((bytes, header), spec, limits, decoding);
         }
         let _ = header;
+        check_thread(bytes)?;
         preprocess::prepare(bytes, spec, limits, decoding).map_err(image_error)
     }
 
@@ -173,6 +184,16 @@ impl Decoder {
         }
         preprocess::views(bytes, (spec, tiling), limits, decoding).map_err(image_error)
     }
+}
+
+/// Refuses what must not be decoded on a thread of this process.
+fn check_thread(bytes: &[u8]) -> Result<(), Error> {
+    let Some(name) = preprocess::may_abort(bytes) else { return Ok(()) };
+    let message = format!(
+        "this is an {name} file; this server reads {name} in decode processes only, of which it has none \
+         (`--decode-isolation`): convert the image to JPEG or PNG"
+    );
+    Err(Error::new(Code::UndecodableImage, message))
 }
 
 /// An image's failure, as the caller sees it.

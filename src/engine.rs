@@ -119,6 +119,12 @@ impl Engine {
         self.decoder.isolation()
     }
 
+    /// The names of the image formats that are read.
+    #[must_use]
+    pub fn image_formats(&self) -> Vec<&'static str> {
+        self.decoder.formats()
+    }
+
     /// Lets requests name pictures by URL.
     #[must_use]
     pub fn with_fetcher(self, fetcher: Fetcher) -> Self {

@@ -6,7 +6,11 @@ mod decode;
 mod filter;
 mod formats;
 mod gif_frame;
+#[cfg(any(feature = "heic", feature = "avif"))]
+mod heif;
 mod jpeg;
+#[cfg(feature = "jxl")]
+mod jxl;
 mod normalized;
 mod png;
 mod reason;
@@ -26,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use decode::{is_image, size};
 pub(crate) use filter::Filter;
-pub use formats::formats;
+pub use formats::{formats, formats_for_threads};
 pub use normalized::from_normalized;
 pub use sniff::Foreign;
 pub use spec::SpecError;
@@ -209,6 +213,13 @@ pub struct Prepared {
 #[must_use]
 pub fn looks_like_an_image(head: &[u8]) -> bool {
     formats::format(head).is_some()
+}
+
+/// The name of the format of an image, where its decoder can end the process that it runs in: such an image belongs
+/// in a process that has nothing else to lose.
+#[must_use]
+pub fn may_abort(bytes: &[u8]) -> Option<&'static str> {
+    formats::format(bytes).filter(|&format| formats::may_abort(format)).map(formats::name)
 }
 
 /// What bytes are that are no image of a supported format, and what to do about it.

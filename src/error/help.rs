@@ -90,7 +90,7 @@ impl Code {
             ),
             Self::UndecodableImage => (
                 "The bytes are no image of a supported format, or they are damaged or cut short. The message names what \
-                 they are where they are recognised: a HEIC file, a page of HTML, a Git LFS pointer.",
+                 they are where they are recognised: a camera's raw file, a page of HTML, a Git LFS pointer.",
                 "Convert the image to PNG, JPEG or WebP. Look at what was sent: a download that failed is often a page \
                  of HTML under the name of an image. `/info` lists the formats (`image_formats`).",
             ),

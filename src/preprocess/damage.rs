@@ -2,14 +2,17 @@
 
 use std::{error::Error as StdError, io};
 
-use image::{ImageError as DecoderError, ImageFormat};
+use image::ImageError as DecoderError;
 use tracing::debug;
 
-use super::{formats, reason::Reason};
+use super::{
+    formats::{self, Format},
+    reason::Reason,
+};
 
 /// Says what a decoder means; its own words, which change with its version, go to the log. The decoders of this
 /// module give reasons that are said as they are.
-pub(super) fn reason(error: &DecoderError, format: ImageFormat) -> String {
+pub(super) fn reason(error: &DecoderError, format: Format) -> String {
     let name = formats::name(format);
     debug!(format = name, error = error as &dyn StdError, "the decoder refuses an image");
     if let Some(reason) = error.source().and_then(|source| source.downcast_ref::<Reason>()) {

@@ -2,13 +2,25 @@
 
 use std::io::Cursor;
 
-use super::{
-    Header, ImageError, ImageLimits, bmp, damage, formats, gif_frame::GifDecoder,
-    jpeg::JpegDecoder, png, png::PngDecoder, sniff, tiff::TiffDecoder, webp::WebPDecoder,
-};
 use image::{
     ColorType, DynamicImage, ImageDecoder, ImageError as DecoderError, ImageFormat, ImageReader,
     ImageResult, Limits, RgbImage, RgbaImage, error::LimitErrorKind, metadata::Orientation,
+};
+
+#[cfg(any(feature = "heic", feature = "avif"))]
+use super::heif::{Coding, HeifDecoder};
+#[cfg(feature = "jxl")]
+use super::jxl::JxlDecoder;
+use super::{
+    Header, ImageError, ImageLimits, bmp, damage,
+    formats::{self, Format},
+    gif_frame::GifDecoder,
+    jpeg::JpegDecoder,
+    png,
+    png::PngDecoder,
+    sniff,
+    tiff::TiffDecoder,
+    webp::WebPDecoder,
 };
 
 /// What decoding takes beside the decoded image: the coefficients of a progressive JPEG (three planes of
@@ -80,7 +92,7 @@ fn is_sideways(orientation: Orientation) -> bool {
 #[cfg(feature = "turbojpeg")]
 fn halved<'b>(
     bytes: &'b [u8],
-    format: ImageFormat,
+    format: Format,
     limits: &ImageLimits,
 ) -> ImageResult<Option<Box<dyn ImageDecoder + 'b>>> {
     if format != ImageFormat::Jpeg {
@@ -93,7 +105,7 @@ fn halved<'b>(
 #[cfg(not(feature = "turbojpeg"))]
 fn halved<'b>(
     _: &'b [u8],
-    _: ImageFormat,
+    _: Format,
     _: &ImageLimits,
 ) -> ImageResult<Option<Box<dyn ImageDecoder + 'b>>> {
     Ok(None)
@@ -110,7 +122,7 @@ pub(super) fn inspect(bytes: &[u8], limits: &ImageLimits) -> Result<Header, Imag
 }
 
 /// The format of bytes that are worth a decoder's time.
-fn readable(bytes: &[u8], limits: &ImageLimits) -> Result<ImageFormat, ImageError> {
+fn readable(bytes: &[u8], limits: &ImageLimits) -> Result<Format, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
@@ -130,7 +142,7 @@ fn readable(bytes: &[u8], limits: &ImageLimits) -> Result<ImageFormat, ImageErro
 /// A decoder that has read the header, which is within the limits.
 fn open<'b>(
     bytes: &'b [u8],
-    format: ImageFormat,
+    format: Format,
     limits: &ImageLimits,
 ) -> Result<(Box<dyn ImageDecoder + 'b>, Header), ImageError> {
     let (mut decoder, extra) =
@@ -151,9 +163,22 @@ fn open<'b>(
 /// [`ImageDecoder`] here.
 fn decoder<'b>(
     bytes: &'b [u8],
-    format: ImageFormat,
+    format: Format,
     limits: &ImageLimits,
 ) -> ImageResult<(Box<dyn ImageDecoder + 'b>, u64)> {
+    let format = match format {
+        #[cfg(feature = "heic")]
+        Format::Heic => return heif(bytes, Coding::Hevc),
+        #[cfg(feature = "avif")]
+        Format::Avif => return heif(bytes, Coding::Av1),
+        #[cfg(feature = "jxl")]
+        Format::Jxl => {
+            let decoder = JxlDecoder::new(bytes, limits.max_decode_bytes)?;
+            let extra = decoder.extra_bytes();
+            return Ok((Box::new(decoder), extra));
+        }
+        Format::Library(format) => format,
+    };
     if format == ImageFormat::Jpeg {
         let decoder = JpegDecoder::new(bytes, limits.max_decode_bytes)?;
         let extra = decoder.extra_bytes();
@@ -187,12 +212,16 @@ fn decoder<'b>(
 /// Whether bytes begin like an image, be it of a format that is read or of one that is named in the refusal.
 #[must_use]
 pub fn is_image(bytes: &[u8]) -> bool {
-    const JPEG_XL: [&[u8]; 2] = [b"\xff\x0a", b"\0\0\0\x0cJXL "];
     // HEIC and AVIF are boxes, of which the first says so.
     let is_boxes = bytes.get(4..8) == Some(b"ftyp");
-    formats::format(bytes).is_some()
-        || is_boxes
-        || JPEG_XL.iter().any(|mark| bytes.starts_with(mark))
+    formats::format(bytes).is_some() || is_boxes
+}
+
+#[cfg(any(feature = "heic", feature = "avif"))]
+fn heif(bytes: &[u8], coding: Coding) -> ImageResult<(Box<dyn ImageDecoder + '_>, u64)> {
+    let decoder = HeifDecoder::new(bytes, coding)?;
+    let extra = decoder.extra_bytes();
+    Ok((Box::new(decoder), extra))
 }
 
 /// Columns and rows as a picture's header says, before it is turned upright; none for what is no picture.
@@ -248,7 +277,7 @@ fn allocation_limits(bytes: u64) -> Limits {
     allocation
 }
 
-fn failure(error: DecoderError, format: ImageFormat, limits: &ImageLimits) -> ImageError {
+fn failure(error: DecoderError, format: Format, limits: &ImageLimits) -> ImageError {
     match error {
         DecoderError::Limits(error) if error.kind() == LimitErrorKind::InsufficientMemory => {
             ImageError::TooMuchMemory { limit: limits.max_decode_bytes }

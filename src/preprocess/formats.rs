@@ -4,37 +4,95 @@ use std::fmt;
 
 use image::ImageFormat;
 
+#[cfg(any(feature = "heic", feature = "avif", feature = "jxl"))]
+use super::sniff;
 use super::tiff;
+
+/// A format that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// One that the `image` library knows.
+    Library(ImageFormat),
+    #[cfg(feature = "heic")]
+    Heic,
+    #[cfg(feature = "avif")]
+    Avif,
+    #[cfg(feature = "jxl")]
+    Jxl,
+}
+
+impl PartialEq<ImageFormat> for Format {
+    fn eq(&self, other: &ImageFormat) -> bool {
+        *self == Self::Library(*other)
+    }
+}
 
 /// Names and formats, in the order in which they are listed. The content decides, never a file name or a
 /// media type.
-const FORMATS: [(&str, ImageFormat); 6] = [
-    ("PNG", ImageFormat::Png),
-    ("JPEG", ImageFormat::Jpeg),
-    ("WebP", ImageFormat::WebP),
-    ("GIF", ImageFormat::Gif),
-    ("BMP", ImageFormat::Bmp),
-    ("TIFF", ImageFormat::Tiff),
+const FORMATS: &[(&str, Format)] = &[
+    ("PNG", Format::Library(ImageFormat::Png)),
+    ("JPEG", Format::Library(ImageFormat::Jpeg)),
+    ("WebP", Format::Library(ImageFormat::WebP)),
+    ("GIF", Format::Library(ImageFormat::Gif)),
+    ("BMP", Format::Library(ImageFormat::Bmp)),
+    ("TIFF", Format::Library(ImageFormat::Tiff)),
+    #[cfg(feature = "heic")]
+    ("HEIC", Format::Heic),
+    #[cfg(feature = "avif")]
+    ("AVIF", Format::Avif),
+    #[cfg(feature = "jxl")]
+    ("JPEG XL", Format::Jxl),
 ];
 
 /// The format, by the first bytes, where it is one that is read.
-pub(super) fn format(bytes: &[u8]) -> Option<ImageFormat> {
+pub(super) fn format(bytes: &[u8]) -> Option<Format> {
+    #[cfg(feature = "jxl")]
+    if sniff::is_jxl(bytes) {
+        return Some(Format::Jxl);
+    }
+    #[cfg(any(feature = "heic", feature = "avif"))]
+    match sniff::heif(bytes) {
+        #[cfg(feature = "avif")]
+        Some(sniff::Heif::Avif) => return Some(Format::Avif),
+        #[cfg(feature = "heic")]
+        Some(sniff::Heif::Heic | sniff::Heif::Other) => return Some(Format::Heic),
+        // What this build does not read is named in the refusal.
+        _ => {}
+    }
     // The library does not know the mark of TIFF files with long offsets.
     let format = match bytes {
         _ if tiff::is_big(bytes) => ImageFormat::Tiff,
         _ => image::guess_format(bytes).ok()?,
     };
+    let format = Format::Library(format);
     FORMATS.iter().find(|(_, read)| *read == format).map(|(_, read)| *read)
 }
 
+/// Whether the format's decoder can end the process that it runs in, in place of an error.
+pub(super) fn may_abort(format: Format) -> bool {
+    // A panic of its inner parts, which are C in Rust's clothes, is not passed on.
+    #[cfg(feature = "avif")]
+    return format == Format::Avif;
+    #[cfg(not(feature = "avif"))]
+    {
+        let _ = format;
+        false
+    }
+}
+
 /// What a format is called in messages.
-pub(super) fn name(format: ImageFormat) -> &'static str {
+pub(super) fn name(format: Format) -> &'static str {
     FORMATS.iter().find(|(_, read)| *read == format).map_or("image", |(name, _)| name)
 }
 
 /// The names of the formats that this build reads.
 pub fn formats() -> impl Iterator<Item = &'static str> {
     FORMATS.iter().map(|(name, _)| *name)
+}
+
+/// The names of those formats whose decoders cannot end the process that they run in.
+pub fn formats_for_threads() -> impl Iterator<Item = &'static str> {
+    FORMATS.iter().filter(|(_, format)| !may_abort(*format)).map(|(name, _)| *name)
 }
 
 /// Writes the list of [`formats`], with commas between them.
@@ -49,3 +107,6 @@ impl fmt::Display for Listed {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

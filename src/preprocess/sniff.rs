@@ -11,6 +11,10 @@ mod text;
 use std::{borrow::Cow, fmt};
 
 pub(super) use camera::camera_raw;
+#[cfg(any(feature = "heic", feature = "avif"))]
+pub(super) use media::{Heif, heif};
+#[cfg(feature = "jxl")]
+pub(super) use signatures::is_jxl;
 
 use super::formats::Listed;
 

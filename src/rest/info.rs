@@ -14,7 +14,7 @@ use super::{AppState, respond::Json};
 use crate::{
     build_info, config,
     engine::Engine,
-    preprocess::{self, Resample, TargetSize},
+    preprocess::{Resample, TargetSize},
     registry::Model,
 };
 
@@ -299,7 +299,7 @@ pub(super) async fn info(State(state): State<AppState>) -> Json<Info> {
         version: build_info::VERSION,
         commit: build_info::COMMIT,
         models: ModelInfo::all(state.engine()),
-        image_formats: preprocess::formats().collect(),
+        image_formats: state.engine().image_formats(),
         limits: state.limits().into(),
         decode_isolation: state.engine().decode_isolation().to_string(),
         fetch: state.engine().fetcher().map(|fetcher| fetcher.config().into()),

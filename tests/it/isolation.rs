@@ -108,6 +108,8 @@ async fn a_process_gives_what_a_thread_gives() {
         images.extend(hostile.into_iter().map(|hostile| hostile.bytes));
     }
     images.extend(hostile::inflated());
+    // Threads do not read AVIF.
+    images.retain(|image| image.get(4..12) != Some(b"ftypavif"));
     images.extend([bombs::tiff_of_shared_rows(20_000, 64), bombs::tiff_of_large_jpeg(5000)]);
     for (index, image) in images.iter().enumerate() {
         let mut answers = Vec::new();
@@ -127,6 +129,71 @@ async fn a_process_gives_what_a_thread_gives() {
     for reason in ["crash", "killed", "memory", "time"] {
         assert_eq!(ended(&client, &servers[0], reason).await, 0.0, "{reason}");
     }
+}
+
+/// Images as telephones and browsers store them, and their formats.
+fn modern() -> Vec<(String, Vec<u8>)> {
+    let fixtures = fs::read_dir("tests/fixtures/formats").expect("a folder");
+    let paths = fixtures.map(|file| file.expect("a file").path());
+    let mut images: Vec<_> = paths
+        .filter_map(|path| {
+            let extension = path.extension()?.to_str()?.to_owned();
+            let known = matches!(&*extension, "heic" | "avif" | "jxl");
+            known.then(|| (extension, fs::read(&path).expect("readable")))
+        })
+        .collect();
+    images.sort();
+    images
+}
+
+#[tokio::test]
+async fn a_decoder_that_may_end_its_process_is_kept_from_threads() {
+    let client = client();
+    let servers = ["process", "thread"].map(start);
+    for (server, reads_avif) in servers.iter().zip([true, false]) {
+        let info = client.get(format!("{}/info", server.url)).send().await.expect("answers");
+        let info: Value = info.json().await.expect("JSON");
+        let formats = info["image_formats"].as_array().expect("a list");
+        assert_eq!(formats.iter().any(|format| format == "AVIF"), reads_avif, "{formats:?}");
+        assert!(formats.iter().any(|format| format == "HEIC"), "{formats:?}");
+    }
+    for (extension, image) in modern().iter().step_by(3) {
+        let (status, whole) = embed(&client, &servers[0], image).await;
+        assert_eq!(status, StatusCode::OK, "{extension}: {whole}");
+        let (status, answer) = embed(&client, &servers[1], image).await;
+        if extension == "avif" {
+            assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+            let message = "this is an AVIF file; this server reads AVIF in decode processes only, of which it has \
+                           none (`--decode-isolation`): convert the image to JPEG or PNG";
+            assert_eq!(answer["error"]["message"], message);
+        } else {
+            assert_eq!(answer["data"], whole["data"], "{extension}");
+        }
+    }
+    assert_eq!(ended(&client, &servers[0], "memory").await, 0.0);
+}
+
+#[tokio::test]
+async fn damaged_avif_costs_its_own_item_alone() {
+    let client = client();
+    let server = start("process");
+    let mut images: Vec<_> = modern();
+    images.retain(|(extension, _)| extension == "avif");
+    for (index, (_, image)) in images.iter().enumerate() {
+        let mut damaged = image.clone();
+        // Behind the boxes that describe it.
+        let from = image.len() * 3 / 4;
+        for at in (from..image.len()).step_by(7 + index) {
+            damaged[at] ^= 0x5a;
+        }
+        for image in [&damaged[..], &image[..image.len() / 2], &image[..image.len() * 9 / 10]] {
+            let (status, answer) = embed(&client, &server, image).await;
+            let fine = matches!(status, StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY);
+            assert!(fine, "{index}: {status} {answer}");
+        }
+    }
+    let (status, _) = embed(&client, &server, CAT).await;
+    assert_eq!(status, StatusCode::OK);
 }
 
 #[tokio::test]

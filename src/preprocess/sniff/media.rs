@@ -4,35 +4,46 @@ use super::{Foreign, SEND_BYTES};
 
 const FRAME: &str = "send one of its frames as JPEG or PNG";
 
+/// The kinds of HEIF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Heif {
+    /// Coded in HEVC.
+    Heic,
+    /// Coded in AV1.
+    Avif,
+    /// Not said, or in another coding.
+    Other,
+}
+
 /// What a brand says of its file; nothing where it says too little.
-fn kind(brand: [u8; 4]) -> Option<Foreign> {
+fn kind(brand: [u8; 4]) -> Option<Result<Heif, Foreign>> {
     Some(match &brand {
         b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"hevm" | b"hevs" => {
-            Foreign::image("a HEIC image")
+            Ok(Heif::Heic)
         }
-        b"avif" | b"avis" => Foreign::image("an AVIF image"),
-        b"avci" | b"avcs" | b"j2ki" | b"jpeg" | b"jpgs" | b"vvic" | b"evbi" => {
-            Foreign::image("a HEIF image")
-        }
-        b"crx " => Foreign::image("a camera's raw file (CR3)"),
-        b"qt  " => Foreign::new("a QuickTime video", FRAME),
-        b"M4A " | b"M4B " => Foreign::new("an MPEG-4 sound", SEND_BYTES),
+        b"avif" | b"avis" => Ok(Heif::Avif),
+        b"avci" | b"avcs" | b"j2ki" | b"jpeg" | b"jpgs" | b"vvic" | b"evbi" => Ok(Heif::Other),
+        b"crx " => Err(Foreign::image("a camera's raw file (CR3)")),
+        b"qt  " => Err(Foreign::new("a QuickTime video", FRAME)),
+        b"M4A " | b"M4B " => Err(Foreign::new("an MPEG-4 sound", SEND_BYTES)),
         b"isom" | b"iso2" | b"iso3" | b"iso4" | b"iso5" | b"iso6" | b"mp41" | b"mp42" | b"avc1"
         | b"M4V " | b"MSNV" | b"dash" | b"3gp4" | b"3gp5" | b"3gp6" | b"3g2a" => {
-            Foreign::new("an MP4 video", FRAME)
+            Err(Foreign::new("an MP4 video", FRAME))
         }
         _ => return None,
     })
 }
 
-/// The kind of a file that begins with a `ftyp` box, or with a box of QuickTime's.
-pub(super) fn find(bytes: &[u8]) -> Option<Foreign> {
-    match bytes.get(4..8)? {
-        b"ftyp" => {}
-        b"moov" | b"mdat" | b"wide" | b"pnot" => {
-            return Some(Foreign::new("a QuickTime video", FRAME));
-        }
-        _ => return None,
+/// The kind of HEIF that a file is, if it is any.
+#[cfg(any(feature = "heic", feature = "avif"))]
+pub(in super::super) fn heif(bytes: &[u8]) -> Option<Heif> {
+    file_type(bytes)?.ok()
+}
+
+/// What a file with a `ftyp` box is.
+fn file_type(bytes: &[u8]) -> Option<Result<Heif, Foreign>> {
+    if bytes.get(4..8)? != b"ftyp" {
+        return None;
     }
     let size = u32::from_be_bytes(*bytes.first_chunk()?);
     let brands = bytes.get(8..).unwrap_or_default();
@@ -40,12 +51,25 @@ pub(super) fn find(bytes: &[u8]) -> Option<Foreign> {
     let (brands, _) = brands.as_chunks::<4>();
     // The major brand decides. `mif1`, a frame for any coding, leaves it to those that it is compatible with,
     // which stand behind the version: bytes that are no brand.
-    let compatible = brands.iter().skip(2).filter_map(|&brand| kind(brand)).next();
     let major = brands.first().and_then(|&brand| kind(brand));
-    let any = if brands.iter().any(|brand| matches!(brand, b"mif1" | b"msf1" | b"mif2")) {
-        Foreign::image("a HEIF image")
-    } else {
-        Foreign::new("a file of the MPEG-4 family", SEND_BYTES)
+    let compatible = || brands.iter().skip(2).find_map(|&brand| kind(brand));
+    let any = || match brands.iter().any(|brand| matches!(brand, b"mif1" | b"msf1" | b"mif2")) {
+        true => Ok(Heif::Other),
+        false => Err(Foreign::new("a file of the MPEG-4 family", SEND_BYTES)),
     };
-    Some(major.or(compatible).unwrap_or(any))
+    Some(major.or_else(compatible).unwrap_or_else(any))
+}
+
+/// The kind of a file that begins with a `ftyp` box, or with a box of QuickTime's.
+pub(super) fn find(bytes: &[u8]) -> Option<Foreign> {
+    let name = |heif| match heif {
+        Heif::Heic => Foreign::image("a HEIC image"),
+        Heif::Avif => Foreign::image("an AVIF image"),
+        Heif::Other => Foreign::image("a HEIF image"),
+    };
+    if let Some(file_type) = file_type(bytes) {
+        return Some(file_type.map_or_else(|foreign| foreign, name));
+    }
+    let known = matches!(bytes.get(4..8)?, b"moov" | b"mdat" | b"wide" | b"pnot");
+    known.then(|| Foreign::new("a QuickTime video", FRAME))
 }

@@ -10,10 +10,19 @@ const FRAME: &str = "send one of its frames as JPEG or PNG";
 const MANGLED: &str = "its bytes were read as text on the way and cannot be restored; \
                        read the file in binary mode and send it again";
 
+const JXL_BOXES: &[u8] = b"\0\0\0\x0CJXL \r\n\x87\n";
+const JXL_STREAM: &[u8] = b"\xFF\x0A";
+
+/// Whether a file is JPEG XL.
+#[cfg(feature = "jxl")]
+pub(in super::super) fn is_jxl(bytes: &[u8]) -> bool {
+    bytes.starts_with(JXL_BOXES) || bytes.starts_with(JXL_STREAM)
+}
+
 #[rustfmt::skip]
 const SIGNATURES: &[Signature] = &[
     // JPEG XL is two formats: a box structure, and the bare codestream, whose two bytes come last of all.
-    (0, b"\0\0\0\x0CJXL \r\n\x87\n", "a JPEG XL image", CONVERT),
+    (0, JXL_BOXES, "a JPEG XL image", CONVERT),
     (0, b"\0\0\0\x0CjP  \r\n\x87\n", "a JPEG 2000 image", CONVERT),
     (0, b"\xFF\x4F\xFF\x51", "a JPEG 2000 image", CONVERT),
     (0, b"II\xBC", "a JPEG XR image", CONVERT),
@@ -94,7 +103,7 @@ const SIGNATURES: &[Signature] = &[
     (0, b"b'\\x89PNG", "a PNG image as Python prints bytes", DECODE),
     (0, b"b'\\xff\\xd8", "a JPEG image as Python prints bytes", DECODE),
 
-    (0, b"\xFF\x0A", "a JPEG XL image", CONVERT),
+    (0, JXL_STREAM, "a JPEG XL image", CONVERT),
 ];
 
 /// The format whose bytes these begin with.
