@@ -7,6 +7,7 @@ mod plain;
 use bytes::Bytes;
 use bytestring::ByteString;
 
+use self::data_uri::Payload;
 pub(super) use self::plain::{check as check_plain, refuse_image_data};
 use crate::{
     error::{Code, Error},
@@ -62,6 +63,13 @@ pub enum ImageInput {
         /// Where the base64 begins in it, behind a data URI's head.
         start: usize,
     },
+    /// The same in a data URI without base64: bytes, of which some are written as `%` and two digits.
+    Percent {
+        /// The data URI.
+        text: Bytes,
+        /// Where the bytes begin in it.
+        start: usize,
+    },
     /// An `http` or `https` URL, to be fetched where the server does that.
     Url(Box<str>),
     /// A picture that a client prepared itself, of the size that the model reads.
@@ -73,14 +81,19 @@ impl ImageInput {
     /// is fetched. A data URI's media type is not looked at: the content decides.
     ///
     /// # Errors
-    /// [`Code::FetchForbidden`] for a URL of another scheme; [`Code::InvalidRequest`] for a data URI that is not base64.
+    /// [`Code::FetchForbidden`] for a URL of another scheme; [`Code::InvalidRequest`] for a data URI without data.
     pub fn parse(text: impl Into<ByteString>) -> Result<Self, Error> {
         let text = text.into();
         let address = text.trim();
         match data_uri::payload(&text) {
-            Some(Some(start)) => return Ok(Self::Base64 { text: text.into_bytes(), start }),
-            Some(None) => {
-                let message = "a data URI must be base64: `data:image/png;base64,...`";
+            Some(Payload::Base64(start)) => {
+                return Ok(Self::Base64 { text: text.into_bytes(), start });
+            }
+            Some(Payload::Percent(start)) => {
+                return Ok(Self::Percent { text: text.into_bytes(), start });
+            }
+            Some(Payload::Missing) => {
+                let message = "the data URI has no comma, behind which its data begins: `data:image/png;base64,...`";
                 return Err(Error::new(Code::InvalidRequest, message));
             }
             None => {}
@@ -102,7 +115,7 @@ impl ImageInput {
     pub fn held_bytes(&self) -> usize {
         match self {
             Self::Encoded(bytes) => bytes.len(),
-            Self::Base64 { text, .. } => text.len(),
+            Self::Base64 { text, .. } | Self::Percent { text, .. } => text.len(),
             // What it leads to is bounded where it is fetched.
             Self::Url(url) => url.len(),
             Self::Pixels(pixels) => pixels.data.len(),
@@ -121,6 +134,7 @@ impl ImageInput {
                 Err(Error::new(Code::InvalidRequest, "prepared pixels cannot be used here"))
             }
             Self::Base64 { text, start } => encoded::decode(&text, start).map(Bytes::from),
+            Self::Percent { text, start } => Ok(data_uri::percent_decoded(&text[start..]).into()),
             Self::Url(_) => Err(Error::new(
                 Code::FetchForbidden,
                 "this server does not fetch URLs; send the image as a data URI or base64",
@@ -183,13 +197,27 @@ mod tests {
     }
 
     #[test]
+    fn data_uris_without_base64_are_read_as_the_standard_says() {
+        for (text, bytes) in [
+            ("data:image/png,%89PNG%0d%0A", &b"\x89PNG\r\n"[..]),
+            ("data:,A%20brief+note", b"A brief+note"),
+            ("DATA:image/gif;charset=utf-8,GIF89a%", b"GIF89a%"),
+            ("data:image/gif,%4", b"%4"),
+            ("data:image/gif,%zz%E9", b"%zz\xE9"),
+            ("data:image/png,", b""),
+        ] {
+            assert_eq!(encoded(text).as_deref().ok(), Some(bytes), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_not_a_picture_is_named() {
         for (text, code) in [
             ("https://example.com/cat.png", Code::FetchForbidden),
             ("HTTP://example.com/cat.png", Code::FetchForbidden),
             (" ftp://example.com/cat.png", Code::FetchForbidden),
             ("blob:https://example.com/1", Code::FetchForbidden),
-            ("data:image/png,rawbytes", Code::InvalidRequest),
+            ("data:image/png;base64", Code::InvalidRequest),
             ("a cat", Code::InvalidRequest),
             ("é".repeat(300).as_str(), Code::InvalidRequest),
         ] {

@@ -15,7 +15,12 @@ use image::{
     },
 };
 
-use layout::{Layout, Refusal};
+use layout::Layout;
+pub(super) use layout::Refusal;
+use library::{Colours, Request};
+
+/// What the library may take beside what was estimated.
+const MARGIN_BYTES: u64 = 1 << 20;
 
 /// A JPEG whose markers were read.
 pub(super) struct JpegDecoder<'b> {
@@ -68,12 +73,55 @@ impl ImageDecoder for JpegDecoder<'_> {
             return Ok(());
         }
         let Self { bytes, ref layout, halve, max_bytes } = self;
-        library::decode(&library::Request { bytes, layout, halve, max_bytes }, pixels)
+        let colours = Colours::Own;
+        library::decode(&Request { bytes, layout, colours, halve, max_bytes }, pixels)
             .map_err(failure)
     }
 
     fn read_image_boxed(self: Box<Self>, pixels: &mut [u8]) -> ImageResult<()> {
         (*self).read_image(pixels)
+    }
+}
+
+/// A JPEG inside another file, which says what its components are.
+pub(super) struct Stream<'b> {
+    bytes: &'b [u8],
+    layout: Layout,
+}
+
+impl<'b> Stream<'b> {
+    /// Reads the markers.
+    pub(super) fn read(bytes: &'b [u8]) -> Result<Self, Refusal> {
+        Ok(Self { bytes, layout: Layout::read(bytes)? })
+    }
+
+    /// Columns and rows.
+    pub(super) fn size(&self) -> [usize; 2] {
+        [self.layout.width, self.layout.height].map(usize::from)
+    }
+
+    /// Components of a pixel.
+    pub(super) fn components(&self) -> usize {
+        self.layout.components.len()
+    }
+
+    /// Rows of a byte for each component of each pixel.
+    ///
+    /// * `luma`: whether three components are luma and chroma, which become RGB; others stay as they are
+    pub(super) fn decode(&self, luma: bool) -> Result<Vec<u8>, Refusal> {
+        let [columns, rows] = self.size();
+        let mut pixels = vec![0; columns * rows * self.components()];
+        let colours = if luma { Colours::Luma } else { Colours::Stored };
+        let request = Request {
+            bytes: self.bytes,
+            layout: &self.layout,
+            colours,
+            halve: false,
+            // Its size is that of a strip or tile, which was checked.
+            max_bytes: self.layout.decode_bytes().saturating_add(MARGIN_BYTES),
+        };
+        library::decode(&request, &mut pixels)?;
+        Ok(pixels)
     }
 }
 

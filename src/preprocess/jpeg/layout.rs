@@ -34,7 +34,7 @@ mod marker {
 
 /// Why a file is not decoded, as far as its markers tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(in super::super) enum Refusal {
     /// No JPEG, or one whose segments cannot be followed.
     Damaged,
     /// Rows or scans are missing.

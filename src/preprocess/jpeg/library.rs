@@ -30,17 +30,29 @@ const JWRN_ARITH_BAD_CODE: c_int = 126;
 /// Bytes that the library may have read ahead.
 const READ_AHEAD: usize = 8;
 
+/// What the components are, and what becomes of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Colours {
+    /// What the markers say, by the library's rules: RGB.
+    Own,
+    /// Luma and chroma, whatever the markers say: RGB.
+    Luma,
+    /// Something else knows: they stay as they are.
+    Stored,
+}
+
 /// What is asked of the library.
 pub(super) struct Request<'b> {
     pub(super) bytes: &'b [u8],
     pub(super) layout: &'b Layout,
+    pub(super) colours: Colours,
     /// Whether an image of half the size is wanted, its sides rounded up.
     pub(super) halve: bool,
     /// Most bytes that coefficients may take.
     pub(super) max_bytes: u64,
 }
 
-/// Decodes into `pixels`: rows of three bytes a pixel, RGB.
+/// Decodes into `pixels`: rows of three bytes a pixel, RGB, or of a byte for each component that stays as it is.
 ///
 /// An image of which data is missing, or damaged in a way that the library notices, is refused. Pillow reads many
 /// of them, but what it makes of the damage depends on its library's version.
@@ -149,7 +161,7 @@ impl Session {
         pixels: &mut [u8],
         watch: *mut Watch,
     ) -> Result<usize, Refusal> {
-        let Request { bytes, layout, halve, max_bytes } = *request;
+        let Request { bytes, layout, colours, halve, max_bytes } = *request;
         // SAFETY: `self` stays where it is until it is dropped, and `bytes` and `watch` outlive it. The functions
         // are called in the order that the library's manual asks for.
         unsafe {
@@ -174,14 +186,27 @@ impl Session {
         {
             return Err(Refusal::Damaged);
         }
-        let inks = layout.components.len() == 4;
-        state.out_color_space = if inks { J_COLOR_SPACE::JCS_CMYK } else { J_COLOR_SPACE::JCS_RGB };
+        let components = layout.components.len();
+        let inks = colours == Colours::Own && components == 4;
+        match colours {
+            Colours::Own if inks => state.out_color_space = J_COLOR_SPACE::JCS_CMYK,
+            Colours::Own => state.out_color_space = J_COLOR_SPACE::JCS_RGB,
+            Colours::Luma => {
+                state.jpeg_color_space = J_COLOR_SPACE::JCS_YCbCr;
+                state.out_color_space = J_COLOR_SPACE::JCS_RGB;
+            }
+            Colours::Stored => {
+                state.jpeg_color_space = J_COLOR_SPACE::JCS_UNKNOWN;
+                state.out_color_space = J_COLOR_SPACE::JCS_UNKNOWN;
+            }
+        }
         (state.scale_num, state.scale_denom) = (1, if halve { 2 } else { 1 });
         // SAFETY: the header was read.
         unsafe { jpeg_start_decompress(state) };
-        let row = state.output_width as usize * 3;
+        let channels = if colours == Colours::Stored { components } else { 3 };
+        let row = state.output_width as usize * channels;
         if pixels.len() != row * state.output_height as usize
-            || state.output_components != if inks { 4 } else { 3 }
+            || usize::try_from(state.output_components) != Ok(if inks { 4 } else { channels })
         {
             return Err(Refusal::Damaged);
         }

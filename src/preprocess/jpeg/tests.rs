@@ -66,7 +66,13 @@ fn by_library(bytes: &[u8]) -> Result<RgbImage, Refusal> {
     let mut pixels = vec![0; (width * height * 3) as usize];
     let max_bytes = LIMITS.max_decode_bytes;
     library::decode(
-        &library::Request { bytes, layout: &layout, halve: false, max_bytes },
+        &library::Request {
+            bytes,
+            layout: &layout,
+            colours: library::Colours::Own,
+            halve: false,
+            max_bytes,
+        },
         &mut pixels,
     )?;
     let image = RgbImage::from_raw(width, height, pixels).expect("three bytes a pixel");

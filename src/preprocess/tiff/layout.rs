@@ -176,7 +176,12 @@ impl Layout<'_> {
         let bytes = row.saturating_mul(rows).saturating_mul(planes as u64);
         let whole = match self.compression {
             Compression::None | Compression::Deflate | Compression::PackBits => 0,
-            Compression::Jpeg => bytes.saturating_mul(JPEG_BYTES),
+            Compression::Jpeg => {
+                let [columns, rows] = [self.chunks.columns, self.chunks.rows]
+                    .map(|side| (side as u64).next_multiple_of(JPEG_UNIT));
+                let row = columns.saturating_mul(self.samples as u64);
+                row.saturating_mul(rows * JPEG_BYTES + JPEG_ROW_BYTES).saturating_add(JPEG_TABLES)
+            }
             _ => bytes,
         };
         let samples = self.chunks.columns.saturating_mul(self.samples) as u64;
@@ -191,6 +196,12 @@ impl Layout<'_> {
 
 /// Bytes that a JPEG decoder takes for each sample: the sample, and a coefficient of two bytes.
 const JPEG_BYTES: u64 = 3;
+/// Columns and rows of the largest unit of a JPEG, in which samples are kept.
+const JPEG_UNIT: u64 = 32;
+/// Bytes for each sample of a row: rows before and after chroma is widened, with those above and below.
+const JPEG_ROW_BYTES: u64 = 112;
+/// Bytes of tables.
+const JPEG_TABLES: u64 = 64 << 10;
 
 /// Bytes that a sample of a row takes: as two bytes, once in the order of the strip or tile and once in that of the
 /// output, and where a fax changes its colour.

@@ -87,6 +87,20 @@ def segments(data):
             return found
 
 
+def contradiction(draw):
+    """A name and a file whose JFIF marker says luma and chroma where Adobe's says RGB, of a layout that is ordinary but
+    for that, and large enough for any decoder."""
+    width, height = draw.randint(17, 70), draw.randint(17, 70)
+    factor = draw.choice(["1x1", "2x1", "2x2", "1x2"])
+    ppm = io.BytesIO()
+    picture(draw, width, height).save(ppm, "PPM")
+    data = run("cjpeg", ["-quality", "90", "-sample", factor], ppm.getvalue())
+    if data is None:
+        return None, None
+    place = segments(data)[0][2]
+    return f"{width}x{height}-{factor}-jfif-adobe-0", with_segment(data, place, 0xEE, b"Adobe\0\x64\0\0\0\0\0")
+
+
 def encoded(draw, number):
     """A name and a JPEG that an encoder wrote."""
     # Most are small, so that many fit in the repository; edges of blocks are drawn more often than the rest.
@@ -264,11 +278,14 @@ def main():
     count, path = int(sys.argv[1]), Path(sys.argv[2])
     draw, records, number = random.Random(17), [], 0
     while number < count:
-        name, data = encoded(draw, number)
+        contradicts = number % 25 == 24
+        name, data = contradiction(draw) if contradicts else encoded(draw, number)
         if data is None:
             continue
         edit = draw.random()
-        if edit < 0.3:
+        if contradicts:
+            label, changed = None, data
+        elif edit < 0.3:
             label, changed = edit_markers(draw, data)
         elif edit < 0.45:
             label, changed = edit_end(draw, data)

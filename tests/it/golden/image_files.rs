@@ -23,9 +23,8 @@ use super::reference::folder;
 const LIMITS: ImageLimits =
     ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 20, max_decode_bytes: 1 << 26 };
 
-/// Most levels by which pixels may differ: rounding, and the upsampling of JPEG streams without libjpeg's arithmetic.
+/// Most levels by which pixels may differ: rounding.
 const LEVELS: u8 = 1;
-const JPEG_LEVELS: u8 = 24;
 
 /// A file, and what Pillow makes of it.
 struct Variant {
@@ -117,8 +116,7 @@ fn each_file_gives_pillows_pixels_or_a_reason() {
             Ok(pixels) => {
                 let pairs = pixels.data.iter().zip(&variant.pixels);
                 let most = pairs.map(|(value, expected)| value.abs_diff(*expected)).max();
-                let allowed = if variant.name.contains("jpeg") { JPEG_LEVELS } else { LEVELS };
-                if pixels.data.len() == variant.pixels.len() && most <= Some(allowed) {
+                if pixels.data.len() == variant.pixels.len() && most <= Some(LEVELS) {
                     count.equal += 1;
                 } else {
                     wrong.push(format!("{}: {most:?} levels", variant.name));
