@@ -69,7 +69,11 @@ pub(super) fn near(path: &str) -> Option<&'static str> {
     let too_long = routes().filter(|route| ends_in(&path, name(route)));
     let too_short = routes().filter(|route| ends_in(name(route), &path));
     let misspelt = routes()
-        .map(|route| (strsim::damerau_levenshtein(&path, name(route)), route))
+        .map(|route| {
+            let bare = name(route).trim_start_matches("v1/");
+            let distance = |name| strsim::damerau_levenshtein(path.as_str(), name);
+            (distance(name(route)).min(distance(bare)), route)
+        })
         .filter(|(distance, route)| *distance <= route.len().div_ceil(6));
     too_long
         .min_by_key(|route| (Reverse(route.len()), *route))
@@ -117,6 +121,7 @@ mod tests {
             ("/openai/v1/embeddings", "/v1/embeddings"),
             ("//v1/embeddings", "/v1/embeddings"),
             ("/v1/embedding", "/v1/embeddings"),
+            ("/embedding", "/v1/embeddings"),
             ("/v1/Embeddings", "/v1/embeddings"),
             ("/multimodalembeddings", "/v1/multimodalembeddings"),
             ("/v1/clasify", "/v1/classify"),

@@ -122,6 +122,9 @@ export const flows = {
     check(await page.isVisible("#patches-input"), "a choice of patches");
     await text(page, "#facts", (words) => words.includes("up to 12 patches"));
     await page.waitForSelector("#bars li");
+    await text(page, "#cut", (words) => words.includes("12 tokens"));
+    await page.fill("#template", "{label}");
+    await page.waitForSelector("#cut", { state: "hidden" });
     await page.fill("#patches-input", "6");
     await page.press("#patches-input", "Enter");
     await text(page, "#code", (words) => words.includes("max_num_patches=6"));

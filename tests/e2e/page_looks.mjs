@@ -3,7 +3,7 @@
 import path from "node:path";
 import { check, sound, text, withSamples } from "./page_tools.mjs";
 
-const SIZES = { narrow: [320, 700], tablet: [768, 1024], laptop: [1440, 900], wide: [3840, 2160] };
+const SIZES = { narrow: [320, 700], tablet: [768, 1024], small: [1060, 800], laptop: [1440, 900], wide: [3840, 2160] };
 
 async function tour(page, where, shot) {
   await page.waitForSelector("#facts span");
@@ -68,6 +68,14 @@ export async function settings({ browser, url, screenshots }) {
   await sound(forced, "forced colours");
   await forced.screenshot({ path: path.join(screenshots, "forced-colours.png"), fullPage: true });
   await forced.context().close();
+
+  // The pages beside it find their files behind a prefix too.
+  const pages = await browser.open(`${url}docs`);
+  await pages.waitForSelector(".opblock");
+  check(pages.faults.length === 0, `the API's pages: ${pages.faults}`);
+  await pages.goto(`${url}docs/errors`);
+  await sound(pages, "errors");
+  await pages.context().close();
 
   // A word for every key in both languages.
   const words = await browser.open(url);

@@ -310,7 +310,8 @@ def test_what_the_server_refuses_is_named(server):
 def test_the_examples_of_the_readme_run(server, tmp_path):
     readme = (ROOT / "clients" / "python" / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 4
+    printed = []
     (tmp_path / "cat.png").write_bytes(CAT.read_bytes())
     (tmp_path / "zz.png").write_bytes(b"no image")
     source = str(ROOT / "clients" / "python" / "src")
@@ -318,4 +319,6 @@ def test_the_examples_of_the_readme_run(server, tmp_path):
         text = f"import sys; sys.path.insert(0, {source!r})\n" + block.replace("http://127.0.0.1:8080", server.http)
         ran = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert ran.returncode == 0, ran.stderr
-    assert "zz.png undecodable_image" in ran.stdout and "(1, " in ran.stdout
+        printed.append(ran.stdout)
+    assert "zz.png undecodable_image" in printed[1] and "(1, " in printed[1]
+    assert "['cat.png']" in printed[2] and "(64, 192) (8, 8)" in printed[3]

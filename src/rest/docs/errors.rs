@@ -66,7 +66,7 @@ fn html(text: &str) -> String {
     marked.collect()
 }
 
-const STYLE: &str = "body{max-width:46rem;margin:2rem auto;padding:0 1rem;font:1rem/1.5 system-ui,sans-serif;\
+const STYLE: &str = "nav a{margin-right:1rem}body{max-width:46rem;margin:2rem auto;padding:0 1rem;font:1rem/1.5 system-ui,sans-serif;\
     color-scheme:light dark}h2{font-family:ui-monospace,monospace;font-size:1.1rem;margin-top:2.5rem}\
     h2:target{text-decoration:underline}code{font-family:ui-monospace,monospace}";
 
@@ -75,7 +75,8 @@ fn as_html() -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<title>Errors of siglip-server</title>\n\
-         <style>{STYLE}</style>\n<h1>Errors</h1>\n"
+         <link rel=\"icon\" href=\"data:,\">\n<style>{STYLE}</style>\n\
+         <nav><a href=\"../\">siglip-server</a> <a href=\"./\">API</a></nav>\n<main>\n<h1>Errors</h1>\n"
     );
     for text in INTRODUCTION {
         page += &format!("<p>{}</p>\n", html(text));
@@ -92,7 +93,7 @@ fn as_html() -> String {
             slug = spec.slug,
         );
     }
-    page
+    page + "</main>\n"
 }
 
 /// Serves the page.

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tracing::{Instrument, Span, debug, error, info, info_span};
 
-use super::request_id::RequestId;
+use super::{request_id::RequestId, set_context::TIMEOUT};
 use crate::{
     error::{Code, Error},
     rest::{AppState, problem::Failure},
@@ -56,6 +56,7 @@ pub(in crate::rest) async fn observe(
     );
     let mut exchange =
         Exchange::begin(Arc::clone(state.metrics()), request.method().clone(), route, span.clone());
+    exchange.has_own_deadline = request.headers().contains_key(TIMEOUT);
     let response = next.run(request).instrument(span).await;
     exchange.head(&response);
     response.map(|inner| Body::new(ObservedBody { inner, exchange }))
@@ -80,6 +81,8 @@ struct Exchange {
     code: &'static str,
     cause: Option<Error>,
     complete: bool,
+    /// Whether the request asked for less time than the server gives.
+    has_own_deadline: bool,
 }
 
 impl Exchange {
@@ -95,6 +98,7 @@ impl Exchange {
             code: OK,
             cause: None,
             complete: false,
+            has_own_deadline: false,
         }
     }
 
@@ -106,6 +110,11 @@ impl Exchange {
         }
         // A body that is already at its end (an answer to HEAD, a redirect) is never polled.
         self.complete = response.body().is_end_stream();
+    }
+
+    /// Whether the deadline that passed was the client's own, which may be as short as it likes.
+    fn was_hurried(&self, cause: &Error) -> bool {
+        self.has_own_deadline && cause.code() == Code::DeadlineExceeded
     }
 
     fn broken(&mut self, error: &axum::Error) {
@@ -121,7 +130,9 @@ impl Exchange {
         let code = self.code;
         match (&self.cause, self.status) {
             (Some(cause), Some(status))
-                if status.is_server_error() && !is_a_state(cause.code()) =>
+                if status.is_server_error()
+                    && !is_a_state(cause.code())
+                    && !self.was_hurried(cause) =>
             {
                 let cause = chain(cause);
                 let status = status.as_u16();
@@ -168,7 +179,11 @@ fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let cause_text = cause.to_string();
+        // A batch's error is the message of its items too.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
         source = cause.source();
     }
     text

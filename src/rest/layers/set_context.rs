@@ -21,7 +21,7 @@ use crate::{
     rest::{AppState, problem::Failure},
 };
 
-const TIMEOUT: &str = "x-request-timeout-ms";
+pub(super) const TIMEOUT: &str = "x-request-timeout-ms";
 const PRIORITY: &str = "x-priority";
 /// How many texts of the request were cut; absent where none was.
 const TRUNCATED_TEXTS: HeaderName = HeaderName::from_static("x-siglip-truncated-texts");

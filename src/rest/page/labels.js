@@ -84,6 +84,8 @@ function draw() {
   $("labels-live").textContent = level === null
     ? t("scored", { n: rows.length })
     : t("above", { p: percent(level), n: reached, all: rows.length });
+  $("cut").hidden = !known.cut;
+  $("cut").textContent = t("cut", { n: known.cut, most: model.text_length });
   if (asksSoftmax && rows.length === 1) $("labels-live").textContent += ` ${t("one_label")}`;
 }
 

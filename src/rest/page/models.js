@@ -77,7 +77,7 @@ function words() {
     model.family,
     t("values", { n: model.dimension }),
     size ? t("pixels", { w: size.width, h: size.height }) : t("up_to_patches", { n: model.max_num_patches }),
-    readsTexts() ? t("tokens", { n: model.text_length }) : t("images_only"),
+    readsTexts() ? t("tokens", { n: model.text_length }) : t(model.captions ? "writes_captions" : "images_only"),
     `${model.dtype}, ${model.device}`,
     model.revision ? String(model.revision).slice(0, 12) : null,
     t("version", { v: version }),

@@ -1,5 +1,6 @@
 // Failures, said where the user looks, with what helps: a key, a pause, another try.
 
+import { address } from "./api.js";
 import { $, make } from "./dom.js";
 import { t } from "./words.js";
 
@@ -18,9 +19,9 @@ export function clearNotice() {
   $("notice").replaceChildren();
 }
 
-export function say(title, text = "", ...buttons) {
+export function say(title, text = "", ...more) {
   clearInterval(timer);
-  $("notice").replaceChildren(make("strong", {}, title), text ? make("p", {}, text) : "", ...buttons);
+  $("notice").replaceChildren(make("strong", {}, title), text ? make("p", {}, text) : "", ...more);
   $("notice").hidden = false;
 }
 
@@ -39,8 +40,10 @@ export function fail(error, again) {
     say(title, text);
     return;
   }
+  // Cause and remedy of every code stand on the server's own page.
+  const explained = error.code ? make("a", { href: address(`docs/errors#${error.code}`) }, t("what_helps")) : "";
   const button = make("button", { type: "button", class: "quiet small", onclick: now }, t("retry"));
-  say(title, text, button);
+  say(title, text, explained, button);
   if (![429, 503].includes(error.status) || retries >= MOST_RETRIES) return;
 
   retries += 1;

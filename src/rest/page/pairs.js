@@ -23,7 +23,8 @@ export function texts() {
 
 const keyOf = (image) => JSON.stringify([model.name, patches(), image.id, texts()]);
 
-/** `{cosine, logit, probability}` of an image, each a number for every text; undefined until it is known. */
+/** `{cosine, logit, probability, cut}` of an image: numbers for every text, and how many texts were cut; undefined until
+    it is known. */
 export const scoresOf = (image) => kept.get(keyOf(image));
 
 /** Asks for what is not known yet. An image that fails is marked, and the others go on without it. */
@@ -36,11 +37,13 @@ export async function score(images, { signal, progress = () => {} }) {
     try {
       const response = await ask("v1/similarity", { body: form(chunk, fields), signal });
       const answer = await response.json();
+      const cut = Number(response.headers.get("x-siglip-truncated-texts") ?? 0);
       keys.forEach((key, row) => {
         kept.set(key, {
           cosine: answer.cosine?.[row] ?? null,
           logit: answer.logit?.[row] ?? null,
           probability: answer.probability?.[row] ?? null,
+          cut,
         });
       });
     } catch (error) {
