@@ -140,7 +140,7 @@ MESSAGES = {
     "the image looks like a file path: the server reads no files": {"input": [{"image": "/home/me/cat.png"}]},
     "the image is not valid base64: unexpected ... at position ...": {"input": [{"image": "iVBORw0K*Ggo"}]},
     "this is an HTML page": {"input": [{"image": "PCFET0NUWVBFIGh0bWw+PGh0bWw+"}]},
-    "this is a HEIC image": {"input": [{"image": "AAAAGGZ0eXBoZWljAAAAAG1pZjFoZWlj"}]},
+    "this is a PDF document": {"input": [{"image": "JVBERi0xLjQK"}]},
     "unknown field; did you mean `dimensions`?": {"input": "a", "dimension": 8},
     "1025 items, more than the limit of 1024 (`limits.max_items`); split the request": {"input": ["a"] * 1025},
     "the model `...` is not served here": {"input": "a", "model": "gpt"},

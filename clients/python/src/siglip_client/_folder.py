@@ -15,7 +15,7 @@ import numpy as np
 
 from ._answers import ModelInfo, Row
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl")
 """Names of files that are taken for images."""
 
 Progress = Union[bool, Callable[[int, int, int], None]]
