@@ -52,6 +52,9 @@ pub struct Submit {
     pub tap: Tap,
 }
 
+/// What a row holds of the server's bounds until its pass has ended or it is dropped.
+pub type Share = Option<tokio::sync::OwnedSemaphorePermit>;
+
 /// A row's answer.
 #[derive(Debug, Clone)]
 pub struct Answer {

@@ -25,7 +25,7 @@ mod tiles;
 use std::{future::Future, sync::Arc};
 
 use self::{
-    admission::{Admission, DecodeMemory, Permit},
+    admission::{Admission, DecodeMemory, Permit, RowMemory},
     bulk::BulkRoom,
 };
 pub use self::{
@@ -68,6 +68,7 @@ pub struct Engine {
     bulk_room: BulkRoom,
     fetcher: Option<Fetcher>,
     decode_memory: DecodeMemory,
+    row_memory: RowMemory,
     limits: config::Limits,
     metrics: Arc<Metrics>,
 }
@@ -102,6 +103,7 @@ impl Engine {
             bulk_room: BulkRoom::new(&limits),
             fetcher: None,
             decode_memory: DecodeMemory::new(limits.max_decode_bytes_in_flight),
+            row_memory: RowMemory::new(&limits),
             limits,
             metrics,
         })

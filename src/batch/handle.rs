@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    Answer, BatchError, Submit, WorkerState,
+    Answer, BatchError, Share, Submit, WorkerState,
     queue::{Entry, Queue, TextRow},
     shared::{Queues, Shared},
 };
@@ -30,6 +30,18 @@ impl Handle {
     /// # Errors
     /// Any [`BatchError`].
     pub async fn embed_image(&self, row: Pixels, how: Submit) -> Result<Answer, BatchError> {
+        self.embed_shared((row, None), how).await
+    }
+
+    /// The same, with a share of the server's bounds that the row holds.
+    ///
+    /// # Errors
+    /// Any [`BatchError`].
+    pub async fn embed_shared(
+        &self,
+        row: (Pixels, Share),
+        how: Submit,
+    ) -> Result<Answer, BatchError> {
         self.submit(|queues| (&mut queues.image, queues.text.served), row, how).await
     }
 
@@ -50,13 +62,13 @@ impl Handle {
     }
 
     async fn text(&self, row: TextRow, how: Submit) -> Result<Answer, BatchError> {
-        self.submit(|queues| (&mut queues.text, queues.image.served), row, how).await
+        self.submit(|queues| (&mut queues.text, queues.image.served), (row, None), how).await
     }
 
     async fn submit<I>(
         &self,
         pick: impl FnOnce(&mut Queues) -> (&mut Queue<I>, Duration),
-        input: I,
+        (input, share): (I, Share),
         how: Submit,
     ) -> Result<Answer, BatchError> {
         let (reply, answer) = oneshot::channel();
@@ -67,6 +79,7 @@ impl Handle {
             submitted: Instant::now(),
             deadline: how.deadline,
             span: tracing::Span::current(),
+            share,
         };
         self.shared.enqueue(pick, entry, how.priority)?;
         // A reply that is dropped unanswered can only mean that the worker is gone.

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{Answer, BatchError, Priority, policy};
+use super::{Answer, BatchError, Priority, Share, policy};
 use crate::{
     model::{ReaderRow, Tap},
     preprocess::Pixels,
@@ -107,6 +107,7 @@ pub(super) struct Entry<I> {
     pub(super) submitted: Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) span: tracing::Span,
+    pub(super) share: Share,
 }
 
 impl<I> Entry<I> {

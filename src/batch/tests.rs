@@ -212,7 +212,15 @@ fn a_retry_is_worth_it_once_both_queues_are_drained() {
     fn row<I>(input: I) -> queue::Entry<I> {
         let (reply, _) = tokio::sync::oneshot::channel();
         let (submitted, span) = (Instant::now(), tracing::Span::none());
-        queue::Entry { input, tap: Tap::default(), reply, submitted, deadline: None, span }
+        queue::Entry {
+            input,
+            tap: Tap::default(),
+            reply,
+            submitted,
+            deadline: None,
+            span,
+            share: None,
+        }
     }
     let mut queues = shared::Queues {
         image: queue::Queue::new(8, 100),

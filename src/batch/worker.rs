@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 
 use super::{
-    Answer, BatchError, Towers, WorkerState,
+    Answer, BatchError, Share, Towers, WorkerState,
     isolate::{self, RowResult, Rows},
     queue::{Entry, Row, TextRow},
     shared::{IMAGE, Job, Shared, TEXT},
@@ -211,13 +211,13 @@ enum Texts {
 
 fn divided(batch: Vec<Entry<TextRow>>) -> Texts {
     let (mut texts, mut reads) = (Vec::new(), Vec::new());
-    for Entry { input, tap, reply, submitted, deadline, span } in batch {
+    for Entry { input, tap, reply, submitted, deadline, span, share } in batch {
         match input {
             TextRow::Embed(input) => {
-                texts.push(Entry { input, tap, reply, submitted, deadline, span });
+                texts.push(Entry { input, tap, reply, submitted, deadline, span, share });
             }
             TextRow::Read(input) => {
-                reads.push(Entry { input, tap, reply, submitted, deadline, span });
+                reads.push(Entry { input, tap, reply, submitted, deadline, span, share });
             }
         }
     }
@@ -250,6 +250,8 @@ struct Waiting {
     reply: oneshot::Sender<Result<Answer, BatchError>>,
     submitted: Instant,
     span: tracing::Span,
+    /// Held until the pass has ended: the inputs are there until then.
+    _share: Share,
 }
 
 impl<I: Send + 'static> Batch<I> {
@@ -257,10 +259,10 @@ impl<I: Send + 'static> Batch<I> {
         let mut waiting = Vec::with_capacity(entries.len());
         let mut inputs = Vec::with_capacity(entries.len());
         let mut taps = Vec::with_capacity(entries.len());
-        for Entry { input, tap, reply, submitted, span, .. } in entries {
+        for Entry { input, tap, reply, submitted, span, share, .. } in entries {
             inputs.push(input);
             taps.push(tap);
-            waiting.push(Waiting { reply, submitted, span });
+            waiting.push(Waiting { reply, submitted, span, _share: share });
         }
         let begun = Instant::now();
         let pass = isolate::begin(tower, Rows { inputs: &inputs, taps: &taps });
@@ -297,7 +299,7 @@ impl Lane<'_> {
         self.account(&inputs, &results, forward);
         let verdict = health.judge(tower, rows, &results);
         let batch_rows = inputs.len();
-        for (Waiting { reply, submitted, span }, result) in waiting.into_iter().zip(results) {
+        for (Waiting { reply, submitted, span, .. }, result) in waiting.into_iter().zip(results) {
             if let Err(error) = &result {
                 span.in_scope(|| tracing::warn!(error = error_chain(error), "a row failed"));
             }

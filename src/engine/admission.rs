@@ -7,7 +7,10 @@ use std::sync::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::config;
+use crate::{
+    batch::{Priority, Share},
+    config,
+};
 
 /// Counts items and bytes in flight. One rule for one item and for many: a request is admitted whole or
 /// refused whole, at once.
@@ -116,6 +119,31 @@ impl DecodeMemory {
     }
 }
 
+/// The memory of images that are decoded and wait for a pass. Decoding goes no further ahead of the towers than
+/// this: an image of a few bytes becomes hundreds of kilobytes. Rows of bulk jobs have memory of their own, so that
+/// interactive ones do not wait for them.
+#[derive(Debug)]
+pub(super) struct RowMemory {
+    interactive: DecodeMemory,
+    bulk: DecodeMemory,
+}
+
+impl RowMemory {
+    /// A half of the bytes that requests may hold, and a quarter for bulk jobs.
+    pub(super) fn new(limits: &config::Limits) -> Self {
+        let part = |of: u64| DecodeMemory::new(limits.max_bytes_in_flight as u64 / of);
+        Self { interactive: part(2), bulk: part(4) }
+    }
+
+    /// Waits for the memory of one row.
+    pub(super) async fn take(&self, priority: Priority, bytes: u64) -> Share {
+        match priority {
+            Priority::Interactive => self.interactive.take(bytes).await,
+            Priority::Bulk => self.bulk.take(bytes).await,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +163,25 @@ mod tests {
         drop(most);
         drop(waits.await);
         assert!(memory.take(u64::MAX).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn interactive_rows_do_not_wait_for_the_memory_of_bulk_rows() {
+        let bytes = 8 * SHARE_BYTES as usize;
+        let limits = config::Limits { max_bytes_in_flight: bytes, ..config::Limits::default() };
+        let memory = RowMemory::new(&limits);
+        let bulk = memory.take(Priority::Bulk, 2 * SHARE_BYTES).await;
+        let mut more = Box::pin(memory.take(Priority::Bulk, 1));
+        assert!(futures::poll!(&mut more).is_pending());
+        let interactive = memory.take(Priority::Interactive, 4 * SHARE_BYTES).await;
+        assert!(interactive.is_some());
+        let mut waits = Box::pin(memory.take(Priority::Interactive, 1));
+        assert!(futures::poll!(&mut waits).is_pending());
+        drop(bulk);
+        assert!(more.await.is_some());
+        assert!(futures::poll!(&mut waits).is_pending());
+        drop(interactive);
+        assert!(waits.await.is_some());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Anyres, Context, Engine, ImageInput, Usage, admission::Permit, until_deadline};
 use crate::{
-    batch::Submit,
+    batch::{Share, Submit},
     config::Limit,
     embedding::Embedding,
     error::{Code, Error},
@@ -261,24 +261,24 @@ impl Engine {
         Wanted { tap, size }: Wanted,
         context: &Context,
     ) -> Result<FeatureMap, Error> {
-        let pixels = self.pixels(model, image, size, context).await?;
-        self.view_maps(model, (vec![pixels], None), tap, context).await
+        let row = self.pixels(model, image, size, context).await?;
+        self.view_maps(model, (vec![row], None), tap, context).await
     }
 
     /// What the tower makes of the views of one image, which are of one size.
     pub(super) async fn view_maps(
         &self,
         model: &Model,
-        (views, tiling): (Vec<Pixels>, Option<Tiling>),
+        (views, tiling): (Vec<(Pixels, Share)>, Option<Tiling>),
         tap: Tap,
         context: &Context,
     ) -> Result<FeatureMap, Error> {
-        let sizes = views.first().map(|view| grid(model, view.height, view.width));
+        let sizes = views.first().map(|(view, _)| grid(model, view.height, view.width));
         let grid = sizes.ok_or_else(|| Error::internal("an image without a view"))?;
         let count = views.len();
-        let rows = views.into_iter().map(|pixels| async move {
+        let rows = views.into_iter().map(|row| async move {
             let submit = Submit { tap, ..context.submit() };
-            let answer = model.handle.embed_image(pixels, submit).await;
+            let answer = model.handle.embed_shared(row, submit).await;
             self.take_answer(context, answer)
         });
         let views: Vec<_> = stream::iter(rows).buffered(count).try_collect().await?;
@@ -294,6 +294,11 @@ impl Engine {
             None => Ok(map),
         }
     }
+}
+
+/// Bytes of the states of a picture, at most.
+pub(super) fn states_bytes(model: &Model, size: TargetSize) -> usize {
+    max_tokens(model, size).saturating_mul(model.card.vision_width * size_of::<f32>())
 }
 
 /// Most tokens of a picture.

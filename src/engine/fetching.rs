@@ -6,6 +6,7 @@ use futures::{StreamExt, stream};
 
 use super::{Context, Engine, ImageInput, Input, embed::Batch, tiles::Target};
 use crate::{
+    batch::Share,
     error::{Code, Error},
     fetch::{FetchError, Fetched, Slot},
     preprocess::{Pixels, TargetSize},
@@ -79,18 +80,19 @@ impl Engine {
         image: ImageInput,
         size: TargetSize,
         context: &Context,
-    ) -> Result<Pixels, Error> {
+    ) -> Result<(Pixels, Share), Error> {
         if let ImageInput::Pixels(pixels) = image {
-            return Ok(pixels);
+            // They are counted as bytes of the request.
+            return Ok((pixels, None));
         }
         let (image, slot) = self.fetched(image, context).await?;
         let started = Instant::now();
         let encoded = self.encoded(image, context).await?;
-        let prepared = self.prepare(model, encoded, Target::Size(size), context).await?;
+        let (prepared, share) = self.prepare(model, encoded, Target::Size(size), context).await?;
         drop(slot);
         self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
         self.note(context, Stage::Decode, started);
-        Ok(prepared.pixels)
+        Ok((prepared.pixels, share))
     }
 }
 

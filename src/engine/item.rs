@@ -17,7 +17,7 @@ use super::{
     tiles::Target,
 };
 use crate::{
-    batch::{Answer, BatchError},
+    batch::{Answer, BatchError, Share},
     cache::Key,
     config::Limit,
     decoder::Decoder,
@@ -264,25 +264,26 @@ impl Engine {
         };
         let (key, encoded) = self.on_pool(context, hash).await.map_err(decoder_panicked)??;
         let compute = async {
-            let prepared = self.prepare(model, encoded, Target::Size(size), context).await?;
+            let (prepared, share) = self.prepare(model, encoded, Target::Size(size), context).await?;
             drop(slot);
             self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
             self.note(context, Stage::Decode, started);
-            let answer = model.handle.embed_image(prepared.pixels, context.submit()).await;
+            let row = (prepared.pixels, share);
+            let answer = model.handle.embed_shared(row, context.submit()).await;
             self.take_answer(context, answer)
         };
         Ok(self.images.get_or_compute(key, compute).await?.0)
     }
 
-    /// Decodes and resizes on the CPU pool, once there is memory for it. A decoder's panic fails this item
-    /// only.
+    /// Decodes and resizes on the CPU pool, once there is memory for it and for what it becomes. A decoder's panic
+    /// fails this item only.
     pub(super) async fn prepare(
         &self,
         model: &Model,
         encoded: Encoded,
         target: Target,
         context: &Context,
-    ) -> Result<Prepared, Error> {
+    ) -> Result<(Prepared, Share), Error> {
         let Encoded { bytes, header } = encoded;
         let pixels = self.admission.admit_pixels(header.pixels).map_err(|_| {
             let message = "the server has as many pixels to decode as it accepts; retry later";
@@ -292,8 +293,11 @@ impl Engine {
             error
         })?;
         let item = OnItsWay::new(&self.metrics, context);
-        let memory = target.memory(&bytes, header);
-        let memory = self.decode_memory.take(memory).await;
+        let share = match target.row_bytes() {
+            Some(bytes) => self.row_memory.take(context.priority, bytes).await,
+            None => None,
+        };
+        let memory = self.decode_memory.take(target.memory(&bytes, header)).await;
         let (limits, decoding) = (self.image_limits(), self.decoding);
         let spec = model.image.clone();
         let decoder = Arc::clone(&self.decoder);
@@ -313,7 +317,7 @@ impl Engine {
         };
         let prepared = self.pool.run(job).await;
         item.arrive();
-        prepared.map_err(decoder_panicked)?
+        Ok((prepared.map_err(decoder_panicked)??, share))
     }
 
     /// Notes a stage that began at `started` and ends now.

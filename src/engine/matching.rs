@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Context, Engine, ImageInput, Input, Matrix, Usage, item::ItemOptions};
+use super::{
+    Context, Engine, ImageInput, Input, Matrix, Usage, features::states_bytes, item::ItemOptions,
+};
 use crate::{
     batch::Submit,
     embedding::Embedding,
@@ -49,6 +51,11 @@ impl Engine {
     ) -> Result<(Matrix, Usage), Error> {
         let Sides { images: (image_field, images), texts: (text_field, texts), texts_per_name } =
             sides;
+        // The states of the images that are read at once, and the texts once more, beside the request's own.
+        let states =
+            states_bytes(model, options.size()).saturating_mul(images.len().min(IMAGES_AT_ONCE));
+        let held: usize = texts.iter().map(Input::held_bytes).sum();
+        self.admit((model, context), 0, held.saturating_add(states))?;
         let mut usage = Usage { images: images.len(), ..Usage::default() };
         let mut tokens = Vec::with_capacity(texts.len());
         let mut errors = Vec::new();
@@ -128,8 +135,8 @@ impl Engine {
         context: &Context,
     ) -> Result<Embedding, Error> {
         let submit = Submit { tap: Tap::LastHiddenState, ..context.submit() };
-        let pixels = self.pixels(model, image, options.size(), context).await?;
-        let answer = model.handle.embed_image(pixels, submit).await;
+        let row = self.pixels(model, image, options.size(), context).await?;
+        let answer = model.handle.embed_shared(row, submit).await;
         self.take_answer(context, answer)
     }
 }

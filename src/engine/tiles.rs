@@ -73,6 +73,14 @@ impl Target {
             Self::Views(tiling) => decoding.saturating_add(tiling.bytes()),
         }
     }
+
+    /// The bytes of a row that waits for its pass. Those of views are admitted with their request.
+    pub(super) fn row_bytes(self) -> Option<u64> {
+        match self {
+            Self::Size(size) => Some(3 * size.max_pixels()),
+            Self::Views(_) => None,
+        }
+    }
 }
 
 impl Engine {
@@ -127,10 +135,11 @@ impl Engine {
         context: &Context,
     ) -> Result<FeatureMap, Error> {
         let started = Instant::now();
-        let prepared = self.prepare(model, encoded, Target::Views(tiling), context).await?;
+        let (prepared, _) =
+            self.prepare(model, encoded, Target::Views(tiling), context).await?;
         self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
         self.note(context, Stage::Decode, started);
-        let views = tiling.split(&prepared.pixels);
+        let views = tiling.split(&prepared.pixels).into_iter().map(|view| (view, None)).collect();
         drop(prepared);
         self.view_maps(model, (views, Some(tiling)), wanted.tap, context).await
     }

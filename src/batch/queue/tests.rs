@@ -16,6 +16,7 @@ fn entry(id: u64, size: u32) -> (Entry<Pixels>, oneshot::Receiver<Result<Answer,
         submitted: Instant::now(),
         deadline: None,
         span: tracing::Span::none(),
+        share: None,
     };
     (entry, answer)
 }
