@@ -103,7 +103,7 @@ impl Engine {
             bulk_room: BulkRoom::new(&limits),
             fetcher: None,
             decode_memory: DecodeMemory::new(limits.max_decode_bytes_in_flight),
-            row_memory: RowMemory::new(&limits),
+            row_memory: RowMemory::new(&config.batch),
             limits,
             metrics,
         })

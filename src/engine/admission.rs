@@ -128,11 +128,16 @@ pub(super) struct RowMemory {
     bulk: DecodeMemory,
 }
 
+/// What a row is counted as where a budget is given in rows: the largest input of a common model takes less.
+const ROW_BYTES: u64 = 1 << 20;
+
 impl RowMemory {
-    /// A half of the bytes that requests may hold, and a quarter for bulk jobs.
-    pub(super) fn new(limits: &config::Limits) -> Self {
-        let part = |of: u64| DecodeMemory::new(limits.max_bytes_in_flight as u64 / of);
-        Self { interactive: part(2), bulk: part(4) }
+    /// Room for the batch that runs, the one behind it and as many rows again, and half of that for bulk jobs.
+    pub(super) fn new(batch: &config::Batch) -> Self {
+        let rows = |batches: u64| {
+            DecodeMemory::new((batch.max_image_rows as u64).saturating_mul(batches * ROW_BYTES))
+        };
+        Self { interactive: rows(4), bulk: rows(2) }
     }
 
     /// Waits for the memory of one row.
@@ -167,13 +172,12 @@ mod tests {
 
     #[tokio::test]
     async fn interactive_rows_do_not_wait_for_the_memory_of_bulk_rows() {
-        let bytes = 8 * SHARE_BYTES as usize;
-        let limits = config::Limits { max_bytes_in_flight: bytes, ..config::Limits::default() };
-        let memory = RowMemory::new(&limits);
-        let bulk = memory.take(Priority::Bulk, 2 * SHARE_BYTES).await;
+        let batch = config::Batch { max_image_rows: 1, ..config::Batch::default() };
+        let memory = RowMemory::new(&batch);
+        let bulk = memory.take(Priority::Bulk, 2 * ROW_BYTES).await;
         let mut more = Box::pin(memory.take(Priority::Bulk, 1));
         assert!(futures::poll!(&mut more).is_pending());
-        let interactive = memory.take(Priority::Interactive, 4 * SHARE_BYTES).await;
+        let interactive = memory.take(Priority::Interactive, 4 * ROW_BYTES).await;
         assert!(interactive.is_some());
         let mut waits = Box::pin(memory.take(Priority::Interactive, 1));
         assert!(futures::poll!(&mut waits).is_pending());

@@ -66,6 +66,21 @@ impl Server {
         Self::ready(command)
     }
 
+    /// Starts a binary by another program, which is given its path and arguments.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_by(launcher: &[&str], path: &Path, args: &[&str]) -> Self {
+        let mut command = program(launcher[0], &launcher[1..]);
+        command.arg(path).args(["--listen", "127.0.0.1:0"]);
+        command.args(args);
+        command.env("PATH", "/usr/bin:/bin");
+        Self::ready(command)
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     fn ready(mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
