@@ -264,7 +264,8 @@ impl Engine {
         };
         let (key, encoded) = self.on_pool(context, hash).await.map_err(decoder_panicked)??;
         let compute = async {
-            let (prepared, share) = self.prepare(model, encoded, Target::Size(size), context).await?;
+            let (prepared, share) =
+                self.prepare(model, encoded, Target::Size(size), context).await?;
             drop(slot);
             self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
             self.note(context, Stage::Decode, started);

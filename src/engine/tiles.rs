@@ -135,8 +135,7 @@ impl Engine {
         context: &Context,
     ) -> Result<FeatureMap, Error> {
         let started = Instant::now();
-        let (prepared, _) =
-            self.prepare(model, encoded, Target::Views(tiling), context).await?;
+        let (prepared, _) = self.prepare(model, encoded, Target::Views(tiling), context).await?;
         self.metrics.pixels_decoded.inc_by(prepared.source_pixels);
         self.note(context, Stage::Decode, started);
         let views = tiling.split(&prepared.pixels).into_iter().map(|view| (view, None)).collect();

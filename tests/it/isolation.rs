@@ -3,7 +3,7 @@
 mod bombs;
 mod estimates;
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use image::{DynamicImage, ImageFormat};
 use reqwest::{Client, StatusCode};
@@ -306,4 +306,23 @@ async fn the_program_may_be_replaced_while_it_runs() {
     let (status, answer) = embed(&client(), &server, CAT).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_ne!(only_child(&server), child);
+}
+
+/// As in a container: process 1 of its own, as a user without capabilities.
+#[tokio::test]
+async fn process_one_without_rights_has_processes_too() {
+    let launcher = ["unshare", "--user", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    let tried = Command::new(launcher[0]).args(&launcher[1..]).arg("true").status();
+    if !tried.is_ok_and(|status| status.success()) {
+        // Not every system lets every user make such a place.
+        return;
+    }
+    let program = Path::new(env!("CARGO_BIN_EXE_siglip-server"));
+    let (client, mut server) = (client(), Server::start_by(&launcher, program, &QUIET));
+    let (status, answer) = embed(&client, &server, CAT).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let info = client.get(format!("{}/info", server.url)).send().await.expect("answers");
+    let info: Value = info.json().await.expect("JSON");
+    assert_eq!(info["decode_isolation"], "process");
+    assert!(!server.has_ended());
 }

@@ -77,6 +77,7 @@ impl Server {
     }
 
     /// Whether it has ended by itself.
+    #[cfg(target_os = "linux")]
     pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
