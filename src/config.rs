@@ -20,7 +20,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 pub use self::{
     choices::{
         Agreement, CpuFeatures, DType, DecodeIsolation, Device, LogFormat, MatchingToken,
-        TextNormalization,
+        MatmulPrecision, TextNormalization,
     },
     lists::{Host, List, Network, WebOrigin},
     load::{Effective, Origin, Sources},
@@ -146,6 +146,10 @@ section! {
         /// and texts at load; a model below it does not start. By default 0.999 for `f16` and `bf16`, and 0.99
         /// for `int8`. 0 measures nothing, which saves the time of loading the model in f32.
         min_agreement: Option<Agreement> = None, Choice "COSINE", flag "min-agreement";
+        /// How f32 is multiplied on a CPU: `highest` is in f32; `high` is in three products of bf16 where the processor
+        /// does those faster (AMX), and as `highest` elsewhere. By default `high` where it is faster and embeddings on
+        /// the images and texts of the check at load have a cosine within 1e-9 of 1 with `highest`.
+        matmul_precision: Option<MatmulPrecision> = None, Choice "highest|high", flag "matmul-precision";
         /// What is done to a text before the tokenizer reads it: `auto` is what the checkpoint was trained
         /// with; `hf`, `bigvision` and `openclip` are what each reference does; `none` is nothing.
         text_normalization: TextNormalization = TextNormalization::default(), Choice "MODE", flag "text-normalization";
@@ -162,7 +166,7 @@ section! {
         /// Which instructions of the processor forward passes use: `auto` is the fastest that it has,
         /// which is measured at start where names do not tell; the others pin one, so that machines of different kinds
         /// give equal vectors.
-        cpu_features: CpuFeatures = CpuFeatures::default(), Choice "auto|portable|avx2|avx512|avx512vnni|avx512bf16|neon", flag "cpu-features";
+        cpu_features: CpuFeatures = CpuFeatures::default(), Choice "auto|portable|avx2|avx512|avx512vnni|avx512bf16|amx|neon", flag "cpu-features";
         /// Threads that decode and resize images; 0 means one per core.
         cpu_pool_threads: usize = 0, CountOrZero "N", flag "cpu-pool-threads";
         /// Where images are decoded: `process` is in processes of their own, without files and network and with limits

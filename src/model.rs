@@ -13,6 +13,7 @@ mod load;
 mod nn;
 mod open_clip;
 mod pass;
+mod precision;
 mod probe;
 mod reader;
 mod replicated;
@@ -240,6 +241,17 @@ pub struct ModelCard {
     pub device: config::Device,
     /// The processor's instructions that they use; none on other devices.
     pub cpu_features: Option<Instructions>,
+    /// How they multiply f32; none in other types and on other devices.
+    pub matmul_precision: Option<Precision>,
+}
+
+/// How f32 is multiplied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Precision {
+    /// As the configuration calls it.
+    pub value: config::MatmulPrecision,
+    /// A sentence on why it was chosen.
+    pub why: String,
 }
 
 /// A set of a processor's instructions.

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import asdict
 from importlib import metadata
 
-from . import machine, report
+from . import machine, quiet, report
 from .prepare import build
 from .samples import Samples
 from .settings import CHECK, RESULTS, ROOT, Settings
@@ -23,7 +23,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help="peak, tower, http, growth, report; all by default")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: minutes, wider spreads")
     parser.add_argument("--rounds", type=int, help="rounds of each part (5, quick 2)")
-    parser.add_argument("--minutes", type=float, help="no round begins after this much time (35, quick 7)")
+    parser.add_argument("--minutes", type=float, help="no round but the first begins after so much measuring (35, quick 7)")
     parser.add_argument("--threads", type=int, default=machine.CORES, help="of every engine")
     parser.add_argument("--others", type=float, default=0.5, metavar="CORES", help="most that other processes may use")
     parser.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="longest wait for them")
@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
 def settings(args: argparse.Namespace) -> Settings:
     """What the flags mean."""
     if CHECK:
-        limits = {"most_others": 1e3, "patience": 0.0, "minutes": 30.0}
+        limits = {"most_others": 1e3, "patience": 0.0, "waiting": 0.0, "minutes": 30.0}
         return Settings(
             quick=True, rounds=2, seconds=0.05, window=0.3, threads=args.threads, build=not args.no_build, **limits
         )
@@ -48,6 +48,7 @@ def settings(args: argparse.Namespace) -> Settings:
         threads=args.threads,
         most_others=args.others,
         patience=args.patience,
+        waiting=60.0 if quick else 1800.0,
         minutes=args.minutes or (7 if quick else 35),
         build=not args.no_build,
     )
@@ -90,6 +91,8 @@ def run(chosen: Settings, parts: list[str], samples: Samples) -> None:
     dtypes = build.dtypes() if set(parts) - {"peak"} else []
     # Without instructions for it bf16 is served for memory's sake: for speed it is f32 with a conversion.
     http_dtypes = [dtype for dtype in dtypes if dtype != "bf16" or build.has_bf16()]
+    chosen = chosen.from_now()
+    quiet.begin(chosen)
     if "peak" in parts and "tower" not in parts:
         for number in range(chosen.rounds):
             peak.measure(chosen, samples, program, number)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .dialects import Dialect
 from .processes import Child
-from .settings import CHECKPOINT, SERVER, WORK
+from .settings import BENCH, CHECKPOINT, SERVER, WORK
 
 READY_SECONDS = 180
 
@@ -62,9 +62,17 @@ def ours(dtype: str, model: str | Path = CHECKPOINT, *flags: str) -> Server:
 
 def infinity() -> Server:
     """infinity with the settings that it recommends for a processor, on the same folder."""
-    program = str(Path(sys.executable).parent / "infinity_emb")
-    command = [program, "v2", "--model-id", str(CHECKPOINT), "--served-model-name", "bench", "--engine", "torch"]
+    return _infinity("infinity", [str(Path(sys.executable).parent / "infinity_emb")])
+
+
+def infinity_padded() -> Server:
+    """The same, with texts padded to the checkpoint's length: as much work as this server does for them."""
+    return _infinity("infinity, padded to 64", [sys.executable, str(BENCH / "harness" / "infinity_padded.py")])
+
+
+def _infinity(name: str, program: list[str]) -> Server:
+    command = [*program, "v2", "--model-id", str(CHECKPOINT), "--served-model-name", "bench", "--engine", "torch"]
     command += ["--device", "cpu", "--dtype", "float32", "--no-bettertransformer"]
     command += ["--host", "127.0.0.1", "--port", "{port}"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    return Server("infinity", "f32", command, Dialect("bench", ours=False))
+    return Server(name, "f32", command, Dialect("bench", ours=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,15 +40,21 @@ class Settings:
     """Cores that other processes may use while something is measured."""
     patience: float
     """Seconds to wait for them, before each measurement."""
+    waiting: float
+    """Seconds to wait for them, before all measurements together; then whatever comes is measured, and called noisy."""
     minutes: float
-    """No round begins after this."""
+    """After the first, no round begins after this much measuring."""
     build: bool
     """Whether to build what is measured."""
     started: float = field(default_factory=time.monotonic)
 
-    def time_is_up(self) -> bool:
-        """Whether the run's time is used up."""
-        return time.monotonic() - self.started > self.minutes * 60
+    def time_is_up(self, number: int, share: float = 1.0) -> bool:
+        """Whether a round is one too many: a share of the run's time is used up. The first never is."""
+        return number > 0 and time.monotonic() - self.started > self.minutes * 60 * share
+
+    def from_now(self) -> Settings:
+        """The same, its time beginning now: what was built and prepared before takes none of it."""
+        return replace(self, started=time.monotonic())
 
 
 def checkpoint_of(side: int) -> Path:

@@ -42,6 +42,9 @@ struct Arguments {
     /// As the server's `--cpu-features`.
     #[arg(long, default_value = "auto")]
     cpu_features: String,
+    /// As the server's `--matmul-precision`.
+    #[arg(long)]
+    matmul_precision: Option<String>,
     /// Threads; 0 means one per core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -60,6 +63,9 @@ fn main() -> anyhow::Result<()> {
         dtype: arguments.dtype.parse().map_err(anyhow::Error::msg)?,
         threads: arguments.threads,
         cpu_features: arguments.cpu_features.parse().map_err(anyhow::Error::msg)?,
+        matmul_precision: (arguments.matmul_precision.as_deref())
+            .map(|text| text.parse().map_err(anyhow::Error::msg))
+            .transpose()?,
         ..config::Model::default()
     };
     let start = Instant::now();

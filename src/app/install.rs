@@ -37,6 +37,8 @@ pub(super) async fn load_and_warm(
     let towers = Towers { vision, text, reader };
     let arm = arming();
     let towers = arm(towers);
+    let matmul_precision = card.matmul_precision.as_ref().map(|own| own.value);
+    let again = config::Model { matmul_precision, ..again };
     let reload = reload(again, card.revision.clone(), arm);
     let metrics = Arc::clone(engine.metrics());
     let handle = batch::spawn_supervised(&name, towers, reload, &config.batch, metrics)

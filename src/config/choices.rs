@@ -152,6 +152,36 @@ impl FromStr for Agreement {
     }
 }
 
+/// How exactly products of f32 are computed, in PyTorch's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MatmulPrecision {
+    /// In f32.
+    Highest,
+    /// Where that is faster, in three products of bf16, of which each f32 is the sum of two.
+    High,
+}
+
+impl fmt::Display for MatmulPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Highest => "highest",
+            Self::High => "high",
+        })
+    }
+}
+
+impl FromStr for MatmulPrecision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "highest" => Ok(Self::Highest),
+            "high" => Ok(Self::High),
+            _ => Err(format!("`{text}` is not a precision: highest or high")),
+        }
+    }
+}
+
 /// Which instructions of the processor the towers use.
 pub use siglip_kernels::Choice as CpuFeatures;
 

@@ -6,7 +6,7 @@ use super::{
     LoadError, Loaded, ModelCard, ReaderInfo, ReaderRow, Resident, Writer,
     checkpoint::Checkpoint,
     family::{self, Architecture, Towers},
-    open_clip,
+    open_clip, precision,
     probe::{Answers, Probe},
     replicated::replicated,
     runtime::Runtime,
@@ -85,19 +85,31 @@ pub fn load_resident(config: &config::Model) -> Result<ResidentModel, LoadError>
         tokenizer(&checkpoint, TokenizerOptions { layout, normalization, cleaning })
     });
     let tokenizer = tokenizer.transpose().map_err(within)?;
-    let runtime = Runtime::new(config)?;
-    let runtimes = runtime.replicas(config.replicas).map_err(within)?;
-    let check = Check::new(config, &image, tokenizer.as_deref())?;
+    let config = &config::Model { matmul_precision: precision::wanted(config), ..config.clone() };
+    let mut runtime = Runtime::new(config)?;
+    let mut runtimes = runtime.replicas(config.replicas).map_err(within)?;
+    let check = Check::new(config, &runtime, &image, tokenizer.as_deref())?;
     let expected = match &check {
         Some(check) => Some(check.expected(config, &*model, &weights).map_err(within)?),
         None => None,
     };
-    let root = Scope::root(&weights, &runtime);
-    let mut towers = model.load(&image, &root).map_err(within)?;
+    let mut towers = model.load(&image, &Scope::root(&weights, &runtime)).map_err(within)?;
     weights.finish().map_err(within)?;
-    let mut agreement = None;
+    let (mut agreement, mut distance) = (None, None);
     if let Some((check, expected)) = check.zip(expected) {
-        agreement = Some(check.agreement(&mut towers, &expected).map_err(within)?);
+        let answers = check.answers(&mut towers).map_err(within)?;
+        distance = runtime.is_split().then(|| answers.distance(&expected));
+        if distance.is_some_and(|far| config.matmul_precision.is_none() && !precision::is_near(far))
+        {
+            // Their memory first: there is not always room for both.
+            drop(towers);
+            weights.forget();
+            runtime = Runtime::new(&precision::highest(config))?;
+            runtimes = runtime.replicas(config.replicas).map_err(within)?;
+            towers = model.load(&image, &Scope::root(&weights, &runtime)).map_err(within)?;
+        } else {
+            agreement = Some(check.agreement(&answers, &expected).map_err(within)?);
+        }
     }
     let description = model.description();
     let card = ModelCard {
@@ -128,6 +140,7 @@ pub fn load_resident(config: &config::Model) -> Result<ResidentModel, LoadError>
         agreement,
         device: config.device,
         cpu_features: runtime.cpu_features(),
+        matmul_precision: precision::chosen(config, &runtime, distance),
     };
     let Towers { vision, text, reader, .. } = towers;
     let reader = reader.map(|(reader, _)| reader);
@@ -152,12 +165,14 @@ impl<'i> Check<'i> {
     /// None in f32 itself, and where nothing is asked.
     fn new(
         config: &config::Model,
+        runtime: &Runtime,
         image: &'i ImageSpec,
         tokenizer: Option<&TextTokenizer>,
     ) -> Result<Option<Self>, LoadError> {
         let dtype = config.dtype;
         let least = config.min_agreement.unwrap_or(config::Agreement::usual(dtype));
-        if dtype == config::DType::F32 || least == config::Agreement::UNCHECKED {
+        let unchecked = config.min_agreement == Some(config::Agreement::UNCHECKED);
+        if (dtype == config::DType::F32 && !runtime.is_split()) || unchecked {
             return Ok(None);
         }
         let probe = Probe::new(image, tokenizer)?;
@@ -171,22 +186,29 @@ impl<'i> Check<'i> {
         model: &dyn Architecture,
         weights: &Weights,
     ) -> Result<Answers, LoadError> {
-        let runtime = Runtime::new(&config::Model { dtype: config::DType::F32, ..config.clone() })?;
+        let dtype = config::DType::F32;
+        let runtime =
+            Runtime::new(&precision::highest(&config::Model { dtype, ..config.clone() }))?;
         let root = Scope::root(weights, &runtime);
         let answers = model.answers(self.image, &root, &self.probe)?;
         weights.forget();
         Ok(answers)
     }
 
-    /// # Errors
-    /// Fails if the towers give something else than f32 does.
-    fn agreement(&self, towers: &mut Towers, expected: &Answers) -> Result<f32, LoadError> {
+    /// What the towers give.
+    fn answers(&self, towers: &mut Towers) -> Result<Answers, LoadError> {
         let images = self.probe.images(&mut towers.vision)?;
         let texts = match &mut towers.text {
             Some(text) => self.probe.texts(text)?,
             None => Vec::new(),
         };
-        let (cosine, dtype) = (Answers::new(images, texts).agreement(expected), self.dtype);
+        Ok(Answers::new(images, texts))
+    }
+
+    /// # Errors
+    /// Fails if it is something else than f32 gives.
+    fn agreement(&self, answers: &Answers, expected: &Answers) -> Result<f32, LoadError> {
+        let (cosine, dtype) = (answers.agreement(expected), self.dtype);
         if cosine >= self.least {
             tracing::info!(%dtype, cosine, "the least cosine with embeddings in f32");
             return Ok(cosine);

@@ -81,13 +81,22 @@ impl Answers {
 
     /// The least cosine between rows of one and the other; not a number if one row has none.
     pub(super) fn agreement(&self, others: &Self) -> f32 {
+        self.least_cosine(others) as f32
+    }
+
+    /// How far the least cosine is from 1, with digits that an f32 next to 1 does not have.
+    pub(super) fn distance(&self, others: &Self) -> f64 {
+        1.0 - self.least_cosine(others)
+    }
+
+    fn least_cosine(&self, others: &Self) -> f64 {
         let pairs = self.images.iter().zip(&others.images);
         let pairs = pairs.chain(self.texts.iter().zip(&others.texts));
         let cosines = pairs.map(|(own, other)| cosine(own.as_slice(), other.as_slice()));
         cosines.fold(1.0_f64, |least, cosine| match least.is_nan() || cosine >= least {
             true => least,
             false => cosine,
-        }) as f32
+        })
     }
 }
 
@@ -134,6 +143,9 @@ mod tests {
             (own.agreement(&answers(&[&[2.0, 0.0], &[0.0, 3.0]])) - 0.5f32.sqrt()).abs() < 1e-6
         );
         assert!((own.agreement(&own) - 1.0).abs() < 1e-6);
+        // A turn by 1e-5 is half of its square away.
+        let near = answers(&[&[1.0, 1e-5], &[1.0, 1.0]]);
+        assert!((own.distance(&near) - 5e-11).abs() < 1e-13, "{}", own.distance(&near));
     }
 
     #[test]

@@ -69,10 +69,15 @@ pub(super) struct ModelInfo {
     /// Where they run: `cpu`, `cuda:0`, `metal`.
     device: String,
     /// The processor's instructions that the towers use: `portable`, `avx2`, `avx512`, `avx512vnni`, `avx512bf16`,
-    /// `neon`; null on other devices.
+    /// `amx`, `neon`; null on other devices.
     cpu_features: Option<String>,
     /// Why these: what was measured of them, or that the configuration pins them; null on other devices.
     cpu_features_reason: Option<String>,
+    /// How f32 is multiplied on a processor: `highest`, in f32, or `high`, in three products of bf16; null in other
+    /// types and on other devices.
+    matmul_precision: Option<String>,
+    /// Why so, with what was measured at load; null where `matmul_precision` is.
+    matmul_precision_reason: Option<String>,
     /// Values of an embedding.
     dimension: usize,
     /// Ids of a text, padding included; null without a text tower.
@@ -252,6 +257,8 @@ impl ModelInfo {
             agreement: card.agreement,
             cpu_features: card.cpu_features.as_ref().map(|set| set.name.clone()),
             cpu_features_reason: card.cpu_features.as_ref().map(|set| set.why.clone()),
+            matmul_precision: card.matmul_precision.as_ref().map(|own| own.value.to_string()),
+            matmul_precision_reason: card.matmul_precision.as_ref().map(|own| own.why.clone()),
             device: card.device.to_string(),
             dimension: card.embedding_dim,
             text_length: card.text_length,

@@ -173,5 +173,6 @@ pub(crate) fn card() -> ModelCard {
         agreement: None,
         device: Device::Cpu,
         cpu_features: None,
+        matmul_precision: None,
     }
 }

@@ -144,6 +144,7 @@ fn card() -> ModelCard {
         agreement: None,
         device: Device::Cpu,
         cpu_features: None,
+        matmul_precision: None,
     }
 }
 

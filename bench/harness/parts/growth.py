@@ -76,7 +76,7 @@ def measure(settings: Settings, samples: Samples) -> None:
     server.child.suspend()
     try:
         for number in range(max(settings.rounds - 2, 1)):
-            if settings.time_is_up():
+            if settings.time_is_up(number):
                 break
             _towers(settings, samples, number)
             _requests(settings, samples, number, server)

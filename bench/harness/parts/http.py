@@ -35,7 +35,7 @@ def measure(settings: Settings, samples: Samples, dtypes: list[str]) -> None:
         for server in found:
             samples.add("start", engine=server.name, dtype=server.dtype, ready_seconds=server.ready_seconds)
         for number in range(settings.rounds):
-            if settings.time_is_up():
+            if settings.time_is_up(number):
                 print("the time is up", file=sys.stderr)
                 break
             _one_round(settings, samples, number, found)
@@ -50,7 +50,7 @@ def measure(settings: Settings, samples: Samples, dtypes: list[str]) -> None:
 def _start(dtypes: list[str]) -> list[Server]:
     starts: list[Callable[[], Server]] = [partial(servers.ours, dtype) for dtype in dtypes]
     found: list[Server] = []
-    for start in [*starts, servers.infinity]:
+    for start in [*starts, servers.infinity, servers.infinity_padded]:
         try:
             server = start()
         except RuntimeError as error:

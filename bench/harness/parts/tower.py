@@ -164,12 +164,12 @@ def measure(
     peak_program: Path,
 ) -> None:
     """All rounds, one tower after the other: in each, every contender in turn at every batch size."""
-    for tower in TOWERS:
+    for place, tower in enumerate(TOWERS, start=1):
         found = contenders(tower, dtypes, peers, settings.threads)
         try:
             warm_up(samples, tower, found)
             for number in range(settings.rounds):
-                if settings.time_is_up():
+                if settings.time_is_up(number, place / len(TOWERS)):
                     print("the time is up", file=sys.stderr)
                     break
                 peak.measure(settings, samples, peak_program, number)

@@ -5,6 +5,9 @@
 //! the scores of one tile of queries.
 
 mod scratch;
+mod softmax;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use std::{mem::MaybeUninit, ops::Range};
 
@@ -13,7 +16,6 @@ use rayon::prelude::*;
 use crate::{
     Element, Level,
     epilogue::{read_line, write_line},
-    math,
     operand::Operand,
     packed::{Ahead, Line},
     product::{UNROLLED, multiply, panels_of},
@@ -21,6 +23,7 @@ use crate::{
     tiles::pack_tile,
 };
 use scratch::{NUMBERS, PAIRS, Scratch};
+use softmax::{largest_of, soften};
 
 /// Dimensions of an attention call, and which keys a query sees.
 #[derive(Debug, Clone, Copy)]
@@ -93,9 +96,10 @@ pub fn attention(
     let mut mixed = Vec::<f32>::with_capacity(count);
     let out = Out(mixed.as_mut_ptr());
     let heads = shape.batch * shape.heads;
+    let in_tiles = element == Element::Bf16 && level.has_tiles();
     let wanted = (4 * rayon::current_num_threads()).div_ceil(heads);
     let cuts = wanted.min(shape.queries / QUERIES).max(1);
-    let queries = shape.queries.div_ceil(cuts).next_multiple_of(12);
+    let queries = shape.queries.div_ceil(cuts).next_multiple_of(if in_tiles { 32 } else { 12 });
     let cuts = shape.queries.div_ceil(queries);
     (0..heads * cuts).into_par_iter().with_max_len(1).for_each(|task| {
         let first = task % cuts * queries;
@@ -107,6 +111,10 @@ pub fn attention(
             queries: first..shape.queries.min(first + queries),
             out,
         };
+        #[cfg(target_arch = "x86_64")]
+        if in_tiles {
+            return tiles::attend(level, head);
+        }
         if element == Element::Bf16 && level.has_pairs() {
             PAIRS.with_borrow_mut(|scratch| level.run_on_pairs(Task { head, scratch }));
         } else {
@@ -135,6 +143,13 @@ impl Head<'_> {
         let view = &self.views[view];
         &view.values[self.batch * view.batch_stride + row * view.row_stride + self.column..]
     }
+
+    /// Where a query's first value of this head is in the result.
+    #[inline(always)]
+    fn place(&self, query: usize) -> usize {
+        let width = self.shape.heads * self.shape.head_dim;
+        (self.batch * self.shape.queries + query) * width + self.column
+    }
 }
 
 struct Task<'a, T> {
@@ -153,7 +168,7 @@ impl<T: Operand> Kernel for Task<'_, T> {
         scratch.sums.resize(head.queries.len(), (f32::NEG_INFINITY, 0.0));
         for start in (0..keys).step_by(KEYS) {
             let block = start..keys.min(start + KEYS);
-            scratch.reserve(S::ROWS, dim, block.len());
+            scratch.reserve((S::ROWS, 1), dim, block.len());
             scratch.pack(simd, &head, &block);
             for query in head.queries.clone().step_by(S::ROWS) {
                 let rows = head.queries.end - query;
@@ -266,9 +281,7 @@ impl Head<'_> {
         let words = block.len().div_ceil(T::INPUTS);
         let (is_first, is_last) = (block.start == 0, block.end == self.shape.keys);
         let weights = scratch.scores.as_ptr().cast::<T>();
-        let out_stride = self.shape.heads * dim;
-        let out = (self.batch * self.shape.queries + query) * out_stride + self.column;
-        let place = |row: usize, panel: usize| out + row * out_stride + panel * PANEL;
+        let place = |row: usize, panel: usize| self.place(query + row) + panel * PANEL;
         let lanes = |panel: usize| 0..PANEL.min(dim - panel * PANEL);
         let panels = dim.div_ceil(PANEL);
         for first in (0..panels).step_by(panels_of::<S>()) {
@@ -305,33 +318,6 @@ impl Head<'_> {
             }
         }
     }
-}
-
-/// The largest of some panels of scores.
-#[inline(always)]
-fn largest_of<S: Simd>(simd: S, scores: &[f32]) -> f32 {
-    let mut most = [simd.splat(f32::NEG_INFINITY); 2];
-    for scores in scores.chunks_exact(PANEL) {
-        for (most, scores) in most.iter_mut().zip(scores.chunks_exact(S::LANES)) {
-            *most = simd.max(simd.load_slice(scores), *most);
-        }
-    }
-    simd.max_of(simd.max(most[0], most[1]))
-}
-
-/// Turns scores into exponentials over the largest one so far.
-///
-/// * returns their sum
-#[inline(always)]
-fn soften<S: Simd>(simd: S, scores: &mut [f32], scale: f32, largest: f32) -> f32 {
-    let (scales, shift) = (simd.splat(scale), simd.splat(-largest));
-    let mut sums = simd.splat(0.0);
-    for scores in scores.chunks_exact_mut(S::LANES) {
-        let p = math::exp(simd, simd.mul_add(simd.load_slice(scores), scales, shift));
-        simd.store_slice(scores, p);
-        sums = simd.add(sums, p);
-    }
-    simd.sum(sums)
 }
 
 /// Adds to `sums` the product of `HEIGHT` rows and two vectors of columns.

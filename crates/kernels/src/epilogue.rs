@@ -47,12 +47,14 @@ pub struct Epilogue<'a> {
 }
 
 /// Where the two vectors of a register tile's rows are in the rows of a result.
+#[derive(Debug, Clone)]
 pub(crate) struct Places {
     vectors: [Place; 2],
     /// Of a row of the result.
     columns: usize,
 }
 
+#[derive(Debug, Clone)]
 struct Place {
     /// Those lanes that are columns of the result, which is narrower where a layer is cut or ends.
     lanes: Range<usize>,
@@ -77,6 +79,13 @@ impl Places {
             false => place(panels[1] * PANEL, S::LANES),
         };
         Self { vectors: [first, second], columns: columns.len() }
+    }
+
+    /// None at all.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn nowhere() -> Self {
+        let place = || Place { lanes: 0..0, column: 0 };
+        Self { vectors: [place(), place()], columns: 0 }
     }
 
     #[inline(always)]

@@ -11,14 +11,19 @@ use std::fmt;
 pub use self::choice::Choice;
 #[cfg(target_arch = "aarch64")]
 use crate::simd::neon::Neon;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::{
-    avx2::Avx2,
-    avx512::{Avx512, BF16, PLAIN, VNNI},
-};
 use crate::{
-    Activation, Element, Epilogue, Packer, Quantizer, product, quantized_product,
-    simd::{Kernel, Portable},
+    Activation, Element, Epilogue, Packer, Quantizer, product,
+    quantized::Ask,
+    quantized_product,
+    simd::{Kernel, Portable, Room},
+};
+#[cfg(target_arch = "x86_64")]
+use crate::{
+    amx,
+    simd::{
+        avx2::Avx2,
+        avx512::{Avx512, BF16, PLAIN, VNNI},
+    },
 };
 
 /// A set of instructions that kernels are compiled for. A value exists only for a set that this processor has,
@@ -37,6 +42,10 @@ enum Set {
     Avx512Vnni,
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    #[cfg(target_arch = "x86_64")]
+    Amx,
+    #[cfg(target_arch = "x86_64")]
+    AmxTwin,
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -63,6 +72,10 @@ impl Level {
                 None => sets.push(level),
                 Some(why) => left_out.push(format!("{level} is left out: {why}")),
             }
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(Err(refusal)) = Self::amx() {
+            left_out.push(format!("amx is left out: {refusal}"));
         }
         (sets, left_out)
     }
@@ -106,6 +119,10 @@ impl Level {
             Choice::Avx512Vnni if Self::avx512_vnni().is_some() => Ok(Self(Set::Avx512Vnni)),
             #[cfg(target_arch = "x86_64")]
             Choice::Avx512Bf16 if Self::avx512_bf16().is_some() => Ok(Self(Set::Avx512Bf16)),
+            #[cfg(target_arch = "x86_64")]
+            Choice::Amx if Self::amx() == Some(Ok(())) => Ok(Self(Set::Amx)),
+            #[cfg(target_arch = "x86_64")]
+            Choice::AmxTwin => Ok(Self(Set::AmxTwin)),
             #[cfg(target_arch = "aarch64")]
             Choice::Neon if Self::neon().is_some() => Ok(Self(Set::Neon)),
             _ => Err(Lacking(choice)),
@@ -115,8 +132,8 @@ impl Level {
     /// Every set that this processor has, the narrowest first.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        use Choice::{Avx2, Avx512, Avx512Bf16, Avx512Vnni, Neon, Portable};
-        let all = [Portable, Avx2, Avx512, Avx512Vnni, Avx512Bf16, Neon];
+        use Choice::{Amx, Avx2, Avx512, Avx512Bf16, Avx512Vnni, Neon, Portable};
+        let all = [Portable, Avx2, Avx512, Avx512Vnni, Avx512Bf16, Amx, Neon];
         all.into_iter().filter_map(|choice| Self::choose(choice).ok()).collect()
     }
 
@@ -129,7 +146,8 @@ impl Level {
         let x: Vec<_> = (0..rows * depth).map(value).collect();
         let weights: Vec<_> = (0..columns * depth).map(|index| value(index + 13)).collect();
         let epilogue = Epilogue { activation: Activation::GeluTanh, residual: None };
-        let [floats, pairs] = [Element::F32, Element::Bf16].map(|element| {
+        let elements = [Element::F32, Element::Bf16, Element::Split];
+        let packed = elements.map(|element| {
             let mut packer = Packer::new(columns, depth, element);
             packer.push(&weights);
             packer.finish()
@@ -139,10 +157,11 @@ impl Level {
         quantizer.push(&weights);
         let bytes = quantizer.finish();
         let run = |level| {
-            let floats = product(level, &x, &floats.part(0..columns), epilogue);
-            let pairs = product(level, &x, &pairs.part(0..columns), epilogue);
-            let bytes = quantized_product(level, &x, &bytes.part(0..columns), epilogue);
-            floats.into_iter().chain(pairs).chain(bytes)
+            let mut all = quantized_product(level, &x, &bytes.part(0..columns), epilogue);
+            for packed in &packed {
+                all.extend(product(level, &x, &packed.part(0..columns), epilogue));
+            }
+            all.into_iter()
         };
         // Two orders of rounding in a sum of 67 products of up to 1.
         run(self).zip(run(Self(Set::Portable))).all(|(own, plain)| (own - plain).abs() < 1e-4)
@@ -183,6 +202,21 @@ impl Level {
         has.then(|| unsafe { Avx512::assume() })
     }
 
+    /// Whether tiles can be used, with all that goes along with them; none where the processor has none.
+    #[cfg(target_arch = "x86_64")]
+    fn amx() -> Option<Result<(), amx::Refusal>> {
+        Self::avx512_bf16().and_then(|_| amx::granted())
+    }
+
+    /// What the twin of tiles has beside it, for all that is not in tiles: what the hardware has, where there is that.
+    #[cfg(target_arch = "x86_64")]
+    fn beside_twin() -> Self {
+        match Self::avx512_bf16() {
+            Some(_) => Self(Set::Avx512Bf16),
+            None => Self(Set::Portable),
+        }
+    }
+
     #[cfg(target_arch = "aarch64")]
     fn neon() -> Option<Neon<false>> {
         // SAFETY: just asked.
@@ -206,10 +240,12 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => unsafe { Avx2::assume().vectorize(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above. VNNI and BF16 add nothing but products of bytes and of pairs.
-            Set::Avx512 | Set::Avx512Vnni | Set::Avx512Bf16 => unsafe {
+            // SAFETY: as above. VNNI and BF16 add nothing but products of bytes and of pairs, and AMX nothing but tiles.
+            Set::Avx512 | Set::Avx512Vnni | Set::Avx512Bf16 | Set::Amx => unsafe {
                 Avx512::<PLAIN>::assume().vectorize(kernel)
             },
+            #[cfg(target_arch = "x86_64")]
+            Set::AmxTwin => Self::beside_twin().run(kernel),
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
             Set::Neon => unsafe { Neon::<false>::assume().vectorize(kernel) },
@@ -222,7 +258,7 @@ impl Level {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a level of these sets exists only where the processor has VNNI.
-            Set::Avx512Vnni | Set::Avx512Bf16 => unsafe {
+            Set::Avx512Vnni | Set::Avx512Bf16 | Set::Amx => unsafe {
                 Avx512::<VNNI>::assume().vectorize(kernel)
             },
             #[cfg(target_arch = "aarch64")]
@@ -239,10 +275,48 @@ impl Level {
     pub(crate) fn run_on_pairs<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a level of this set exists only where the processor has it.
-            Set::Avx512Bf16 => unsafe { Avx512::<BF16>::assume().vectorize(kernel) },
+            // SAFETY: a level of these sets exists only where the processor has BF16.
+            Set::Avx512Bf16 | Set::Amx => unsafe { Avx512::<BF16>::assume().vectorize(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            Set::AmxTwin if Self::beside_twin() != self => Self::beside_twin().run_on_pairs(kernel),
             _ => self.run(kernel),
         }
+    }
+
+    /// Runs a kernel that multiplies tiles.
+    ///
+    /// # Panics
+    /// If the set has none.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn run_on_tiles<K: amx::TileKernel>(self, kernel: K) {
+        match self.0 {
+            // SAFETY: a level of this set exists only where the processor has it and the system lets it be used.
+            Set::Amx => unsafe {
+                Avx512::<BF16>::assume().vectorize(amx::OnHardware::new(kernel));
+            },
+            Set::AmxTwin => match Self::avx512_bf16() {
+                Some(simd) => simd.vectorize(amx::OnTwin(kernel)),
+                None => amx::OnTwin(kernel).run(Portable),
+            },
+            _ => unreachable!("{self} has no tiles"),
+        }
+    }
+
+    /// Whether it multiplies tiles, so that [`Element::Split`] is faster than [`Element::F32`].
+    #[must_use]
+    pub fn has_tiles(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Amx | Set::AmxTwin => true,
+            _ => false,
+        }
+    }
+
+    /// What sums of bytes' products have room for.
+    pub(crate) fn room(self) -> Room {
+        // Sums in tiles have 32 bits.
+        if self.has_tiles() { Room::Any } else { self.run_on_bytes(Ask) }
     }
 
     /// Whether products of pairs of bf16 are faster than those of the numbers they stand for. Then inputs are rounded
@@ -250,7 +324,7 @@ impl Level {
     pub(crate) fn has_pairs(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512Bf16 => true,
+            Set::Avx512Bf16 | Set::Amx | Set::AmxTwin => true,
             _ => false,
         }
     }
@@ -268,6 +342,10 @@ impl fmt::Display for Level {
             Set::Avx512Vnni => "avx512vnni",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Bf16 => "avx512bf16",
+            #[cfg(target_arch = "x86_64")]
+            Set::Amx => "amx",
+            #[cfg(target_arch = "x86_64")]
+            Set::AmxTwin => "amx-twin",
             #[cfg(target_arch = "aarch64")]
             Set::Neon => "neon",
         })

@@ -7,6 +7,8 @@
 //! of whole towers stay fast; and all code that is `unsafe` for speed is in it, so that the server's own package
 //! need allow none.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod epilogue;
 mod level;

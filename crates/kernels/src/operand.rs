@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use crate::{
     Packed,
     packed::Line,
@@ -100,6 +102,15 @@ impl Operand for f32 {
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(transparent)]
 pub(crate) struct Pair(i32);
+
+impl Pair {
+    /// Two values, of which the last may be missing, as sums of two bf16 each: the nearest, and the rest.
+    pub(crate) fn split(values: &[f32]) -> [Self; 2] {
+        let large = |value: f32| bf16::from_f32(value).to_f32();
+        let values = [values[0], values.get(1).copied().unwrap_or(0.0)];
+        [Self(pair_of(values)), Self(pair_of(values.map(|value| value - large(value))))]
+    }
+}
 
 impl Operand for Pair {
     const INPUTS: usize = 2;

@@ -1,10 +1,14 @@
 //! Weights in the order in which the product reads them.
 
+mod fill;
+
 use std::ops::Range;
 
 use half::f16;
-use rayon::prelude::*;
 
+use self::fill::fill;
+#[cfg(target_arch = "x86_64")]
+use crate::amx::{self, Tile};
 use crate::{
     operand::{Operand, Pair},
     simd::{PANEL, Simd},
@@ -30,6 +34,11 @@ pub enum Element {
     F16,
     /// 16-bit floats with 7 bits of mantissa.
     Bf16,
+    /// 32-bit floats as sums of two of those, which keeps 16 bits of them: for [`Level::has_tiles`], which multiplies
+    /// sums in three products, all but that of the two smaller parts.
+    ///
+    /// [`Level::has_tiles`]: crate::Level::has_tiles
+    Split,
 }
 
 /// Inputs of a pass whose weights are widened to f32 first: 16 columns of so many fill most of a first-level cache of
@@ -48,8 +57,24 @@ const PART: usize = 512;
 enum Lines {
     F32(Vec<Line<f32>>),
     F16(Vec<Half>),
-    /// Of each column two adjacent inputs side by side, as processors multiply them. Behind an odd last one is zero.
+    /// Of each column two adjacent inputs side by side, as processors multiply them. Behind the last one are zeros up to
+    /// a whole tile of lines.
     Bf16(Vec<Line<Pair>>),
+    /// The same, a tile of the larger parts and a tile of the smaller ones in turn.
+    Split(Vec<Line<Pair>>),
+}
+
+/// Lines of a panel that processors with tiles multiply at once.
+const TILE: usize = 16;
+
+/// What tiles of weights are made of.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TileKind {
+    /// Pairs of bf16.
+    Pairs,
+    /// Pairs of values that are sums of two bf16.
+    Split,
 }
 
 /// A layer's weights and bias, packed once.
@@ -83,7 +108,7 @@ impl Packed {
         let weights = match &self.lines {
             Lines::F32(lines) => size_of_val(&lines[..]),
             Lines::F16(lines) => size_of_val(&lines[..]),
-            Lines::Bf16(lines) => size_of_val(&lines[..]),
+            Lines::Bf16(lines) | Lines::Split(lines) => size_of_val(&lines[..]),
         };
         weights + size_of_val(&self.bias[..])
     }
@@ -101,6 +126,35 @@ impl Packed {
     /// Whether they are pairs of bf16.
     pub(crate) fn is_pairs(&self) -> bool {
         matches!(self.lines, Lines::Bf16(_))
+    }
+
+    /// What its tiles are, if it has some.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn tile_kind(&self) -> Option<TileKind> {
+        match self.lines {
+            Lines::Bf16(_) => Some(TileKind::Pairs),
+            Lines::Split(_) => Some(TileKind::Split),
+            Lines::F32(_) | Lines::F16(_) => None,
+        }
+    }
+
+    /// The tiles of a panel.
+    ///
+    /// # Panics
+    /// If the weights have none.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn tiles(&self, panel: usize) -> &[Tile] {
+        let (Lines::Bf16(lines) | Lines::Split(lines)) = &self.lines else {
+            unreachable!("no tiles: {:?}", self.lines)
+        };
+        let of_panel = self.lines_of_panel();
+        amx::tiles_of(&lines[panel * of_panel..][..of_panel])
+    }
+
+    /// Lines of a panel, padding included.
+    fn lines_of_panel(&self) -> usize {
+        lines_of_panel(&self.lines, self.depth)
     }
 
     /// Whether the product reads them where they are, without widening them first.
@@ -157,6 +211,25 @@ impl Packed {
                 }
                 &scratch[..inputs.len()]
             }
+            Lines::Split(lines) => {
+                let panel = &lines[panel * self.lines_of_panel()..][..self.lines_of_panel()];
+                let words = inputs.start / 2..inputs.end.div_ceil(2);
+                for (wide, word) in scratch.chunks_exact_mut(2).zip(words) {
+                    let large = word / TILE * 2 * TILE + word % TILE;
+                    for lane in (0..PANEL).step_by(S::LANES) {
+                        let [large, small] = [large, large + TILE].map(|line| {
+                            // SAFETY: as above; a pair is as large as an i32.
+                            unsafe { simd.load_i32(panel[line].0[lane..].as_ptr().cast()) }
+                        });
+                        let parts =
+                            simd.widen_pairs(large).into_iter().zip(simd.widen_pairs(small));
+                        for (wide, (large, small)) in wide.iter_mut().zip(parts) {
+                            simd.store_slice(&mut wide.0[lane..], simd.add(large, small));
+                        }
+                    }
+                }
+                &scratch[..inputs.len()]
+            }
         }
     }
 
@@ -167,7 +240,7 @@ impl Packed {
     #[inline(always)]
     pub(crate) fn pairs(&self, panel: usize, words: Range<usize>) -> &[Line<Pair>] {
         let Lines::Bf16(lines) = &self.lines else { unreachable!("no pairs: {:?}", self.lines) };
-        let first = panel * self.depth.div_ceil(2);
+        let first = panel * self.lines_of_panel();
         &lines[first + words.start..first + words.end]
     }
 
@@ -176,13 +249,15 @@ impl Packed {
     /// * `steps`: how many it takes, at least
     pub(crate) fn ahead(&self, panel: usize, inputs: Range<usize>, steps: usize) -> Ahead {
         let lines = |of_line: usize| {
-            let first = panel * self.depth.div_ceil(of_line);
+            let first = panel * self.lines_of_panel();
             first + inputs.start / of_line..first + inputs.end.div_ceil(of_line)
         };
         match &self.lines {
             Lines::F32(all) => Ahead::new(&all[lines(1)], steps),
             Lines::F16(all) => Ahead::new(&all[lines(1)], steps),
             Lines::Bf16(all) => Ahead::new(&all[lines(2)], steps),
+            // Two lines for two inputs.
+            Lines::Split(all) => Ahead::new(&all[lines(1)], steps),
         }
     }
 
@@ -224,13 +299,13 @@ impl Packer {
     #[must_use]
     pub fn new(columns: usize, depth: usize, element: Element) -> Self {
         let panels = columns.div_ceil(PANEL);
+        let zeros = |lines| vec![Line([Pair::default(); PANEL]); lines];
         // Zero pages, where the allocator has them: they are first touched by the threads that fill them.
         let lines = match element {
             Element::F32 => Lines::F32(vec![Line([0.0; PANEL]); panels * depth]),
             Element::F16 => Lines::F16(vec![Half([f16::ZERO; PANEL]); panels * depth]),
-            Element::Bf16 => {
-                Lines::Bf16(vec![Line([Pair::default(); PANEL]); panels * depth.div_ceil(2)])
-            }
+            Element::Bf16 => Lines::Bf16(zeros(panels * depth.div_ceil(2 * TILE) * TILE)),
+            Element::Split => Lines::Split(zeros(panels * depth.div_ceil(2 * TILE) * 2 * TILE)),
         };
         let bias = vec![Line([0.0; PANEL]); panels];
         Self { packed: Packed { lines, bias, depth, columns }, filled: 0 }
@@ -250,16 +325,28 @@ impl Packer {
             return;
         }
         let columns = self.filled..self.filled + rows;
+        let of_panel = self.packed.lines_of_panel();
+        let source = (&columns, weights);
         match &mut self.packed.lines {
-            Lines::F32(lines) => {
-                fill(lines, 1, (&columns, weights), |line, lane, values| line.0[lane] = values[0]);
+            Lines::F32(lines) => fill(lines, (of_panel, 1), source, |lines, line, lane, values| {
+                lines[line].0[lane] = values[0];
+            }),
+            Lines::F16(lines) => fill(lines, (of_panel, 1), source, |lines, line, lane, values| {
+                lines[line].0[lane] = f16::from_f32(values[0]);
+            }),
+            Lines::Bf16(lines) => {
+                fill(lines, (of_panel, 2), source, |lines, line, lane, values| {
+                    lines[line].0[lane] = Pair::of(values);
+                })
             }
-            Lines::F16(lines) => fill(lines, 1, (&columns, weights), |line, lane, values| {
-                line.0[lane] = f16::from_f32(values[0]);
-            }),
-            Lines::Bf16(lines) => fill(lines, 2, (&columns, weights), |line, lane, values| {
-                line.0[lane] = Pair::of(values);
-            }),
+            Lines::Split(lines) => {
+                fill(lines, (of_panel, 2), source, |lines, word, lane, values| {
+                    let line = word / TILE * 2 * TILE + word % TILE;
+                    let [large, small] = Pair::split(values);
+                    lines[line].0[lane] = large;
+                    lines[line + TILE].0[lane] = small;
+                })
+            }
         }
         self.filled = columns.end;
     }
@@ -284,33 +371,11 @@ impl Packer {
     }
 }
 
-/// Writes the weights of some outputs to their places, a task a panel.
-///
-/// * `of_line`: inputs of a line
-/// * `set`: writes those of one output
-fn fill<L: Send>(
-    lines: &mut [L],
-    of_line: usize,
-    (columns, weights): (&Range<usize>, &[f32]),
-    set: impl Fn(&mut L, usize, &[f32]) + Sync,
-) {
-    /// So many lines at a time, that they stay in the first cache.
-    const BLOCK: usize = 64;
-    let depth = weights.len() / columns.len();
-    let of_panel = depth.div_ceil(of_line);
-    let (first, last) = (columns.start / PANEL, columns.end.div_ceil(PANEL));
-    let panels = lines[first * of_panel..last * of_panel].par_chunks_exact_mut(of_panel);
-    panels.enumerate().for_each(|(index, panel)| {
-        let origin = (first + index) * PANEL;
-        let lanes = columns.start.max(origin)..columns.end.min(origin + PANEL);
-        let rows = &weights[(lanes.start - columns.start) * depth..][..lanes.len() * depth];
-        for (block, lines) in panel.chunks_mut(BLOCK).enumerate() {
-            for (lane, row) in (lanes.start - origin..).zip(rows.chunks_exact(depth)) {
-                let values = row[block * BLOCK * of_line..].chunks(of_line);
-                for (line, values) in lines.iter_mut().zip(values) {
-                    set(line, lane, values);
-                }
-            }
-        }
-    });
+/// Lines of a panel of so many inputs, padding included.
+fn lines_of_panel(lines: &Lines, depth: usize) -> usize {
+    match lines {
+        Lines::F32(_) | Lines::F16(_) => depth,
+        Lines::Bf16(_) => depth.div_ceil(2 * TILE) * TILE,
+        Lines::Split(_) => depth.div_ceil(2 * TILE) * 2 * TILE,
+    }
 }

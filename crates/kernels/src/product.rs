@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
 use crate::{
     Columns, Epilogue, Level, Packed, Residual,
     epilogue::Places,
@@ -43,6 +45,15 @@ pub fn product(level: Level, x: &[f32], weights: &Columns<'_>, epilogue: Epilogu
     let mut y = Vec::<f32>::with_capacity(rows * columns);
     if rows * columns > 0 {
         let out = Out(y.as_mut_ptr());
+        #[cfg(target_arch = "x86_64")]
+        let tiles = weights.packed.tile_kind().filter(|_| level.has_tiles());
+        #[cfg(target_arch = "x86_64")]
+        if let Some(kind) = tiles {
+            amx::product(level, x, (weights, kind), &epilogue, out);
+            // SAFETY: as below.
+            unsafe { y.set_len(rows * columns) };
+            return y;
+        }
         if weights.packed.is_pairs() && level.has_pairs() {
             spread::<Pair>(level, x, weights, &epilogue, out);
         } else {

@@ -9,13 +9,19 @@
 //! four weights that meet in a sum of 16 bits overflow it. Of the weights of trained layers, which are as often
 //! positive as negative, that is about the scale that their largest has them have anyway.
 
+mod inputs;
 mod product;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx::Tile;
+
 pub use self::product::quantized_product;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use self::{inputs::Inputs, product::dequantize};
 use crate::{
     Level,
     packed::Line,
@@ -24,6 +30,14 @@ use crate::{
 
 /// Inputs that are multiplied at once.
 pub(crate) const GROUP: usize = 8;
+
+/// Groups of a panel that processors with tiles multiply at once: a panel has a whole number of them.
+const GROUPS: usize = 8;
+
+/// Groups of a panel of so many inputs.
+fn groups_of_panel(depth: usize) -> usize {
+    depth.div_ceil(GROUP * GROUPS) * GROUPS
+}
 
 /// Weights of a group for each column of a panel: those of the first four inputs column by column, then of the
 /// others.
@@ -81,7 +95,18 @@ impl Quantized {
     }
 
     pub(crate) fn groups_of_panel(&self) -> usize {
-        self.depth.div_ceil(GROUP)
+        groups_of_panel(self.depth)
+    }
+
+    /// The tiles of a panel.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn tiles(&self, panel: usize) -> &[Tile] {
+        const { assert!(size_of::<Bytes>() * GROUPS == size_of::<Tile>()) };
+        let groups = self.panels(panel..panel + 1);
+        // SAFETY: a whole number of tiles of so many groups each, which begin at a multiple of 64 bytes and have no
+        // padding, and live as long.
+        unsafe { std::slice::from_raw_parts(groups.as_ptr().cast(), groups.len() / GROUPS) }
     }
 
     /// The groups of some panels.
@@ -109,11 +134,11 @@ impl Quantizer {
         let panels = columns.div_ceil(PANEL);
         let zeros = Line([0.0; PANEL]);
         let layer = Quantized {
-            groups: vec![Bytes([0; PANEL * GROUP]); panels * depth.div_ceil(GROUP)],
+            groups: vec![Bytes([0; PANEL * GROUP]); panels * groups_of_panel(depth)],
             factors: vec![Factors { scales: zeros, totals: zeros, bias: zeros }; panels],
             depth,
             columns,
-            room: level.run_on_bytes(Ask),
+            room: level.room(),
         };
         Self { layer, filled: 0 }
     }
@@ -134,7 +159,7 @@ impl Quantizer {
         }
         let columns = self.filled..self.filled + rows;
         let touched = columns.start / PANEL..columns.end.div_ceil(PANEL);
-        let groups = groups.par_chunks_exact_mut(depth.div_ceil(GROUP)).zip(factors);
+        let groups = groups.par_chunks_exact_mut(groups_of_panel(depth)).zip(factors);
         let panels = groups.enumerate().skip(touched.start).take(touched.len());
         panels.for_each(|(panel, (groups, factors))| {
             let origin = panel * PANEL;

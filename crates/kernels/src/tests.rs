@@ -46,6 +46,12 @@ pub(crate) fn activated(activation: Activation, x: f64) -> f64 {
     }
 }
 
+/// Every set that can be tested here: beside those of the processor the twin of tiles.
+pub(crate) fn levels() -> Vec<Level> {
+    let twin = Level::choose(Choice::AmxTwin).ok();
+    Level::available().into_iter().chain(twin).collect()
+}
+
 /// A layer of random shape, its input, and what comes after.
 #[derive(Debug, Clone)]
 struct Case {
@@ -65,7 +71,12 @@ struct Case {
 fn cases() -> impl Strategy<Value = Case> {
     let depth = prop_oneof![1..40usize, 380..390usize, 766..772usize, 1150..1155usize];
     let rows = prop_oneof![1..30usize, 214..220usize, 430..436usize];
-    let element = prop_oneof![Just(Element::F32), Just(Element::F16), Just(Element::Bf16)];
+    let element = prop_oneof![
+        Just(Element::F32),
+        Just(Element::F16),
+        Just(Element::Bf16),
+        Just(Element::Split),
+    ];
     let activation = prop_oneof![
         Just(Activation::None),
         Just(Activation::GeluTanh),
@@ -110,24 +121,32 @@ impl Case {
         product(level, x, &self.packed().part(self.part.clone()), epilogue)
     }
 
-    /// The same in f64, from what is multiplied: the weights as they are kept, and with pairs the input as well.
+    /// The same in f64, from what is multiplied: the weights as they are kept, and the input as it is rounded.
     fn expected(&self, level: Level) -> Vec<f64> {
         let weights = values(self.columns * self.depth, self.seed ^ 2);
-        let kept = |value: f32| match self.element {
-            Element::F32 => f64::from(value),
-            Element::F16 => f16::from_f32(value).to_f64(),
-            Element::Bf16 => bf16::from_f32(value).to_f64(),
-        };
         let (residual, bias) = (self.residual(), values(self.columns, self.seed ^ 3));
-        let mut x = self.x();
-        if self.element == Element::Bf16 && level.has_pairs() {
-            x = x.into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
-        }
+        let narrow = |value: f32| bf16::from_f32(value).to_f32();
+        let multiply = |x: f32, w: f32| -> f64 {
+            // The larger part of each, and all of it that is kept.
+            let [large, small] = [x, w].map(narrow);
+            let [x_, w_] = [(x, large), (w, small)]
+                .map(|(value, large)| f64::from(large) + f64::from(narrow(value - large)));
+            let (large_x, large_w) = (f64::from(large), f64::from(small));
+            match self.element {
+                Element::F32 => f64::from(x) * f64::from(w),
+                Element::F16 => f64::from(x) * f16::from_f32(w).to_f64(),
+                Element::Bf16 if level.has_pairs() => large_x * large_w,
+                Element::Bf16 => f64::from(x) * large_w,
+                // But for the product of the smaller parts.
+                Element::Split if level.has_tiles() => x_ * w_ - (x_ - large_x) * (w_ - large_w),
+                Element::Split => f64::from(x) * w_,
+            }
+        };
         let mut y = Vec::new();
-        for (row, x) in x.chunks_exact(self.depth).enumerate() {
+        for (row, x) in self.x().chunks_exact(self.depth).enumerate() {
             for column in self.part.clone() {
                 let weights = &weights[column * self.depth..][..self.depth];
-                let sum: f64 = x.iter().zip(weights).map(|(&x, &w)| f64::from(x) * kept(w)).sum();
+                let sum: f64 = x.iter().zip(weights).map(|(&x, &w)| multiply(x, w)).sum();
                 let y_ = activated(self.activation, sum + f64::from(bias[column]));
                 let at = row * self.part.len() + column - self.part.start;
                 y.push(
@@ -152,7 +171,7 @@ proptest! {
 
     #[test]
     fn a_product_equals_itself_in_f64_at_every_level(case in cases()) {
-        for level in Level::available() {
+        for level in levels() {
             let y = case.run(level, &case.x(), &case.residual());
             let worst = worst(&y, &case.expected(level));
             prop_assert!(worst < TOLERANCE, "{level}: {worst:e}");
@@ -166,7 +185,7 @@ proptest! {
         let x: Vec<_> = case.x().into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
         let twin = case.run(portable, &x, &case.residual());
         let twin: Vec<f64> = twin.into_iter().map(f64::from).collect();
-        for level in Level::available() {
+        for level in levels() {
             let worst = worst(&case.run(level, &x, &case.residual()), &twin);
             prop_assert!(worst < TOLERANCE, "{level}: {worst:e}");
         }
@@ -176,7 +195,7 @@ proptest! {
     fn a_row_depends_on_no_other_and_on_no_thread(case in cases(), threads in 1..4usize) {
         let (x, residual) = (case.x(), case.residual());
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-        for level in Level::available() {
+        for level in levels() {
             let y = pool.install(|| case.run(level, &x, &residual));
             let row = case.rows / 2;
             let width = case.part.len();
@@ -194,7 +213,7 @@ proptest! {
         let row: Vec<f32> = values(count, seed).iter().map(|value| value * scale).collect();
         let exps: Vec<f64> = row.iter().map(|&value| f64::from(value).exp()).collect();
         let expected: Vec<f64> = exps.iter().map(|value| value / exps.iter().sum::<f64>()).collect();
-        for level in Level::available() {
+        for level in levels() {
             let mut row = row.clone();
             softmax_row(level, &mut row);
             prop_assert!(worst(&row, &expected) < 1e-5, "{level}");
@@ -214,7 +233,7 @@ proptest! {
                 (f64::from(x[at]) - mean) * factor * f64::from(weight[at]) + f64::from(bias[at])
             }));
         }
-        for level in Level::available() {
+        for level in levels() {
             let y = layer_norm(level, &x, (&weight, &bias), 1e-3);
             // The inputs are exact to 6e-5 at this magnitude; the one-pass formula is off by 0.1.
             let worst = worst(&y, &expected);
@@ -228,7 +247,7 @@ fn gelu_equals_its_definition_from_end_to_end() {
     let x: Vec<f32> = (-40_000..=40_000).map(|step| step as f32 * 1e-3).collect();
     for activation in [Activation::GeluTanh, Activation::GeluErf, Activation::QuickGelu] {
         let expected: Vec<f64> = x.iter().map(|&x| activated(activation, x.into())).collect();
-        for level in Level::available() {
+        for level in levels() {
             let mut y = x.clone();
             activate(level, activation, &mut y);
             let worst = worst(&y, &expected);
@@ -239,7 +258,7 @@ fn gelu_equals_its_definition_from_end_to_end() {
 
 #[test]
 fn not_a_number_is_not_hidden() {
-    for level in Level::available() {
+    for level in levels() {
         for activation in [Activation::GeluTanh, Activation::GeluErf, Activation::QuickGelu] {
             let mut x = vec![0.0; 19];
             (x[0], x[9], x[18]) = (f32::NAN, f32::INFINITY, f32::NAN);
@@ -325,7 +344,7 @@ proptest! {
         let count = batch * keys.max(queries) * 3 * heads * head_dim;
         let fused: Vec<f32> = values(count, seed).iter().map(|value| value * scale).collect();
         let expected = textbook(shape, &fused);
-        for level in Level::available() {
+        for level in levels() {
             let y = mixed(level, Element::F32, shape, &fused);
             let worst = worst(&y, &expected);
             // Scores of up to 12 * 12 * 10 have an error of 1e-4 themselves.
@@ -334,7 +353,7 @@ proptest! {
         // Of values that are bf16 only the softmax is rounded, to 2^-9 of each weight.
         let fused: Vec<f32> = fused.iter().map(|&value| bf16::from_f32(value).to_f32()).collect();
         let expected = textbook(shape, &fused);
-        for level in Level::available() {
+        for level in levels() {
             let y = mixed(level, Element::Bf16, shape, &fused);
             let worst = worst(&y, &expected);
             let most = 4e-3 * f64::from(scale) + 1e-5 * f64::from(scale * scale);
@@ -345,7 +364,7 @@ proptest! {
 
 #[test]
 fn attention_to_what_is_no_number_gives_none() {
-    for level in Level::available() {
+    for level in levels() {
         let shape = Shape { batch: 1, queries: 1, keys: 300, heads: 1, head_dim: 5, causal: false };
         let mut fused = vec![0.5; 300 * 15];
         fused[7 * 15 + 6] = f32::NAN;

@@ -85,7 +85,9 @@ fn threads_do_not_change_a_row() {
 fn every_set_of_instructions_agrees() {
     for name in ["tiny", "odd-shapes", "erf-gelu", "naflex-up"] {
         let expected = Reference::open(&format!("{name}/expected.safetensors"));
-        for cpu_features in ["portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon"] {
+        for cpu_features in
+            ["portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx", "neon"]
+        {
             let source = reference::folder().join(name).to_string_lossy().into_owned();
             let cpu_features: config::CpuFeatures = cpu_features.parse().expect("a set");
             let config = config::Model { source, cpu_features, ..config::Model::default() };
@@ -135,6 +137,11 @@ fn narrow_weights_stay_close() {
         // Inputs of 8 bits, and what the processor takes fastest: 7 on many.
         (config::DType::Int8, config::CpuFeatures::Portable, 0.999),
         (config::DType::Int8, auto, 0.995),
+        // Whole towers in tiles, which plain Rust multiplies where the processor does not.
+        #[cfg(target_arch = "x86_64")]
+        (config::DType::Bf16, config::CpuFeatures::AmxTwin, 0.9999),
+        #[cfg(target_arch = "x86_64")]
+        (config::DType::Int8, config::CpuFeatures::AmxTwin, 0.999),
     ] {
         for name in variants {
             let expected = Reference::open(&format!("{name}/expected.safetensors"));
@@ -157,6 +164,47 @@ fn narrow_weights_stay_close() {
             assert!(model.card.agreement.is_some(), "{name} {dtype}");
         }
     }
+}
+
+/// f32 in three products of bf16: near to the references, taken only where that was measured, and never by the name alone.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn high_precision_is_near_to_the_highest() {
+    use config::{CpuFeatures, MatmulPrecision};
+    let load = |name: &str, cpu_features, matmul_precision, min_agreement| {
+        let source = reference::folder().join(name).to_string_lossy().into_owned();
+        let (dtype, model) = (config::DType::F32, config::Model::default());
+        let config =
+            config::Model { source, dtype, cpu_features, matmul_precision, min_agreement, ..model };
+        model::load_resident(&config).expect("f32")
+    };
+    let precision = |model: &model::ResidentModel| {
+        let own = model.card.matmul_precision.clone().expect("f32 on a processor");
+        (own.value, own.why)
+    };
+    let high = Some(MatmulPrecision::High);
+    for name in ["tiny", "odd-shapes", "giant-like", "erf-gelu", "open-clip-tanh"] {
+        let expected = Reference::open(&format!("{name}/expected.safetensors"));
+        let mut model = load(name, CpuFeatures::AmxTwin, high, None);
+        let (value, why) = precision(&model);
+        assert!(value == MatmulPrecision::High && why.contains("within"), "{name}: {why}");
+        let images = model.vision.forward(&expected.pixels()).expect("valid pictures");
+        let cosine = least_cosine(&images, &expected.floats("vision.pooled"));
+        reference::row(&format!("{name} f32 high"), &why, "1e-5");
+        assert!(cosine > 1.0 - 1e-5, "{name}: {cosine}");
+        // By itself it is chosen where it is near enough, and only there.
+        let (chosen, why) = precision(&load(name, CpuFeatures::AmxTwin, None, None));
+        let is_high = chosen == MatmulPrecision::High;
+        assert_eq!(is_high, !why.contains("more than"), "{name}: {why}");
+    }
+    let unchecked = Some(config::Agreement::UNCHECKED);
+    let (value, _) = precision(&load("tiny", CpuFeatures::AmxTwin, None, unchecked));
+    assert_eq!(value, MatmulPrecision::Highest);
+    let highest = Some(MatmulPrecision::Highest);
+    let (value, _) = precision(&load("tiny", CpuFeatures::AmxTwin, highest, None));
+    assert_eq!(value, MatmulPrecision::Highest);
+    let (value, why) = precision(&load("tiny", CpuFeatures::Portable, high, None));
+    assert!(value == MatmulPrecision::Highest && why.contains("no faster"), "{why}");
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub(super) struct Scratch<T> {
     pub(super) scores: Vec<Line<f32>>,
     /// Of each query the largest score so far, and the sum of the exponentials over it.
     pub(super) sums: Vec<(f32, f32)>,
+    /// Lines of a panel are a multiple of this, filled up with zeros.
+    multiple: usize,
 }
 
 impl<T: Operand> Scratch<T> {
@@ -37,16 +39,20 @@ impl<T: Operand> Scratch<T> {
             values: Vec::new(),
             scores: Vec::new(),
             sums: Vec::new(),
+            multiple: 1,
         }
     }
 
     /// Makes room for a block; what was there is written anew.
-    pub(super) fn reserve(&mut self, rows: usize, dim: usize, block: usize) {
-        let words = dim.div_ceil(T::INPUTS);
-        self.queries.resize(words * rows, T::default());
+    ///
+    /// * `(rows, multiple)`: rows of a tile, and what the lines of a panel are a multiple of
+    pub(super) fn reserve(&mut self, (rows, multiple): (usize, usize), dim: usize, block: usize) {
+        let lines = |values: usize| values.div_ceil(T::INPUTS).next_multiple_of(multiple);
+        self.multiple = multiple;
+        self.queries.resize(dim.div_ceil(T::INPUTS) * rows, T::default());
         let line = Line([T::default(); PANEL]);
-        self.keys.resize(block.div_ceil(PANEL) * words, line);
-        self.values.resize(dim.div_ceil(PANEL) * block.div_ceil(T::INPUTS), line);
+        self.keys.resize(block.div_ceil(PANEL) * lines(dim), line);
+        self.values.resize(dim.div_ceil(PANEL) * lines(block), line);
         self.scores.resize(rows * KEYS / PANEL, Line([0.0; PANEL]));
     }
 
@@ -55,7 +61,10 @@ impl<T: Operand> Scratch<T> {
     pub(super) fn pack<S: Simd>(&mut self, simd: S, head: &Head<'_>, block: &Range<usize>) {
         let dim = head.shape.head_dim;
         let words = dim.div_ceil(T::INPUTS);
-        for (panel, lines) in self.keys.chunks_exact_mut(words).enumerate() {
+        let zeros = Line([T::default(); PANEL]);
+        let of_panel = words.next_multiple_of(self.multiple);
+        for (panel, lines) in self.keys.chunks_exact_mut(of_panel).enumerate() {
+            lines[words..].fill(zeros);
             for lane in (0..PANEL).step_by(S::LANES) {
                 // The scores of what is behind the last key are overwritten.
                 let key =
@@ -68,8 +77,12 @@ impl<T: Operand> Scratch<T> {
                 });
             }
         }
-        let of_panel = block.len().div_ceil(T::INPUTS);
-        for word in 0..of_panel {
+        let words = block.len().div_ceil(T::INPUTS);
+        let of_panel = words.next_multiple_of(self.multiple);
+        for lines in self.values.chunks_exact_mut(of_panel) {
+            lines[words..].fill(zeros);
+        }
+        for word in 0..words {
             let key = block.start + word * T::INPUTS;
             let rows = [key, (key + 1).min(block.end - 1)].map(|key| &head.row(2, key)[..dim]);
             // An odd last key has no other; its weight is zero, and times zero it adds nothing.

@@ -18,6 +18,11 @@ pub enum Choice {
     Avx512Vnni,
     /// The same with BF16 too, for products of pairs of bf16.
     Avx512Bf16,
+    /// The same with tiles of bf16 and of bytes.
+    Amx,
+    /// What tiles compute, in plain Rust, on any x86: for tests, and many times slower than anything else. It has no
+    /// name that an operator could ask for.
+    AmxTwin,
     /// NEON, of aarch64.
     Neon,
 }
@@ -31,6 +36,8 @@ impl fmt::Display for Choice {
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512vnni",
             Self::Avx512Bf16 => "avx512bf16",
+            Self::Amx => "amx",
+            Self::AmxTwin => "amx-twin",
             Self::Neon => "neon",
         })
     }
@@ -47,9 +54,10 @@ impl FromStr for Choice {
             "avx512" => Ok(Self::Avx512),
             "avx512vnni" => Ok(Self::Avx512Vnni),
             "avx512bf16" => Ok(Self::Avx512Bf16),
+            "amx" => Ok(Self::Amx),
             "neon" => Ok(Self::Neon),
             _ => Err(format!(
-                "`{text}` is not a level: auto, portable, avx2, avx512, avx512vnni, avx512bf16 or neon"
+                "`{text}` is not a level: auto, portable, avx2, avx512, avx512vnni, avx512bf16, amx or neon"
             )),
         }
     }

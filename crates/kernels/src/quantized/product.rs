@@ -1,10 +1,15 @@
 //! The product of bytes, after a pass over the inputs that makes them bytes.
 
-use std::{hint::black_box, iter::repeat, mem::MaybeUninit, ops::Range};
+use std::{hint::black_box, ops::Range};
 
 use rayon::prelude::*;
 
-use super::{Bytes, Factors, GROUP, QuantizedColumns};
+use super::{
+    Bytes, Factors, GROUP, QuantizedColumns,
+    inputs::{Inputs, Order, Row},
+};
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
 use crate::{
     Epilogue, Level,
     epilogue::Places,
@@ -33,20 +38,11 @@ pub fn quantized_product(
 ) -> Vec<f32> {
     let (depth, columns) = (weights.layer.depth(), weights.columns.len());
     let rows = checked_rows(x, (depth, columns), &epilogue);
-    let (room, own) = (weights.layer.room(), level.run_on_bytes(super::Ask));
+    let (room, own) = (weights.layer.room(), level.room());
     assert!(own == Room::Any || own == room, "weights packed for another level");
     let mut y = Vec::<f32>::with_capacity(rows * columns);
     if rows * columns > 0 {
-        let inputs = Inputs::new(level, x, depth, room.largest_input());
-        let out = Out(y.as_mut_ptr());
-        let shape = (rows, TILE_ROWS);
-        let threads = rayon::current_num_threads();
-        let tasks = Tasks::new(shape, depth.div_ceil(4), &weights.columns, threads);
-        (0..tasks.count()).into_par_iter().with_max_len(1).for_each(|index| {
-            let (rows, panels) = tasks.get(index);
-            let (inputs, epilogue) = (&inputs, &epilogue);
-            level.run_on_bytes(Block { inputs, weights, epilogue, out, rows, panels });
-        });
+        spread(level, x, weights, &epilogue, Out(y.as_mut_ptr()));
     }
     // SAFETY: the tasks cover every row and every panel that has a column of `weights`, and each writes all values
     // of its own.
@@ -54,121 +50,31 @@ pub fn quantized_product(
     y
 }
 
-/// Rows of bytes.
-pub(crate) struct Inputs {
-    /// Rows of whole groups, filled up with zeros.
-    bytes: Vec<u8>,
-    row_bytes: usize,
-    rows: Vec<Row>,
-}
-
-/// What a row's bytes stand for: `lowest + scale * byte`.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Row {
-    pub(crate) lowest: f32,
-    pub(crate) scale: f32,
-}
-
-/// Rows of a task of the pass over the inputs: some 20 us of work at a width of 768.
-const ROWS: usize = 32;
-
 /// A whole number of tiles of every set.
 const TILE_ROWS: usize = 12;
 
-impl Inputs {
-    pub(crate) fn new(level: Level, x: &[f32], depth: usize, largest: u8) -> Self {
-        let row_bytes = depth.next_multiple_of(GROUP);
-        let count = x.len() / depth;
-        let mut bytes = Vec::<u8>::with_capacity(count * row_bytes);
-        let mut rows = vec![Row::default(); count];
-        let places =
-            bytes.spare_capacity_mut()[..count * row_bytes].par_chunks_mut(ROWS * row_bytes);
-        let places = places.zip(rows.par_chunks_mut(ROWS));
-        places.zip(x.par_chunks(ROWS * depth)).for_each(|((bytes, rows), x)| {
-            level.run(Quantize { x, depth, bytes, rows, largest: f32::from(largest) });
-        });
-        // SAFETY: each task has whole rows, and writes every byte of them.
-        unsafe { bytes.set_len(count * row_bytes) };
-        Self { bytes, row_bytes, rows }
+/// Spreads a product over the threads.
+fn spread(
+    level: Level,
+    x: &[f32],
+    weights: &QuantizedColumns<'_>,
+    epilogue: &Epilogue<'_>,
+    out: Out,
+) {
+    let (depth, largest) = (weights.layer.depth(), weights.layer.room().largest_input());
+    #[cfg(target_arch = "x86_64")]
+    if level.has_tiles() {
+        let inputs = Inputs::new(level, (x, depth), largest, Order::Tiles);
+        return amx::quantized_product(level, inputs, weights, epilogue, out);
     }
-
-    #[cfg(test)]
-    pub(crate) fn row(&self, row: usize) -> (&[u8], Row) {
-        (&self.bytes[row * self.row_bytes..][..self.row_bytes], self.rows[row])
-    }
-}
-
-struct Quantize<'a> {
-    x: &'a [f32],
-    depth: usize,
-    bytes: &'a mut [MaybeUninit<u8>],
-    rows: &'a mut [Row],
-    largest: f32,
-}
-
-impl Kernel for Quantize<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let row_bytes = self.depth.next_multiple_of(GROUP);
-        let places = self.bytes.chunks_exact_mut(row_bytes).zip(self.rows);
-        for ((bytes, row), x) in places.zip(self.x.chunks_exact(self.depth)) {
-            let (lowest, highest, finite) = extent(simd, x);
-            let scale = (highest - lowest) / self.largest;
-            let inverse = self.largest / (highest - lowest);
-            *row = match finite && scale.is_finite() {
-                // A row of one value, or as good as that, is all zeros above its lowest.
-                true if !inverse.is_finite() => Row { lowest, scale: 0.0 },
-                true => Row { lowest, scale },
-                false => Row { lowest: f32::NAN, scale: f32::NAN },
-            };
-            let (lowest, inverse) = (simd.splat(lowest), simd.splat(inverse.min(f32::MAX)));
-            let highest = simd.splat(self.largest);
-            // In this order what is not a number becomes zero.
-            let step = |x| {
-                let step = simd.mul(simd.sub(x, lowest), inverse);
-                simd.min(simd.max(step, simd.splat(0.0)), highest)
-            };
-            let whole = x.len() / S::LANES * S::LANES;
-            for (to, x) in bytes.chunks_exact_mut(S::LANES).zip(x.chunks_exact(S::LANES)) {
-                // SAFETY: as many bytes are there.
-                unsafe { simd.store_u8(to.as_mut_ptr().cast(), step(simd.load_slice(x))) };
-            }
-            let mut last = [0u8; PANEL];
-            // SAFETY: no vector has more lanes than a panel has columns.
-            unsafe { simd.store_u8(last.as_mut_ptr(), step(simd.load_slice(&x[whole..]))) };
-            // The rest of the row, and zeros up to a whole group.
-            last[x.len() - whole..].fill(0);
-            for (to, from) in bytes[whole..].iter_mut().zip(last.into_iter().chain(repeat(0))) {
-                to.write(from);
-            }
-        }
-    }
-}
-
-/// The lowest and the highest value, and whether all are finite; if they are not, the others mean nothing.
-#[inline(always)]
-fn extent<S: Simd>(simd: S, x: &[f32]) -> (f32, f32, bool) {
-    let mut lowest = simd.splat(f32::INFINITY);
-    let mut highest = simd.splat(f32::NEG_INFINITY);
-    let mut nothing = simd.splat(0.0);
-    let mut chunks = x.chunks_exact(S::LANES);
-    for values in &mut chunks {
-        let values = simd.load_slice(values);
-        lowest = simd.min(values, lowest);
-        highest = simd.max(values, highest);
-        // Zero times any number is zero.
-        nothing = simd.mul_add(values, simd.splat(0.0), nothing);
-    }
-    let negated = simd.sub(simd.splat(0.0), lowest);
-    let mut extent = (-simd.max_of(negated), simd.max_of(highest));
-    let mut nothing = simd.sum(nothing);
-    for &value in chunks.remainder() {
-        extent = (extent.0.min(value), extent.1.max(value));
-        nothing += value * 0.0;
-    }
-    (extent.0, extent.1, nothing == 0.0)
+    let inputs = &Inputs::new(level, (x, depth), largest, Order::Rows);
+    let shape = (inputs.count(), TILE_ROWS);
+    let threads = rayon::current_num_threads();
+    let tasks = Tasks::new(shape, depth.div_ceil(4), &weights.columns, threads);
+    (0..tasks.count()).into_par_iter().with_max_len(1).for_each(|index| {
+        let (rows, panels) = tasks.get(index);
+        level.run_on_bytes(Block { inputs, weights, epilogue, out, rows, panels });
+    });
 }
 
 /// One task: some rows times some panels.
@@ -222,12 +128,10 @@ impl Block<'_> {
         let (layer, inputs) = (self.weights.layer, self.inputs);
         let groups = panels.map(|panel| layer.panels(panel..panel + 1));
         // SAFETY: rows of `inputs` that the task has, each of as many groups as the panels.
-        let sums: [[S::I; 2]; HEIGHT] = unsafe {
-            let bytes = inputs.bytes.as_ptr().add(first * inputs.row_bytes);
-            multiply(simd, (bytes, inputs.row_bytes), groups, ahead)
-        };
+        let sums: [[S::I; 2]; HEIGHT] =
+            unsafe { multiply(simd, inputs.place(first), groups, ahead) };
         let factors = panels.map(|panel| &layer.factors[panel]);
-        let rows = &inputs.rows[first..first + HEIGHT];
+        let rows = inputs.meanings(first, HEIGHT);
         let values = dequantize(simd, &sums, factors, rows);
         let places = Places::new::<S>(&self.weights.columns, panels);
         // SAFETY: the task's own values.
@@ -238,7 +142,7 @@ impl Block<'_> {
 
 /// The values that sums stand for, with the bias.
 #[inline(always)]
-fn dequantize<S: Simd, const HEIGHT: usize>(
+pub(crate) fn dequantize<S: Simd, const HEIGHT: usize>(
     simd: S,
     sums: &[[S::I; 2]; HEIGHT],
     factors: [&Factors; 2],

@@ -2,12 +2,13 @@ use proptest::prelude::*;
 
 use super::{
     Quantized, Quantizer,
-    product::{Inputs, quantized_product},
+    inputs::{Inputs, Order},
+    product::quantized_product,
 };
 use crate::{
     Activation, Choice, Epilogue, Level, Residual,
     simd::{PANEL, Room},
-    tests::{activated, values, worst},
+    tests::{activated, levels, values, worst},
 };
 
 /// What the bytes of a layer stand for, and the bytes: `[columns, depth]`, `[columns]`.
@@ -31,7 +32,7 @@ fn expected(
     (activation, bias, residual): (Activation, &[f32], &[f32]),
 ) -> Vec<f64> {
     let (depth, columns) = (layer.depth(), layer.columns());
-    let inputs = Inputs::new(level, x, depth, layer.room().largest_input());
+    let inputs = Inputs::new(level, (x, depth), layer.room().largest_input(), Order::Rows);
     let (weights, scales) = unpacked(layer);
     let mut y = Vec::new();
     for row in 0..x.len() / depth {
@@ -76,7 +77,7 @@ proptest! {
         let x = values(rows * depth, seed ^ 1);
         let (weights, bias) = (values(columns * depth, seed ^ 2), values(columns, seed ^ 3));
         let residual = values([0, 1, rows][residual] * columns, seed ^ 4);
-        for level in Level::available() {
+        for level in levels() {
             let layer = quantized(level, (&weights, &bias), seed as usize % (columns + 1));
             let expected = expected(level, &x, &layer, (activation, &bias, &residual));
             let end = Epilogue { activation, residual: (!residual.is_empty()).then_some(Residual(&residual)) };
@@ -103,7 +104,7 @@ proptest! {
         let start = seed as usize % columns;
         let part = start..columns - (seed >> 8) as usize % (columns - start);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-        for level in Level::available() {
+        for level in levels() {
             let layer = quantized(level, (&weights, &bias), columns / 2);
             let run = |x: &[f32], columns| {
                 quantized_product(level, x, &layer.part(columns), Epilogue::default())
@@ -119,14 +120,14 @@ proptest! {
     #[test]
     fn the_bytes_are_near_to_what_they_stand_for(depth in 1..800usize, seed: u64) {
         let x = values(depth, seed);
-        for level in Level::available() {
+        for level in levels() {
             let layer = quantized(level, (&x, &[0.0]), 1);
             let (weights, scales) = unpacked(&layer);
             let limit = scales[0] / 2.0 + 1e-6;
             for (&weight, &x) in weights[0].iter().zip(&x) {
                 prop_assert!((weight as f64 * scales[0] - f64::from(x)).abs() <= limit);
             }
-            let inputs = Inputs::new(level, &x, depth, layer.room().largest_input());
+            let inputs = Inputs::new(level, (&x, depth), layer.room().largest_input(), Order::Rows);
             let (bytes, row) = inputs.row(0);
             for (&byte, &x) in bytes.iter().zip(&x) {
                 let apart = row.lowest + row.scale * f32::from(byte) - x;
@@ -155,7 +156,7 @@ fn no_sum_saturates() {
         (Room::Seven, &[&[0, 4], &[1, 5], &[2, 6], &[3, 7]]),
         (Room::Sixteen, &[&[0, 1, 4, 5], &[2, 3, 6, 7]]),
     ];
-    for level in Level::available() {
+    for level in levels() {
         for weights in patterns {
             let weights: Vec<f32> = (0..depth).map(weights).collect();
             let layer = quantized(level, (&weights, &[0.0]), 0);
@@ -185,7 +186,7 @@ fn no_sum_saturates() {
 
 #[test]
 fn what_is_no_number_is_not_hidden() {
-    for level in Level::available() {
+    for level in levels() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for at in [0, 9, 18] {
                 let (weights, mut x) = (values(2 * 19, 1), values(2 * 19, 2));
@@ -205,7 +206,7 @@ fn what_is_no_number_is_not_hidden() {
 
 #[test]
 fn rows_and_columns_of_one_value_are_exact() {
-    for level in Level::available() {
+    for level in levels() {
         for value in [0.0, 0.3, -1e-40, 1e20] {
             let weights = [&[0.5; 21][..], &[0.0; 21]].concat();
             let layer = quantized(level, (&weights, &[1.0, 2.0]), 0);
@@ -221,8 +222,7 @@ fn rows_and_columns_of_one_value_are_exact() {
 #[should_panic(expected = "packed for another level")]
 fn weights_of_a_level_with_more_room_are_refused() {
     let portable = Level::choose(Choice::Portable).expect("everywhere");
-    let narrow =
-        Level::available().into_iter().find(|level| level.run_on_bytes(super::Ask) != Room::Any);
+    let narrow = levels().into_iter().find(|level| level.room() != Room::Any);
     // Nothing to refuse where no set is narrow.
     let narrow = narrow.expect("packed for another level");
     let layer = quantized(portable, (&[1.0; 8], &[0.0]), 0);

@@ -1,0 +1,235 @@
+//! The loop over blocks of sums, whatever is multiplied and whatever is done to the sums.
+
+use std::ops::Range;
+
+use super::{BLOCK, Kind, ROW_OF_SUMS, ROWS_OF_TILE, Sums, Tile, TileKernel, Unit};
+use crate::{
+    epilogue::Places,
+    product::panels_of,
+    simd::{PANEL, Simd},
+};
+
+/// A layer and its input, in tiles.
+pub(super) trait Layer: Sync {
+    type Kind: Kind;
+
+    /// The tiles of 16 rows of inputs.
+    fn inputs(&self, row: usize) -> &[Tile];
+    /// The tiles of a panel, as many as those of 16 rows.
+    fn weights(&self, panel: usize) -> &[Tile];
+    /// Of the layer, those that are the result's.
+    fn columns(&self) -> &Range<usize>;
+    /// Does to a row of sums what is done to them, and writes them.
+    ///
+    /// * `place`: where in a row of the result two vectors are, and the panels that they are of
+    /// * `row`: the result's
+    /// * `sums`: the block, the row in it, and the column of the first of them
+    ///
+    /// # Safety
+    /// The places are in the result, and no other thread's.
+    unsafe fn finish<S: Simd>(
+        &self,
+        simd: S,
+        place: (&Places, [usize; 2]),
+        row: usize,
+        sums: (&Sums, usize, usize),
+    );
+}
+
+/// One task: some rows, from a multiple of 16 on, times some panels.
+pub(super) struct Block<'a, L> {
+    pub(super) layer: &'a L,
+    pub(super) rows: Range<usize>,
+    pub(super) panels: Range<usize>,
+}
+
+impl<L: Layer> TileKernel for Block<'_, L> {
+    #[inline(always)]
+    fn run<S: Simd, U: Unit>(self, simd: S, unit: &mut U) {
+        // One is filled while what is in the other is finished.
+        let mut sums = [Sums::ZERO, Sums::ZERO];
+        let mut turn = false;
+        let mut pending = Pending::nothing();
+        for panel in self.panels.clone().step_by(2) {
+            // One that is left over goes along with itself.
+            let panels = [panel, self.panels.end.min(panel + 2) - 1];
+            let weights = panels.map(|panel| self.layer.weights(panel));
+            let places = places::<S>(self.layer.columns(), panels);
+            let mut ahead = self.ahead(panels[1] + 1, weights[0].len() / L::Kind::TILES);
+            for row in self.rows.clone().step_by(BLOCK) {
+                let [first, second] = &mut sums;
+                let (full, other) = if turn { (second, first) } else { (first, second) };
+                turn = !turn;
+                let rows = (self.rows.end - row).min(BLOCK);
+                let layer = self.layer;
+                let mut between =
+                    Between { simd, layer, sums: other, ahead: &mut ahead, pending: &mut pending };
+                let is_tall = rows > ROWS_OF_TILE;
+                let x = [row, if is_tall { row + ROWS_OF_TILE } else { row }];
+                let x = x.map(|row| layer.inputs(row));
+                multiply::<U, L::Kind>((unit, is_tall), x, weights, &mut between);
+                // SAFETY: 32 rows of 32 words.
+                unsafe { unit.store(is_tall, full.0.as_mut_ptr().cast(), ROW_OF_SUMS) };
+                // SAFETY: rows and panels of this task.
+                unsafe { pending.finish(simd, layer, (other, BLOCK)) };
+                pending = Pending { places: places.clone(), panels, row, rows, done: 0 };
+            }
+        }
+        let [first, second] = &sums;
+        // SAFETY: as above.
+        unsafe { pending.finish(simd, self.layer, (if turn { first } else { second }, BLOCK)) };
+    }
+}
+
+impl<L: Layer> Block<'_, L> {
+    /// The panels from one on that are worked on next, to be asked for while others are.
+    #[inline(always)]
+    fn ahead(&self, panel: usize, steps: usize) -> Ahead {
+        let panels = self.panels.end.saturating_sub(panel).min(2);
+        if panels == 0 {
+            return Ahead { next: std::ptr::null(), lines: 0, of_step: 0 };
+        }
+        let tiles = self.layer.weights(panel);
+        let lines = size_of_val(tiles) / LINE * panels;
+        let blocks = self.rows.len().div_ceil(BLOCK);
+        Ahead { next: tiles.as_ptr().cast(), lines, of_step: lines.div_ceil(blocks * steps) }
+    }
+}
+
+/// Where the two vectors of a row of two panels are, of each panel where it has two vectors.
+#[inline(always)]
+fn places<S: Simd>(columns: &Range<usize>, panels: [usize; 2]) -> [Places; 2] {
+    match panels_of::<S>() {
+        1 => panels.map(|panel| Places::new::<S>(columns, [panel; 2])),
+        _ => [panels; 2].map(|panels| Places::new::<S>(columns, panels)),
+    }
+}
+
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
+
+/// What is asked for next, and how much of it in each step.
+struct Ahead {
+    next: *const u8,
+    lines: usize,
+    of_step: usize,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn fetch<U: Unit>(&mut self, unit: &U) {
+        let lines = self.of_step.min(self.lines);
+        self.lines -= lines;
+        for _ in 0..lines {
+            unit.prefetch(self.next);
+            self.next = self.next.wrapping_add(LINE);
+        }
+    }
+}
+
+/// Other work in each step of a product. No closure: the compiler need not inline those, and one that it leaves apart is
+/// compiled without the set's instructions.
+pub(crate) trait Beside<U> {
+    fn step(&mut self, unit: &U);
+}
+
+/// None.
+pub(crate) struct Nothing;
+
+impl<U> Beside<U> for Nothing {
+    #[inline(always)]
+    fn step(&mut self, _: &U) {}
+}
+
+/// Weights are asked for, and the block before is finished.
+struct Between<'a, S, L> {
+    simd: S,
+    layer: &'a L,
+    sums: &'a Sums,
+    ahead: &'a mut Ahead,
+    pending: &'a mut Pending,
+}
+
+impl<S: Simd, L: Layer, U: Unit> Beside<U> for Between<'_, S, L> {
+    #[inline(always)]
+    fn step(&mut self, unit: &U) {
+        self.ahead.fetch(unit);
+        // SAFETY: rows and panels of the task that made this.
+        unsafe { self.pending.finish(self.simd, self.layer, (self.sums, AT_ONCE)) };
+    }
+}
+
+/// The sums of a block: all of its steps, with some other work in each.
+///
+/// * `is_tall`: whether there is a second tile of rows; else the second of `x` is not read
+/// * `x`, `w`: as many tiles in each
+#[inline(always)]
+pub(crate) fn multiply<U: Unit, K: Kind>(
+    (unit, is_tall): (&mut U, bool),
+    x: [&[Tile]; 2],
+    w: [&[Tile]; 2],
+    beside: &mut impl Beside<U>,
+) {
+    let tiles = w[0].len();
+    assert!(x[0].len() == tiles && x[1].len() == tiles && w[1].len() == tiles);
+    unit.zero();
+    for tile in (0..tiles).step_by(K::TILES) {
+        let at = |tiles: &[Tile]| tiles.as_ptr().wrapping_add(tile);
+        // SAFETY: each has `tiles` tiles, of which a step has `TILES`, and a whole number of steps.
+        unsafe {
+            match is_tall {
+                true => K::add::<U, 2>(unit, x.map(at), w.map(at)),
+                false => K::add::<U, 1>(unit, x.map(at), w.map(at)),
+            }
+        }
+        beside.step(unit);
+    }
+}
+
+/// A block of sums that is not in the result yet.
+struct Pending {
+    places: [Places; 2],
+    panels: [usize; 2],
+    /// The first of the result.
+    row: usize,
+    rows: usize,
+    /// Rows that are.
+    done: usize,
+}
+
+/// Rows that are finished in a step: the twenty-four steps of a layer of 768 inputs are enough for a block.
+const AT_ONCE: usize = 2;
+
+impl Pending {
+    fn nothing() -> Self {
+        let nowhere = || Places::nowhere();
+        Self { places: [nowhere(), nowhere()], panels: [0; 2], row: 0, rows: 0, done: 0 }
+    }
+
+    /// Finishes some rows, or as many as are left.
+    ///
+    /// # Safety
+    /// The block is the task's own.
+    #[inline(always)]
+    unsafe fn finish<S: Simd, L: Layer>(
+        &mut self,
+        simd: S,
+        layer: &L,
+        (sums, most): (&Sums, usize),
+    ) {
+        let [first, last] = self.panels;
+        let (panels, groups) = match panels_of::<S>() {
+            1 => ([[first; 2], [last; 2]], if first == last { 1 } else { 2 }),
+            _ => ([[first, last]; 2], 1),
+        };
+        let end = self.rows.min(self.done + most);
+        while self.done < end {
+            for (group, place) in self.places.iter().zip(panels).enumerate().take(groups) {
+                let sums = (sums, self.done, group * PANEL);
+                // SAFETY: the caller's promise.
+                unsafe { layer.finish(simd, place, self.row + self.done, sums) };
+            }
+            self.done += 1;
+        }
+    }
+}
