@@ -3,6 +3,7 @@
 
 mod describe;
 mod read;
+mod scores;
 
 use std::sync::Arc;
 
@@ -10,17 +11,15 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 pub use self::describe::{
-    Datatype, EMBEDDING, EXTENSIONS, IMAGE, INPUT_IDS, LOGIT, PIXEL_VALUES, PLATFORM, PROBABILITY,
-    TEXT, TensorSpec, VERSION, check_version, inputs, outputs,
+    CAPTION, Datatype, EMBEDDING, EXTENSIONS, IMAGE, INPUT_IDS, LOGIT, PIXEL_VALUES, PLATFORM,
+    PROBABILITY, TEXT, TensorSpec, VERSION, check_version, inputs, outputs,
 };
 #[cfg(debug_assertions)]
 use crate::preprocess::ImageSpec;
 use crate::{
-    engine::{
-        Context, EmbedRequest, Engine, ImageSide, Input, Matrix, Pairing, ScoreKind, Scored,
-        SimilarityRequest, TextSide,
-    },
+    engine::{Context, EmbedRequest, Engine, Input, Matrix, ScoreKind},
     error::Error,
+    model::Scorer,
     registry::Model,
 };
 
@@ -68,13 +67,22 @@ pub struct InferRequest {
     pub normalize: bool,
 }
 
-/// A tensor of an answer, FP32.
+/// A tensor of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
     /// Its name.
     pub name: &'static str,
     /// Its values and their shape.
-    pub matrix: Matrix,
+    pub values: Values,
+}
+
+/// What a tensor of an answer holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// FP32.
+    Floats(Matrix),
+    /// BYTES, `[n]`.
+    Texts(Vec<String>),
 }
 
 /// Tensors out.
@@ -87,10 +95,46 @@ pub struct InferAnswer {
 }
 
 impl Output {
-    /// The values, little-endian.
+    /// The type of its elements.
+    #[must_use]
+    pub fn datatype(&self) -> Datatype {
+        match self.values {
+            Values::Floats(_) => Datatype::Fp32,
+            Values::Texts(_) => Datatype::Bytes,
+        }
+    }
+
+    /// Its shape.
+    #[must_use]
+    pub fn shape(&self) -> Vec<usize> {
+        match &self.values {
+            Values::Floats(matrix) => vec![matrix.rows, matrix.dim],
+            Values::Texts(texts) => vec![texts.len()],
+        }
+    }
+
+    /// Elements, for how much there is to write.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.shape().iter().product()
+    }
+
+    /// The elements, little-endian; those of BYTES each behind its length as four bytes.
     #[must_use]
     pub fn to_raw(&self) -> Bytes {
-        self.matrix.data.iter().flat_map(|value| value.to_le_bytes()).collect()
+        match &self.values {
+            Values::Floats(matrix) => {
+                matrix.data.iter().flat_map(|value| value.to_le_bytes()).collect()
+            }
+            Values::Texts(texts) => {
+                let element = |text: &String| {
+                    // A caption is far shorter than 4 GiB.
+                    let length = (text.len() as u32).to_le_bytes();
+                    length.into_iter().chain(text.bytes()).collect::<Vec<_>>()
+                };
+                texts.iter().flat_map(element).collect()
+            }
+        }
     }
 }
 
@@ -104,7 +148,8 @@ pub(crate) fn items(tensors: Vec<Tensor>, image: &ImageSpec) -> Result<Vec<Input
     Ok(sides.pictures.into_iter().chain(sides.texts).collect())
 }
 
-/// Embeds the tensors of a request, and scores pictures against texts where both are there.
+/// Embeds the tensors of a request, scores pictures against texts where both are there, and writes captions with a model
+/// that does.
 ///
 /// # Errors
 /// Names the tensor at fault, as `IMAGE[2]` where one element is; or a limit's error before any work.
@@ -115,41 +160,63 @@ pub async fn infer(
 ) -> Result<InferAnswer, Error> {
     let model = engine.registry().get(request.model.as_deref())?;
     let sides = read::sides(request.inputs, &model.image, engine.limits().max_items)?;
-    let wanted = wanted(request.outputs, sides.is_both())?;
-    let (pictures, names) = (sides.pictures.len(), [sides.picture_name, sides.text_name]);
-    let mut inputs = sides.pictures;
-    inputs.extend(sides.texts);
-    let embed = EmbedRequest {
-        model: Some(model.name.clone()),
-        inputs,
-        normalize: request.normalize,
-        ..EmbedRequest::default()
-    };
-    let embedded = engine.embed(embed, context).await;
-    let embedded = embedded.map_err(|error| error.map_field(|f| element(f, pictures, names)))?;
-    let rows = stacked(&embedded.embeddings);
-    let mut outputs = Vec::with_capacity(wanted.len());
-    let mut scored = None;
-    for name in wanted {
-        let matrix = match name {
-            EMBEDDING => rows.clone(),
-            _ => {
-                if scored.is_none() {
-                    scored = Some(score(engine, model, (&rows, pictures), context).await?);
-                }
-                let kind = if name == LOGIT { ScoreKind::Logit } else { ScoreKind::Probability };
-                whole(scored.as_ref(), kind).await?
-            }
-        };
-        outputs.push(Output { name, matrix });
+    let wanted = wanted(request.outputs, all(model, sides.is_both()))?;
+    let is_wanted = |names: &[&str]| wanted.iter().any(|name| names.contains(name));
+    let (mut captions, mut scored) = (None, None);
+    if is_wanted(&[CAPTION]) {
+        captions = Some(scores::captions(engine, model, &sides, context).await?);
     }
-    Ok(InferAnswer { model: embedded.model, outputs })
+    let by_head = model.card.scorer == Some(Scorer::Matching);
+    let asks_scores = is_wanted(&[LOGIT, PROBABILITY]);
+    if by_head && asks_scores {
+        scored = Some(scores::by_head(engine, model, &sides, context).await?);
+    }
+    let mut rows = Matrix::default();
+    if is_wanted(&[EMBEDDING]) || (asks_scores && !by_head) {
+        let (pictures, names) = (sides.pictures.len(), [sides.picture_name, sides.text_name]);
+        let mut inputs = sides.pictures;
+        inputs.extend(sides.texts);
+        let embed = EmbedRequest {
+            model: Some(model.name.clone()),
+            inputs,
+            normalize: request.normalize,
+            ..EmbedRequest::default()
+        };
+        let embedded = engine.embed(embed, context).await;
+        let embedded =
+            embedded.map_err(|error| error.map_field(|f| element(f, pictures, names)))?;
+        rows = stacked(&embedded.embeddings);
+        if asks_scores && !by_head {
+            scored = Some(scores::by_vectors(engine, model, (&rows, pictures), context).await?);
+        }
+    }
+    let mut outputs = Vec::with_capacity(wanted.len());
+    for name in wanted {
+        let values = match name {
+            EMBEDDING => Values::Floats(rows.clone()),
+            CAPTION => Values::Texts(captions.take().unwrap_or_default()),
+            LOGIT => Values::Floats(scores::whole(scored.as_ref(), ScoreKind::Logit).await?),
+            _ => Values::Floats(scores::whole(scored.as_ref(), ScoreKind::Probability).await?),
+        };
+        outputs.push(Output { name, values });
+    }
+    Ok(InferAnswer { model: model.name.as_str().into(), outputs })
+}
+
+/// The outputs that a request can have.
+fn all(model: &Model, is_both: bool) -> &'static [&'static str] {
+    let has_vectors = model.card.queries.is_some();
+    match (is_both, model.writer.is_some()) {
+        (_, true) => &[EMBEDDING, CAPTION],
+        // An image that has several vectors has no row of this output.
+        (true, false) if has_vectors => &[LOGIT, PROBABILITY],
+        (true, false) => &[EMBEDDING, LOGIT, PROBABILITY],
+        (false, false) => &[EMBEDDING],
+    }
 }
 
 /// The outputs to answer, by name.
-fn wanted(asked: Vec<String>, is_both: bool) -> Result<Vec<&'static str>, Error> {
-    let all: &[&'static str] =
-        if is_both { &[EMBEDDING, LOGIT, PROBABILITY] } else { &[EMBEDDING] };
+fn wanted(asked: Vec<String>, all: &[&'static str]) -> Result<Vec<&'static str>, Error> {
     if asked.is_empty() {
         return Ok(all.to_vec());
     }
@@ -189,42 +256,6 @@ fn stacked(rows: &[crate::embedding::Embedding]) -> Matrix {
     let dim = rows.first().map_or(0, crate::embedding::Embedding::dim);
     let data = rows.iter().flat_map(|row| row.as_slice().iter().copied()).collect();
     Matrix { rows: rows.len(), dim, data }
-}
-
-/// The pair scores of embeddings that are there already, pictures first.
-async fn score(
-    engine: &Engine,
-    model: &Model,
-    (rows, pictures): (&Matrix, usize),
-    context: &Context,
-) -> Result<Scored, Error> {
-    let (images, texts) = rows.data.split_at(pictures * rows.dim);
-    let side = |data: &[f32]| Matrix {
-        rows: data.len() / rows.dim.max(1),
-        dim: rows.dim,
-        data: data.to_vec(),
-    };
-    let request = SimilarityRequest {
-        model: Some(model.name.clone()),
-        images: ImageSide::Embeddings(side(images)),
-        texts: TextSide::Embeddings(side(texts)),
-        truncate: true,
-        max_num_patches: None,
-        pairing: Pairing::All,
-        kinds: vec![ScoreKind::Logit, ScoreKind::Probability],
-    };
-    engine.similarity(request, context).await
-}
-
-/// Every chunk of one kind of score. Both sides are bounded by the limit on items.
-async fn whole(scored: Option<&Scored>, kind: ScoreKind) -> Result<Matrix, Error> {
-    let Some(scored) = scored else { return Ok(Matrix::default()) };
-    let (rows, dim) = (scored.rows(), scored.columns());
-    let mut data = Vec::with_capacity(rows * dim);
-    for range in scored.chunks() {
-        data.extend_from_slice(&scored.chunk(kind, range).await?.data);
-    }
-    Ok(Matrix { rows, dim, data })
 }
 
 /// What a request's tensors hold.

@@ -166,8 +166,8 @@ fn written(answer: &InferAnswer, id: String) -> proto::ModelInferResponse {
     let size = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
     let tensor = |output: &oip::Output| InferOutputTensor {
         name: output.name.to_owned(),
-        datatype: "FP32".to_owned(),
-        shape: vec![size(output.matrix.rows), size(output.matrix.dim)],
+        datatype: output.datatype().name().to_owned(),
+        shape: output.shape().into_iter().map(size).collect(),
         ..Default::default()
     };
     proto::ModelInferResponse {

@@ -2,7 +2,6 @@
 
 use crate::{
     error::{Code, Error},
-    model::Scorer,
     preprocess::TargetSize,
     registry::Model,
 };
@@ -24,10 +23,13 @@ pub const PIXEL_VALUES: &str = "PIXEL_VALUES";
 pub const INPUT_IDS: &str = "INPUT_IDS";
 /// Embeddings, `[n, dimension]`, pictures first.
 pub const EMBEDDING: &str = "EMBEDDING";
-/// `exp(logit_scale) * cosine + logit_bias`, `[pictures, texts]`.
+/// The logits of pairs by the model's rule, `[pictures, texts]`.
 pub const LOGIT: &str = "LOGIT";
-/// `sigmoid(logit)`, `[pictures, texts]`.
+/// Their probabilities, `[pictures, texts]`.
 pub const PROBABILITY: &str = "PROBABILITY";
+
+/// Captions of pictures, `[pictures]`.
+pub const CAPTION: &str = "CAPTION";
 
 /// The type of a tensor's elements, as far as answers and descriptions name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,9 +106,10 @@ pub fn outputs(model: &Model) -> Vec<TensorSpec> {
     let dimension = i64::try_from(model.card.embedding_dim).unwrap_or(i64::MAX);
     let mut specs =
         vec![TensorSpec { name: EMBEDDING, datatype: Datatype::Fp32, shape: vec![-1, dimension] }];
-    // A matching head reads images and texts, not the embeddings that these tensors would be computed from.
-    let by_vectors = model.card.scorer.is_some_and(|scorer| scorer != Scorer::Matching);
-    if by_vectors && model.tokenizer.is_some() {
+    if model.writer.is_some() {
+        specs.push(TensorSpec { name: CAPTION, datatype: Datatype::Bytes, shape: vec![-1] });
+    }
+    if model.card.scorer.is_some() && model.tokenizer.is_some() {
         specs.extend([LOGIT, PROBABILITY].map(|name| TensorSpec {
             name,
             datatype: Datatype::Fp32,

@@ -98,8 +98,9 @@ async fn ready(State(state): State<AppState>) -> Result<(), Failure> {
 /// Embeds and scores tensors, in the Open Inference Protocol
 ///
 /// Reads `IMAGE` (BYTES; in JSON data URIs or base64) or `PIXEL_VALUES` (FP32 `[n, 3, height, width]`), and
-/// `TEXT` (BYTES) or `INPUT_IDS` (INT32 or INT64 `[n, length]`). Answers `EMBEDDING`, pictures first, and where
-/// both sides are given `LOGIT` and `PROBABILITY` `[pictures, texts]`. With the header
+/// `TEXT` (BYTES) or `INPUT_IDS` (INT32 or INT64 `[n, length]`). Answers `EMBEDDING`, pictures first, where
+/// both sides are given `LOGIT` and `PROBABILITY` `[pictures, texts]`, and of a model that writes captions `CAPTION`
+/// (BYTES). With the header
 /// `Inference-Header-Content-Length` the body is that much JSON, and raw tensors behind it.
 #[utoipa::path(
     post,

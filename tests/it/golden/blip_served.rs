@@ -347,3 +347,54 @@ async fn an_image_by_url_is_fetched_once_for_head_and_vectors() {
     let refused = app.post("/v1/similarity", body).await;
     assert_eq!(refused.json()["field"], "images[1]", "{}", refused.text);
 }
+
+#[tokio::test]
+async fn tensors_have_captions_and_the_heads_scores() {
+    let (app, expected) = serve("blip-captions").await;
+    let images = images(&expected);
+    let image = json!({"name": "IMAGE", "datatype": "BYTES", "shape": [3], "data": images});
+    let path = "/v2/models/colours/infer";
+    let written = app.post("/v1/captions", json!({"images": images})).await.ok();
+    let texts: Vec<_> =
+        written["captions"].as_array().expect("3").iter().map(|one| one["text"].clone()).collect();
+    let answer = app.post(path, json!({"inputs": [image]})).await.ok();
+    assert_eq!(answer["outputs"][0]["name"], "EMBEDDING");
+    let caption = json!({"name": "CAPTION", "shape": [3], "datatype": "BYTES", "data": texts});
+    assert_eq!(answer["outputs"][1], caption);
+    let outputs = json!([{"name": "CAPTION", "parameters": {"binary_data": true}}]);
+    let raw = app.post(path, json!({"inputs": [image], "outputs": outputs})).await;
+    assert_eq!(raw.status, StatusCode::OK);
+    assert!(raw.text.contains(texts[0].as_str().expect("a text")), "{}", raw.text);
+    let described = app.get("/v2/models/colours").await.ok();
+    let names = |model: &Value| -> Vec<Value> {
+        let outputs = model["outputs"].as_array().expect("outputs");
+        outputs.iter().map(|output| output["name"].clone()).collect()
+    };
+    assert_eq!(names(&described), ["EMBEDDING", "CAPTION"]);
+    let broken =
+        json!({"name": "IMAGE", "datatype": "BYTES", "shape": [2], "data": [images[0], "AAAA"]});
+    let refused =
+        app.post(path, json!({"inputs": [broken], "outputs": [{"name": "CAPTION"}]})).await;
+    assert!(!refused.status.is_success() && refused.text.contains("IMAGE[1]"), "{}", refused.text);
+
+    let (app, expected) = serve("blip-retrieval").await;
+    let (images, texts) = (self::images(&expected), expected.list("texts"));
+    let image = json!({"name": "IMAGE", "datatype": "BYTES", "shape": [3], "data": images});
+    let text = json!({"name": "TEXT", "datatype": "BYTES", "shape": [texts.len()], "data": texts});
+    let answer = app.post(path, json!({"inputs": [image, text]})).await.ok();
+    for (index, stage) in [(1, "cls.logits"), (2, "cls.probabilities")] {
+        let output = &answer["outputs"][index];
+        assert_eq!(output["shape"], json!([3, texts.len()]));
+        let values: Vec<f32> = serde_json::from_value(output["data"].clone()).expect("numbers");
+        assert_close(stage, &values, &expected.floats(stage).1);
+    }
+    let (app, expected) = serve("blip2-retrieval").await;
+    let image = json!({"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": [images[0]]});
+    let text = json!({"name": "TEXT", "datatype": "BYTES", "shape": [1], "data": [texts[0]]});
+    let answer = app.post(path, json!({"inputs": [image, text]})).await.ok();
+    assert_eq!(answer["outputs"][0]["name"], "LOGIT");
+    let logit = answer["outputs"][0]["data"][0].as_f64().expect("a number") as f32;
+    assert!((logit - expected.floats("logits").1[0]).abs() < 1e-4);
+    let refused = app.post(path, json!({"inputs": [image]})).await;
+    assert!(refused.text.contains("multi_vector"), "{}", refused.text);
+}

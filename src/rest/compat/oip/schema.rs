@@ -71,9 +71,10 @@ pub(in crate::rest) struct InferResponseSchema {
 #[expect(dead_code, reason = "only describes the JSON")]
 pub(in crate::rest) struct OutputTensorSchema {
     name: String,
-    shape: [usize; 2],
+    shape: Vec<usize>,
     datatype: String,
     /// `binary_data_size`: the tensor's bytes behind the JSON.
     parameters: Option<HashMap<String, serde_json::Value>>,
-    data: Option<Vec<f32>>,
+    /// Numbers, or of `CAPTION` strings.
+    data: Option<Vec<serde_json::Value>>,
 }

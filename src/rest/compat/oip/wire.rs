@@ -16,9 +16,9 @@ use serde::{
 };
 
 use crate::{
-    engine::{Context, Matrix},
+    engine::Context,
     error::Error,
-    oip::{self, Elements, InferAnswer, InferRequest, Output, Tensor},
+    oip::{self, Elements, InferAnswer, InferRequest, Output, Tensor, Values},
     rest::{
         AppState,
         body::{self, Intake},
@@ -290,12 +290,20 @@ struct InferResponse<'a> {
 #[derive(Debug, Serialize)]
 struct OutputTensor<'a> {
     name: &'static str,
-    shape: [usize; 2],
+    shape: Vec<usize>,
     datatype: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameters: Option<OutputParameters>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a [f32]>,
+    data: Option<OutputData<'a>>,
+}
+
+/// Elements of an answer.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum OutputData<'a> {
+    Floats(&'a [f32]),
+    Texts(&'a [String]),
 }
 
 #[derive(Debug, Serialize)]
@@ -322,15 +330,18 @@ impl Form {
     }
 
     fn tensor<'a>(&self, output: &'a Output, raw: &mut BytesMut) -> OutputTensor<'a> {
-        let Matrix { rows, dim, data } = &output.matrix;
         let tensor = OutputTensor {
             name: output.name,
-            shape: [*rows, *dim],
-            datatype: "FP32",
+            shape: output.shape(),
+            datatype: output.datatype().name(),
             parameters: None,
             data: None,
         };
         if !self.is_raw(output.name) {
+            let data = match &output.values {
+                Values::Floats(matrix) => OutputData::Floats(&matrix.data),
+                Values::Texts(texts) => OutputData::Texts(texts),
+            };
             return OutputTensor { data: Some(data), ..tensor };
         }
         let bytes = output.to_raw();
@@ -349,7 +360,7 @@ impl Form {
         context: &Context,
         answer: InferAnswer,
     ) -> Result<Response, Error> {
-        let values = answer.outputs.iter().map(|output| output.matrix.data.len()).sum();
+        let values = answer.outputs.iter().map(Output::elements).sum();
         let (json, raw) = timed(state, context, values, move || self.write(&answer)).await??;
         if raw.is_empty() {
             return Ok(json_body(Body::from(json)));

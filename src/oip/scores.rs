@@ -1,0 +1,129 @@
+//! Scores of pairs, and captions: what an answer holds beside embeddings.
+
+use super::{INPUT_IDS, Sides};
+use crate::{
+    engine::{
+        CaptionRequest, Context, Engine, ImageInput, ImageSide, Input, Matrix, Pairing, Sampling,
+        ScoreKind, Scored, SimilarityRequest, TextSide,
+    },
+    error::Error,
+    registry::Model,
+};
+
+/// The pair scores of embeddings that are there already, pictures first.
+pub(super) async fn by_vectors(
+    engine: &Engine,
+    model: &Model,
+    (rows, pictures): (&Matrix, usize),
+    context: &Context,
+) -> Result<Scored, Error> {
+    let (images, texts) = rows.data.split_at(pictures * rows.dim);
+    let side = |data: &[f32]| Matrix {
+        rows: data.len() / rows.dim.max(1),
+        dim: rows.dim,
+        data: data.to_vec(),
+    };
+    let sides = (ImageSide::Embeddings(side(images)), TextSide::Embeddings(side(texts)));
+    engine.similarity(request(model, sides), context).await
+}
+
+/// Every chunk of one kind of score. Both sides are bounded by the limit on items.
+pub(super) async fn whole(scored: Option<&Scored>, kind: ScoreKind) -> Result<Matrix, Error> {
+    let Some(scored) = scored else { return Ok(Matrix::default()) };
+    let (rows, dim) = (scored.rows(), scored.columns());
+    let mut data = Vec::with_capacity(rows * dim);
+    for range in scored.chunks() {
+        data.extend_from_slice(&scored.chunk(kind, range).await?.data);
+    }
+    Ok(Matrix { rows, dim, data })
+}
+
+/// The pair scores of a head that reads pictures and texts.
+///
+/// # Errors
+/// Names the tensor at fault; token ids are refused.
+pub(super) async fn by_head(
+    engine: &Engine,
+    model: &Model,
+    sides: &Sides,
+    context: &Context,
+) -> Result<Scored, Error> {
+    let text = |(index, input): (usize, &Input)| match input {
+        Input::Text(text) => Ok(text.clone()),
+        Input::Unreadable(error) => {
+            Err(error.clone().with_field(format!("{}[{index}]", sides.text_name)))
+        }
+        Input::TokenIds(_) | Input::Image(_) => {
+            Err(Error::invalid(INPUT_IDS, "the model's matching head is asked with texts"))
+        }
+    };
+    let texts = sides.texts.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?;
+    let both = (ImageSide::Images(images(sides)?), TextSide::Texts(texts));
+    let scored = engine.similarity(request(model, both), context).await;
+    scored.map_err(|error| {
+        let named = |field: &str| {
+            let field = field.replacen("images", sides.picture_name, 1);
+            field.replacen("texts", sides.text_name, 1)
+        };
+        error.map_field(named)
+    })
+}
+
+/// A caption of each picture.
+///
+/// # Errors
+/// Names the pictures at fault.
+pub(super) async fn captions(
+    engine: &Engine,
+    model: &Model,
+    sides: &Sides,
+    context: &Context,
+) -> Result<Vec<String>, Error> {
+    if !sides.texts.is_empty() {
+        return Err(Error::invalid(sides.text_name, "captions are of pictures alone"));
+    }
+    let request = CaptionRequest {
+        model: Some(model.name.clone()),
+        images: images(sides)?,
+        prompt: None,
+        sampling: Sampling::default(),
+    };
+    let named =
+        |error: Error| error.map_field(|field| field.replacen("images", sides.picture_name, 1));
+    let captioned = engine.caption(request, |_| async {}, context).await.map_err(named)?;
+    let mut texts = Vec::with_capacity(captioned.captions.len());
+    let mut errors = Vec::new();
+    for caption in captioned.captions {
+        match caption {
+            Ok(caption) => texts.push(caption.text),
+            Err(error) => errors.push(named(error)),
+        }
+    }
+    Error::of_items(errors).map_or(Ok(texts), Err)
+}
+
+/// Logits and probabilities of every pair.
+fn request(model: &Model, (images, texts): (ImageSide, TextSide)) -> SimilarityRequest {
+    SimilarityRequest {
+        model: Some(model.name.clone()),
+        images,
+        texts,
+        truncate: true,
+        max_num_patches: None,
+        pairing: Pairing::All,
+        kinds: vec![ScoreKind::Logit, ScoreKind::Probability],
+    }
+}
+
+fn images(sides: &Sides) -> Result<Vec<ImageInput>, Error> {
+    let image = |(index, input): (usize, &Input)| match input {
+        Input::Image(image) => Ok(image.clone()),
+        Input::Unreadable(error) => {
+            Err(error.clone().with_field(format!("{}[{index}]", sides.picture_name)))
+        }
+        Input::Text(_) | Input::TokenIds(_) => {
+            Err(Error::invalid(sides.picture_name, "an image is expected"))
+        }
+    };
+    sides.pictures.iter().enumerate().map(image).collect()
+}
