@@ -97,8 +97,8 @@ impl Level {
             // Less than this is lost again in rounding inputs to bf16.
             return (ratio < 1.25).then(|| {
                 format!(
-                    "it does {ratio:.1} multiply-adds of bf16 in the time of one of f32, so that bf16 weights are \
-                     faster when they are widened to f32"
+                    "it does {ratio:.1} multiply-adds of bf16 in the time of one of f32; bf16 weights are widened to \
+                     f32 instead"
                 )
             });
         }

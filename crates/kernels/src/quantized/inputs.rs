@@ -26,7 +26,6 @@ pub(crate) enum Order {
     /// Row by row.
     Rows,
     /// Of 16 rows the first chunks, then the next. Rows that are missing are zeros.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 has tiles"))]
     Tiles,
 }
 
