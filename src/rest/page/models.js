@@ -76,7 +76,8 @@ function words() {
   const facts = [
     model.family,
     t("values", { n: model.dimension }),
-    size ? t("pixels", { w: size.width, h: size.height }) : t("up_to_patches", { n: model.max_num_patches }),
+    size ? t("pixels", { w: size.width, h: size.height }) : null,
+    model.max_num_patches ? t("up_to_patches", { n: model.max_num_patches }) : null,
     readsTexts() ? t("tokens", { n: model.text_length }) : t(model.captions ? "writes_captions" : "images_only"),
     `${model.dtype}, ${model.device}`,
     model.revision ? String(model.revision).slice(0, 12) : null,
