@@ -67,11 +67,11 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(model: &str, config: &config::Batch, metrics: Arc<Metrics>) -> Self {
         metrics.touch_model(model);
-        let lanes = [("image", metrics.images.clone()), ("text", metrics.texts.clone())];
+        let lanes = [("image", &metrics.images), ("text", &metrics.texts)];
         let lanes = lanes.map(|(tower, embedded)| LaneMetrics {
             batch_rows: metrics.batch_rows.with_label_values(&[model, tower]),
             fill_ratio: metrics.batch_fill_ratio.with_label_values(&[model, tower]),
-            embedded,
+            embedded: embedded.with_label_values(&[model]),
             queue_interactive: metrics.queue_rows.with_label_values(&[model, tower, "interactive"]),
             queue_bulk: metrics.queue_rows.with_label_values(&[model, tower, "bulk"]),
             queue_oldest: metrics.queue_oldest.with_label_values(&[model, tower]),

@@ -133,7 +133,7 @@ async fn a_batch_takes_what_waits_in_order_and_no_more_than_fits() {
         let answer = task.await.expect("no panic").expect("answered");
         assert_eq!(answer.embedding.as_slice()[0], id as f32);
     }
-    assert_eq!(metrics.images.get(), 5);
+    assert_eq!(metrics.images.with_label_values(&["m"]).get(), 5);
     assert_eq!(metrics.queue_rows.with_label_values(&["m", "image", "interactive"]).get(), 0);
 }
 
@@ -156,7 +156,7 @@ async fn pictures_of_one_size_share_a_batch_whoever_stands_between() {
         let answer = task.await.expect("no panic").expect("answered");
         assert_eq!(answer.embedding.as_slice()[0], id as f32);
     }
-    assert_eq!(metrics.images.get(), 6);
+    assert_eq!(metrics.images.with_label_values(&["m"]).get(), 6);
 }
 
 #[tokio::test]

@@ -15,10 +15,11 @@ use prometheus::{
 use super::{logs, tei, timings::Stage};
 use crate::{build_info, error::Code};
 
-/// From a cache hit (tens of microseconds) to a minute's timeout.
-const SECONDS: [f64; 16] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
-    15.0, 60.0,
+/// From a cache hit (tens of microseconds) to a minute's timeout. Between 1 s and 10 s, where alerts have their
+/// thresholds, the steps are small, because a quantile is a guess within its bucket.
+const SECONDS: [f64; 22] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0,
+    2.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0,
 ];
 
 /// Powers of two: a batch that is not full is formed of what waited.
@@ -65,10 +66,10 @@ pub struct Metrics {
     pub rejected: IntCounterVec,
     /// Rows dropped before their forward pass, by reason.
     pub dropped: IntCounterVec,
-    /// Images embedded by the tower.
-    pub images: IntCounter,
-    /// Texts embedded by the tower.
-    pub texts: IntCounter,
+    /// Images embedded, by model.
+    pub images: IntCounterVec,
+    /// Texts embedded, by model.
+    pub texts: IntCounterVec,
     /// Texts cut to what the model reads.
     pub truncated_texts: IntCounter,
     /// Image-text pairs scored.
@@ -220,8 +221,16 @@ impl Metrics {
                 "Rows dropped before their forward pass: their caller left, or their deadline passed.",
                 &["reason"],
             ),
-            images: counter("siglip_images_total", "Images embedded by the tower."),
-            texts: counter("siglip_texts_total", "Texts embedded by the tower."),
+            images: counters(
+                "siglip_images_total",
+                "Images that a forward pass embedded, those of the warm-up included.",
+                &["model"],
+            ),
+            texts: counters(
+                "siglip_texts_total",
+                "Texts that a forward pass embedded, those of the warm-up included.",
+                &["model"],
+            ),
             truncated_texts: counter(
                 "siglip_truncated_texts_total",
                 "Texts that were longer than the model reads, and were cut.",
@@ -331,6 +340,8 @@ impl Metrics {
     /// Creates every series of a model, so that it shows before its first row.
     pub fn touch_model(&self, model: &str) {
         self.worker_restarts.with_label_values(&[model]);
+        self.images.with_label_values(&[model]);
+        self.texts.with_label_values(&[model]);
         for tower in TOWERS {
             self.batch_rows.with_label_values(&[model, tower]);
             self.batch_fill_ratio.with_label_values(&[model, tower]);

@@ -1,0 +1,49 @@
+{{- define "siglip.name" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 52 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "siglip.selector" -}}
+app.kubernetes.io/name: siglip-server
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "siglip.labels" -}}
+{{ include "siglip.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "siglip.image" -}}
+{{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}{{ else }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* Seconds from the end of preStop and the signal to the kill: what the drain may take, and five more. */}}
+{{- define "siglip.termination" -}}
+{{- add .Values.drain.preStopSleepSeconds .Values.drain.delaySeconds .Values.drain.graceSeconds 5 }}
+{{- end }}
+
+{{- define "siglip.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* What the download and the server agree on. */}}
+{{- define "siglip.hubEnv" -}}
+- {name: HF_HOME, value: /models}
+{{- with .Values.hub.endpoint }}
+- {name: HF_ENDPOINT, value: {{ . | quote }}}
+{{- end }}
+{{- with .Values.hub.tokenSecret }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ . | quote }}, key: token}
+{{- end }}
+{{- end }}
+
+{{- define "siglip.selectsItself" -}}
+metadata:
+  name: {{ include "siglip.name" . }}
+  labels: {{- include "siglip.labels" . | nindent 4 }}
+{{- end }}
