@@ -1,6 +1,8 @@
 //! The command line.
 
+mod bench;
 mod download;
+mod eval;
 mod healthcheck;
 mod help;
 mod offline;
@@ -22,7 +24,7 @@ const FAILURE: u8 = 1;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A command line or a configuration that is wrong.
 const USAGE: u8 = 2;
-/// Some rows of `embed` or `score` failed; the others are answered.
+/// Some rows of `embed`, `score` or `eval` failed; the others are answered.
 const SOME_FAILED: u8 = 3;
 
 /// The version, with the commit and the target that it was built from.
@@ -60,10 +62,18 @@ enum Command {
     Openapi,
     /// Ask the server on this machine whether it is ready; exit code 0 or 1
     Healthcheck,
-    /// Embed texts and image files with the (first) model, one JSON object a line
+    /// Embed texts and images with the (first) model: one JSON object a line, or a file of vectors
     Embed(offline::Embed),
+    /// Look for a text or an image in a file of vectors
+    Search(offline::Search),
+    /// Classify image files by labels with the (first) model
+    Classify(offline::Classify),
     /// Score image files against texts with the (first) model, one JSON object an image
     Score(offline::Score),
+    /// Send requests to a server at a given rate, and tell how long they take
+    Bench(bench::Bench),
+    /// Evaluate the (first) model on a folder of class folders, or on images with captions
+    Eval(eval::Eval),
     /// Print a script that completes commands and options in a shell
     Completions(shell::Completions),
     /// Print the manual page
@@ -73,7 +83,7 @@ enum Command {
 /// Runs the command line of this process.
 ///
 /// The exit code is 0 for success, 1 for a failure, 2 for a wrong command line or configuration, and 3 where some
-/// rows of `embed` or `score` failed.
+/// rows of `embed`, `score` or `eval` failed.
 #[must_use]
 pub fn run() -> ExitCode {
     #[cfg(target_os = "linux")]
@@ -99,7 +109,11 @@ pub fn run() -> ExitCode {
         Command::Openapi => rest::openapi_yaml().map_err(Into::into).and_then(|yaml| print(&yaml)),
         Command::Healthcheck => healthcheck::run(&effective.config),
         Command::Embed(embed) => embed.run(&effective.config),
+        Command::Search(search) => search.run(&effective.config),
+        Command::Classify(classify) => classify.run(&effective.config),
         Command::Score(score) => score.run(&effective.config),
+        Command::Bench(bench) => bench.run(),
+        Command::Eval(eval) => eval.run(&effective.config),
         Command::Completions(completions) => completions.run(help::command()),
         Command::Man(manual) => manual.run(help::command()),
     };

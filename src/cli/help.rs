@@ -26,7 +26,7 @@ fn is_of(command: &str, option: &Spec) -> bool {
     match command {
         "download" => option.section == "log" || is_one_of(&["model.source", "model.revision"]),
         "healthcheck" => is_one_of(&["listen.http", "listen.admin", "tls.cert_file"]),
-        "embed" | "score" => {
+        "embed" | "search" | "classify" | "score" | "eval" => {
             ["model", "log"].contains(&option.section)
                 || is_one_of(&[
                     "batch.max_image_rows",
@@ -82,9 +82,31 @@ Examples:
             "\
 Examples:
   siglip-server embed photos/*.jpg > vectors.jsonl
+  siglip-server embed photos/ shard-*.tar --out vectors.npy
   siglip-server embed --model google/siglip2-base-patch16-224 --text 'a cat' --text 'a dog'"
         }
         "score" => "Example:\n  siglip-server score cat.png dog.png --text 'a cat' --text 'a dog'",
+        "search" => {
+            "\
+Examples:
+  siglip-server embed photos/ --out photos.npy
+  siglip-server search photos.npy 'a cat on a sofa'
+  siglip-server search photos.npy query.jpg --top-k 50 --html found.html"
+        }
+        "classify" => "Example:\n  siglip-server classify photos/*.jpg --label cat --label dog --min-probability 0.2",
+        "bench" => {
+            "\
+Examples:
+  siglip-server bench --rate 50 --seconds 30 --image photo.jpg
+  siglip-server bench http://10.0.0.7:8080 --rate 10,20,40,80 --text 'a cat' --distinct --svg times.svg"
+        }
+        "eval" => {
+            "\
+Examples:
+  siglip-server eval photos/                 photos/cat/1.jpg, photos/dog/2.jpg, ...
+  siglip-server eval photos/ --prompt 'a photo of a {label}' --prompt 'a drawing of a {label}' --json
+  siglip-server eval captions.csv --precision 0.9 --report report.html"
+        }
         "completions" => {
             "\
 Examples:

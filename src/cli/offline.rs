@@ -1,9 +1,15 @@
-//! `siglip-server embed` and `score`: the same engine without a listener, for files and scripts.
+//! `siglip-server embed`, `score` and `search`: the same engine without a listener, for files and scripts.
 //!
 //! Every row has a line of output, in the order given: what was asked for, or the error in its place. A row that
 //! fails keeps no other from its answer.
 
-mod rows;
+mod classify;
+mod embed;
+mod formats;
+pub(super) mod inputs;
+mod journal;
+pub(super) mod rows;
+mod search;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -11,6 +17,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use self::rows::{Row, Rows};
+pub(super) use self::{classify::Classify, embed::Embed, search::Search};
 use crate::{
     app,
     config::Config,
@@ -23,21 +30,6 @@ use crate::{
     model::Scorer,
     telemetry::logs,
 };
-
-/// What to embed. Images come first in the output, then texts, each in the order given. A row that cannot be
-/// embedded has an `error` in place of its `embedding`, and makes the exit code 3.
-#[derive(Debug, Args)]
-pub(super) struct Embed {
-    /// Image files
-    #[arg(value_name = "IMAGE", required_unless_present = "texts")]
-    images: Vec<PathBuf>,
-    /// A text; may be given several times
-    #[arg(long = "text", value_name = "TEXT")]
-    texts: Vec<String>,
-    /// Keep only the first values of each embedding
-    #[arg(long, value_name = "N")]
-    dimensions: Option<usize>,
-}
 
 /// What to score. An image that cannot be scored has an `error` in place of its `scores`, and makes the exit
 /// code 3.
@@ -55,8 +47,8 @@ pub(super) struct Score {
 #[derive(Debug, thiserror::Error)]
 #[error("{failed} of {all} rows failed")]
 pub(super) struct SomeFailed {
-    failed: usize,
-    all: usize,
+    pub(super) failed: usize,
+    pub(super) all: usize,
 }
 
 /// Counts rows, and tells of those that fail.
@@ -85,32 +77,14 @@ impl Tally {
         super::print(&format!("{line}\n"))
     }
 
+    /// Counts a row that is printed otherwise.
+    fn count(&mut self) {
+        self.all += 1;
+    }
+
     fn finish(self) -> anyhow::Result<()> {
         let Self { failed, all } = self;
         if failed == 0 { Ok(()) } else { Err(SomeFailed { failed, all }.into()) }
-    }
-}
-
-impl Embed {
-    pub(super) fn run(self, config: &Config) -> anyhow::Result<()> {
-        let images = self.images.into_iter().map(Row::Image);
-        let rows: Vec<_> = images.chain(self.texts.into_iter().map(Row::Text)).collect();
-        with_engine(config, async |engine| {
-            let (mut tally, mut rows) = (Tally::default(), Rows::new(engine, &rows));
-            while let Some(answers) = rows.next(self.dimensions, true).await? {
-                for (row, answer) in answers {
-                    let values = answer.as_ref().map(|it| {
-                        let mut values = json!({"embedding": it.embedding.as_slice()});
-                        if it.truncated {
-                            values["truncated"] = json!(true);
-                        }
-                        values
-                    });
-                    tally.put(row, values)?;
-                }
-            }
-            tally.finish()
-        })
     }
 }
 
@@ -160,7 +134,7 @@ impl Score {
 async fn score_by_head(engine: &Engine, images: &[Row], texts: &[Row]) -> anyhow::Result<()> {
     let written = |row: &Row| match row {
         Row::Text(text) => Some(text.clone()),
-        Row::Image(_) => None,
+        Row::Image(_) | Row::Member { .. } | Row::Bad { .. } => None,
     };
     let words: Vec<String> = texts.iter().filter_map(written).collect();
     let mut tally = Tally::default();
@@ -243,7 +217,7 @@ fn matrix(rows: &[Embedding]) -> Matrix {
 }
 
 /// Loads the model and runs a job on it.
-fn with_engine(
+pub(super) fn with_engine(
     config: &Config,
     job: impl AsyncFnOnce(&Arc<Engine>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {

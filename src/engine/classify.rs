@@ -33,6 +33,8 @@ pub struct ClassifyRequest {
     pub templates: Vec<String>,
     /// Keep only the best labels of each image.
     pub top_k: Option<usize>,
+    /// Keep only labels whose probability is at least this, from 0 to 1.
+    pub min_probability: Option<f32>,
     /// As in [`super::EmbedRequest`].
     pub max_num_patches: Option<u32>,
 }
@@ -98,6 +100,7 @@ impl Engine {
             images.items().saturating_add(prompts.count()).saturating_add(passes),
             images.held_bytes().saturating_add(prompts.bytes()),
         )?;
+        let keep = Keep::new(request.top_k, request.min_probability)?;
         let labels = request.top_k.unwrap_or(usize::MAX).min(request.labels.len());
         let longest = request.labels.iter().map(String::len).max().unwrap_or_default();
         // A label may be written twice as long as it is: quotes and line breaks are escaped.
@@ -117,7 +120,7 @@ impl Engine {
             let shape = [logits.rows, logits.dim];
             self.metrics.pairs.inc_by((shape[0] * shape[1]) as u64);
             let scored = Scored::of(about, shape, None, Some(logits)).holding(permit);
-            let images = scored.ranked(request.top_k).await?;
+            let images = scored.ranked(keep).await?;
             return Ok(Classified { model: name, scorer, images, usage });
         }
         let work = async {
@@ -131,7 +134,7 @@ impl Engine {
         self.metrics.pairs.inc_by((images.rows * request.labels.len()) as u64);
         let labels = averaged(&rows, prompts.templates.len(), model.card.embedding_dim);
         let scored = Scored::new(model.name.as_str().into(), usage, scorer, (images, labels))?;
-        let images = scored.holding(permit).ranked(request.top_k).await?;
+        let images = scored.holding(permit).ranked(keep).await?;
         Ok(Classified { model: model.name.as_str().into(), scorer, images, usage })
     }
 }
@@ -166,9 +169,34 @@ impl Engine {
     }
 }
 
+/// Which labels of an image are in the response.
+#[derive(Debug, Clone, Copy)]
+struct Keep {
+    best: usize,
+    min_probability: f32,
+}
+
+impl Keep {
+    fn new(top_k: Option<usize>, min_probability: Option<f32>) -> Result<Self, Error> {
+        let min_probability = min_probability.map(checked_probability).transpose()?;
+        Ok(Self {
+            best: top_k.unwrap_or(usize::MAX),
+            min_probability: min_probability.unwrap_or_default(),
+        })
+    }
+}
+
+/// A `min_probability` as a request gave it.
+pub(super) fn checked_probability(given: f32) -> Result<f32, Error> {
+    if (0.0..=1.0).contains(&given) {
+        return Ok(given);
+    }
+    Err(Error::invalid("min_probability", "must be a number from 0 to 1"))
+}
+
 impl Scored {
-    /// For each image its labels, best first, at most `top_k`.
-    async fn ranked(self, top_k: Option<usize>) -> Result<Vec<Vec<LabelScore>>, Error> {
+    /// For each image the labels that are kept, best first.
+    async fn ranked(self, keep: Keep) -> Result<Vec<Vec<LabelScore>>, Error> {
         let mut ranked = Vec::with_capacity(self.rows());
         for range in self.chunks() {
             let logits = self.chunk(ScoreKind::Logit, range).await?;
@@ -181,7 +209,8 @@ impl Scored {
                 let mut labels: Vec<_> = pairs.map(score).collect();
                 // By logit, not by probability: far labels all round to the same probability.
                 labels.sort_by(|a, b| b.logit.total_cmp(&a.logit));
-                labels.truncate(top_k.unwrap_or(usize::MAX));
+                labels.retain(|label| label.probability >= keep.min_probability);
+                labels.truncate(keep.best);
                 ranked.push(labels);
             }
         }

@@ -3,7 +3,8 @@
 use std::{cmp::Ordering, sync::Arc};
 
 use super::{
-    Context, Engine, Input, Pairing, Usage, embed::Batch, item, matching::Sides, until_deadline,
+    Context, Engine, Input, Pairing, Usage, classify::checked_probability, embed::Batch, item,
+    matching::Sides, until_deadline,
 };
 use crate::{embedding::Embedding, error::Error, model::Scorer};
 
@@ -59,6 +60,9 @@ pub struct Ranked {
     pub usage: Usage,
     /// One a document, in the order of the request.
     pub pairs: Vec<Pair>,
+    /// Documents that the matching head did not judge, in order: what they have for a logit puts them behind the others,
+    /// and is no judgement.
+    unjudged: Vec<usize>,
 }
 
 impl Pair {
@@ -79,6 +83,31 @@ impl Pair {
     #[must_use]
     pub fn best_first(&self, other: &Self) -> Ordering {
         other.raw_score().total_cmp(&self.raw_score())
+    }
+}
+
+impl Ranked {
+    /// Leaves out the pairs that are less probable than this, from 0 to 1, and those that were not judged.
+    ///
+    /// # Errors
+    /// [`crate::error::Code::InvalidRequest`] for another number, and where a pair has no probability.
+    pub fn at_least(mut self, min_probability: Option<f32>) -> Result<Self, Error> {
+        let Some(least) = min_probability.map(checked_probability).transpose()? else {
+            return Ok(self);
+        };
+        if let Some(pair) = self.pairs.iter().find(|pair| pair.probability.is_none()) {
+            let message = format!(
+                "documents[{}] has no probability to compare it with: a pair has one where it is an image and a text, \
+                 and the model judges each pair on its own (`/info` has `scoring`)",
+                pair.document
+            );
+            return Err(Error::invalid("min_probability", message));
+        }
+        let judged = |document| self.unjudged.binary_search(&document).is_err();
+        let keep =
+            |pair: &Pair| pair.probability.is_some_and(|it| it >= least) && judged(pair.document);
+        self.pairs.retain(keep);
+        Ok(self)
     }
 }
 
@@ -148,6 +177,7 @@ impl Engine {
             Ok(pair)
         };
         let mut pairs = (0..documents.len()).map(pair).collect::<Result<Vec<_>, Error>>()?;
+        let mut unjudged = Vec::new();
         if let Some(head) = head {
             let (HeadPairs { documents, sides, pairing }, others) = head.best(&pairs, most);
             let work = self.matched(model, sides, (pairing, options), context);
@@ -164,6 +194,7 @@ impl Engine {
             for (document, cosine) in others {
                 // Behind all that were judged, in their own order.
                 judge(document, least - (1.0 - cosine));
+                unjudged.push(document);
             }
         }
         if kinds[0][..] == [true]
@@ -171,7 +202,8 @@ impl Engine {
         {
             among_texts(scorer, &mut pairs);
         }
-        Ok(Ranked { model: model.name.as_str().into(), usage, pairs })
+        unjudged.sort_unstable();
+        Ok(Ranked { model: model.name.as_str().into(), usage, pairs, unjudged })
     }
 }
 

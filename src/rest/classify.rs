@@ -52,6 +52,9 @@ pub(super) struct ClassifyRequest {
     /// Keep only the best labels of each picture.
     #[schema(minimum = 1)]
     top_k: Option<usize>,
+    /// Keep only labels whose probability is at least this; `siglip-server eval` finds one for your images.
+    #[schema(minimum = 0, maximum = 1)]
+    min_probability: Option<f32>,
     /// Most patches of each picture, for models that read pictures in variable resolution (`/info` has
     /// their own number, and the limit). Refused for others.
     #[schema(minimum = 1)]
@@ -77,6 +80,7 @@ impl ClassifyRequest {
             labels: self.labels,
             templates: self.templates.unwrap_or_default().0,
             top_k: self.top_k,
+            min_probability: self.min_probability,
             max_num_patches: self.max_num_patches,
         };
         Ok((request, names))
@@ -99,13 +103,16 @@ impl FromPayload for ClassifyRequest {
                 ("top_k", PartContent::Text(text)) => {
                     request.top_k = option("top_k", &text)?;
                 }
+                ("min_probability", PartContent::Text(text)) => {
+                    request.min_probability = option("min_probability", &text)?;
+                }
                 ("max_num_patches", PartContent::Text(text)) => {
                     request.max_num_patches = option("max_num_patches", &text)?;
                 }
                 (name, PartContent::Text(_)) => {
                     return Err(unknown_part(
                         name,
-                        "label, template, model, top_k, max_num_patches",
+                        "label, template, model, top_k, min_probability, max_num_patches",
                     ));
                 }
             }
@@ -128,6 +135,8 @@ pub(super) struct ClassifyForm {
     model: Option<String>,
     /// As in the JSON body.
     top_k: Option<usize>,
+    /// As in the JSON body.
+    min_probability: Option<f32>,
     /// As in the JSON body.
     max_num_patches: Option<u32>,
 }

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod offline;
+mod vectors;
 
 use std::{
     io::{Read as _, Write as _},

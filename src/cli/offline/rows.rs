@@ -2,6 +2,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
@@ -19,15 +20,26 @@ const MAX_QUOTED: usize = 60;
 
 /// A row to embed, read only when its turn comes: a thousand images are never held at once.
 #[derive(Debug)]
-pub(super) enum Row {
+pub(in crate::cli) enum Row {
     Image(PathBuf),
     Text(String),
+    /// An image that is read already, out of an archive.
+    Member {
+        name: String,
+        bytes: Bytes,
+    },
+    /// What a list has in the place of a row.
+    Bad {
+        name: String,
+        reason: String,
+    },
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Image(path) => path.display().fmt(f),
+            Self::Member { name, .. } | Self::Bad { name, .. } => f.write_str(name),
             Self::Text(text) if text.chars().count() <= MAX_QUOTED => {
                 write!(f, "the text {text:?}")
             }
@@ -44,21 +56,30 @@ impl Row {
     pub(super) fn name(&self) -> Value {
         match self {
             Self::Image(path) => json!({"image": path.display().to_string()}),
+            Self::Member { name, .. } => json!({"image": name}),
             Self::Text(text) => json!({"text": text}),
+            Self::Bad { name, .. } => json!({"row": name}),
         }
     }
 
     /// A file that cannot be read fails as an item does.
     pub(super) async fn read(&self, limit: usize) -> Input {
+        let image = |bytes: Bytes| {
+            if bytes.len() <= limit {
+                return Input::Image(ImageInput::Encoded(bytes));
+            }
+            let limit = Limit::bytes(limit, "limits.max_image_bytes");
+            let message = format!("the file has more bytes than the limit of {limit}");
+            Input::Unreadable(Error::new(Code::ImageTooLarge, message))
+        };
         match self {
             Self::Text(text) => Input::Text(text.clone()),
+            Self::Member { bytes, .. } => image(bytes.clone()),
+            Self::Bad { reason, .. } => {
+                Input::Unreadable(Error::new(Code::InvalidRequest, reason.clone()))
+            }
             Self::Image(path) => match read(path, limit).await {
-                Ok(bytes) if bytes.len() > limit => {
-                    let limit = Limit::bytes(limit, "limits.max_image_bytes");
-                    let message = format!("the file has more bytes than the limit of {limit}");
-                    Input::Unreadable(Error::new(Code::ImageTooLarge, message))
-                }
-                Ok(bytes) => Input::Image(ImageInput::Encoded(bytes.into())),
+                Ok(bytes) => image(bytes.into()),
                 Err(error) => {
                     let message = format!("the file cannot be read: {error}");
                     Input::Unreadable(Error::new(Code::InvalidRequest, message))
@@ -81,19 +102,19 @@ type Answers<'r> = Vec<(&'r Row, Result<Answer, Error>)>;
 
 /// A row's embedding, and whether it is a text that was cut.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
-    pub(super) embedding: Embedding,
-    pub(super) truncated: bool,
+pub(in crate::cli) struct Answer {
+    pub(in crate::cli) embedding: Embedding,
+    pub(in crate::cli) truncated: bool,
 }
 
 /// Embeds rows, in order.
-pub(super) struct Rows<'r> {
+pub(in crate::cli) struct Rows<'r> {
     engine: &'r Engine,
     left: &'r [Row],
 }
 
 impl<'r> Rows<'r> {
-    pub(super) fn new(engine: &'r Engine, rows: &'r [Row]) -> Self {
+    pub(in crate::cli) fn new(engine: &'r Engine, rows: &'r [Row]) -> Self {
         Self { engine, left: rows }
     }
 
@@ -101,7 +122,7 @@ impl<'r> Rows<'r> {
     ///
     /// # Errors
     /// What would fail every row: a wrong option, or a model that cannot answer.
-    pub(super) async fn next(
+    pub(in crate::cli) async fn next(
         &mut self,
         dimensions: Option<usize>,
         normalize: bool,

@@ -34,6 +34,7 @@ pub(in crate::grpc) fn classify_request(
         labels: message.labels,
         templates: message.templates,
         top_k: message.top_k.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
+        min_probability: message.min_probability,
         max_num_patches: message.max_num_patches,
     })
 }

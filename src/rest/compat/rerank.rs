@@ -43,6 +43,10 @@ pub(in crate::rest) struct RerankBody {
     /// Keep only the best.
     #[schema(minimum = 1)]
     top_n: Option<usize>,
+    /// Keep only documents whose probability is at least this, from 0 to 1. Refused where a pair has none: two texts,
+    /// two images, or a model that judges no pair on its own.
+    #[schema(minimum = 0, maximum = 1)]
+    min_probability: Option<f32>,
     /// Voyage's name for `top_n`; the answer is Voyage's then.
     #[schema(minimum = 1)]
     top_k: Option<usize>,
@@ -306,8 +310,9 @@ async fn answer(
     context: &Context,
     body: RerankBody,
 ) -> Result<Response, Failure> {
+    let min_probability = body.min_probability;
     let (request, shape) = body.split()?;
-    let ranked = state.engine().rank(request, context).await?;
+    let ranked = state.engine().rank(request, context).await?.at_least(min_probability)?;
     let values = ranked.pairs.len();
     respond::json(state, context, values, move || EitherAnswer::new(&ranked, shape)).await
 }

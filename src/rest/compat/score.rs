@@ -35,6 +35,10 @@ pub(in crate::rest) struct ScoreBody {
     #[serde(alias = "text_2", alias = "data_2", alias = "items")]
     #[schema(value_type = ItemsSchema)]
     documents: Items,
+    /// Keep only documents whose probability is at least this, from 0 to 1. Refused where a pair has none: two texts,
+    /// two images, or a model that judges no pair on its own.
+    #[schema(minimum = 0, maximum = 1)]
+    min_probability: Option<f32>,
 }
 
 impl FromPayload for ScoreBody {
@@ -87,6 +91,7 @@ async fn scores(state: &AppState, context: &Context, body: ScoreBody) -> Result<
     let side = |field, Items(items)| {
         content::resolve_all(field, items).map(|inputs| RankSide { field, inputs })
     };
+    let min_probability = body.min_probability;
     let request = RankRequest {
         model: body.model,
         queries: side("queries", body.queries)?,
@@ -94,7 +99,7 @@ async fn scores(state: &AppState, context: &Context, body: ScoreBody) -> Result<
         truncate: true,
         rerank_top_k: None,
     };
-    let ranked = state.engine().rank(request, context).await?;
+    let ranked = state.engine().rank(request, context).await?.at_least(min_probability)?;
     let values = ranked.pairs.len();
     respond::json(state, context, values, move || ScoreAnswer::new(&ranked)).await
 }

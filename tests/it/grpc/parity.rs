@@ -140,11 +140,13 @@ async fn embeddings_and_scores_equal_those_of_the_rest_surface() {
         labels: TEXTS.map(str::to_owned).to_vec(),
         templates: vec!["a photo of {label}".to_owned(), "{label}".to_owned()],
         top_k: Some(2),
+        min_probability: Some(1e-7),
         ..Default::default()
     };
     let answer = client.classify(request).await.expect("labels").into_inner();
     let body = json!({
         "images": [base64(&cat), base64(&car)], "labels": TEXTS, "top_k": 2,
+        "min_probability": 1e-7,
         "templates": ["a photo of {label}", "{label}"],
     });
     let rest = server.post("/v1/classify", &body).await;

@@ -78,3 +78,25 @@ async fn a_form_or_stored_embeddings_say_the_same() {
     assert_eq!(stored["results"][0][0]["label"], "red");
     assert_eq!(stored["usage"]["images"], 0);
 }
+
+#[tokio::test]
+async fn only_labels_that_are_probable_enough_come_back() {
+    let app = TestApp::start().await;
+    let ask = async |least: Value| {
+        let body = json!({
+            "images": [data_uri(RED), data_uri(GREEN)], "labels": ["red", "green", "blue"],
+            "min_probability": least,
+        });
+        app.post(PATH, body).await
+    };
+    let results = ask(json!(0.5)).await.ok()["results"].clone();
+    assert_eq!((names(&results[0]), names(&results[1])), (vec!["red"], vec!["green"]));
+    assert_eq!(ask(json!(0)).await.ok()["results"][0].as_array().map(Vec::len), Some(3));
+    assert_eq!(ask(json!(1)).await.ok()["results"], json!([[], []]));
+    assert_eq!(ask(Value::Null).await.ok()["results"][0].as_array().map(Vec::len), Some(3));
+    for wrong in [json!(1.5), json!(-0.1), json!("half")] {
+        let answer = ask(wrong).await;
+        assert_eq!(answer.status, 400, "{answer:?}");
+        assert_eq!(answer.json()["field"], "min_probability");
+    }
+}

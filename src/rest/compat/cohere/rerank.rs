@@ -43,6 +43,10 @@ pub(in crate::rest) struct RerankBody {
     /// follow behind them, in the order of their cosines. Without effect on models without such a head.
     #[schema(default = 128)]
     rerank_top_k: Option<usize>,
+    /// Keep only documents whose probability is at least this, from 0 to 1. Refused where a pair has none: two texts,
+    /// two images, or a model that judges no pair on its own.
+    #[schema(minimum = 0, maximum = 1)]
+    min_probability: Option<f32>,
     /// Whether texts come back with their scores: not in this version of Cohere's API, and sent by LiteLLM.
     #[schema(default = false)]
     return_documents: Option<bool>,
@@ -113,7 +117,8 @@ pub(in crate::rest) async fn rerank(
     Ctx(context): Ctx,
     Payload(body): Payload<RerankBody>,
 ) -> Result<Response, Failure> {
-    let RerankBody { model, query, documents, top_n, return_documents, rerank_top_k, .. } = body;
+    let RerankBody { model, query, documents, top_n, return_documents, .. } = body;
+    let (rerank_top_k, min_probability) = (body.rerank_top_k, body.min_probability);
     let texts = match return_documents {
         Some(true) => documents.iter().map(|item| item.as_text().map(str::to_owned)).collect(),
         _ => Vec::new(),
@@ -121,7 +126,7 @@ pub(in crate::rest) async fn rerank(
     let field = "documents";
     let query = Query { model, query, field, documents, truncate: true, rerank_top_k };
     let request = query.resolve()?;
-    let ranked = state.engine().rank(request, &context).await?;
+    let ranked = state.engine().rank(request, &context).await?.at_least(min_probability)?;
     let values = ranked.pairs.len();
     respond::json(&state, &context, values, move || RerankAnswer::new(&ranked, top_n, texts)).await
 }

@@ -73,6 +73,7 @@ async fn labels(
         labels,
         templates: body.parameters.hypothesis_template.into_iter().collect(),
         top_k: None,
+        min_probability: None,
         max_num_patches: None,
     };
     let classified = state.engine().classify(request, context).await;

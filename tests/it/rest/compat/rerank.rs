@@ -107,3 +107,36 @@ async fn documents_come_back_from_cohere_where_they_are_asked_for() {
     let answer = app.post("/v2/rerank", body).await.ok();
     assert!(answer["results"][0].get("document").is_none());
 }
+
+#[tokio::test]
+async fn documents_below_a_probability_are_left_out() {
+    let app = TestApp::start().await;
+    let red = json!({"image": data_uri(RED)});
+    for path in ["/rerank", "/v1/rerank", "/v2/rerank"] {
+        let ask = |least: f64| {
+            json!({
+                "model": MODEL, "query": red, "documents": ["green", "red", "blue"],
+                "min_probability": least,
+            })
+        };
+        let answer = app.post(path, ask(0.5)).await.ok();
+        assert_eq!(answer["results"].as_array().map(Vec::len), Some(1), "{path}");
+        assert_eq!(answer["results"][0]["index"], 1, "{path}");
+        assert_eq!(
+            app.post(path, ask(0.0)).await.ok()["results"].as_array().map(Vec::len),
+            Some(3)
+        );
+        assert!(app.post(path, ask(2.0)).await.status.is_client_error(), "{path}");
+        // Two texts have a similarity and no probability.
+        let texts = json!({
+            "model": MODEL, "query": "red", "documents": ["red"], "min_probability": 0.1,
+        });
+        let refused = app.post(path, texts).await;
+        assert!(refused.status.is_client_error(), "{path}");
+        assert!(refused.text.contains("documents[0] has no probability"), "{path}");
+    }
+    let body = json!({"queries": red, "documents": ["green", "red"], "min_probability": 0.5});
+    let answer = app.post("/score", body).await.ok();
+    assert_eq!(answer["data"].as_array().map(Vec::len), Some(1));
+    assert_eq!(answer["data"][0]["index"], 1);
+}
