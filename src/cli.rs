@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod check;
 mod download;
 mod eval;
 mod healthcheck;
@@ -70,6 +71,8 @@ enum Command {
     Classify(offline::Classify),
     /// Score image files against texts with the (first) model, one JSON object an image
     Score(offline::Score),
+    /// Load a model in each type, and tell how near, how large and how fast each is on this machine
+    Check(check::Check),
     /// Send requests to a server at a given rate, and tell how long they take
     Bench(bench::Bench),
     /// Evaluate the (first) model on a folder of class folders, or on images with captions
@@ -95,8 +98,10 @@ pub fn run() -> ExitCode {
     let matches = help::command().get_matches();
     let Cli { command, mut options } =
         Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    if let Some(Command::Download(download)) = &command {
-        options.set_model(download.source());
+    match &command {
+        Some(Command::Download(download)) => options.set_model(download.source()),
+        Some(Command::Check(check)) => options.set_model(check.source()),
+        _ => {}
     }
     let effective = match options.load() {
         Ok(effective) => effective,
@@ -112,6 +117,7 @@ pub fn run() -> ExitCode {
         Command::Search(search) => search.run(&effective.config),
         Command::Classify(classify) => classify.run(&effective.config),
         Command::Score(score) => score.run(&effective.config),
+        Command::Check(check) => check.run(&effective.config),
         Command::Bench(bench) => bench.run(),
         Command::Eval(eval) => eval.run(&effective.config),
         Command::Completions(completions) => completions.run(help::command()),

@@ -26,7 +26,7 @@ fn is_of(command: &str, option: &Spec) -> bool {
     match command {
         "download" => option.section == "log" || is_one_of(&["model.source", "model.revision"]),
         "healthcheck" => is_one_of(&["listen.http", "listen.admin", "tls.cert_file"]),
-        "embed" | "search" | "classify" | "score" | "eval" => {
+        "embed" | "search" | "classify" | "score" | "eval" | "check" => {
             ["model", "log"].contains(&option.section)
                 || is_one_of(&[
                     "batch.max_image_rows",
@@ -94,6 +94,12 @@ Examples:
   siglip-server search photos.npy query.jpg --top-k 50 --html found.html"
         }
         "classify" => "Example:\n  siglip-server classify photos/*.jpg --label cat --label dog --min-probability 0.2",
+        "check" => {
+            "\
+Examples:
+  siglip-server check google/siglip2-base-patch16-224
+  siglip-server check ./my-checkpoint --dtypes bf16 --threads 8 --seconds 10"
+        }
         "bench" => {
             "\
 Examples:

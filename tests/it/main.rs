@@ -27,6 +27,7 @@ mod models;
 mod process;
 mod rest;
 mod rolling;
+mod tidy;
 mod transport;
 mod truncated;
 mod wire;

@@ -49,10 +49,13 @@ const WIDTH: f64 = 520.0;
 const HEIGHT: f64 = 300.0;
 const MARGIN: f64 = 56.0;
 
+/// Its name, its colour, and its points.
+type Line<'l> = (&'l str, &'l str, Vec<(f64, f64)>);
+
 /// Times over rates, on a logarithmic scale; with one rate, times over the share of requests.
 pub(super) fn svg(rounds: &[Round]) -> String {
     let quantiles = [("p50", 0.5, "#2563eb"), ("p90", 0.9, "#d97706"), ("p99", 0.99, "#dc2626")];
-    let mut lines: Vec<(&str, &str, Vec<(f64, f64)>)> = Vec::new();
+    let mut lines: Vec<Line<'_>> = Vec::new();
     let axis = if let [round] = rounds {
         let points = (0..=100).filter_map(|step| {
             let share = f64::from(step) / 100.0;

@@ -97,11 +97,11 @@ fn probabilities_are_counted_as_in_a_plain_loop() {
     let found = probabilities(scores, &data, Some(0.4)).expect("a rule for pairs");
     let positives = data.positives();
     let mut all = Vec::new();
-    for image in 0..5 {
+    for (image, texts_of_image) in positives.iter().enumerate() {
         for text in 0..4 {
             let logit =
                 1.5_f64.exp() * cosine(images.row(image), texts.row(text)) + f64::from(0.3_f32);
-            all.push((sigmoid(logit), positives[image].contains(&text)));
+            all.push((sigmoid(logit), texts_of_image.contains(&text)));
         }
     }
     let count = |at_least: f64, belongs: bool| {

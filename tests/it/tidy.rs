@@ -1,0 +1,162 @@
+//! What holds for the documents and for the whole repository, and what no other test looks at.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files below a folder whose name ends like this, but for what is built or installed.
+fn files(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("utf-8").to_owned();
+        if path.is_dir() {
+            if !name.starts_with('.')
+                && !["target", "node_modules", "__pycache__"].contains(&&*name)
+            {
+                files(&path, endings, found);
+            }
+        } else if endings.iter().any(|ending| name.ends_with(ending)) {
+            found.push(path);
+        }
+    }
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut pages = Vec::new();
+    files(&root(), &[".md"], &mut pages);
+    assert!(pages.len() > 20, "the pages are found");
+    pages
+}
+
+/// The anchor of a heading, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// The anchors of a page; a heading that comes twice has a number the second time.
+fn anchors(text: &str) -> Vec<String> {
+    let mut seen = BTreeMap::<String, usize>::new();
+    let mut fenced = false;
+    let mut anchors = Vec::new();
+    for line in text.lines() {
+        fenced ^= line.trim_start().starts_with("```");
+        let heading = line.trim_start_matches('#');
+        if fenced || heading.len() == line.len() || !heading.starts_with(' ') {
+            continue;
+        }
+        let base = anchor(heading.trim());
+        let times = seen.entry(base.clone()).or_default();
+        anchors.push(if *times == 0 { base } else { format!("{base}-{times}") });
+        *times += 1;
+    }
+    // What a page sets itself.
+    anchors.extend(
+        text.split("id=\"").skip(1).filter_map(|rest| Some(rest.split('"').next()?.to_owned())),
+    );
+    anchors
+}
+
+/// Where the links of a page lead, code apart.
+fn links(text: &str) -> Vec<String> {
+    let mut fenced = false;
+    let mut links = Vec::new();
+    for line in text.lines() {
+        let is_fence = line.trim_start().starts_with("```");
+        fenced ^= is_fence;
+        if fenced || is_fence {
+            continue;
+        }
+        for rest in line.split("](").skip(1) {
+            links.extend(rest.split([')', ' ']).next().map(str::to_owned));
+        }
+    }
+    links
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut dead = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).expect("utf-8");
+        for link in links(&text) {
+            let elsewhere = link.contains("://") || link.starts_with("mailto:");
+            if elsewhere || link.is_empty() || link.starts_with('/') {
+                continue;
+            }
+            let (path, part) = link.split_once('#').unwrap_or((&link, ""));
+            let target =
+                if path.is_empty() { page.clone() } else { page.with_file_name("").join(path) };
+            let is_page = target.extension().is_some_and(|it| it == "md");
+            let missing = !target.exists();
+            let lost = !missing && is_page && !part.is_empty() && {
+                let text = fs::read_to_string(&target).expect("utf-8");
+                !anchors(&text).iter().any(|anchor| anchor == part)
+            };
+            if missing || lost {
+                dead.push(format!(
+                    "{}: {link}",
+                    page.strip_prefix(root()).expect("below").display()
+                ));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{dead:#?}");
+}
+
+#[test]
+fn decisions_have_numbers_of_their_own_and_stand_in_the_index() {
+    let folder = root().join("docs/adr");
+    let index = fs::read_to_string(folder.join("README.md")).expect("an index");
+    let mut numbers = BTreeMap::new();
+    for entry in fs::read_dir(&folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|it| it.to_str()).expect("utf-8").to_owned();
+        if name == "README.md" {
+            continue;
+        }
+        let number: u32 = name.split('-').next().and_then(|it| it.parse().ok()).expect("a number");
+        let text = fs::read_to_string(&path).expect("utf-8");
+        assert!(
+            text.starts_with(&format!("# {number}. ")),
+            "{name}: its heading has another number"
+        );
+        let title = text.lines().next().and_then(|line| line.split_once(". ")).expect("a title").1;
+        assert!(index.contains(&format!("{number}. [{title}]({name})")), "the index lacks {name}");
+        if let Some(other) = numbers.insert(number, name.clone()) {
+            panic!("{other} and {name} have one number");
+        }
+    }
+    assert!(numbers.len() > 5);
+}
+
+#[test]
+fn nothing_names_the_machine_that_it_was_written_on() {
+    let mut found = Vec::new();
+    let endings = [
+        ".md", ".rs", ".py", ".toml", ".yaml", ".yml", ".mjs", ".ts", ".js", ".json", ".proto",
+        ".sh",
+    ];
+    files(&root(), &endings, &mut found);
+    let paths = ["/work/", "/tmp/bash", "artifactory"];
+    let mut wrong = Vec::new();
+    for path in found.iter().filter(|path| !path.ends_with("tests/it/tidy.rs")) {
+        let Ok(text) = fs::read_to_string(path) else { continue };
+        for word in paths {
+            if text.contains(word) {
+                wrong.push(format!(
+                    "{}: {word}",
+                    path.strip_prefix(root()).expect("below").display()
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
