@@ -14,6 +14,8 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "tests" / "golden"
+FORMATS = HERE.parent / "tests" / "fixtures" / "formats"
+AVIF = ["alpha-irot-1.avif", "chroma-420-bits-10.avif", "grid.avif", "one-pixel.avif"]
 
 
 def put(target: str, name: str, data: bytes) -> None:
@@ -286,6 +288,7 @@ def checkpoints() -> dict[str, bytes]:
 def main() -> None:
     seeds = {
         "image": images(),
+        "avif": {name: (FORMATS / name).read_bytes() for name in AVIF},
         "json": jsons(),
         "inference": inferences(),
         "multipart": forms(),

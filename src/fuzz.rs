@@ -32,8 +32,21 @@ fn spec(size: TargetSize) -> ImageSpec {
     }
 }
 
-/// Picture bytes into pixels, to a fixed size and to patches.
+/// Image bytes into pixels, to a fixed size and to patches, but for formats whose decoder may end this process.
 pub fn image(bytes: &[u8]) {
+    if preprocess::may_abort(bytes).is_none() {
+        prepare(bytes);
+    }
+}
+
+/// The same for AVIF. A decoder that ends its process costs an image, and is met in decode processes alone.
+pub fn avif(bytes: &[u8]) {
+    if preprocess::may_abort(bytes).is_some() {
+        prepare(bytes);
+    }
+}
+
+fn prepare(bytes: &[u8]) {
     // Small, so that every bound is met often, and none costs time.
     let limits = ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 16, max_decode_bytes: 1 << 20 };
     let header = preprocess::inspect(bytes, &limits);

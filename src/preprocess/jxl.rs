@@ -21,9 +21,9 @@ use super::reason::Reason;
 /// How much of a file is parsed at a time, until the header is whole.
 const PIECE_BYTES: usize = 4096;
 
-/// Bytes that decoding holds for a sample of a pixel: 32-bit numbers as they are decoded, as they are filtered, as
-/// they are drawn and as their colours are converted.
-const BYTES_PER_SAMPLE: u64 = 16;
+/// Bytes that decoding holds for a sample of a pixel: 32-bit numbers as they are decoded, as they are filtered, and as
+/// they are drawn. Two of the three stand at once in images of one frame.
+const BYTES_PER_SAMPLE: u64 = 12;
 
 /// Most frames up to the first that is shown. Most files have one; layers and parts that are used again make some.
 const MAX_FRAMES: usize = 64;

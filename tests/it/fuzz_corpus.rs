@@ -96,6 +96,12 @@ fn image() {
 }
 
 #[test]
+fn avif() {
+    // As they are: what a change makes of them might end the process of the tests.
+    replay("avif", fuzz::avif, 0);
+}
+
+#[test]
 fn json() {
     replay("json", fuzz::json, 5000);
 }
