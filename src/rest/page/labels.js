@@ -3,7 +3,7 @@
 import { $, make, on } from "./dom.js";
 import { addSamples, images, selected } from "./images.js";
 import { model, readsTexts, rule } from "./models.js";
-import { clearNotice, fail, settle } from "./notice.js";
+import { clearFailure, fail, settle } from "./notice.js";
 import { percent, signed, softmax, threshold } from "./numbers.js";
 import { labels, score, scoresOf } from "./pairs.js";
 import { empty, t } from "./words.js";
@@ -112,7 +112,7 @@ export async function show() {
     return;
   }
   if (scoresOf(image)) {
-    clearNotice();
+    clearFailure();
     return;
   }
   const mine = (running = new AbortController());

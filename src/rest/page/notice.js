@@ -7,10 +7,16 @@ import { t } from "./words.js";
 const MOST_RETRIES = 3;
 let timer = 0;
 let retries = 0;
+// Whether what stands there is a failure: an answer that comes after it takes it away, and other words stay.
+let isFailure = false;
 
 export function settle() {
   retries = 0;
-  clearNotice();
+  clearFailure();
+}
+
+export function clearFailure() {
+  if (isFailure) clearNotice();
 }
 
 export function clearNotice() {
@@ -21,6 +27,7 @@ export function clearNotice() {
 
 export function say(title, text = "", ...more) {
   clearInterval(timer);
+  isFailure = false;
   $("notice").replaceChildren(make("strong", {}, title), text ? make("p", {}, text) : "", ...more);
   $("notice").hidden = false;
 }
@@ -38,12 +45,14 @@ export function fail(error, again) {
   if (error.status === 401) {
     document.dispatchEvent(new Event("key-wanted"));
     say(title, text);
+    isFailure = true;
     return;
   }
   // Cause and remedy of every code stand on the server's own page.
   const explained = error.code ? make("a", { href: address(`docs/errors#${error.code}`) }, t("what_helps")) : "";
   const button = make("button", { type: "button", class: "quiet small", onclick: now }, t("retry"));
   say(title, text, explained, button);
+  isFailure = true;
   if (![429, 503].includes(error.status) || retries >= MOST_RETRIES) return;
 
   retries += 1;
