@@ -16,7 +16,8 @@ from common import BINARY, DEPLOY, OUT, address, check, free_port, process, serv
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 PROXIES = {
-    "nginx": ("nginx.conf", lambda path: ["nginx", "-e", "stderr", "-g", "daemon off; pid /dev/null;", "-c", path]),
+    # nginx takes its pid file away when it ends, so that is a file of its own.
+    "nginx": ("nginx.conf", lambda path: ["nginx", "-e", "stderr", "-g", f"daemon off; pid {path}.pid;", "-c", path]),
     "caddy": ("Caddyfile", lambda path: ["caddy", "run", "--config", path, "--adapter", "caddyfile"]),
 }
 OPTIONS = ["--listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0", "--drain-delay", "2s"]
