@@ -21,6 +21,7 @@ REFUSED = [
     (["keda.enabled=true", "keda.minReplicas=0"], "wakeQuery"),
     (["gpu.enabled=true", "model.dtype=int8"], "int8"),
     (["ingress.enabled=true"], "ingress.host"),
+    (["model.sources={google/siglip-base-patch16-224}"], "hub.enabled"),
     (["replica=3"], "replica"),
     (["model.dtype=float32"], "dtype"),
     (["settings.SIGLIP-THREADS=2"], "settings"),
