@@ -9,7 +9,6 @@ use self::{
     config::{BlipConfig, Purpose},
     decoder::Decoder,
     text::Text,
-    vision::Vision,
 };
 use super::{
     LoadError, ReaderInfo, Scorer,
@@ -95,8 +94,8 @@ impl Architecture for BlipConfig {
     }
 
     fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError> {
-        let vision = Vision::load((&self.vision, self.purpose), image, root)?;
-        let embedding_dim = vision.embedding_dim();
+        let vision = vision::load((&self.vision, self.purpose), image, root)?;
+        let embedding_dim = vision.head().embedding_dim();
         let vision = Box::new(EncoderTower::new(vision));
         let start = self.text.start;
         match self.purpose {
@@ -139,7 +138,7 @@ impl Architecture for BlipConfig {
         root: &Scope<'_>,
         probe: &Probe,
     ) -> Result<Answers, LoadError> {
-        let images = Vision::once((&self.vision, self.purpose), image, root, &probe.pixels)?;
+        let images = vision::once((&self.vision, self.purpose), image, root, &probe.pixels)?;
         let texts = match self.purpose {
             Purpose::Retrieval { embedding_dim } => {
                 Text::once(&self.text, embedding_dim, root, &probe.tokens)?

@@ -11,7 +11,7 @@ use self::{
     config::{Blip2Config, Purpose},
     qformer::QFormer,
     text::{Matcher, Text},
-    vision::{Head, Vision},
+    vision::Head,
 };
 use super::{
     LoadError, Queries, ReaderInfo, Scorer, blip,
@@ -102,7 +102,7 @@ impl Architecture for Blip2Config {
         let qformer = Arc::new(QFormer::load(self, root)?);
         let head = self.head(Arc::clone(&qformer), root)?;
         let embedding_dim = head.vector_width();
-        let vision = Box::new(EncoderTower::new(Vision::load(&self.vision, head, (image, root))?));
+        let vision = Box::new(EncoderTower::new(vision::load(&self.vision, head, (image, root))?));
         if self.purpose == Purpose::Generation {
             root.at("language_model").skip_inside();
             return Ok(Towers { vision, text: None, reader: None, scorer: None, embedding_dim });
@@ -129,7 +129,7 @@ impl Architecture for Blip2Config {
         let qformer = Arc::new(QFormer::load(self, root)?);
         let head = self.head(Arc::clone(&qformer), root)?;
         let embedding_dim = head.vector_width();
-        let images = Vision::once(&self.vision, head, (image, root), &probe.pixels)?;
+        let images = vision::once(&self.vision, head, (image, root), &probe.pixels)?;
         let texts = match self.purpose {
             Purpose::Retrieval { .. } => {
                 Text::load(&self.qformer, qformer, (embedding_dim, root))?.once(&probe.tokens)?

@@ -4,7 +4,7 @@ mod config;
 mod text;
 mod vision;
 
-use self::{config::ClipConfig, text::Text, vision::Vision};
+use self::{config::ClipConfig, text::Text};
 use super::{
     LoadError, Scorer,
     checkpoint::Checkpoint,
@@ -89,8 +89,8 @@ impl Architecture for ClipConfig {
     }
 
     fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError> {
-        let vision = Vision::load(&self.vision, image, root)?;
-        let embedding_dim = vision.embedding_dim();
+        let vision = vision::load(&self.vision, image, root)?;
+        let embedding_dim = vision.head().embedding_dim();
         let vision = Box::new(EncoderTower::new(vision));
         let Some(config) = &self.text else {
             return Ok(Towers { vision, text: None, reader: None, scorer: None, embedding_dim });
@@ -112,7 +112,7 @@ impl Architecture for ClipConfig {
         root: &Scope<'_>,
         probe: &Probe,
     ) -> Result<Answers, LoadError> {
-        let images = Vision::once(&self.vision, image, root, &probe.pixels)?;
+        let images = vision::once(&self.vision, image, root, &probe.pixels)?;
         let texts = match &self.text {
             Some(text) => Text::once(text, root, &probe.tokens)?,
             None => Vec::new(),

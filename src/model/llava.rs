@@ -1,5 +1,6 @@
 //! The vision tower out of the files of a LLaVA model in transformers' format: LLaVA-OneVision's, LLaVA-NeXT's and
-//! LLaVA-1.5's. They fine-tuned the tower, so it is not the one that was published by itself. Language model and
+//! LLaVA-1.5's. The tower was trained further with the language model, so its weights differ from those of the tower that
+//! is published alone. Language model and
 //! projector are not read.
 
 mod processor;

@@ -3,6 +3,7 @@
 mod bert;
 mod encoder;
 mod encoder_tower;
+mod image_tower;
 mod mlp;
 mod outputs;
 mod patches;
@@ -14,6 +15,7 @@ pub use outputs::{Stage, Stages};
 pub(super) use bert::{BertAttention, BertConfig, BertLayer, BertMlp, CrossAttention, KeyValues};
 pub(super) use encoder::{Encoder, EncoderConfig, layer_norm, layer_norm_of};
 pub(super) use encoder_tower::{Blocks, EncoderTower};
+pub(super) use image_tower::{ImageEmbeddings, ImageHead, ImageTower, check_squares};
 pub(super) use mlp::{Mlp, linear};
 pub(super) use outputs::row;
 pub(super) use patches::{Grid, Patches, convolution};

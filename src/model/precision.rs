@@ -3,7 +3,8 @@
 use super::{Precision, runtime::Runtime};
 use crate::config::{self, Agreement, DType, MatmulPrecision};
 
-/// How far from 1 cosines of `high` with `highest` may be, where nobody asked for it.
+/// Maximum of 1 - cosine between embeddings computed with `high` and with `highest`, for `high` to be chosen although
+/// the configuration does not ask for it.
 const MOST_DISTANCE: f64 = 1e-9;
 
 /// What the configuration asks for. Where nothing is measured, nothing is chosen by what was measured.

@@ -13,7 +13,6 @@ mod vision;
 use self::{
     config::{Resolution, SiglipConfig},
     text::Text,
-    vision::Vision,
 };
 use super::{
     LoadError, Scorer,
@@ -108,7 +107,7 @@ impl Architecture for SiglipConfig {
     }
 
     fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError> {
-        let vision = Vision::load(&self.vision, image, &vision_scope(root))?;
+        let vision = vision::load(&self.vision, image, &vision_scope(root))?;
         let vision = Box::new(EncoderTower::new(vision));
         let embedding_dim = self.vision.encoder.hidden_size;
         let Some(config) = &self.text else {
@@ -135,7 +134,7 @@ impl Architecture for SiglipConfig {
         root: &Scope<'_>,
         probe: &Probe,
     ) -> Result<Answers, LoadError> {
-        let images = Vision::once(&self.vision, image, &vision_scope(root), &probe.pixels)?;
+        let images = vision::once(&self.vision, image, &vision_scope(root), &probe.pixels)?;
         let texts = match &self.text {
             Some(text) => Text::once(text, &root.at("text_model"), &probe.tokens)?,
             None => Vec::new(),

@@ -8,7 +8,10 @@ use crate::{
     model::{
         LoadError, TowerError,
         kernels::{LayerNorm, Linear},
-        nn::{self, Blocks, Encoder, Patches, convolution, layer_norm, linear},
+        nn::{
+            ImageEmbeddings, ImageHead, ImageTower, Patches, check_squares, convolution,
+            layer_norm, linear,
+        },
         runtime::Runtime,
         weights::Scope,
     },
@@ -19,13 +22,7 @@ use crate::{
 /// and projected; that of a captioning checkpoint is the class token normed twice, as transformers' `pooler_output`.
 ///
 /// [`BlipVisionModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/blip/modeling_blip.py
-#[derive(Debug, Clone)]
-pub(super) struct Vision {
-    embeddings: Embeddings,
-    encoder: Encoder,
-    head: Head,
-    runtime: Runtime,
-}
+pub(super) type Vision = ImageTower<Embeddings, Head>;
 
 /// What is before the layers.
 #[derive(Debug, Clone)]
@@ -65,42 +62,34 @@ impl Embeddings {
             side: config.image_size,
         })
     }
+}
 
-    pub(in crate::model) fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
-        for row in rows {
-            let (height, width) = (row.height as usize, row.width as usize);
-            if (height, width) != (self.side, self.side) || row.data.len() != height * width * 3 {
-                return Err(TowerError::Shape(format!(
-                    "{height} x {width} pixels in {} bytes, where the model reads {1} x {1}",
-                    row.data.len(),
-                    self.side
-                )));
-            }
-        }
-        Ok(())
+impl ImageEmbeddings for Embeddings {
+    fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
+        check_squares(rows, self.side)
     }
 
-    /// Tokens of a row: the class token and its patches.
-    pub(in crate::model) fn tokens(&self, row: &Pixels) -> usize {
+    /// The class token and the patches.
+    fn tokens(&self, row: &Pixels) -> usize {
         1 + self.patches.grid(row).iter().product::<usize>()
     }
 
-    pub(in crate::model) fn on(&self, runtime: &Runtime) -> Self {
-        Self { patches: self.patches.on(runtime), ..self.clone() }
-    }
-
     /// * returns `[batch, 1 + patches, hidden_size]`: the class token comes first
-    pub(in crate::model) fn forward(&self, rows: &[Pixels]) -> Result<Tensor> {
+    fn forward(&self, rows: &[Pixels]) -> Result<Tensor> {
         let patches = self.patches.forward(rows, |_| Ok(self.positions.clone()))?;
         let (batch, _, hidden) = patches.dims3()?;
         let class = self.class.broadcast_as((batch, 1, hidden))?;
         Tensor::cat(&[&class, &patches], 1)
     }
+
+    fn on(&self, runtime: &Runtime) -> Self {
+        Self { patches: self.patches.on(runtime), ..self.clone() }
+    }
 }
 
 /// What is behind the layers.
 #[derive(Debug, Clone)]
-struct Head {
+pub(super) struct Head {
     post_layernorm: LayerNorm,
     /// Of retrieval checkpoints.
     projection: Option<Linear>,
@@ -125,8 +114,17 @@ impl Head {
         Ok(Self { post_layernorm, projection, embedding_dim })
     }
 
-    /// * `last_hidden_state`: `[batch, tokens, hidden_size]`, behind the norm
-    /// * returns `[batch, embedding_dim]`
+    /// Values of an embedding.
+    pub(super) fn embedding_dim(&self) -> usize {
+        self.embedding_dim
+    }
+}
+
+impl ImageHead for Head {
+    fn last_hidden_state(&self, state: &Tensor) -> Result<Tensor> {
+        self.post_layernorm.forward(state)
+    }
+
     fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
         let class = last_hidden_state.narrow(1, 0, 1)?;
         let pooled = match &self.projection {
@@ -137,85 +135,26 @@ impl Head {
     }
 }
 
-impl Vision {
-    pub(super) fn load(
-        (config, purpose): (&VisionConfig, Purpose),
-        image: &ImageSpec,
-        root: &Scope<'_>,
-    ) -> std::result::Result<Self, LoadError> {
-        let scope = root.at("vision_model");
-        Ok(Self {
-            embeddings: Embeddings::load(config, image, &scope.at("embeddings"))?,
-            encoder: Encoder::load(&config.encoder, &scope.at("encoder"))?,
-            head: Head::load(config, purpose, root)?,
-            runtime: root.runtime().clone(),
-        })
-    }
-
-    /// Values of an embedding.
-    pub(super) fn embedding_dim(&self) -> usize {
-        self.head.embedding_dim
-    }
-
-    /// What [`Vision::load`] and a pass for each row give, with one layer in memory at a time.
-    pub(super) fn once(
-        (config, purpose): (&VisionConfig, Purpose),
-        image: &ImageSpec,
-        root: &Scope<'_>,
-        rows: &[Pixels],
-    ) -> std::result::Result<Vec<Embedding>, LoadError> {
-        let (scope, runtime) = (root.at("vision_model"), root.runtime());
-        let embeddings = Embeddings::load(config, image, &scope.at("embeddings"))?;
-        embeddings.check(rows)?;
-        let embed = |row: &Pixels| embeddings.forward(std::slice::from_ref(row));
-        let states = runtime.row_by_row(rows, embed)?;
-        drop(embeddings);
-        let states = Encoder::once(&config.encoder, &scope.at("encoder"), states)?;
-        let head = Head::load(config, purpose, root)?;
-        let pool = |state: &Tensor| nn::row(&head.pool(&head.post_layernorm.forward(state)?)?, 0);
-        Ok(runtime.row_by_row(&states, pool)?)
-    }
+pub(super) fn load(
+    (config, purpose): (&VisionConfig, Purpose),
+    image: &ImageSpec,
+    root: &Scope<'_>,
+) -> std::result::Result<Vision, LoadError> {
+    let scope = root.at("vision_model");
+    let embeddings = Embeddings::load(config, image, &scope.at("embeddings"))?;
+    let head = Head::load(config, purpose, root)?;
+    Vision::load(embeddings, (&config.encoder, &scope.at("encoder")), head)
 }
 
-impl Blocks for Vision {
-    type Row = Pixels;
-
-    const HAS_TOKENS: bool = true;
-
-    fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
-        self.embeddings.check(rows)
-    }
-
-    fn tokens(&self, row: &Pixels) -> usize {
-        self.embeddings.tokens(row)
-    }
-
-    fn embed(&self, rows: &[Pixels]) -> Result<Tensor> {
-        self.embeddings.forward(rows)
-    }
-
-    fn depth(&self) -> usize {
-        self.encoder.depth()
-    }
-
-    fn layer(&self, index: usize, state: &Tensor) -> Result<Tensor> {
-        self.encoder.layer(index, state)
-    }
-
-    fn last_hidden_state(&self, state: &Tensor) -> Result<Tensor> {
-        self.head.post_layernorm.forward(state)
-    }
-
-    fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
-        self.head.pool(last_hidden_state)
-    }
-
-    fn runtime(&self) -> &Runtime {
-        &self.runtime
-    }
-
-    fn on(&self, runtime: &Runtime) -> Self {
-        let embeddings = self.embeddings.on(runtime);
-        Self { embeddings, runtime: runtime.clone(), ..self.clone() }
-    }
+/// What [`load`] and a pass for each row give, with one layer in memory at a time.
+pub(super) fn once(
+    (config, purpose): (&VisionConfig, Purpose),
+    image: &ImageSpec,
+    root: &Scope<'_>,
+    rows: &[Pixels],
+) -> std::result::Result<Vec<Embedding>, LoadError> {
+    let scope = root.at("vision_model");
+    let embeddings = Embeddings::load(config, image, &scope.at("embeddings"))?;
+    let head = || Head::load(config, purpose, root);
+    Vision::once(embeddings, (&config.encoder, &scope.at("encoder")), head, rows)
 }

@@ -8,7 +8,9 @@ use crate::{
     model::{
         LoadError, TowerError,
         kernels::{LayerNorm, Linear},
-        nn::{self, Blocks, Encoder, Patches, convolution, layer_norm},
+        nn::{
+            ImageEmbeddings, ImageHead, ImageTower, Patches, check_squares, convolution, layer_norm,
+        },
         runtime::Runtime,
         weights::Scope,
     },
@@ -19,17 +21,11 @@ use crate::{
 /// last layer's output without a norm; only the class token is normed, before it is projected.
 ///
 /// [`CLIPVisionModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/clip/modeling_clip.py
-#[derive(Debug, Clone)]
-pub(super) struct Vision {
-    embeddings: Embeddings,
-    encoder: Encoder,
-    head: Head,
-    runtime: Runtime,
-}
+pub(super) type Vision = ImageTower<Embeddings, Head>;
 
 /// What is before the layers.
 #[derive(Debug, Clone)]
-struct Embeddings {
+pub(super) struct Embeddings {
     patches: Patches,
     /// The class token with its position: `[1, 1, hidden_size]`.
     class: Tensor,
@@ -65,19 +61,16 @@ impl Embeddings {
             side: config.image_size,
         })
     }
+}
 
+impl ImageEmbeddings for Embeddings {
     fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
-        for row in rows {
-            let (height, width) = (row.height as usize, row.width as usize);
-            if (height, width) != (self.side, self.side) || row.data.len() != height * width * 3 {
-                return Err(TowerError::Shape(format!(
-                    "{height} x {width} pixels in {} bytes, where the model reads {1} x {1}",
-                    row.data.len(),
-                    self.side
-                )));
-            }
-        }
-        Ok(())
+        check_squares(rows, self.side)
+    }
+
+    /// The class token and the patches.
+    fn tokens(&self, row: &Pixels) -> usize {
+        1 + self.patches.grid(row).iter().product::<usize>()
     }
 
     /// * returns `[batch, 1 + patches, hidden_size]`: the class token comes first
@@ -87,11 +80,15 @@ impl Embeddings {
         let class = self.class.broadcast_as((batch, 1, hidden))?;
         self.pre_layrnorm.forward(&Tensor::cat(&[&class, &patches], 1)?)
     }
+
+    fn on(&self, runtime: &Runtime) -> Self {
+        Self { patches: self.patches.on(runtime), ..self.clone() }
+    }
 }
 
 /// What is behind the layers.
 #[derive(Debug, Clone)]
-struct Head {
+pub(super) struct Head {
     post_layernorm: LayerNorm,
     /// `[projection_dim, hidden_size]`; none where the class token is not projected.
     projection: Option<Linear>,
@@ -114,8 +111,18 @@ impl Head {
         })
     }
 
-    /// * `last_hidden_state`: `[batch, tokens, hidden_size]`
-    /// * returns `[batch, embedding_dim]`
+    /// Values of an embedding.
+    pub(super) fn embedding_dim(&self) -> usize {
+        self.embedding_dim
+    }
+}
+
+impl ImageHead for Head {
+    /// transformers norms none but the class token.
+    fn last_hidden_state(&self, state: &Tensor) -> Result<Tensor> {
+        Ok(state.clone())
+    }
+
     fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
         let class = self.post_layernorm.forward(&last_hidden_state.narrow(1, 0, 1)?)?;
         let pooled = match &self.projection {
@@ -134,86 +141,25 @@ fn scope<'w>(root: &Scope<'w>) -> Scope<'w> {
     }
 }
 
-impl Vision {
-    pub(super) fn load(
-        config: &VisionConfig,
-        image: &ImageSpec,
-        root: &Scope<'_>,
-    ) -> std::result::Result<Self, LoadError> {
-        let scope = scope(root);
-        Ok(Self {
-            embeddings: Embeddings::load(config, image, &scope)?,
-            encoder: Encoder::load(&config.encoder, &scope.at("encoder"))?,
-            head: Head::load(config, root)?,
-            runtime: root.runtime().clone(),
-        })
-    }
-
-    /// Values of an embedding.
-    pub(super) fn embedding_dim(&self) -> usize {
-        self.head.embedding_dim
-    }
-
-    /// What [`Vision::load`] and a pass for each row give, with one layer in memory at a time.
-    pub(super) fn once(
-        config: &VisionConfig,
-        image: &ImageSpec,
-        root: &Scope<'_>,
-        rows: &[Pixels],
-    ) -> std::result::Result<Vec<Embedding>, LoadError> {
-        let (scope, runtime) = (scope(root), root.runtime());
-        let embeddings = Embeddings::load(config, image, &scope)?;
-        embeddings.check(rows)?;
-        let embed = |row: &Pixels| embeddings.forward(std::slice::from_ref(row));
-        let states = runtime.row_by_row(rows, embed)?;
-        drop(embeddings);
-        let states = Encoder::once(&config.encoder, &scope.at("encoder"), states)?;
-        let head = Head::load(config, root)?;
-        Ok(runtime.row_by_row(&states, |state: &Tensor| nn::row(&head.pool(state)?, 0))?)
-    }
+pub(super) fn load(
+    config: &VisionConfig,
+    image: &ImageSpec,
+    root: &Scope<'_>,
+) -> std::result::Result<Vision, LoadError> {
+    let scope = scope(root);
+    let (embeddings, head) = (Embeddings::load(config, image, &scope)?, Head::load(config, root)?);
+    Vision::load(embeddings, (&config.encoder, &scope.at("encoder")), head)
 }
 
-impl Blocks for Vision {
-    type Row = Pixels;
-
-    const HAS_TOKENS: bool = true;
-
-    fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
-        self.embeddings.check(rows)
-    }
-
-    fn tokens(&self, row: &Pixels) -> usize {
-        1 + self.embeddings.patches.grid(row).iter().product::<usize>()
-    }
-
-    fn embed(&self, rows: &[Pixels]) -> Result<Tensor> {
-        self.embeddings.forward(rows)
-    }
-
-    fn depth(&self) -> usize {
-        self.encoder.depth()
-    }
-
-    fn layer(&self, index: usize, state: &Tensor) -> Result<Tensor> {
-        self.encoder.layer(index, state)
-    }
-
-    /// transformers norms none but the class token.
-    fn last_hidden_state(&self, state: &Tensor) -> Result<Tensor> {
-        Ok(state.clone())
-    }
-
-    fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
-        self.head.pool(last_hidden_state)
-    }
-
-    fn runtime(&self) -> &Runtime {
-        &self.runtime
-    }
-
-    fn on(&self, runtime: &Runtime) -> Self {
-        let mut own = self.clone();
-        own.embeddings.patches = own.embeddings.patches.on(runtime);
-        Self { runtime: runtime.clone(), ..own }
-    }
+/// What [`load`] and a pass for each row give, with one layer in memory at a time.
+pub(super) fn once(
+    config: &VisionConfig,
+    image: &ImageSpec,
+    root: &Scope<'_>,
+    rows: &[Pixels],
+) -> std::result::Result<Vec<Embedding>, LoadError> {
+    let scope = scope(root);
+    let (embeddings, head) =
+        (Embeddings::load(config, image, &scope)?, || Head::load(config, root));
+    Vision::once(embeddings, (&config.encoder, &scope.at("encoder")), head, rows)
 }

@@ -9,11 +9,11 @@ use super::{
 use crate::{
     model::{
         LoadError, TowerError,
-        nn::{Patches, convolution},
+        nn::{ImageEmbeddings, Patches, convolution},
         runtime::Runtime,
         weights::Scope,
     },
-    preprocess::{ImageSpec, Pixels},
+    preprocess::{ImageSpec, Pixels, TargetSize},
 };
 
 /// Mirrors transformers' [`SiglipVisionEmbeddings`] and [`Siglip2VisionEmbeddings`].
@@ -21,10 +21,12 @@ use crate::{
 /// [`SiglipVisionEmbeddings`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
 /// [`Siglip2VisionEmbeddings`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip2/modeling_siglip2.py
 #[derive(Debug, Clone)]
-pub(super) struct PatchEmbeddings {
+pub(in crate::model) struct PatchEmbeddings {
     patches: Patches,
     /// The bias of the projection is in them.
     positions: Positions,
+    /// The size that images are resized to.
+    size: TargetSize,
 }
 
 impl PatchEmbeddings {
@@ -43,17 +45,17 @@ impl PatchEmbeddings {
         Ok(Self {
             patches: Patches::new(projection, image, patch, scope.runtime()),
             positions: Positions::load(config, scope)?,
+            size: image.size,
         })
     }
+}
 
-    /// The same weights, computed with elsewhere.
-    pub(super) fn on(&self, runtime: &Runtime) -> Self {
-        Self { patches: self.patches.on(runtime), positions: self.positions.clone() }
+impl ImageEmbeddings for PatchEmbeddings {
+    fn on(&self, runtime: &Runtime) -> Self {
+        Self { patches: self.patches.on(runtime), ..self.clone() }
     }
 
-    /// # Errors
-    /// Fails if an image is of a size that the tower does not take.
-    pub(super) fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
+    fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
         let patch = self.patches.patch();
         for row in rows {
             let (height, width) = (row.height as usize, row.width as usize);
@@ -76,14 +78,17 @@ impl PatchEmbeddings {
         Ok(())
     }
 
-    /// The number of patches of an image.
-    pub(super) fn tokens(&self, row: &Pixels) -> usize {
+    fn tokens(&self, row: &Pixels) -> usize {
         self.patches.grid(row).iter().product()
     }
 
-    /// * `rows`: with equally many patches
-    /// * returns `[batch, patches, hidden_size]`
-    pub(super) fn forward(&self, rows: &[Pixels]) -> Result<Tensor> {
+    fn forward(&self, rows: &[Pixels]) -> Result<Tensor> {
         self.patches.forward(rows, |grids| self.positions.of(grids))
+    }
+
+    fn usual_row(&self) -> Option<Pixels> {
+        let TargetSize::Patches { patch_size, max_num_patches } = self.size else { return None };
+        let width = patch_size.saturating_mul(max_num_patches);
+        Some(Pixels { height: patch_size, width, data: [].into() })
     }
 }

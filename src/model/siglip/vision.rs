@@ -6,13 +6,12 @@ use super::{config::VisionConfig, embeddings::PatchEmbeddings, pooling::PoolingH
 use crate::{
     embedding::Embedding,
     model::{
-        LoadError, TowerError,
+        LoadError,
         kernels::LayerNorm,
-        nn::{self, Blocks, Encoder, layer_norm},
-        runtime::Runtime,
+        nn::{ImageHead, ImageTower, layer_norm},
         weights::Scope,
     },
-    preprocess::{ImageSpec, Pixels, TargetSize},
+    preprocess::{ImageSpec, Pixels},
 };
 
 /// Mirrors transformers' [`SiglipVisionModel`] and [`Siglip2VisionModel`].
@@ -25,110 +24,58 @@ use crate::{
 ///
 /// [`SiglipVisionModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip/modeling_siglip.py
 /// [`Siglip2VisionModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip2/modeling_siglip2.py
+pub(in crate::model) type Vision = ImageTower<PatchEmbeddings, Head>;
+
+/// What is behind the layers.
 #[derive(Debug, Clone)]
-pub(in crate::model) struct Vision {
-    embeddings: PatchEmbeddings,
-    encoder: Encoder,
+pub(in crate::model) struct Head {
     post_layernorm: LayerNorm,
-    head: Option<PoolingHead>,
-    size: TargetSize,
-    runtime: Runtime,
+    pooling: Option<PoolingHead>,
 }
 
-impl Vision {
-    pub(super) fn load(
-        config: &VisionConfig,
-        image: &ImageSpec,
-        scope: &Scope<'_>,
-    ) -> std::result::Result<Self, LoadError> {
-        let head = config.use_head.then(|| PoolingHead::load(&config.encoder, &scope.at("head")));
-        Ok(Self {
-            embeddings: PatchEmbeddings::load(config, image, &scope.at("embeddings"))?,
-            encoder: Encoder::load(&config.encoder, &scope.at("encoder"))?,
-            post_layernorm: layer_norm(&config.encoder, &scope.at("post_layernorm"))?,
-            head: head.transpose()?,
-            size: image.size,
-            runtime: scope.runtime().clone(),
-        })
-    }
-
-    /// What [`Vision::load`] and a pass for each row give, with one layer in memory at a time.
-    pub(super) fn once(
-        config: &VisionConfig,
-        image: &ImageSpec,
-        scope: &Scope<'_>,
-        rows: &[Pixels],
-    ) -> std::result::Result<Vec<Embedding>, LoadError> {
-        let runtime = scope.runtime();
-        let embeddings = PatchEmbeddings::load(config, image, &scope.at("embeddings"))?;
-        embeddings.check(rows)?;
-        let embed = |row: &Pixels| embeddings.forward(std::slice::from_ref(row));
-        let states = runtime.row_by_row(rows, embed)?;
-        drop(embeddings);
-        let states = Encoder::once(&config.encoder, &scope.at("encoder"), states)?;
-        let norm = layer_norm(&config.encoder, &scope.at("post_layernorm"))?;
-        let head = config.use_head.then(|| PoolingHead::load(&config.encoder, &scope.at("head")));
-        let head = head.transpose()?;
-        let pool = |state: &Tensor| nn::row(&pool(head.as_ref(), &norm.forward(state)?)?, 0);
-        Ok(runtime.row_by_row(&states, pool)?)
+impl Head {
+    fn load(config: &VisionConfig, scope: &Scope<'_>) -> std::result::Result<Self, LoadError> {
+        let pooling =
+            config.use_head.then(|| PoolingHead::load(&config.encoder, &scope.at("head")));
+        let post_layernorm = layer_norm(&config.encoder, &scope.at("post_layernorm"))?;
+        Ok(Self { post_layernorm, pooling: pooling.transpose()? })
     }
 }
 
-fn pool(head: Option<&PoolingHead>, last_hidden_state: &Tensor) -> Result<Tensor> {
-    match head {
-        Some(head) => head.forward(last_hidden_state),
-        None => {
-            let dtype = last_hidden_state.dtype();
-            last_hidden_state.to_dtype(candle_core::DType::F32)?.mean(1)?.to_dtype(dtype)
-        }
-    }
-}
-
-impl Blocks for Vision {
-    type Row = Pixels;
-
-    const HAS_TOKENS: bool = true;
-
-    fn check(&self, rows: &[Pixels]) -> std::result::Result<(), TowerError> {
-        self.embeddings.check(rows)
-    }
-
-    fn tokens(&self, row: &Pixels) -> usize {
-        self.embeddings.tokens(row)
-    }
-
-    fn embed(&self, rows: &[Pixels]) -> Result<Tensor> {
-        self.embeddings.forward(rows)
-    }
-
-    fn depth(&self) -> usize {
-        self.encoder.depth()
-    }
-
-    fn layer(&self, index: usize, state: &Tensor) -> Result<Tensor> {
-        self.encoder.layer(index, state)
-    }
-
+impl ImageHead for Head {
     fn last_hidden_state(&self, state: &Tensor) -> Result<Tensor> {
         self.post_layernorm.forward(state)
     }
 
     fn pool(&self, last_hidden_state: &Tensor) -> Result<Tensor> {
-        pool(self.head.as_ref(), last_hidden_state)
+        match &self.pooling {
+            Some(pooling) => pooling.forward(last_hidden_state),
+            None => {
+                let dtype = last_hidden_state.dtype();
+                last_hidden_state.to_dtype(candle_core::DType::F32)?.mean(1)?.to_dtype(dtype)
+            }
+        }
     }
+}
 
-    fn runtime(&self) -> &Runtime {
-        &self.runtime
-    }
+pub(super) fn load(
+    config: &VisionConfig,
+    image: &ImageSpec,
+    scope: &Scope<'_>,
+) -> std::result::Result<Vision, LoadError> {
+    let embeddings = PatchEmbeddings::load(config, image, &scope.at("embeddings"))?;
+    let head = Head::load(config, scope)?;
+    Vision::load(embeddings, (&config.encoder, &scope.at("encoder")), head)
+}
 
-    fn on(&self, runtime: &Runtime) -> Self {
-        let embeddings = self.embeddings.on(runtime);
-        Self { embeddings, runtime: runtime.clone(), ..self.clone() }
-    }
-
-    fn usual_row(&self) -> Option<Pixels> {
-        let TargetSize::Patches { patch_size, max_num_patches } = self.size else { return None };
-        let width = patch_size.saturating_mul(max_num_patches);
-        Some(Pixels { height: patch_size, width, data: [].into() })
-    }
+/// What [`load`] and a pass for each row give, with one layer in memory at a time.
+pub(super) fn once(
+    config: &VisionConfig,
+    image: &ImageSpec,
+    scope: &Scope<'_>,
+    rows: &[Pixels],
+) -> std::result::Result<Vec<Embedding>, LoadError> {
+    let embeddings = PatchEmbeddings::load(config, image, &scope.at("embeddings"))?;
+    let head = || Head::load(config, scope);
+    Vision::once(embeddings, (&config.encoder, &scope.at("encoder")), head, rows)
 }
