@@ -22,7 +22,8 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{small_file, tls};
 
-/// Maximum number of requests that are under way at once; those that are due beyond it wait here, and their time counts.
+/// Maximum number of requests that wait for a response at once. A request that is due beyond it is sent later, and its
+/// time still counts from when it was due.
 const IN_FLIGHT: usize = 4096;
 /// Maximum number of requests of one rate.
 const MAX_REQUESTS: f64 = 1e7;
@@ -135,12 +136,17 @@ impl Bench {
         if inputs.is_empty() {
             inputs.push(json!({"text": "a photo of a cat"}));
         }
+        let mut base = self.url.clone();
+        if !base.path().ends_with('/') {
+            // The last part of a path is replaced by what is joined to it, and a prefix must stay.
+            base.set_path(&format!("{}/", base.path()));
+        }
         tls::install_provider();
         let client =
             Client::builder().timeout(TIMEOUT).pool_max_idle_per_host(IN_FLIGHT).build()?;
         let sender = Arc::new(Sender {
             client,
-            url: self.url.join("v1/embeddings")?,
+            url: base.join("v1/embeddings")?,
             key: std::env::var(&self.key_variable).ok(),
             inputs,
             model: self.of_model,
@@ -149,14 +155,15 @@ impl Bench {
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let mut rounds = Vec::new();
+        if !self.json {
+            super::print(&report::head())?;
+        }
         for &rate in &self.rate {
-            rounds.push(runtime.block_on(round(&sender, rate, self.seconds)));
+            let seen = runtime.block_on(round(&sender, rate, self.seconds));
             if !self.json {
-                let table = report::table(&rounds);
-                // The head with the first row, then a row at a time.
-                let lines = table.lines().skip(if rounds.len() == 1 { 0 } else { rounds.len() });
-                lines.for_each(|line| super::print(&format!("{line}\n")).unwrap_or_default());
+                super::print(&report::line(&seen))?;
             }
+            rounds.push(seen);
         }
         if self.json {
             let rounds: Vec<_> = rounds.iter().map(Round::json).collect();

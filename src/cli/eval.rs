@@ -128,7 +128,7 @@ async fn evaluate(
     let images: Vec<_> = data.images.iter().cloned().map(Row::Image).collect();
     let (images, failed) = embedded(engine, &images).await?;
     let skipped = failed.iter().filter(|failed| **failed).count();
-    let (data, _) = data.without(&failed);
+    let data = data.without(&failed);
     ensure!(!data.pairs.is_empty(), "no image could be embedded");
     let written = data.texts.iter().flat_map(|text| filled(text, &prompts));
     let written: Vec<_> = written.map(Row::Text).collect();

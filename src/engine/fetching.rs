@@ -33,7 +33,8 @@ impl Engine {
         Ok((ImageInput::Encoded(bytes), Some(slot)))
     }
 
-    /// The same for an image that is read more than once, or later: its bytes count like those that were sent.
+    /// As the method above, for an image that is decoded later or more than once: until then its bytes count against
+    /// `limits.max_bytes_in_flight`, like those of an image in the request.
     pub(super) async fn fetched_and_counted(
         &self,
         model: &Model,

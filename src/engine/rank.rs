@@ -87,7 +87,8 @@ impl Pair {
 }
 
 impl Ranked {
-    /// Leaves out the pairs that are less probable than this, from 0 to 1, and those that were not judged.
+    /// Keeps the pairs whose probability is at least `min_probability` (0 to 1). Pairs that the matching head did not judge
+    /// are left out too.
     ///
     /// # Errors
     /// [`crate::error::Code::InvalidRequest`] for another number, and where a pair has no probability.

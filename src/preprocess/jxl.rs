@@ -151,7 +151,8 @@ impl ImageDecoder for JxlDecoder<'_> {
     }
 }
 
-/// How the colours of a lossy image come to those that it names, where the decoder's own way is not libjxl's.
+/// The conversion of a lossy image's colours to the colour space that its file names, where the decoder's own conversion
+/// differs from libjxl's; none where it does not.
 ///
 /// # Errors
 /// Where no way is known.

@@ -138,25 +138,20 @@ fn decisions_have_numbers_of_their_own_and_stand_in_the_index() {
 }
 
 #[test]
-fn nothing_names_the_machine_that_it_was_written_on() {
+fn no_file_holds_the_path_of_its_checkout() {
     let mut found = Vec::new();
     let endings = [
         ".md", ".rs", ".py", ".toml", ".yaml", ".yml", ".mjs", ".ts", ".js", ".json", ".proto",
         ".sh",
     ];
     files(&root(), &endings, &mut found);
-    let paths = ["/work/", "/tmp/bash", "artifactory"];
-    let mut wrong = Vec::new();
-    for path in found.iter().filter(|path| !path.ends_with("tests/it/tidy.rs")) {
-        let Ok(text) = fs::read_to_string(path) else { continue };
-        for word in paths {
-            if text.contains(word) {
-                wrong.push(format!(
-                    "{}: {word}",
-                    path.strip_prefix(root()).expect("below").display()
-                ));
-            }
-        }
+    let here = root();
+    // A checkout right below the root has a name that any text may hold.
+    if here.components().count() < 3 {
+        return;
     }
+    let here = here.to_str().expect("utf-8");
+    let names_it = |path: &&PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains(here));
+    let wrong: Vec<_> = found.iter().filter(names_it).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -174,7 +174,7 @@ impl Attacks {
         });
     }
 
-    /// Messages over gRPC whose answers nobody reads, a hundred on each connection.
+    /// Sends gRPC requests and reads no response, a hundred on each connection.
     fn leaves_unread_over_grpc(&mut self, count: usize, message: Bytes) {
         let url = format!("{}/siglip.v1.EmbeddingService/Embed", self.grpc);
         self.repeat("unread, gRPC", count, move || {

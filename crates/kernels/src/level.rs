@@ -202,7 +202,8 @@ impl Level {
         has.then(|| unsafe { Avx512::assume() })
     }
 
-    /// Whether tiles can be used, with all that goes along with them; none where the processor has none.
+    /// Whether the system lets this process use AMX tiles; none where the processor has no AMX, or lacks the AVX-512 BF16
+    /// that the kernels use beside it.
     #[cfg(target_arch = "x86_64")]
     fn amx() -> Option<Result<(), amx::Refusal>> {
         Self::avx512_bf16().and_then(|_| amx::granted())
@@ -240,7 +241,7 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => unsafe { Avx2::assume().vectorize(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above. VNNI and BF16 add nothing but products of bytes and of pairs, and AMX nothing but tiles.
+            // SAFETY: as above: each of these sets includes AVX-512. What VNNI, BF16 and AMX add is not used here.
             Set::Avx512 | Set::Avx512Vnni | Set::Avx512Bf16 | Set::Amx => unsafe {
                 Avx512::<PLAIN>::assume().vectorize(kernel)
             },

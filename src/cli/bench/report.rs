@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::Round;
 
-/// A line for each round.
-pub(super) fn table(rounds: &[Round]) -> String {
-    let mut text = format!(
+/// The names of the columns of [`line`].
+pub(super) fn head() -> String {
+    format!(
         "{:>9} {:>9} {:>9} {:>9}  {:>9} {:>9} {:>9} {:>9} {:>9}  other answers\n",
         "rate/s",
         "requests",
@@ -17,32 +17,31 @@ pub(super) fn table(rounds: &[Round]) -> String {
         "p99 ms",
         "p99.9 ms",
         "max ms"
-    );
-    for round in rounds {
-        let ms = |time: Option<f64>| time.map_or("-".to_owned(), |it| format!("{:.2}", it * 1e3));
-        let answered = round.times.len() as f64 / round.seconds;
-        let others: Vec<_> = round
-            .codes
-            .iter()
-            .filter(|(code, _)| *code != "200")
-            .map(|(code, count)| format!("{code}: {count}"))
-            .collect();
-        writeln!(
-            text,
-            "{:>9} {:>9} {answered:>9.1} {:>9.1}  {:>9} {:>9} {:>9} {:>9} {:>9}  {}",
-            round.rate,
-            round.sent(),
-            answered * round.items as f64,
-            ms(round.quantile(0.5)),
-            ms(round.quantile(0.9)),
-            ms(round.quantile(0.99)),
-            ms(round.quantile(0.999)),
-            ms(round.times.last().copied()),
-            others.join(", ")
-        )
-        .unwrap_or_default();
-    }
-    text
+    )
+}
+
+/// A round as a line of a table.
+pub(super) fn line(round: &Round) -> String {
+    let ms = |time: Option<f64>| time.map_or("-".to_owned(), |it| format!("{:.2}", it * 1e3));
+    let answered = round.times.len() as f64 / round.seconds;
+    let others: Vec<_> = round
+        .codes
+        .iter()
+        .filter(|(code, _)| *code != "200")
+        .map(|(code, count)| format!("{code}: {count}"))
+        .collect();
+    format!(
+        "{:>9} {:>9} {answered:>9.1} {:>9.1}  {:>9} {:>9} {:>9} {:>9} {:>9}  {}\n",
+        round.rate,
+        round.sent(),
+        answered * round.items as f64,
+        ms(round.quantile(0.5)),
+        ms(round.quantile(0.9)),
+        ms(round.quantile(0.99)),
+        ms(round.quantile(0.999)),
+        ms(round.times.last().copied()),
+        others.join(", ")
+    )
 }
 
 const WIDTH: f64 = 520.0;

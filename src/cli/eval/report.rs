@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use htmlize::escape_all_quotes;
+
 use super::{
     Found,
     measures::{BINS, Recalls, Threshold},
@@ -127,9 +129,10 @@ pub(super) fn text(found: &Found) -> String {
 
 /// A page without scripts and without anything from elsewhere.
 pub(super) fn html(found: &Found) -> String {
-    let mut body = format!("<h1>Evaluation</h1>\n<p>{}</p>\n", escaped(&summary(found)));
+    let mut body = format!("<h1>Evaluation</h1>\n<p>{}</p>\n", escape_all_quotes(summary(found)));
     if !found.prompts.is_empty() {
-        let prompts: Vec<_> = found.prompts.iter().map(|it| escaped(it)).collect();
+        let prompts: Vec<_> =
+            found.prompts.iter().map(|it| escape_all_quotes(it.as_str())).collect();
         writeln!(body, "<p>Prompts: <code>{}</code></p>", prompts.join("</code>, <code>"))
             .unwrap_or_default();
     }
@@ -177,9 +180,12 @@ pub(super) fn html(found: &Found) -> String {
     }
     body += "</div>\n";
     for (title, names, rows) in tables(found) {
-        writeln!(body, "<h2>{}</h2>\n<table>", escaped(&title)).unwrap_or_default();
+        writeln!(body, "<h2>{}</h2>\n<table>", escape_all_quotes(title.as_str()))
+            .unwrap_or_default();
         let line = |cells: &[String], tag: &str| {
-            let cells = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell)));
+            let cells = cells
+                .iter()
+                .map(|cell| format!("<{tag}>{}</{tag}>", escape_all_quotes(cell.as_str())));
             format!("<tr>{}</tr>\n", cells.collect::<String>())
         };
         body += &line(&names, "th");
@@ -189,7 +195,7 @@ pub(super) fn html(found: &Found) -> String {
     format!(
         "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n<meta name=viewport content=\"width=device-width\">\n\
          <title>Evaluation of {}</title>\n<style>\n{STYLE}</style>\n{body}</html>\n",
-        escaped(&found.model)
+        escape_all_quotes(found.model.as_str())
     )
 }
 
@@ -274,8 +280,4 @@ fn short(value: f64) -> String {
     } else {
         format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
     }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -100,14 +100,11 @@ fn put(
             writeln!(ids.out, "{}", one_line(&row.id))?;
         }
         (Ok(vector), None) => {
-            let mut line = json!({"id": row.id, "embedding": vector});
+            let mut line = object(stamp);
+            (line["id"], line["embedding"]) = (json!(row.id), json!(vector));
             if row.truncated {
                 line["truncated"] = json!(true);
             }
-            for (name, value) in stamp.fields() {
-                line[name] = json!(value);
-            }
-            line["dimensions"] = json!(stamp.dimensions);
             writeln!(vectors.out, "{line}")?;
         }
         (Err(failure), _) => {
@@ -124,6 +121,7 @@ fn one_line(id: &str) -> String {
     id.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r")
 }
 
+/// The stamp as JSON.
 fn object(stamp: &Stamp) -> Value {
     let mut object = json!({});
     for (name, value) in stamp.fields() {
@@ -215,6 +213,10 @@ impl Index {
         Ok(index)
     }
 
+    fn new(dim: usize, vectors: Vec<f32>, ids: Vec<String>) -> Self {
+        Self { dim, vectors, ids, revision: None, preprocessing_version: None }
+    }
+
     fn of_npy(path: &Path) -> anyhow::Result<Self> {
         let mut file = BufReader::new(small_file::open_regular(path)?);
         let mut start = [0; 10];
@@ -237,14 +239,7 @@ impl Index {
         let &[_, dim] = &*shape else { bail!("its shape is {shape:?}, not rows and columns") };
         let stamp = small_file::read(&beside(path, ".json"), MAX_HEAD).unwrap_or_default();
         let stamp: Value = serde_json::from_slice(&stamp).unwrap_or_default();
-        Self {
-            dim,
-            vectors: rest(file)?,
-            ids: ids(path)?,
-            revision: None,
-            preprocessing_version: None,
-        }
-        .stamped(&stamp)
+        Ok(Self::new(dim, rest(file)?, ids(path)?).stamped(&stamp))
     }
 
     fn of_safetensors(path: &Path) -> anyhow::Result<Self> {
@@ -265,19 +260,12 @@ impl Index {
         let mut vectors = rest(file)?;
         let bytes = tensor["data_offsets"][1].as_u64().unwrap_or_default();
         vectors.truncate(usize::try_from(bytes / 4)?);
-        Self { dim, vectors, ids: ids(path)?, revision: None, preprocessing_version: None }
-            .stamped(&head["__metadata__"])
+        Ok(Self::new(dim, vectors, ids(path)?).stamped(&head["__metadata__"]))
     }
 
     fn of_ndjson(path: &Path) -> anyhow::Result<Self> {
         let file = BufReader::new(small_file::open_regular(path)?.take(MAX_INDEX));
-        let mut index = Self {
-            dim: 0,
-            vectors: Vec::new(),
-            ids: Vec::new(),
-            revision: None,
-            preprocessing_version: None,
-        };
+        let mut index = Self::new(0, Vec::new(), Vec::new());
         for (number, line) in file.lines().enumerate() {
             let line: Value = serde_json::from_str(&line?)?;
             let Some(values) = line["embedding"].as_array() else { continue };
@@ -291,17 +279,17 @@ impl Index {
             let id = ["id", "image", "text"].iter().find_map(|key| line[key].as_str());
             index.ids.push(id.map_or_else(|| (number + 1).to_string(), str::to_owned));
             if number == 0 {
-                index = index.stamped(&line)?;
+                index = index.stamped(&line);
             }
         }
         Ok(index)
     }
 
-    fn stamped(mut self, stamp: &Value) -> anyhow::Result<Self> {
+    fn stamped(mut self, stamp: &Value) -> Self {
         let text = |key: &str| stamp[key].as_str().map(str::to_owned);
         (self.revision, self.preprocessing_version) =
             (text("revision"), text("preprocessing_version"));
-        Ok(self)
+        self
     }
 
     pub(super) fn row(&self, index: usize) -> &[f32] {

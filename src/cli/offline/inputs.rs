@@ -1,5 +1,5 @@
-//! What `embed` is given: files, folders, patterns, lists and archives. Rows are found on a thread of their own, a few
-//! ahead of those that are embedded, so that a million of them take no more memory than ten.
+//! The inputs of `embed`: files, folders, patterns, lists and archives. A thread of its own finds rows, at most sixteen
+//! ahead of those that are embedded, so that memory does not grow with the number of rows in a list or an archive.
 
 use std::{
     fs::{self, File},

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
+use htmlize::escape_all_quotes;
 use serde_json::json;
 
 use super::{
@@ -146,11 +147,8 @@ fn table(hits: &[Hit<'_>]) -> String {
 
 /// A page of images, by the paths that they have as ids.
 fn page(query: &str, hits: &[Hit<'_>]) -> String {
-    let escaped = |text: &str| {
-        text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-    };
     let figure = |hit: &Hit<'_>| {
-        let id = escaped(hit.id);
+        let id = escape_all_quotes(hit.id);
         let probability =
             hit.probability.map_or(String::new(), |it| format!(", {:.1} %", it * 100.0));
         format!(
@@ -164,7 +162,7 @@ fn page(query: &str, hits: &[Hit<'_>]) -> String {
          main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)); gap: 1rem; }}\n\
          figure {{ margin: 0; }} img {{ width: 100%; height: 160px; object-fit: contain; background: #8882; }}\n\
          figcaption {{ overflow-wrap: anywhere; }}\n</style>\n<h1>{0}</h1>\n<main>\n{1}</main>\n</html>\n",
-        escaped(query),
+        escape_all_quotes(query),
         hits.iter().map(figure).collect::<String>()
     )
 }

@@ -85,7 +85,8 @@ fn avif_is_read_as_pillow_reads_it() {
 #[test]
 fn jpeg_xl_is_read_as_pillow_reads_it() {
     compare("jxl", |name| match name {
-        // Pillow's reader makes the JPEG anew and has libjpeg decode it; libjxl's own pixels are these.
+        // A file made from a JPEG: Pillow's reader restores the JPEG and decodes that, while the reference pixels are
+        // those of libjxl, so the two differ by rounding.
         _ if name.contains("from-jpeg") => 6,
         _ if name.contains("lossless") => 0,
         // Beside the image that was encoded: libjxl does not give its colours.

@@ -55,7 +55,7 @@ pub fn error_page() -> String {
 
 /// A paragraph of plain words with code in backticks, as HTML.
 fn html(text: &str) -> String {
-    let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let escaped = htmlize::escape_text(text);
     let parts = escaped.split('`').enumerate();
     let marked =
         parts.map(

@@ -17,7 +17,7 @@ pub(super) trait Layer: Sync {
     fn inputs(&self, row: usize) -> &[Tile];
     /// The tiles of a panel, as many as those of 16 rows.
     fn weights(&self, panel: usize) -> &[Tile];
-    /// Of the layer, those that are the result's.
+    /// The layer's columns that the result has.
     fn columns(&self) -> &Range<usize>;
     /// Does to a row of sums what is done to them, and writes them.
     ///
@@ -51,7 +51,7 @@ impl<L: Layer> TileKernel for Block<'_, L> {
         let mut turn = false;
         let mut pending = Pending::nothing();
         for panel in self.panels.clone().step_by(2) {
-            // One that is left over goes along with itself.
+            // Panels are multiplied in twos. A last one without a partner is given twice, and its second result is not used.
             let panels = [panel, self.panels.end.min(panel + 2) - 1];
             let weights = panels.map(|panel| self.layer.weights(panel));
             let places = places::<S>(self.layer.columns(), panels);

@@ -203,7 +203,7 @@ impl Unit for Hardware {
 
     #[inline(always)]
     unsafe fn add_pairs<const HEIGHT: usize>(&mut self, x: [*const Tile; 2], w: [*const Tile; 2]) {
-        // SAFETY: the caller's promise for the tiles; the registers are there as above.
+        // SAFETY: the caller promises readable tiles, and a unit exists only while the tile registers are configured.
         unsafe { product!("tdpbf16ps", HEIGHT, x, w) }
     }
 
@@ -269,7 +269,7 @@ impl Unit for Hardware {
     #[inline(always)]
     unsafe fn store(&mut self, is_tall: bool, to: *mut i32, stride: usize) {
         // SAFETY: the caller's promise: a tile is 16 rows of 64 bytes, the second beside the first, and the others 16 rows
-        // further; the registers are there as above.
+        // further. A unit exists only while the tile registers are configured.
         unsafe {
             asm!(
                 "tilestored [{to} + {stride}*1], tmm0",

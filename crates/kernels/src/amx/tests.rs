@@ -11,7 +11,8 @@ fn twin() -> Level {
     Level::choose(Choice::AmxTwin).expect("plain Rust")
 }
 
-/// The sum that `tdpbf16ps` makes of 32 values, after that of those before: written anew, of rows and not of tiles.
+/// What `tdpbf16ps` adds to `before` for 32 inputs `x` and 32 weights `w`. It is written independently of the twin, on
+/// rows in place of tiles.
 fn add_pairs(before: f32, x: &[f32], w: &[f32]) -> f32 {
     let sum = |half: usize| {
         let values = x.iter().zip(w).skip(half).step_by(2);

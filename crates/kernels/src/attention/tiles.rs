@@ -117,7 +117,7 @@ impl Task<'_> {
         let scores = self.scratch.scores.as_mut_ptr().cast::<i32>();
         let panels = keys.len() / of_rows;
         for first in (0..panels).step_by(2) {
-            // One that is left over goes along with itself.
+            // Panels are multiplied in twos. A last one without a partner is given twice, and its second result is not used.
             let panels = [first, panels.min(first + 2) - 1];
             let w = panels.map(|panel| &keys[panel * of_rows..][..of_rows]);
             multiply::<U, Pairs>((unit, is_tall), x, w, &mut Nothing);
