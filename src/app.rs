@@ -19,18 +19,22 @@ mod socket;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 pub use self::failure::AppError;
 use self::{
     connections::{Door, Exchanges, Protocol},
+    install::Site,
     listen::Port,
     security::Security,
 };
 use crate::{
-    config::{Config, Served},
+    config::{self, Config, LoadTime, Served},
     engine::Engine,
     fetch::Fetcher,
     grpc,
@@ -307,8 +311,11 @@ fn served(config: &Config) -> Result<Vec<Served>, AppError> {
 /// [`AppError::Pool`], or those of a model that cannot be had, loaded or run.
 pub async fn engine_alone(config: &Config) -> Result<Arc<Engine>, AppError> {
     let engine = empty_engine(config)?;
+    let site = Site::new(config, &engine);
     for default in served(config)?.into_iter().take(1) {
-        install::load_and_warm(default, config, &engine).await?;
+        // Its towers are needed at once, and until the end.
+        let model = config::Model { load: LoadTime::Eager, idle: Duration::ZERO, ..default.model };
+        site.load_and_warm(Served { model, ..default }).await?;
     }
     Ok(engine)
 }
@@ -324,19 +331,28 @@ async fn run(
 ) -> Result<(), AppError> {
     let load_and_wait = async {
         let mut workers = FuturesUnordered::new();
+        let watch = |model: Arc<Model>| async move {
+            model.handle.stopped().await;
+            model
+        };
+        let site = Site::new(config, &handle.engine);
+        // What is loaded first stays, so what is left for the others is known then.
+        let (eager, lazy): (Vec<_>, Vec<_>) =
+            served(config)?.into_iter().partition(|one| one.model.load == LoadTime::Eager);
+        let (sender, mut late) = mpsc::channel(1);
         // One after the other: each load keeps every core busy, and holds file and weights in memory.
-        for served in served(config)? {
-            let model = install::load_and_warm(served, config, &handle.engine).await?;
-            workers.push(async move {
-                model.handle.stopped().await;
-                model
-            });
+        for served in eager.into_iter().chain(lazy) {
+            workers.extend(site.install(served, &sender).await?.map(watch));
         }
         ready.send_replace(true);
-        match workers.next().await {
-            Some(model) => Err(worker_ended(&model)),
-            // There is always a model.
-            None => std::future::pending().await,
+        loop {
+            tokio::select! {
+                Some(model) = workers.next(), if !workers.is_empty() => {
+                    return Err(worker_ended(&model));
+                }
+                // The sender is here, so the channel never ends.
+                Some(model) = late.recv() => workers.push(watch(model)),
+            }
         }
     };
     tokio::select! {

@@ -8,14 +8,19 @@
 //! formed, so they cost no forward pass. A row that makes the tower fail is found by halving, so its mates
 //! are still answered (`isolate`).
 
+mod budget;
 mod handle;
+mod health;
 mod isolate;
+mod loading;
 mod policy;
 mod queue;
+mod residency;
 mod shared;
 mod supervise;
 #[cfg(test)]
 mod tests;
+mod turnover;
 mod worker;
 
 use std::{
@@ -23,7 +28,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::{handle::Handle, supervise::Reload, worker::Worker};
+pub use self::{
+    budget::{MemoryBudget, Refused},
+    handle::Handle,
+    loading::{Keeping, LoadFailure, Loader, Parts},
+    residency::{Presence, TowerKind, TowerStatus, UnloadReason},
+    worker::Worker,
+};
 use crate::{
     config,
     embedding::Embedding,
@@ -80,6 +91,14 @@ pub enum BatchError {
     /// The deadline passed while the row waited.
     #[error("the deadline passed before the row was run")]
     Expired,
+    /// The row's tower is not in memory, and does not come in time.
+    #[error("{why}")]
+    NotLoaded {
+        /// Whether it is on its way, or why it cannot be loaded.
+        why: Arc<str>,
+        /// When it should be there, or be tried again.
+        retry_after: Duration,
+    },
     /// The server is draining.
     #[error("the server is shutting down")]
     Closed,
@@ -152,8 +171,8 @@ pub fn pair(
     config: &config::Batch,
     metrics: Arc<Metrics>,
 ) -> (Handle, Worker) {
-    let shared = Arc::new(shared::Shared::new(model, config, metrics));
-    (Handle::new(Arc::clone(&shared)), Worker::new(shared, towers))
+    let shared = Arc::new(shared::Shared::new(model, None, config, metrics));
+    (Handle::new(Arc::clone(&shared)), Worker::new(shared, towers.into()))
 }
 
 /// Starts the worker thread of one model on one device.
@@ -171,20 +190,30 @@ pub fn spawn(
     Ok(handle)
 }
 
-/// The same, with a worker that is replaced when it breaks, at most `config.max_restarts` times an hour.
+/// The same, with towers that come and go, and a worker that is replaced when it breaks, at most `config.max_restarts`
+/// times an hour.
+///
+/// * `towers`: what is loaded already, which may be nothing
 ///
 /// # Errors
 /// Fails if the thread cannot be started.
 pub fn spawn_supervised(
     model: &str,
-    towers: Towers,
-    reload: Reload,
+    (towers, keeping): (Parts, Keeping),
     config: &config::Batch,
     metrics: Arc<Metrics>,
 ) -> std::io::Result<Handle> {
-    let shared = Arc::new(shared::Shared::new(model, config, metrics));
+    let (budget, may_yield) = (Arc::clone(&keeping.budget), keeping.may_yield);
+    let shared = Arc::new(shared::Shared::new(model, Some(keeping), config, metrics));
+    if towers.lanes().contains(&true) {
+        shared.has_arrived(towers.came_bytes());
+    }
+    budget.count(towers.bytes.iter().sum(), !may_yield);
+    if may_yield {
+        budget.join(Arc::downgrade(&shared));
+    }
     let handle = Handle::new(Arc::clone(&shared));
-    let supervisor = supervise::Supervisor { shared, reload, max_restarts: config.max_restarts };
+    let supervisor = supervise::Supervisor { shared, max_restarts: config.max_restarts };
     let thread = std::thread::Builder::new().name(format!("tower-{model}"));
     thread.spawn(move || supervisor.run(towers))?;
     Ok(handle)

@@ -19,7 +19,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::{
     choices::{
-        Agreement, CpuFeatures, DType, DecodeIsolation, Device, LogFormat, MatchingToken,
+        Agreement, CpuFeatures, DType, DecodeIsolation, Device, LoadTime, LogFormat, MatchingToken,
         MatmulPrecision, TextNormalization,
     },
     lists::{Host, List, Network, WebOrigin},
@@ -72,8 +72,8 @@ section! {
         unix: Option<PathBuf> = None, File "PATH", flag "listen-unix";
         /// Who may connect to it, as file permissions: its owner only, unless asked for otherwise.
         unix_mode: u32 = 0o600, Octal "MODE";
-        /// Address and port of a listener that has the metrics and the health checks and nothing else, in
-        /// plain HTTP and without keys; the HTTP listener then has no metrics. None by default.
+        /// Address and port of a listener that has the metrics, the health checks and the models' towers and nothing
+        /// else, in plain HTTP and without keys; the HTTP listener then has no metrics. None by default.
         admin: Option<SocketAddr> = None, Address "ADDR:PORT", flag "admin-listen";
         /// An origin whose pages may call the HTTP listener from a browser (CORS); `*` for all. May be
         /// repeated. None by default.
@@ -130,7 +130,7 @@ section! {
         /// `demo` for the embedded checkpoint, a folder in Hugging Face layout, or a hub id such as
         /// `google/siglip-base-patch16-224`. May be repeated: the first model answers requests that name
         /// none. In full `NAME=SOURCE@REVISION,SETTING=VALUE`, all but the source optional, with the
-        /// settings `device`, `dtype` and `threads`.
+        /// settings `device`, `dtype`, `threads`, `load` and `idle`.
         source: String = "demo".to_owned(), Models "DIR|HUB_ID", flag "model";
         /// The name that requests use, of a single model; by default the source's last path component.
         name: Option<String> = None, Text "NAME";
@@ -142,6 +142,15 @@ section! {
         device: Device = Device::default(), Choice "cpu|cuda[:N]|metal", flag "device";
         /// The type of weights and activations; norms, softmax and scores stay f32. `int8` is for the CPU.
         dtype: DType = DType::default(), Choice "f32|f16|bf16|int8", flag "dtype";
+        /// When the towers are loaded: `eager` before the server is ready, `lazy` when the first request needs them. A
+        /// lazy model from the hub that is not in the cache is downloaded then, too.
+        load: LoadTime = LoadTime::default(), Choice "eager|lazy";
+        /// How long a tower has no row before it is unloaded; the next request loads it again. The vision tower and the
+        /// text tower go by themselves. `0s` keeps them.
+        idle: Duration = Duration::ZERO, Time "DURATION";
+        /// Maximum number of bytes of the weights of all loaded towers; 0 is no bound. Where a load needs room, the
+        /// tower without rows that was used least recently goes, of those of models that are lazy or have an `idle`.
+        max_resident_bytes: u64 = 0, SizeOrZero "SIZE", flag "max-resident-bytes";
         /// Minimum cosine between embeddings in another type than f32 and the same in f32, on a few images
         /// and texts at load; a model below it does not start. By default 0.999 for `f16` and `bf16`, and 0.99
         /// for `int8`. 0 measures nothing, which saves the time of loading the model in f32.

@@ -144,6 +144,19 @@ impl Hub {
         }
     }
 
+    /// A checkpoint's folder as far as the cache has it, without asking the hub whether there is a newer one; none where
+    /// the cache lacks a part of it.
+    #[must_use]
+    pub fn cached(&self, id: &RepoId, revision: Option<&str>) -> Option<Snapshot> {
+        let revision = revision.unwrap_or(DEFAULT_REVISION);
+        if !cache::is_revision(revision) {
+            return None;
+        }
+        let repo = self.repo(id);
+        let commit = repo.commit_of(revision)?;
+        repo.check_usable(&commit).ok().map(|()| repo.snapshot(&commit))
+    }
+
     fn repo(&self, id: &RepoId) -> Repo {
         Repo::new(&self.settings.cache, id).with_symlinks(self.settings.symlinks)
     }

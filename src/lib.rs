@@ -13,8 +13,9 @@
 //! | 3 | [`batch`], [`model`] |
 //! | 2 | [`preprocess`], [`tokenize`], [`fetch`], [`auth`], [`hub`], [`cache`], [`cpu_pool`], [`decoder`] |
 //! | 1 | [`telemetry`], [`embedding`], [`tls`], [`checkpoint`] |
-//! | 0 | [`config`], [`error`], [`build_info`], [`small_file`] |
+//! | 0 | [`allocator`], [`config`], [`error`], [`build_info`], [`small_file`] |
 
+pub mod allocator;
 pub mod app;
 pub mod auth;
 pub mod batch;

@@ -25,7 +25,7 @@ mod weights;
 
 use std::sync::Arc;
 
-pub use load::{ResidentModel, load_resident};
+pub use load::{Described, PartLoaded, ResidentModel, describe, load_part, load_resident};
 pub use nn::{Stage, Stages};
 pub use pass::Pass;
 pub use reader::{BeginRow, CaptionMemory, MatchRow, MemorySlot, ReaderRow, StepRow};
@@ -263,6 +263,27 @@ pub struct Instructions {
     pub why: String,
 }
 
+/// Which towers of a model are to be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Every tower.
+    All,
+    /// The vision tower.
+    Vision,
+    /// The text tower and the reader, as far as the model has them.
+    Text,
+}
+
+impl Part {
+    fn has_vision(self) -> bool {
+        self != Self::Text
+    }
+
+    fn has_text(self) -> bool {
+        self != Self::Vision
+    }
+}
+
 /// A loaded checkpoint, ready to be handed to a worker.
 pub struct Loaded {
     /// Embeds pictures.
@@ -279,6 +300,8 @@ pub struct Loaded {
     pub image: ImageSpec,
     /// What the checkpoint says of itself.
     pub card: ModelCard,
+    /// Bytes of the weights of the vision tower, and of the text tower and the reader together.
+    pub tower_bytes: [u64; 2],
 }
 
 /// Why a checkpoint could not be loaded.

@@ -1,11 +1,16 @@
 //! The served models by name, and whether they are ready.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use indexmap::IndexMap;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -30,9 +35,17 @@ pub struct Model {
     pub writer: Option<Writer>,
     /// Where rows are submitted.
     pub handle: batch::Handle,
+    /// What the checkpoint says of itself since its towers were loaded, where they were not when it was installed.
+    pub measured: OnceLock<ModelCard>,
 }
 
 impl Model {
+    /// What the checkpoint says of itself, with what is measured at load where the model was loaded.
+    #[must_use]
+    pub fn measured_card(&self) -> &ModelCard {
+        self.measured.get().unwrap_or(&self.card)
+    }
+
     /// Tells its embeddings from those of every other model in the process.
     #[must_use]
     pub fn identity(&self) -> String {
@@ -45,6 +58,35 @@ impl Model {
 struct Slot {
     model: OnceLock<Arc<Model>>,
     warm: AtomicBool,
+    /// Set for a model whose files are fetched when the first request asks for it.
+    absent: OnceLock<Absent>,
+}
+
+/// A model whose files are not on this machine.
+#[derive(Default)]
+struct Absent {
+    /// Notified by the requests that ask for it.
+    asked: Notify,
+    /// Why the last attempt to fetch it failed.
+    failure: Mutex<Option<String>>,
+}
+
+/// When to ask again for a model that is being fetched: downloads take minutes rather than seconds.
+const FETCH_RETRY: Duration = Duration::from_secs(10);
+
+impl Slot {
+    /// Why a request for it cannot be taken, which also has its files fetched where they are not there.
+    fn not_ready(&self) -> Error {
+        let Some(absent) = self.absent.get() else {
+            return Error::new(Code::NotReady, "the model is still loading");
+        };
+        absent.asked.notify_one();
+        let message = match absent.failure.lock().clone() {
+            Some(why) => format!("the model could not be fetched, and is tried again: {why}"),
+            None => "the model is being fetched; retry later".to_owned(),
+        };
+        Error::new(Code::NotReady, message).with_retry_after(FETCH_RETRY)
+    }
 }
 
 /// Why the server does not want traffic now.
@@ -60,6 +102,8 @@ pub enum Readiness {
     WorkerRestarting(String),
     /// The worker of the model named died.
     WorkerFailed(String),
+    /// The model named cannot be loaded before an operator acts.
+    LoadFailed(String),
 }
 
 /// The served models, in the order of the configuration; the first is the default.
@@ -97,7 +141,44 @@ impl Registry {
         }
     }
 
-    /// Notes that both towers of a model ran.
+    /// Notes that a model's files are fetched when the first request asks for it. It counts as ready until then.
+    pub fn defer(&self, name: &str) {
+        if let Some(slot) = self.slots.get(name) {
+            slot.absent.get_or_init(Absent::default);
+        }
+    }
+
+    /// Resolves once a request has asked for a model that was deferred.
+    pub async fn asked(&self, name: &str) {
+        match self.slots.get(name).and_then(|slot| slot.absent.get()) {
+            Some(absent) => absent.asked.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Asks for a model that was deferred. Nothing happens if it is there, or being fetched.
+    pub fn ask(&self, name: &str) {
+        if let Some(absent) = self.slots.get(name).and_then(|slot| slot.absent.get()) {
+            absent.asked.notify_one();
+        }
+    }
+
+    /// Notes why a model that was deferred could not be fetched, or that it is tried once more.
+    pub fn note_fetch(&self, name: &str, failure: Option<String>) {
+        if let Some(absent) = self.slots.get(name).and_then(|slot| slot.absent.get()) {
+            *absent.failure.lock() = failure;
+        }
+    }
+
+    /// The names of the models that are deferred and not there yet, each with why it could not be fetched.
+    pub fn deferred(&self) -> impl Iterator<Item = (&str, Option<String>)> {
+        let absent = self.slots.iter().filter(|(_, slot)| slot.model.get().is_none());
+        absent.filter_map(|(name, slot)| {
+            Some((name.as_str(), slot.absent.get()?.failure.lock().clone()))
+        })
+    }
+
+    /// Notes that both towers of a model ran, or that they are loaded when they are needed.
     pub fn mark_warm(&self, name: &str) {
         if let Some(slot) = self.slots.get(name) {
             slot.warm.store(true, Ordering::Release);
@@ -155,7 +236,7 @@ impl Registry {
         };
         let slot = slot.ok_or_else(|| self.unknown(name))?;
         if !slot.warm.load(Ordering::Acquire) {
-            return Err(Error::new(Code::NotReady, "the model is still loading"));
+            return Err(slot.not_ready());
         }
         slot.model.get().ok_or_else(|| Error::new(Code::NotReady, "the model is still loading"))
     }
@@ -177,7 +258,12 @@ impl Registry {
             return Readiness::ShuttingDown;
         }
         for (name, slot) in &self.slots {
-            let Some(model) = slot.model.get() else { return Readiness::Starting };
+            let Some(model) = slot.model.get() else {
+                if slot.absent.get().is_some() {
+                    continue;
+                }
+                return Readiness::Starting;
+            };
             match model.handle.state() {
                 WorkerState::Running => {}
                 WorkerState::Draining | WorkerState::Stopped => return Readiness::ShuttingDown,
@@ -186,6 +272,9 @@ impl Registry {
             }
             if !slot.warm.load(Ordering::Acquire) {
                 return Readiness::Starting;
+            }
+            if model.handle.failed_for_good().is_some() {
+                return Readiness::LoadFailed(name.clone());
             }
         }
         Readiness::Ready

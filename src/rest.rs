@@ -4,6 +4,7 @@
 //! `routes!`, which takes its path and its OpenAPI description from the same attribute, so a route cannot
 //! exist undocumented.
 
+mod admin;
 mod arrays;
 mod body;
 mod bulk;
@@ -210,12 +211,13 @@ pub fn router(state: AppState) -> Router {
     finished(Router::from(api).merge(pages()), streams().into(), state)
 }
 
-/// The metrics and the probes alone, for a listener that is not reachable from everywhere: no key is
+/// The metrics, the probes and the models' towers, for a listener that is not reachable from everywhere: no key is
 /// asked for.
 pub fn admin_router(engine: Arc<Engine>, hosts: Hosts) -> Router {
     let health = OpenApiRouter::new().routes(routes!(health::live)).routes(routes!(health::ready));
     let access = Access { hosts, is_admin: true, ..Access::default() };
-    finished(metrics().merge(health).into(), Router::new(), AppState::with_access(engine, access))
+    let routes = Router::from(metrics().merge(health)).merge(admin::routes());
+    finished(routes, Router::new(), AppState::with_access(engine, access))
 }
 
 /// The documented route of the metrics, which may stand on a listener of its own.
@@ -277,7 +279,7 @@ fn finished(bounded: Router<AppState>, streams: Router<AppState>, state: AppStat
 
 async fn no_route(State(state): State<AppState>, uri: Uri) -> Failure {
     if state.0.access.is_admin {
-        let message = "this listener has /metrics, /health/live and /health/ready alone; all else is on the HTTP listener";
+        let message = "this listener has /metrics, /health/live, /health/ready and /admin/models alone; all else is on the HTTP listener";
         return Failure(Error::new(Code::NotFound, message));
     }
     let hint = match paths::near(uri.path()) {

@@ -145,6 +145,15 @@ BATCHING = [
          "Number of replicas with each model. Two revisions of one model are a rolling upgrade, or a fault."),
         ("Bytes of weights", "timeseries", "bytes", 12,
          [(f"max by (model) (siglip_device_memory_bytes{{{MODEL}}})", "{{model}}")], ""),
+        ("Towers in memory", "timeseries", "none", 8,
+         [(f"sum by (model, tower) (siglip_towers_loaded{{{MODEL}}})", "{{model}} {{tower}}")],
+         "Number of replicas that have the tower in memory."),
+        ("Loads and unloads", "timeseries", "none", 8,
+         [(f"sum by (model, result) (increase(siglip_model_loads_total{{{MODEL}}}[$__rate_interval]))", "{{model}} load {{result}}"),
+          (f"sum by (model, reason) (increase(siglip_tower_unloads_total{{{MODEL}}}[$__rate_interval]))", "{{model}} unload {{reason}}")],
+         "Of towers that come and go. Many of them mean that --max-resident-bytes is too low or `idle` too short."),
+        ("Time of a load", "timeseries", "s", 8,
+         [(mean("siglip_model_load_duration_seconds", "model", MODEL), "{{model}}")], "Mean. Requests wait that long."),
     ]),
 ]
 

@@ -12,7 +12,7 @@ use std::sync::{
 };
 
 use crate::{
-    batch::Towers,
+    batch::Parts,
     config::load::FAILPOINT_ENV,
     embedding::Embedding,
     model::{Tap, Tower, TowerError},
@@ -98,17 +98,15 @@ impl Failpoint {
     }
 
     /// Towers that go wrong now and then.
-    pub(super) fn arm(self: &Arc<Self>, towers: Towers) -> Towers {
-        Towers {
-            vision: Box::new(Faulty {
-                tower: towers.vision,
-                point: Arc::clone(self),
-                broken: false,
+    pub(super) fn arm(self: &Arc<Self>, towers: Parts) -> Parts {
+        Parts {
+            vision: towers.vision.map(|tower| {
+                Box::new(Faulty { tower, point: Arc::clone(self), broken: false }) as Box<_>
             }),
             text: towers.text.map(|tower| {
                 Box::new(Faulty { tower, point: Arc::clone(self), broken: false }) as Box<_>
             }),
-            reader: towers.reader,
+            ..towers
         }
     }
 }

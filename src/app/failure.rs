@@ -5,7 +5,8 @@ use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 use tokio::task::JoinError;
 
 use crate::{
-    auth::KeyFileError, error::Error, fetch, hub::HubError, model::LoadError, tls::IdentityError,
+    auth::KeyFileError, batch::Refused, error::Error, fetch, hub::HubError, model::LoadError,
+    tls::IdentityError,
 };
 
 /// What to do where a port is taken.
@@ -86,6 +87,14 @@ pub enum AppError {
         model: String,
         /// Names the file, and the key or tensor at fault.
         source: LoadError,
+    },
+    /// The model is too large for the bound on resident weights.
+    #[error("the model `{model}` does not fit within --max-resident-bytes")]
+    TooLarge {
+        /// The model's name.
+        model: String,
+        /// What it needs, and what is left for it.
+        source: Refused,
     },
     /// The model was loaded, but a tower fails.
     #[error("the model `{model}` failed its warm-up")]

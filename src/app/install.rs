@@ -1,144 +1,203 @@
-//! A checkpoint on disk to a model that answers.
+//! A checkpoint on disk to a model that answers, and its towers' coming and going.
 
-use std::{path::Path, sync::Arc, time::Instant};
+mod files;
+mod source;
 
-use parking_lot::Mutex;
-use tracing::info;
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
+use tokio::sync::mpsc;
+use tracing::{error, info};
+
+use self::source::Source;
 use super::AppError;
 use crate::{
-    batch::{self, Towers},
-    config::{self, Config, Served},
+    allocator,
+    batch::{self, Keeping, MemoryBudget, Parts},
+    config::{self, Config, LoadTime, Served},
     engine::Engine,
-    hub::{Hub, HubError, Progress, RepoId, Snapshot, Unreachable},
-    model::{self, Loaded, ModelCard},
+    model::{self, Described, Loaded, ModelCard},
     registry::Model,
     telemetry::Metrics,
 };
 
-/// Gets a checkpoint, loads it, hands its towers to a worker and runs both once.
-///
-/// * `config`: what holds for all models
-pub(super) async fn load_and_warm(
-    served: Served,
-    config: &Config,
-    engine: &Arc<Engine>,
-) -> Result<Arc<Model>, AppError> {
-    let begun = Instant::now();
-    let Served { name, model: options, .. } = served;
-    let (source, options) = locate(options).await?;
-    let again = options.clone();
-    // Reads files and converts weights: seconds for a large checkpoint, so not on an async thread.
-    let loaded = tokio::task::spawn_blocking(move || model::load(&options))
-        .await?
-        .map_err(|error| AppError::Load { model: source, source: error })?;
-
-    let Loaded { vision, text, reader, tokenizer, writer, image, card } = loaded;
-    let towers = Towers { vision, text, reader };
-    let arm = arming();
-    let towers = arm(towers);
-    let matmul_precision = card.matmul_precision.as_ref().map(|own| own.value);
-    let again = config::Model { matmul_precision, ..again };
-    let reload = reload(again, card.revision.clone(), arm);
-    let metrics = Arc::clone(engine.metrics());
-    let handle = batch::spawn_supervised(&name, towers, reload, &config.batch, metrics)
-        .map_err(AppError::Worker)?;
-    describe(engine.metrics(), &name, &card);
-    let model = Arc::new(Model { name, card, image, tokenizer, writer, handle });
-    engine.registry().install(Arc::clone(&model));
-
-    let failed = |error| AppError::WarmUp { model: model.name.clone(), source: Box::new(error) };
-    engine.warm_up(&model.name).await.map_err(failed)?;
-    info!(
-        model = model.name,
-        revision = model.card.revision,
-        device = %model.card.device,
-        dtype = %model.card.dtype,
-        seconds = begun.elapsed().as_secs_f64(),
-        "ready"
-    );
-    Ok(model)
+/// Where models are installed. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Site {
+    pub(super) batch: config::Batch,
+    pub(super) engine: Arc<Engine>,
+    /// The bound on the weights of all models.
+    pub(super) budget: Arc<MemoryBudget>,
 }
 
-/// What is done to towers before a worker gets them.
-type Arm = Box<dyn Fn(Towers) -> Towers + Send>;
+/// How long a model that could not be fetched is left alone, whoever asks for it.
+const FETCH_PAUSE: Duration = Duration::from_secs(10);
 
-/// Nothing, but in builds for tests where faults are ordered.
-fn arming() -> Arm {
-    #[cfg(debug_assertions)]
-    if let Some(points) = super::failpoint::Failpoint::from_env() {
-        return Box::new(move |towers| {
-            points.iter().fold(towers, |towers, point| point.arm(towers))
-        });
-    }
-    Box::new(|towers| towers)
-}
-
-/// Loads the towers once more, for a worker that broke. How near they are to f32 is known by then: the files are
-/// the same.
-fn reload(source: config::Model, revision: String, arm: Arm) -> batch::Reload {
-    let unchecked = Some(config::Agreement::UNCHECKED);
-    let source = config::Model { min_agreement: unchecked, ..source };
-    Box::new(move || {
-        let Loaded { vision, text, reader, card, .. } = model::load(&source)?;
-        if card.revision != revision {
-            // Vectors of both would lie in one cache, and in one database, under one name.
-            return Err("the checkpoint has changed since the server started".into());
+impl Site {
+    pub(super) fn new(config: &Config, engine: &Arc<Engine>) -> Self {
+        let max = Some(config.model.max_resident_bytes).filter(|&max| max > 0);
+        Self {
+            batch: config.batch.clone(),
+            engine: Arc::clone(engine),
+            budget: Arc::new(MemoryBudget::new(max)),
         }
-        Ok(arm(Towers { vision, text, reader }))
-    })
+    }
+
+    /// Makes a model answer. One whose files are fetched when it is asked for is sent to `late` then.
+    pub(super) async fn install(
+        &self,
+        served: Served,
+        late: &mpsc::Sender<Arc<Model>>,
+    ) -> Result<Option<Arc<Model>>, AppError> {
+        if served.model.load == LoadTime::Eager {
+            return self.load_and_warm(served).await.map(Some);
+        }
+        match files::on_this_machine(&served.model)? {
+            Some(options) => self.describe(served, options).await.map(Some),
+            None => {
+                self.engine.registry().defer(&served.name);
+                info!(model = served.name, "fetched when it is asked for");
+                tokio::spawn(self.clone().fetch_when_asked(served, late.clone()));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Gets a checkpoint, loads it, hands its towers to a worker and runs both once.
+    pub(super) async fn load_and_warm(&self, served: Served) -> Result<Arc<Model>, AppError> {
+        let begun = Instant::now();
+        let Served { name, model: options, .. } = served;
+        let (source, options) = files::locate(options).await?;
+        let again = options.clone();
+        // Reads files and converts weights: seconds for a large checkpoint, so not on an async thread.
+        let loaded = tokio::task::spawn_blocking(move || model::load(&options))
+            .await?
+            .map_err(|error| AppError::Load { model: source, source: error })?;
+
+        let Loaded { vision, text, reader, tokenizer, writer, image, card, tower_bytes } = loaded;
+        let parts = Parts { vision: Some(vision), text, reader, bytes: tower_bytes };
+        let too_large = |source| AppError::TooLarge { model: name.clone(), source };
+        self.budget.check(card.weight_bytes).map_err(too_large)?;
+        let source = Source::loaded(&name, again, &card, &self.engine);
+        let parts = source.arm(parts);
+        let has = [true, parts.text.is_some() || parts.reader.is_some()];
+        let keeping = self.keeping(source, has, tower_bytes);
+        let (tokens, measured) = (tokenizer, OnceLock::new());
+        let handle = self.spawn(&name, parts, keeping)?;
+        describe(self.engine.metrics(), &name, &card);
+        let model =
+            Arc::new(Model { name, card, image, tokenizer: tokens, writer, handle, measured });
+        self.engine.registry().install(Arc::clone(&model));
+
+        let failed =
+            |error| AppError::WarmUp { model: model.name.clone(), source: Box::new(error) };
+        self.engine.warm_up(&model.name).await.map_err(failed)?;
+        info!(
+            model = model.name,
+            revision = model.card.revision,
+            device = %model.card.device,
+            dtype = %model.card.dtype,
+            seconds = begun.elapsed().as_secs_f64(),
+            "ready"
+        );
+        Ok(model)
+    }
+
+    /// Installs a model without its towers.
+    ///
+    /// * `options`: name a folder
+    async fn describe(
+        &self,
+        served: Served,
+        options: config::Model,
+    ) -> Result<Arc<Model>, AppError> {
+        let Served { name, model: asked, .. } = served;
+        let again = options.clone();
+        let described = tokio::task::spawn_blocking(move || model::describe(&options))
+            .await?
+            .map_err(|error| AppError::Load { model: asked.source, source: error })?;
+        let Described { tokenizer, writer, image, card, reads_texts } = described;
+        let bytes = card.weight_bytes;
+        let too_large = |source| AppError::TooLarge { model: name.clone(), source };
+        self.budget.check(bytes).map_err(too_large)?;
+        let source = Source::described(&name, again, &card, &self.engine);
+        // The first load brings all, so it does not matter whose the bytes are.
+        let keeping = self.keeping(source, [true, reads_texts], [bytes, 0]);
+        let handle = self.spawn(&name, Parts::default(), keeping)?;
+        describe(self.engine.metrics(), &name, &card);
+        let measured = OnceLock::new();
+        let model = Arc::new(Model { name, card, image, tokenizer, writer, handle, measured });
+        self.engine.registry().install(Arc::clone(&model));
+        self.engine.registry().mark_warm(&model.name);
+        info!(
+            model = model.name,
+            revision = model.card.revision,
+            "its towers are loaded when they are needed"
+        );
+        Ok(model)
+    }
+
+    /// Fetches a model from the hub once a request has asked for it, and again after each failure.
+    async fn fetch_when_asked(self, served: Served, late: mpsc::Sender<Arc<Model>>) {
+        let registry = self.engine.registry();
+        loop {
+            tokio::select! {
+                () = registry.asked(&served.name) => {}
+                () = registry.closed() => return,
+            }
+            let fetched = tokio::select! {
+                fetched = self.fetch(served.clone()) => fetched,
+                () = registry.closed() => return,
+            };
+            match fetched {
+                Ok(model) => {
+                    // The receiver ends with the server.
+                    drop(late.send(model).await);
+                    return;
+                }
+                Err(failure) => {
+                    let cause = anyhow::Error::from(failure);
+                    error!(model = served.name, error = format!("{cause:#}"), "cannot be fetched");
+                    registry.note_fetch(&served.name, Some(cause.to_string()));
+                    tokio::select! {
+                        () = tokio::time::sleep(FETCH_PAUSE) => {}
+                        () = registry.closed() => return,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn fetch(&self, served: Served) -> Result<Arc<Model>, AppError> {
+        let (_, options) = files::locate(served.model.clone()).await?;
+        self.describe(served, options).await
+    }
+
+    fn keeping(&self, source: Source, towers: [bool; 2], expected_bytes: [u64; 2]) -> Keeping {
+        let options = source.options();
+        let idle = Some(options.idle).filter(|idle| !idle.is_zero());
+        let may_yield = options.load == LoadTime::Lazy || idle.is_some();
+        Keeping {
+            towers,
+            idle,
+            may_yield,
+            expected_bytes,
+            loader: source.loader(),
+            budget: Arc::clone(&self.budget),
+            give_back: allocator::give_back,
+        }
+    }
+
+    fn spawn(&self, name: &str, parts: Parts, keeping: Keeping) -> Result<batch::Handle, AppError> {
+        let metrics = Arc::clone(self.engine.metrics());
+        batch::spawn_supervised(name, (parts, keeping), &self.batch, metrics)
+            .map_err(AppError::Worker)
+    }
 }
 
 fn describe(metrics: &Metrics, name: &str, card: &ModelCard) {
     let (dtype, device) = (card.dtype.to_string(), card.device.to_string());
     metrics.model_info.with_label_values(&[name, &card.revision, &dtype, &device]).set(1);
-    let bytes = i64::try_from(card.weight_bytes).unwrap_or(i64::MAX);
-    metrics.device_memory.with_label_values(&[name]).set(bytes);
-}
-
-/// A model from the hub becomes a folder; what is in the binary or on the disk stays what it is. The source
-/// as it was asked for comes along, for messages.
-async fn locate(mut options: config::Model) -> Result<(String, config::Model), AppError> {
-    let source = options.source.clone();
-    // A folder that exists is meant, even if a model on the hub has the same name.
-    let id = RepoId::parse(&source).filter(|_| !Path::new(&source).is_dir());
-    let Some(id) = id else {
-        return match options.revision {
-            Some(revision) => Err(AppError::RevisionOfFolder { folder: source, revision }),
-            None => Ok((source, options)),
-        };
-    };
-    let revision = options.revision.take();
-    let snapshot = download(&id, revision.as_deref()).await;
-    let snapshot = snapshot.map_err(|error| failed(&source, error))?;
-    options.source = snapshot.folder.to_string_lossy().into_owned();
-    options.revision = Some(snapshot.commit);
-    Ok((source, options))
-}
-
-async fn download(id: &RepoId, revision: Option<&str>) -> Result<Snapshot, HubError> {
-    let progress = Reported::default();
-    Hub::from_env()?.snapshot(id, revision, Unreachable::UseCache, &progress).await
-}
-
-fn failed(model: &str, error: HubError) -> AppError {
-    AppError::Hub { model: model.to_owned(), source: Box::new(error) }
-}
-
-/// Tells the log of a download, a line for each tenth of a large file.
-#[derive(Default)]
-struct Reported(Mutex<(String, u64)>);
-
-impl Progress for Reported {
-    fn at(&self, file: &str, done: u64, total: u64) {
-        let tenth = (done * 10).checked_div(total).unwrap_or(10);
-        let last = &mut *self.0.lock();
-        if (last.0.as_str(), last.1) == (file, tenth) {
-            return;
-        }
-        *last = (file.to_owned(), tenth);
-        if total >= 10 << 20 || tenth == 10 {
-            info!(file, percent = tenth * 10, bytes = total, "downloading");
-        }
-    }
 }

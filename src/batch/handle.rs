@@ -10,14 +10,15 @@ use tokio::sync::oneshot;
 use super::{
     Answer, BatchError, Share, Submit, WorkerState,
     queue::{Entry, Queue, TextRow},
-    shared::{Queues, Shared},
+    residency::{TowerKind, TowerStatus},
+    shared::{IMAGE, Queues, Shared, TEXT},
 };
 use crate::{model::ReaderRow, preprocess::Pixels, tokenize::Tokens};
 
 /// Submits rows to a model's worker. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Handle {
@@ -42,7 +43,7 @@ impl Handle {
         row: (Pixels, Share),
         how: Submit,
     ) -> Result<Answer, BatchError> {
-        self.submit(|queues| (&mut queues.image, queues.text.served), row, how).await
+        self.submit((IMAGE, Queues::images), row, how).await
     }
 
     /// Embeds one text. Dropping the future withdraws the row.
@@ -62,12 +63,12 @@ impl Handle {
     }
 
     async fn text(&self, row: TextRow, how: Submit) -> Result<Answer, BatchError> {
-        self.submit(|queues| (&mut queues.text, queues.image.served), (row, None), how).await
+        self.submit((TEXT, Queues::texts), (row, None), how).await
     }
 
     async fn submit<I>(
         &self,
-        pick: impl FnOnce(&mut Queues) -> (&mut Queue<I>, Duration),
+        (lane, pick): (usize, impl FnOnce(&mut Queues) -> (&mut Queue<I>, Duration)),
         (input, share): (I, Share),
         how: Submit,
     ) -> Result<Answer, BatchError> {
@@ -81,7 +82,9 @@ impl Handle {
             span: tracing::Span::current(),
             share,
         };
-        self.shared.enqueue(pick, entry, how.priority)?;
+        if !self.shared.enqueue(lane, pick, entry, how.priority)? {
+            return self.shared.answer_after_load(answer, lane, how.deadline).await;
+        }
         // A reply that is dropped unanswered can only mean that the worker is gone.
         answer.await.unwrap_or(Err(BatchError::WorkerGone))
     }
@@ -90,6 +93,32 @@ impl Handle {
     #[must_use]
     pub fn state(&self) -> WorkerState {
         *self.shared.state.borrow()
+    }
+
+    /// What is known of the model's towers.
+    #[must_use]
+    pub fn towers(&self) -> Vec<TowerStatus> {
+        self.shared.towers()
+    }
+
+    /// Why no tower can be loaded before an operator acts, where that is so.
+    #[must_use]
+    pub fn failed_for_good(&self) -> Option<String> {
+        self.shared.failed_for_good()
+    }
+
+    /// Loads a tower unless it is there, and waits for it.
+    ///
+    /// # Errors
+    /// [`BatchError::NotLoaded`] with the reason, [`BatchError::Closed`] or [`BatchError::WorkerGone`].
+    pub async fn load(&self, tower: TowerKind) -> Result<(), BatchError> {
+        self.shared.bring(tower).await
+    }
+
+    /// Unloads a tower and waits until its memory is free; `false` if it stays, because it has rows or is being loaded,
+    /// or because this worker cannot load it again.
+    pub async fn unload(&self, tower: TowerKind) -> bool {
+        self.shared.send_away(tower).await
     }
 
     /// How long a queue that is full now needs to make room: the `Retry-After` of the engine's own
@@ -106,9 +135,10 @@ impl Handle {
 
     /// Stops taking rows. What was accepted is still answered; [`Handle::stopped`] tells when.
     pub fn close(&self) {
-        self.shared.queues.lock().closed = true;
+        self.shared.queues.lock().close();
         self.shared.set_state(WorkerState::Draining);
         self.shared.wake.notify_all();
+        self.shared.changes.send_modify(|count| *count += 1);
     }
 
     /// Resolves once the worker has ended, by draining or by failure.

@@ -5,14 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 use tokio::sync::watch;
 
 use super::{
     Priority, WorkerState,
+    loading::{Keeping, Parts},
     policy::{self, level},
     queue::{Entry, Obsolete, Queue, TextRow},
+    residency::{Order, Place},
 };
 use crate::{config, preprocess::Pixels, telemetry::Metrics};
 
@@ -30,13 +32,25 @@ pub(super) struct Queues {
     pub(super) image: Queue<Pixels>,
     pub(super) text: Queue<TextRow>,
     pub(super) closed: bool,
+    /// Of each lane's tower.
+    pub(super) places: [Place; 2],
+    /// Towers that were loaded and wait for the worker to take them in.
+    pub(super) arrived: Vec<Parts>,
+    /// Whether the model was ever loaded.
+    pub(super) was_loaded: bool,
 }
 
-/// A batch that the worker has taken.
+/// What the worker does next.
 #[derive(Debug)]
 pub(super) enum Job {
     Image(Vec<Entry<Pixels>>),
     Text(Vec<Entry<TextRow>>),
+    /// Takes towers in.
+    Arrived(Parts),
+    /// Lets the tower of a lane go.
+    Leave(usize, Order),
+    /// Begins to load towers.
+    Load([bool; 2]),
 }
 
 /// One tower's series.
@@ -59,13 +73,22 @@ pub(super) struct Shared {
     pub(super) wake: Condvar,
     pub(super) state: watch::Sender<WorkerState>,
     pub(super) lanes: [LaneMetrics; 2],
+    /// How the towers come and go; none for towers that always stay.
+    pub(super) keeping: Option<Keeping>,
+    /// Counts what happened to the towers.
+    pub(super) changes: watch::Sender<u64>,
     max_wait: Duration,
-    model: String,
-    metrics: Arc<Metrics>,
+    pub(super) model: String,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Shared {
-    pub(super) fn new(model: &str, config: &config::Batch, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        model: &str,
+        keeping: Option<Keeping>,
+        config: &config::Batch,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         metrics.touch_model(model);
         let lanes = [("image", &metrics.images), ("text", &metrics.texts)];
         let lanes = lanes.map(|(tower, embedded)| LaneMetrics {
@@ -81,14 +104,24 @@ impl Shared {
                 image: Queue::new(config.max_image_rows, config.max_queue_rows),
                 text: Queue::new(config.max_text_rows, config.max_queue_rows),
                 closed: false,
+                places: [Place::new(), Place::new()],
+                arrived: Vec::new(),
+                was_loaded: keeping.is_none(),
             }),
             wake: Condvar::new(),
             state: watch::Sender::new(WorkerState::Running),
             lanes,
+            keeping,
+            changes: watch::Sender::new(0),
             max_wait: config.max_wait,
             model: model.to_owned(),
             metrics,
         };
+        if let Some(keeping) = &shared.keeping {
+            let mut queues = shared.queues.lock();
+            queues.arrange(keeping);
+            shared.show_towers(&queues);
+        }
         shared.set_state(WorkerState::Running);
         shared
     }
@@ -132,7 +165,12 @@ impl Shared {
 
     /// How long the rows that wait need, at the rate of late.
     pub(super) fn drain_estimate(queues: &Queues) -> Duration {
-        (queues.image.drain_time() + queues.text.drain_time()).clamp(RETRY_AFTER.0, RETRY_AFTER.1)
+        Self::bounded(queues.image.drain_time() + queues.text.drain_time())
+    }
+
+    /// A time as a `Retry-After`.
+    pub(super) fn bounded(time: Duration) -> Duration {
+        time.clamp(RETRY_AFTER.0, RETRY_AFTER.1)
     }
 
     /// Writes the queue gauges; called when a queue changes, and before a scrape, since ages grow alone.
@@ -148,19 +186,27 @@ impl Shared {
         }
     }
 
-    /// Adds a row to a queue and wakes the worker.
+    /// Adds a row to a lane's queue and wakes the worker.
+    ///
+    /// * returns whether the lane's tower is there
     pub(super) fn enqueue<I>(
         &self,
+        lane: usize,
         pick: impl FnOnce(&mut Queues) -> (&mut Queue<I>, Duration),
         entry: Entry<I>,
         priority: Priority,
-    ) -> Result<(), super::BatchError> {
+    ) -> Result<bool, super::BatchError> {
         let mut queues = self.queues.lock();
         if self.state.borrow().is_over() {
             return Err(super::BatchError::WorkerGone);
         }
         if queues.closed {
             return Err(super::BatchError::Closed);
+        }
+        let is_loaded = queues.places[lane].is_loaded();
+        if !is_loaded && let Some(refusal) = queues.places[lane].refusal(lane, entry.deadline) {
+            self.wake.notify_one();
+            return Err(refusal);
         }
         let (queue, other_served) = pick(&mut queues);
         let mut dropped = Vec::new();
@@ -180,7 +226,7 @@ impl Shared {
         drop(queues);
         self.wake.notify_one();
         self.answer_dropped(dropped);
-        Ok(())
+        Ok(is_loaded)
     }
 
     /// Waits until there is a batch to run, and takes it; none once closed and drained.
@@ -189,13 +235,15 @@ impl Shared {
         loop {
             let now = Instant::now();
             self.remove_obsolete(&mut queues, now);
-            let lanes = [queues.image.lane(), queues.text.lane()];
-            let Some(next) = policy::next_lane(&lanes) else {
+            if let Some(job) = self.turn_over(&mut queues, now) {
+                return Some(job);
+            }
+            let Some(next) = policy::next_lane(&queues.lanes()) else {
                 self.show(&queues);
-                if queues.closed {
+                if queues.closed && queues.image.len() + queues.text.len() == 0 {
                     return None;
                 }
-                self.wake.wait(&mut queues);
+                self.rest(&mut queues);
                 continue;
             };
             if let Some(until) = self.fills_until(&queues, next).filter(|&until| until > now) {
@@ -208,15 +256,27 @@ impl Shared {
         }
     }
 
+    /// Waits for a row, or until a tower has been idle for too long.
+    fn rest(&self, queues: &mut MutexGuard<'_, Queues>) {
+        let Some(keeping) = &self.keeping else { return self.wake.wait(queues) };
+        // A load may wait for a tower that has no rows, which is the case now.
+        keeping.budget.nudge();
+        match self.wakes_at(queues) {
+            Some(at) => drop(self.wake.wait_until(queues, at)),
+            None => self.wake.wait(queues),
+        }
+    }
+
     /// Takes a batch that could not be fuller if one waits, and nothing of the other tower does: one to begin while
     /// the device is at another. Whatever else waits is better off with the choice that is made when that one has
     /// ended: more rows may share a pass, and the towers take turns.
     pub(super) fn next_full_job(&self) -> Option<Job> {
         let mut queues = self.queues.lock();
         self.remove_obsolete(&mut queues, Instant::now());
+        let [has_image, has_text] = [IMAGE, TEXT].map(|lane| queues.places[lane].is_loaded());
         let lane = match (queues.image.len(), queues.text.len()) {
-            (1.., 0) if queues.image.has_full_batch() => IMAGE,
-            (0, 1..) if queues.text.has_full_batch() => TEXT,
+            (1.., 0) if has_image && queues.image.has_full_batch() => IMAGE,
+            (0, 1..) if has_text && queues.text.has_full_batch() => TEXT,
             _ => return None,
         };
         let job = queues.take(lane);
@@ -224,7 +284,7 @@ impl Shared {
         Some(job)
     }
 
-    fn remove_obsolete(&self, queues: &mut Queues, now: Instant) {
+    pub(super) fn remove_obsolete(&self, queues: &mut Queues, now: Instant) {
         let (mut images, mut texts) = (Vec::new(), Vec::new());
         queues.image.remove_obsolete(now, &mut images);
         queues.text.remove_obsolete(now, &mut texts);
@@ -256,20 +316,51 @@ impl Shared {
     pub(super) fn fail(&self) {
         self.set_state(WorkerState::Failed);
         let mut queues = self.queues.lock();
-        queues.closed = true;
-        for entry in queues.image.take_all() {
-            drop(entry.reply.send(Err(super::BatchError::WorkerGone)));
-        }
-        for entry in queues.text.take_all() {
-            drop(entry.reply.send(Err(super::BatchError::WorkerGone)));
+        queues.close();
+        for lane in [IMAGE, TEXT] {
+            queues.answer_all(lane, &super::BatchError::WorkerGone);
         }
         self.show(&queues);
+        self.changes.send_modify(|count| *count += 1);
     }
 }
 
 impl Queues {
+    /// The queue of images, and the device time that texts have had.
+    pub(super) fn images(&mut self) -> (&mut Queue<Pixels>, Duration) {
+        (&mut self.image, self.text.served)
+    }
+
+    /// The queue of texts, and the device time that images have had.
+    pub(super) fn texts(&mut self) -> (&mut Queue<TextRow>, Duration) {
+        (&mut self.text, self.image.served)
+    }
+
+    /// What waits for towers that are there.
+    fn lanes(&self) -> [policy::Lane; 2] {
+        let lanes = [self.image.lane(), self.text.lane()];
+        [IMAGE, TEXT].map(|lane| match self.places[lane].is_loaded() {
+            true => lanes[lane],
+            false => policy::Lane { served: lanes[lane].served, ..policy::Lane::default() },
+        })
+    }
+
+    /// Answers every row of a lane with an error.
+    pub(super) fn answer_all(&mut self, lane: usize, error: &super::BatchError) {
+        if lane == IMAGE {
+            for entry in self.image.take_all() {
+                drop(entry.reply.send(Err(error.clone())));
+            }
+        } else {
+            for entry in self.text.take_all() {
+                drop(entry.reply.send(Err(error.clone())));
+            }
+        }
+    }
+
     /// Takes the next batch of a lane, and counts the bulk rows that it passes over.
     fn take(&mut self, lane: usize) -> Job {
+        self.places[lane].touch(Instant::now());
         if lane == IMAGE {
             self.text.pass_over();
             Job::Image(self.image.take_batch())

@@ -15,15 +15,13 @@ use std::{
 use tracing::{error, info};
 
 use super::{
-    Towers, WorkerState,
+    WorkerState,
+    health::Memory,
     isolate::panic_message,
+    loading::{LoadFailure, Parts},
     shared::Shared,
-    worker::{Ended, FailUnlessStopped, Memory, Worker},
+    worker::{Ended, FailUnlessStopped, Worker},
 };
-
-/// Makes the towers of a model anew.
-pub type Reload =
-    Box<dyn FnMut() -> Result<Towers, Box<dyn std::error::Error + Send + Sync>> + Send>;
 
 /// The time in which `batch.max_restarts` counts. A device that fails more often than that is broken.
 const WINDOW: Duration = Duration::from_secs(3600);
@@ -33,13 +31,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Runs a worker, and the next one in its place when it ends early.
 pub(super) struct Supervisor {
     pub(super) shared: Arc<Shared>,
-    pub(super) reload: Reload,
     pub(super) max_restarts: usize,
 }
 
 impl Supervisor {
     /// Returns once the queues are closed and drained, or once too many workers have ended early.
-    pub(super) fn run(mut self, towers: Towers) {
+    pub(super) fn run(self, towers: Parts) {
         // Whatever ends this thread, nobody is left waiting.
         let on_exit = FailUnlessStopped(Arc::clone(&self.shared));
         let mut restarts = VecDeque::new();
@@ -56,7 +53,7 @@ impl Supervisor {
     }
 
     /// A worker with new towers, which have shown that they work; none where that is given up.
-    fn restart(&mut self, memory: Memory, restarts: &mut VecDeque<Instant>) -> Option<Worker> {
+    fn restart(&self, memory: Memory, restarts: &mut VecDeque<Instant>) -> Option<Worker> {
         self.shared.set_state(WorkerState::Restarting);
         let mut memory = Some(memory);
         loop {
@@ -74,7 +71,7 @@ impl Supervisor {
                 return None;
             }
             self.shared.count_restart();
-            match catch_unwind(AssertUnwindSafe(|| (self.reload)())) {
+            match catch_unwind(AssertUnwindSafe(|| self.reload())) {
                 Ok(Ok(towers)) => {
                     let kept = memory.take().unwrap_or_default();
                     let mut worker = Worker::with_memory(Arc::clone(&self.shared), towers, kept);
@@ -86,11 +83,22 @@ impl Supervisor {
                     error!("the new towers fail as well");
                     memory = Some(worker.into_memory());
                 }
-                Ok(Err(error)) => error!(error = %error, "the towers cannot be loaded again"),
+                Ok(Err(failure)) => {
+                    error!(error = %failure.error, "the towers cannot be loaded again");
+                }
                 Err(panic) => {
                     error!(panic = panic_message(&*panic), "loading the towers again panicked");
                 }
             }
+        }
+    }
+
+    /// Those towers that the worker had.
+    fn reload(&self) -> Result<Parts, LoadFailure> {
+        let held = self.shared.held();
+        match &self.shared.keeping {
+            Some(keeping) if held.contains(&true) => (keeping.loader)(held),
+            _ => Ok(Parts::default()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The batcher against a gated fake tower: the test opens the gate, so what a batch holds is certain.
 
 mod ahead;
+mod towers;
 
 use std::{
     collections::HashSet,
@@ -226,6 +227,9 @@ fn a_retry_is_worth_it_once_both_queues_are_drained() {
         image: queue::Queue::new(8, 100),
         text: queue::Queue::new(8, 100),
         closed: false,
+        places: [residency::Place::new(), residency::Place::new()],
+        arrived: Vec::new(),
+        was_loaded: true,
     };
     let estimate = |queues: &_| shared::Shared::drain_estimate(queues);
     assert_eq!(estimate(&queues), Duration::from_millis(100), "never at once");
@@ -473,18 +477,29 @@ mod restarts {
         max_restarts: usize,
     ) -> (Handle, Arc<Metrics>, Arc<AtomicUsize>) {
         let (first, rest) = lives.split_first().expect("one life");
-        let mut rest: std::vec::IntoIter<usize> = Vec::from(rest).into_iter();
+        let rest: std::vec::IntoIter<usize> = Vec::from(rest).into_iter();
         let loads = Arc::new(AtomicUsize::new(0));
-        let reload: Reload = Box::new({
-            let loads = Arc::clone(&loads);
-            move || {
+        let loader: Loader = Arc::new({
+            let (loads, rest) = (Arc::clone(&loads), Mutex::new(rest));
+            move |_| {
                 loads.fetch_add(1, Ordering::Relaxed);
-                rest.next().map(towers).ok_or_else(|| "there is no device".into())
+                let next = rest.lock().next().map(|passes| towers(passes).into());
+                next.ok_or_else(|| "there is no device".into())
             }
         });
         let metrics = Arc::new(Metrics::new());
         let config = config::Batch { max_restarts, ..config(1) };
-        let handle = spawn_supervised("m", towers(*first), reload, &config, Arc::clone(&metrics));
+        let keeping = Keeping {
+            loader,
+            towers: [true, false],
+            idle: None,
+            may_yield: false,
+            expected_bytes: [0; 2],
+            budget: Arc::default(),
+            give_back: || {},
+        };
+        let first = towers(*first).into();
+        let handle = spawn_supervised("m", (first, keeping), &config, Arc::clone(&metrics));
         (handle.expect("a thread"), metrics, loads)
     }
 

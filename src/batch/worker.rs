@@ -5,9 +5,12 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 
 use super::{
-    Answer, BatchError, Share, Towers, WorkerState,
+    Answer, BatchError, Share, WorkerState,
+    health::{Broken, Health, Memory},
     isolate::{self, RowResult, Rows},
+    loading::{self, Parts},
     queue::{Entry, Row, TextRow},
+    residency::Order,
     shared::{IMAGE, Job, Shared, TEXT},
 };
 use crate::{
@@ -16,14 +19,10 @@ use crate::{
     tokenize::Tokens,
 };
 
-/// Batches that may fail on every row before any row has succeeded. Until one has, there is nothing to tell
-/// a broken tower from a bad input by.
-const UNPROVEN_FAILURES: u32 = 3;
-
 /// Takes batches and runs them: one at a time, but for a device that goes on with a second one by itself.
 pub struct Worker {
     shared: Arc<Shared>,
-    towers: Towers,
+    towers: Parts,
     memory: Memory,
     under_way: Option<UnderWay>,
     /// When the last batch ended.
@@ -37,14 +36,6 @@ enum UnderWay {
     Read(Batch<ReaderRow>),
 }
 
-/// What a worker knows of its towers' health; the next worker takes it over.
-#[derive(Default)]
-pub(super) struct Memory {
-    images: Health<Pixels>,
-    texts: Health<Tokens>,
-    reads: Health<ReaderRow>,
-}
-
 /// How a worker's work ended.
 pub(super) enum Ended {
     /// The queues are closed and empty.
@@ -53,29 +44,14 @@ pub(super) enum Ended {
     Broken,
 }
 
-/// What tells a broken tower from a bad input: the last row that succeeded must succeed again.
-struct Health<I> {
-    good_row: Option<(I, Tap)>,
-    unproven_failures: u32,
-}
-
-impl<I> Default for Health<I> {
-    fn default() -> Self {
-        Self { good_row: None, unproven_failures: 0 }
-    }
-}
-
-/// The tower fails on everything.
-struct Broken;
-
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, towers: Towers) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, towers: Parts) -> Self {
         Self::with_memory(shared, towers, Memory::default())
     }
 
     /// A worker in the place of one that broke.
-    pub(super) fn with_memory(shared: Arc<Shared>, towers: Towers, memory: Memory) -> Self {
-        shared.queues.lock().image.full_size = towers.vision.usual_row().map(|row| row.size());
+    pub(super) fn with_memory(shared: Arc<Shared>, towers: Parts, memory: Memory) -> Self {
+        note_usual_row(&shared, &towers);
         Self { shared, towers, memory, under_way: None, last_ended: Instant::now() }
     }
 
@@ -86,7 +62,8 @@ impl Worker {
 
     /// Whether the towers embed the rows that earlier ones embedded.
     pub(super) fn proves_itself(&mut self) -> bool {
-        self.memory.images.is_well(self.towers.vision.as_mut())
+        let vision = self.towers.vision.as_deref_mut();
+        vision.is_none_or(|tower| self.memory.images.is_well(tower))
             && self.towers.text.as_deref_mut().is_none_or(|tower| self.memory.texts.is_well(tower))
             && self
                 .towers
@@ -157,7 +134,8 @@ impl Worker {
     fn begin(&mut self, job: Job) -> Option<UnderWay> {
         match job {
             Job::Image(batch) => {
-                Some(UnderWay::Image(Batch::begin(self.towers.vision.as_mut(), batch)))
+                let tower = self.towers.vision.as_deref_mut()?;
+                Some(UnderWay::Image(Batch::begin(tower, batch)))
             }
             // The engine refuses texts for a model without a text tower; should one come, its reply is
             // dropped, which answers it.
@@ -171,14 +149,54 @@ impl Worker {
                     Some(UnderWay::Read(Batch::begin(tower, batch)))
                 }
             },
+            Job::Arrived(towers) => {
+                self.take_in(towers);
+                None
+            }
+            Job::Leave(lane, order) => {
+                self.let_go(lane, order);
+                None
+            }
+            Job::Load(wanted) => {
+                loading::start(&self.shared, wanted);
+                None
+            }
         }
     }
 
+    fn take_in(&mut self, towers: Parts) {
+        note_usual_row(&self.shared, &towers);
+        let (came, bytes) = (towers.lanes(), towers.came_bytes());
+        let Parts { vision, text, reader, .. } = towers;
+        if came[IMAGE] {
+            self.towers.vision = vision;
+        }
+        if came[TEXT] {
+            (self.towers.text, self.towers.reader) = (text, reader);
+        }
+        self.shared.has_arrived(bytes);
+    }
+
+    fn let_go(&mut self, lane: usize, order: Order) {
+        if lane == IMAGE {
+            self.towers.vision = None;
+        } else {
+            (self.towers.text, self.towers.reader) = (None, None);
+        }
+        if let Some(keeping) = &self.shared.keeping {
+            (keeping.give_back)();
+        }
+        self.shared.has_left(lane, order);
+    }
+
     fn finish(&mut self, batch: UnderWay) -> Result<(), Broken> {
-        let (vision, text) = (self.towers.vision.as_mut(), self.towers.text.as_deref_mut());
+        let (vision, text) = (self.towers.vision.as_deref_mut(), self.towers.text.as_deref_mut());
         let lane = |lane| Lane { shared: &self.shared, lane, last_ended: self.last_ended };
         let ended = match batch {
-            UnderWay::Image(batch) => lane(IMAGE).finish(vision, batch, &mut self.memory.images),
+            UnderWay::Image(batch) => match vision {
+                Some(tower) => lane(IMAGE).finish(tower, batch, &mut self.memory.images),
+                None => Ok(()),
+            },
             UnderWay::Text(batch) => match text {
                 Some(tower) => lane(TEXT).finish(tower, batch, &mut self.memory.texts),
                 None => Ok(()),
@@ -190,6 +208,13 @@ impl Worker {
         };
         self.last_ended = Instant::now();
         ended
+    }
+}
+
+/// Tells the queue of images which size a usual row has.
+fn note_usual_row(shared: &Shared, towers: &Parts) {
+    if let Some(vision) = &towers.vision {
+        shared.queues.lock().image.full_size = vision.usual_row().map(|row| row.size());
     }
 }
 
@@ -317,6 +342,7 @@ impl Lane<'_> {
         metrics.embedded.inc_by(results.iter().filter(|result| result.is_ok()).count() as u64);
         let size = rows.first().map_or((0, 1), |row| (row.size(), row.weight()));
         let queues = &mut *self.shared.queues.lock();
+        queues.places[self.lane].touch(Instant::now());
         let capacity = if self.lane == IMAGE {
             queues.image.account(rows.len(), forward);
             queues.image.capacity(size)
@@ -325,41 +351,6 @@ impl Lane<'_> {
             queues.text.capacity(size)
         };
         metrics.fill_ratio.set(rows.len() as f64 / capacity as f64);
-    }
-}
-
-impl<I: Row + Clone + Send + 'static> Health<I> {
-    /// Remembers a good row; where every row failed, tries the tower on one that is known to be good.
-    fn judge(
-        &mut self,
-        tower: &mut dyn Tower<Input = I>,
-        rows: Rows<'_, I>,
-        results: &[RowResult],
-    ) -> Result<(), Broken> {
-        if let Some(good) = results.iter().position(Result::is_ok) {
-            if self.good_row.is_none() {
-                self.good_row = Some((rows.inputs[good].kept(), rows.taps[good]));
-            }
-            return Ok(());
-        }
-        if self.good_row.is_none() {
-            self.unproven_failures += 1;
-        }
-        if self.is_well(tower) { Ok(()) } else { Err(Broken) }
-    }
-
-    /// Whether a tower embeds the row that is known to be good; without one, whether it has not failed too
-    /// often yet.
-    fn is_well(&self, tower: &mut dyn Tower<Input = I>) -> bool {
-        match &self.good_row {
-            Some((input, tap)) => {
-                // A row may hold on to what a tower gives it.
-                let input = input.kept();
-                let row = Rows { inputs: std::slice::from_ref(&input), taps: &[*tap] };
-                isolate::forward(tower, row)[0].is_ok()
-            }
-            None => self.unproven_failures < UNPROVEN_FAILURES,
-        }
     }
 }
 

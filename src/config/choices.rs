@@ -182,6 +182,37 @@ impl FromStr for MatmulPrecision {
     }
 }
 
+/// When a model's towers are loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LoadTime {
+    /// Before the server is ready.
+    #[default]
+    Eager,
+    /// When the first request needs them.
+    Lazy,
+}
+
+impl fmt::Display for LoadTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Eager => "eager",
+            Self::Lazy => "lazy",
+        })
+    }
+}
+
+impl FromStr for LoadTime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "eager" => Ok(Self::Eager),
+            "lazy" => Ok(Self::Lazy),
+            _ => Err(format!("`{text}` is neither eager nor lazy")),
+        }
+    }
+}
+
 /// Which instructions of the processor the towers use.
 pub use siglip_kernels::Choice as CpuFeatures;
 

@@ -133,6 +133,7 @@ impl Word for super::CpuFeatures {}
 impl Word for super::MatmulPrecision {}
 impl Word for super::TextNormalization {}
 impl Word for super::MatchingToken {}
+impl Word for super::LoadTime {}
 impl Word for super::LogFormat {}
 
 impl<T: Word> Codec<T> for Choice {

@@ -1,10 +1,14 @@
 //! The list of models: `NAME=SOURCE@REVISION,SETTING=VALUE`, all but the source optional.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use indexmap::IndexMap;
 
-use super::{Config, DType, Device, Model, options::LIST_SEPARATOR};
+use super::{
+    Config, DType, Device, LoadTime, Model,
+    codec::{Codec as _, Time},
+    options::LIST_SEPARATOR,
+};
 
 /// The longest part of a hub id.
 const MAX_ID_PART_BYTES: usize = 96;
@@ -29,7 +33,12 @@ pub(super) struct Entry {
     device: Option<Device>,
     dtype: Option<DType>,
     threads: Option<usize>,
+    load: Option<LoadTime>,
+    idle: Option<Duration>,
 }
+
+/// What an entry may set for its model, for errors.
+const SETTINGS: &str = "device, dtype, threads, load, idle";
 
 /// Whether a text has the form of a hub id, `ORG/NAME`.
 #[must_use]
@@ -152,9 +161,9 @@ impl Entry {
                 self.threads =
                     Some(threads.map_err(|_| format!("`{value}` is not a whole number"))?);
             }
-            _ => {
-                return Err(format!("`{key}` is not a setting of a model: device, dtype, threads"));
-            }
+            "load" => self.load = Some(value.parse()?),
+            "idle" => self.idle = Some(Time::parse(value)?),
+            _ => return Err(format!("`{key}` is not a setting of a model: {SETTINGS}")),
         }
         Ok(())
     }
@@ -230,6 +239,8 @@ impl Config {
             device: entry.device.unwrap_or(options.device),
             dtype: entry.dtype.unwrap_or(options.dtype),
             threads: entry.threads.unwrap_or(options.threads),
+            load: entry.load.unwrap_or(options.load),
+            idle: entry.idle.unwrap_or(options.idle),
             source: entry.source,
             ..options.clone()
         };
@@ -290,11 +301,14 @@ mod tests {
 
     #[test]
     fn every_part_of_an_entry_is_read() {
-        let full = one("big=google/siglip-so400m@v1/x,dtype=bf16,device=cuda:1,threads=3");
+        let full = one(
+            "big=google/siglip-so400m@v1/x,dtype=bf16,device=cuda:1,threads=3,load=lazy,idle=1m 30s",
+        );
         assert_eq!((&*full.name, &*full.model.source), ("big", "google/siglip-so400m"));
         assert_eq!(full.model.revision.as_deref(), Some("v1/x"));
-        let Model { device, dtype, threads, .. } = full.model;
+        let Model { device, dtype, threads, load, idle, .. } = full.model;
         assert_eq!((device, dtype, threads), (Device::Cuda(1), DType::Bf16, 3));
+        assert_eq!((load, idle), (LoadTime::Lazy, Duration::from_secs(90)));
         assert_eq!(full.aliases, ["google/siglip-so400m"]);
     }
 
@@ -346,7 +360,7 @@ mod tests {
             entries_among("/m/a,speed=3", &|path| path == "/m/a").expect_err("no such setting");
         assert_eq!(
             wrong,
-            "`/m/a,speed=3`: `speed` is not a setting of a model: device, dtype, threads"
+            "`/m/a,speed=3`: `speed` is not a setting of a model: device, dtype, threads, load, idle"
         );
         let wrong = entries_among("/m/a,b", &|path| path == "/m/a").expect_err("no setting");
         assert_eq!(wrong, "`/m/a,b`: `b` is not SETTING=VALUE");
@@ -369,6 +383,8 @@ mod tests {
             ("x=", None, "`x=` is not"),
             ("org/name@", None, "`org/name@` is not"),
             ("demo,dtype=f64", None, "`demo,dtype=f64`: `f64` is not an element type"),
+            ("demo,load=later", None, "`demo,load=later`: `later` is neither eager nor lazy"),
+            ("demo,idle=10", None, "`demo,idle=10`: "),
             ("demo,speed=3", None, "`demo,speed=3`: `speed` is not a setting"),
             ("demo;demo", None, "two models are called `demo`"),
             ("demo", Some("a"), "`a` is not ALIAS=NAME"),

@@ -22,7 +22,10 @@ use super::{
     image_error, sandbox,
     wire::{self, Outcome, Ready, Request, Response, Task},
 };
-use crate::preprocess::{self, Header, Prepared};
+use crate::{
+    allocator,
+    preprocess::{self, Header, Prepared},
+};
 
 /// The argument that makes the server's binary a decode process.
 pub const ARGUMENT: &str = "decode-process";
@@ -60,7 +63,7 @@ fn serve() -> io::Result<()> {
     loop {
         let mut waiting = [PollFd::new(&socket, PollFlags::IN)];
         if poll(&mut waiting, Some(&IDLE)) == Ok(0) {
-            give_back();
+            allocator::give_back();
         }
         let request: Request = match wire::read(&mut socket) {
             Ok(request) => request,
@@ -69,11 +72,11 @@ fn serve() -> io::Result<()> {
         };
         let is_large = request.decode_bytes >= LARGE_BYTES;
         if is_large {
-            give_back();
+            allocator::give_back();
         }
         let outcome = answer(&request, &encoded, &memory)?;
         if is_large {
-            give_back();
+            allocator::give_back();
         }
         wire::write(&mut socket, &Response { outcome, cpu_seconds: cpu_seconds() })?;
     }
@@ -117,20 +120,6 @@ fn address_space() -> u64 {
     let pages = pages.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
     pages.unwrap_or_default() * rustix::param::page_size() as u64
 }
-
-/// Gives the memory back that the allocator keeps for the next image.
-#[cfg(feature = "jemalloc")]
-fn give_back() {
-    use std::ptr::null_mut;
-    // All arenas.
-    let name = c"arena.4096.purge";
-    // SAFETY: the name ends with a zero, and the call neither reads nor writes a value.
-    unsafe { tikv_jemalloc_sys::mallctl(name.as_ptr(), null_mut(), null_mut(), null_mut(), 0) };
-}
-
-/// The system's allocator gives large pieces back when they are freed.
-#[cfg(not(feature = "jemalloc"))]
-fn give_back() {}
 
 fn cpu_seconds() -> u64 {
     clock_gettime(ClockId::ProcessCPUTime).tv_sec.cast_unsigned()

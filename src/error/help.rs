@@ -121,9 +121,10 @@ impl Code {
                  gives load balancers the time to notice.",
             ),
             Self::NotReady => (
-                "The model is still loading, or a worker that broke is being replaced.",
-                "Try again in a moment. Wait for `GET /health/ready` before the first request. Operators: if it stays \
-                 so, the log says what the load or the worker failed at.",
+                "The model is still loading, comes back after it was unloaded, or could not be loaded (the message says \
+                 why); or a worker that broke is being replaced.",
+                "Try again after `Retry-After`, or in a moment. Wait for `GET /health/ready` before the first request. \
+                 Operators: if it stays so, the log says what the load or the worker failed at.",
             ),
             Self::DeadlineExceeded => (
                 "The answer was not there when the request's deadline passed: `limits.request_timeout`, or less where \

@@ -62,7 +62,8 @@ fn serving(engine: &Engine) -> ServingStatus {
         Readiness::Starting
         | Readiness::ShuttingDown
         | Readiness::WorkerRestarting(_)
-        | Readiness::WorkerFailed(_) => ServingStatus::NotServing,
+        | Readiness::WorkerFailed(_)
+        | Readiness::LoadFailed(_) => ServingStatus::NotServing,
     }
 }
 

@@ -11,9 +11,9 @@ use self::{
     text::Text,
 };
 use super::{
-    LoadError, ReaderInfo, Scorer,
+    LoadError, Part, ReaderInfo, Scorer,
     checkpoint::Checkpoint,
-    family::{Architecture, Description, Towers},
+    family::{Architecture, Description, Outline, Towers},
     nn::EncoderTower,
     probe::{Answers, Probe},
     weights::Scope,
@@ -93,43 +93,50 @@ impl Architecture for BlipConfig {
         })
     }
 
-    fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError> {
-        let vision = vision::load((&self.vision, self.purpose), image, root)?;
-        let embedding_dim = vision.head().embedding_dim();
-        let vision = Box::new(EncoderTower::new(vision));
+    fn outline(&self, _: &Scope<'_>) -> Result<Outline, LoadError> {
         let start = self.text.start;
-        match self.purpose {
-            Purpose::Retrieval { embedding_dim } => {
-                let text = Text::load(&self.text, embedding_dim, root)?;
-                let matcher = text.matcher(&self.text, root)?;
-                Ok(Towers {
-                    vision,
-                    text: Some(Box::new(EncoderTower::new(text)) as _),
-                    reader: Some((
-                        Box::new(matcher) as _,
-                        ReaderInfo::Matching { start: Some(start) },
-                    )),
-                    scorer: Some(Scorer::Matching),
-                    embedding_dim,
-                })
-            }
-            Purpose::Captions => {
-                let decoder = Decoder::load(&self.text, self.is_tied, root)?;
-                let info = ReaderInfo::Captions {
+        Ok(match self.purpose {
+            Purpose::Retrieval { embedding_dim } => Outline {
+                has_text: true,
+                reader: Some(ReaderInfo::Matching { start: Some(start) }),
+                scorer: Some(Scorer::Matching),
+                embedding_dim,
+            },
+            Purpose::Captions => Outline {
+                has_text: false,
+                reader: Some(ReaderInfo::Captions {
                     start,
                     end: self.text.end,
                     longest: self.text.text_length,
                     memory_bytes: self.memory_bytes(),
-                };
-                Ok(Towers {
-                    vision,
-                    text: None,
-                    reader: Some((Box::new(decoder) as _, info)),
-                    scorer: None,
-                    embedding_dim,
-                })
+                }),
+                scorer: None,
+                embedding_dim: self.vision.encoder.hidden_size,
+            },
+        })
+    }
+
+    fn load(&self, image: &ImageSpec, root: &Scope<'_>, part: Part) -> Result<Towers, LoadError> {
+        let mut towers = Towers::default();
+        if part.has_vision() {
+            let vision = vision::load((&self.vision, self.purpose), image, root)?;
+            towers.vision = Some(Box::new(EncoderTower::new(vision)));
+            towers.vision_bytes = root.loaded_bytes();
+        }
+        if !part.has_text() {
+            return Ok(towers);
+        }
+        match self.purpose {
+            Purpose::Retrieval { embedding_dim } => {
+                let text = Text::load(&self.text, embedding_dim, root)?;
+                towers.reader = Some(Box::new(text.matcher(&self.text, root)?));
+                towers.text = Some(Box::new(EncoderTower::new(text)));
+            }
+            Purpose::Captions => {
+                towers.reader = Some(Box::new(Decoder::load(&self.text, self.is_tied, root)?));
             }
         }
+        Ok(towers)
     }
 
     fn answers(

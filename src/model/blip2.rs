@@ -14,9 +14,9 @@ use self::{
     vision::Head,
 };
 use super::{
-    LoadError, Queries, ReaderInfo, Scorer, blip,
+    LoadError, Part, Queries, ReaderInfo, Scorer, blip,
     checkpoint::Checkpoint,
-    family::{Architecture, Description, Towers},
+    family::{Architecture, Description, Outline, Towers},
     nn::EncoderTower,
     probe::{Answers, Probe},
     weights::Scope,
@@ -98,25 +98,43 @@ impl Architecture for Blip2Config {
         })
     }
 
-    fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError> {
-        let qformer = Arc::new(QFormer::load(self, root)?);
-        let head = self.head(Arc::clone(&qformer), root)?;
-        let embedding_dim = head.vector_width();
-        let vision = Box::new(EncoderTower::new(vision::load(&self.vision, head, (image, root))?));
-        if self.purpose == Purpose::Generation {
-            root.at("language_model").skip_inside();
-            return Ok(Towers { vision, text: None, reader: None, scorer: None, embedding_dim });
-        }
-        let text = Text::load(&self.qformer, Arc::clone(&qformer), (embedding_dim, root))?;
-        let matcher = Matcher::load(&self.qformer, &text, root)?;
-        Ok(Towers {
-            vision,
-            text: Some(Box::new(EncoderTower::new(text)) as _),
+    fn outline(&self, root: &Scope<'_>) -> Result<Outline, LoadError> {
+        let embedding_dim = self.vector_width(root)?;
+        let embeds_texts = matches!(self.purpose, Purpose::Retrieval { .. });
+        Ok(Outline {
+            has_text: embeds_texts,
             // These models were trained with the usual first token in front of a text.
-            reader: Some((Box::new(matcher) as _, ReaderInfo::Matching { start: None })),
-            scorer: Some(Scorer::Matching),
+            reader: embeds_texts.then_some(ReaderInfo::Matching { start: None }),
+            scorer: embeds_texts.then_some(Scorer::Matching),
             embedding_dim,
         })
+    }
+
+    fn values(&self, root: &Scope<'_>) -> Result<u64, LoadError> {
+        Ok(root.values() - root.at("language_model").values())
+    }
+
+    /// Both towers share the Q-Former where they are loaded together; one that is loaded alone has its own.
+    fn load(&self, image: &ImageSpec, root: &Scope<'_>, part: Part) -> Result<Towers, LoadError> {
+        let qformer = Arc::new(QFormer::load(self, root)?);
+        let mut towers = Towers::default();
+        if part.has_vision() {
+            let head = self.head(Arc::clone(&qformer), root)?;
+            let vision = vision::load(&self.vision, head, (image, root))?;
+            towers.vision = Some(Box::new(EncoderTower::new(vision)));
+            towers.vision_bytes = root.loaded_bytes();
+        }
+        match self.purpose {
+            Purpose::Generation => root.at("language_model").skip_inside(),
+            Purpose::Retrieval { .. } if part.has_text() => {
+                let width = self.vector_width(root)?;
+                let text = Text::load(&self.qformer, qformer, (width, root))?;
+                towers.reader = Some(Box::new(Matcher::load(&self.qformer, &text, root)?));
+                towers.text = Some(Box::new(EncoderTower::new(text)));
+            }
+            Purpose::Retrieval { .. } => {}
+        }
+        Ok(towers)
     }
 
     fn answers(

@@ -6,9 +6,9 @@ mod vision;
 
 use self::{config::ClipConfig, text::Text};
 use super::{
-    LoadError, Scorer,
+    LoadError, Part, Scorer,
     checkpoint::Checkpoint,
-    family::{Architecture, Description, Towers},
+    family::{Architecture, Description, Outline, Towers},
     nn::EncoderTower,
     probe::{Answers, Probe},
     weights::Scope,
@@ -88,22 +88,31 @@ impl Architecture for ClipConfig {
         })
     }
 
-    fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError> {
-        let vision = vision::load(&self.vision, image, root)?;
-        let embedding_dim = vision.head().embedding_dim();
-        let vision = Box::new(EncoderTower::new(vision));
-        let Some(config) = &self.text else {
-            return Ok(Towers { vision, text: None, reader: None, scorer: None, embedding_dim });
-        };
-        let text = Text::load(config, root)?;
+    fn outline(&self, root: &Scope<'_>) -> Result<Outline, LoadError> {
+        let embedding_dim = vision::embedding_dim(&self.vision, root);
+        if self.text.is_none() {
+            return Ok(Outline { has_text: false, reader: None, scorer: None, embedding_dim });
+        }
         let scorer = Scorer::Softmax { logit_scale: root.scalar("logit_scale")? };
         if root.contains("logit_bias") {
             return Err(LoadError::new(
                 "tensor `logit_bias`: a CLIP model with a bias is judged in another way, which is not served",
             ));
         }
-        let text = Some(Box::new(EncoderTower::new(text)) as _);
-        Ok(Towers { vision, text, reader: None, scorer: Some(scorer), embedding_dim })
+        Ok(Outline { has_text: true, reader: None, scorer: Some(scorer), embedding_dim })
+    }
+
+    fn load(&self, image: &ImageSpec, root: &Scope<'_>, part: Part) -> Result<Towers, LoadError> {
+        let mut towers = Towers::default();
+        if part.has_vision() {
+            let vision = vision::load(&self.vision, image, root)?;
+            towers.vision = Some(Box::new(EncoderTower::new(vision)));
+            towers.vision_bytes = root.loaded_bytes();
+        }
+        if let Some(config) = self.text.as_ref().filter(|_| part.has_text()) {
+            towers.text = Some(Box::new(EncoderTower::new(Text::load(config, root)?)));
+        }
+        Ok(towers)
     }
 
     fn answers(

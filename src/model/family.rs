@@ -1,7 +1,7 @@
 //! The families of models: what a family must say, and the one place that knows them all.
 
 use super::{
-    LanguageSide, LoadError, Queries, ReaderInfo, ReaderRow, Resident, Scorer, blip, blip2,
+    LanguageSide, LoadError, Part, Queries, ReaderInfo, ReaderRow, Resident, Scorer, blip, blip2,
     checkpoint::Checkpoint,
     clip, llava,
     probe::{Answers, Probe},
@@ -31,11 +31,25 @@ pub(super) trait Architecture {
     /// Which ids the text tower reads; none without a text tower.
     fn text_layout(&self) -> Option<TextLayout>;
 
-    /// The towers.
+    /// What is known without the towers, but for single values of their files.
     ///
     /// # Errors
     /// Names the tensor at fault.
-    fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError>;
+    fn outline(&self, root: &Scope<'_>) -> Result<Outline, LoadError>;
+
+    /// How many values the towers have, as far as the files tell.
+    ///
+    /// # Errors
+    /// Names the tensor at fault.
+    fn values(&self, root: &Scope<'_>) -> Result<u64, LoadError> {
+        Ok(root.values())
+    }
+
+    /// The towers, or those that are asked for.
+    ///
+    /// # Errors
+    /// Names the tensor at fault.
+    fn load(&self, image: &ImageSpec, root: &Scope<'_>, part: Part) -> Result<Towers, LoadError>;
 
     /// What [`Architecture::load`] and a pass for each row of a probe give, with one layer in memory at a time.
     ///
@@ -77,16 +91,28 @@ pub(super) struct Description {
     pub(super) queries: Option<Queries>,
 }
 
-/// The towers of a model, on their device.
-pub(super) struct Towers {
-    pub(super) vision: Box<dyn Resident<Input = Pixels>>,
-    pub(super) text: Option<Box<dyn Resident<Input = Tokens>>>,
-    /// Reads texts in the light of an image, where the family does.
-    pub(super) reader: Option<(Box<dyn Resident<Input = ReaderRow>>, ReaderInfo)>,
-    /// Goes with `text`.
+/// What is known of a model's towers without loading them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outline {
+    /// Whether there is a text tower.
+    pub(super) has_text: bool,
+    /// What the reader is for, where the family has one.
+    pub(super) reader: Option<ReaderInfo>,
+    /// Goes with the text tower.
     pub(super) scorer: Option<Scorer>,
     /// Values of an embedding.
     pub(super) embedding_dim: usize,
+}
+
+/// The towers of a model, on their device, or some of them.
+#[derive(Default)]
+pub(super) struct Towers {
+    pub(super) vision: Option<Box<dyn Resident<Input = Pixels>>>,
+    pub(super) text: Option<Box<dyn Resident<Input = Tokens>>>,
+    /// Reads texts in the light of an image, where the family does. It is loaded with `text`.
+    pub(super) reader: Option<Box<dyn Resident<Input = ReaderRow>>>,
+    /// Bytes of the vision tower's weights. What both towers share is among them.
+    pub(super) vision_bytes: u64,
 }
 
 /// The model types that are served, for errors.

@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use self::processor::Processor;
 use super::{
-    LanguageSide, LoadError,
+    LanguageSide, LoadError, Part,
     checkpoint::Checkpoint,
-    family::{self, Architecture, Description, Towers},
+    family::{self, Architecture, Description, Outline, Towers},
     probe::{Answers, Probe},
     weights::Scope,
 };
@@ -170,10 +170,18 @@ impl Architecture for Llava {
         None
     }
 
-    fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError> {
+    fn outline(&self, root: &Scope<'_>) -> Result<Outline, LoadError> {
+        self.tower.outline(&Self::scope(root)?)
+    }
+
+    fn values(&self, root: &Scope<'_>) -> Result<u64, LoadError> {
+        Ok(Self::scope(root)?.values())
+    }
+
+    fn load(&self, image: &ImageSpec, root: &Scope<'_>, part: Part) -> Result<Towers, LoadError> {
         let place = Self::scope(root)?;
         place.skip_outside();
-        self.tower.load(image, &place)
+        self.tower.load(image, &place, part)
     }
 
     fn answers(

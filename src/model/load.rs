@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    LoadError, Loaded, ModelCard, ReaderInfo, ReaderRow, Resident, Writer,
+    LanguageSide, LoadError, Loaded, ModelCard, Part, Reader, ReaderInfo, ReaderRow, Resident,
+    TextTower, VisionTower, Writer,
     checkpoint::Checkpoint,
-    family::{self, Architecture, Towers},
+    family::{self, Architecture, Outline, Towers},
     open_clip, precision,
     probe::{Answers, Probe},
     replicated::replicated,
@@ -19,7 +20,7 @@ use crate::{
     },
     config,
     preprocess::{ImageSpec, Pixels},
-    tokenize::{TextTokenizer, TokenizerFiles, TokenizerOptions, Tokens},
+    tokenize::{TextLayout, TextTokenizer, TokenizerFiles, TokenizerOptions, Tokens},
 };
 
 /// A checkpoint whose towers show their stages: [`Loaded`] before the batcher takes them.
@@ -38,6 +39,8 @@ pub struct ResidentModel {
     pub image: ImageSpec,
     /// What the checkpoint says of itself.
     pub card: ModelCard,
+    /// Bytes of the weights of the vision tower, and of the text tower and the reader together.
+    tower_bytes: [u64; 2],
     /// Where the towers run: one, or as many as there are to be replicas.
     runtimes: Vec<Runtime>,
 }
@@ -53,6 +56,92 @@ impl From<ResidentModel> for Loaded {
             writer: model.writer,
             image: model.image,
             card: model.card,
+            tower_bytes: model.tower_bytes,
+        }
+    }
+}
+
+/// A checkpoint whose files were read as far as they describe it.
+struct Opened {
+    weights: Weights,
+    model: Box<dyn Architecture>,
+    image: ImageSpec,
+    language: Option<LanguageSide>,
+    tokenizer: Option<Arc<TextTokenizer>>,
+    /// What `tokenizer` gives.
+    layout: Option<TextLayout>,
+    revision: String,
+}
+
+impl Opened {
+    fn new(config: &config::Model) -> Result<Self, LoadError> {
+        let mut checkpoint = Checkpoint::open(&config.source)?;
+        // A commit identifies the files; without one, they do.
+        let revision = config.revision.clone().unwrap_or_else(|| checkpoint.revision());
+        let within = |error: LoadError| error.within(&config.source);
+        let mut weights = Weights::new(std::mem::take(&mut checkpoint.weights)).map_err(within)?;
+        let mut cleaning = None;
+        if checkpoint.is_open_clip {
+            weights = weights.with_names_of_open_clip();
+            let json = checkpoint.file(OPEN_CLIP_CONFIG).unwrap_or_default();
+            let described = open_clip::Described::read(json, &weights).map_err(within)?;
+            cleaning = Some(described.cleaning);
+            checkpoint.describe(described);
+        }
+        let model = family::read(&checkpoint).map_err(within)?;
+        let image = model.image_spec(&checkpoint).map_err(within)?;
+        let language = model.language(&checkpoint).map_err(within)?;
+        let layout = model.text_layout();
+        let tokenizer = layout.map(|layout| {
+            let normalization = config.text_normalization;
+            tokenizer(&checkpoint, TokenizerOptions { layout, normalization, cleaning })
+        });
+        let tokenizer = tokenizer.transpose().map_err(within)?;
+        Ok(Self { weights, model, image, language, tokenizer, layout, revision })
+    }
+
+    /// The model in words. What is measured at load is left out.
+    fn card(&self, config: &config::Model, outline: Outline, runtime: &Runtime) -> ModelCard {
+        let description = self.model.description();
+        ModelCard {
+            family: description.family.to_owned(),
+            revision: self.revision.clone(),
+            embedding_dim: outline.embedding_dim,
+            text_length: self.layout.filter(|_| outline.has_text).map(|layout| layout.text_length),
+            patch_size: description.patch_size,
+            leading_tokens: description.leading_tokens,
+            last_state_is_normed: description.last_state_is_normed,
+            vision_layers: description.vision_layers,
+            vision_width: description.vision_width,
+            queries: description.queries,
+            scorer: outline.scorer,
+            reader: outline.reader,
+            matching_start: match outline.reader {
+                Some(ReaderInfo::Matching { start })
+                    if config.matching_token == config::MatchingToken::Enc =>
+                {
+                    start
+                }
+                _ => None,
+            },
+            language: self.language.clone(),
+            parameters: 0,
+            weight_bytes: 0,
+            dtype: config.dtype,
+            agreement: None,
+            device: config.device,
+            cpu_features: runtime.cpu_features(),
+            matmul_precision: None,
+        }
+    }
+
+    /// The tokenizer of the text tower, or what writes captions with it.
+    fn words(self, card: &ModelCard) -> (Option<Arc<TextTokenizer>>, Option<Writer>) {
+        match (card.reader, self.tokenizer) {
+            (Some(ReaderInfo::Captions { start, end, longest, memory_bytes }), Some(tokenizer)) => {
+                (None, Some(Writer { tokenizer, start, end, longest, memory_bytes }))
+            }
+            (_, tokenizer) => (tokenizer, None),
         }
     }
 }
@@ -62,38 +151,24 @@ impl From<ResidentModel> for Loaded {
 /// # Errors
 /// Names the file and the key or tensor at fault.
 pub fn load_resident(config: &config::Model) -> Result<ResidentModel, LoadError> {
-    let mut checkpoint = Checkpoint::open(&config.source)?;
-    // A commit identifies the files; without one, they do.
-    let revision = config.revision.clone().unwrap_or_else(|| checkpoint.revision());
+    // The files are unmapped when it goes, at the end of this function.
+    let opened = Opened::new(config)?;
+    let Opened { weights, model, image, .. } = &opened;
     let within = |error: LoadError| error.within(&config.source);
-    // The files are unmapped when `weights` goes, at the end of this function.
-    let mut weights = Weights::new(std::mem::take(&mut checkpoint.weights)).map_err(within)?;
-    let mut cleaning = None;
-    if checkpoint.is_open_clip {
-        weights = weights.with_names_of_open_clip();
-        let json = checkpoint.file(OPEN_CLIP_CONFIG).unwrap_or_default();
-        let described = open_clip::Described::read(json, &weights).map_err(within)?;
-        cleaning = Some(described.cleaning);
-        checkpoint.describe(described);
-    }
-    let model = family::read(&checkpoint).map_err(within)?;
-    let image = model.image_spec(&checkpoint).map_err(within)?;
-    let language = model.language(&checkpoint).map_err(within)?;
-    let layout = model.text_layout();
-    let tokenizer = layout.map(|layout| {
-        let normalization = config.text_normalization;
-        tokenizer(&checkpoint, TokenizerOptions { layout, normalization, cleaning })
-    });
-    let tokenizer = tokenizer.transpose().map_err(within)?;
     let config = &config::Model { matmul_precision: precision::wanted(config), ..config.clone() };
     let mut runtime = Runtime::new(config)?;
     let mut runtimes = runtime.replicas(config.replicas).map_err(within)?;
-    let check = Check::new(config, &runtime, &image, tokenizer.as_deref())?;
+    let check = Check::new(config, &runtime, image, opened.tokenizer.as_deref())?;
     let expected = match &check {
-        Some(check) => Some(check.expected(config, &*model, &weights).map_err(within)?),
+        Some(check) => Some(check.expected(config, &**model, weights).map_err(within)?),
         None => None,
     };
-    let mut towers = model.load(&image, &Scope::root(&weights, &runtime)).map_err(within)?;
+    let load = |runtime: &Runtime| -> Result<(Towers, Outline), LoadError> {
+        let root = Scope::root(weights, runtime);
+        let outline = model.outline(&root)?;
+        Ok((model.load(image, &root, Part::All)?, outline))
+    };
+    let (mut towers, mut outline) = load(&runtime).map_err(within)?;
     weights.finish().map_err(within)?;
     let (mut agreement, mut distance) = (None, None);
     if let Some((check, expected)) = check.zip(expected) {
@@ -106,51 +181,111 @@ pub fn load_resident(config: &config::Model) -> Result<ResidentModel, LoadError>
             weights.forget();
             runtime = Runtime::new(&precision::highest(config))?;
             runtimes = runtime.replicas(config.replicas).map_err(within)?;
-            towers = model.load(&image, &Scope::root(&weights, &runtime)).map_err(within)?;
+            (towers, outline) = load(&runtime).map_err(within)?;
         } else {
             agreement = Some(check.agreement(&answers, &expected).map_err(within)?);
         }
     }
-    let description = model.description();
     let card = ModelCard {
-        family: description.family.to_owned(),
-        revision,
-        embedding_dim: towers.embedding_dim,
-        text_length: layout.filter(|_| towers.text.is_some()).map(|layout| layout.text_length),
-        patch_size: description.patch_size,
-        leading_tokens: description.leading_tokens,
-        last_state_is_normed: description.last_state_is_normed,
-        vision_layers: description.vision_layers,
-        vision_width: description.vision_width,
-        queries: description.queries,
-        scorer: towers.scorer,
-        reader: towers.reader.as_ref().map(|(_, info)| *info),
-        matching_start: match towers.reader {
-            Some((_, ReaderInfo::Matching { start }))
-                if config.matching_token == config::MatchingToken::Enc =>
-            {
-                start
-            }
-            _ => None,
-        },
-        language,
         parameters: weights.parameters(),
         weight_bytes: weights.resident_bytes(),
-        dtype: config.dtype,
         agreement,
-        device: config.device,
-        cpu_features: runtime.cpu_features(),
         matmul_precision: precision::chosen(config, &runtime, distance),
+        ..opened.card(config, outline, &runtime)
     };
-    let Towers { vision, text, reader, .. } = towers;
-    let reader = reader.map(|(reader, _)| reader);
-    let (tokenizer, writer) = match (card.reader, tokenizer) {
-        (Some(ReaderInfo::Captions { start, end, longest, memory_bytes }), Some(tokenizer)) => {
-            (None, Some(Writer { tokenizer, start, end, longest, memory_bytes }))
-        }
-        (_, tokenizer) => (tokenizer, None),
+    let tower_bytes = [towers.vision_bytes, card.weight_bytes.saturating_sub(towers.vision_bytes)];
+    let Towers { vision: Some(vision), text, reader, .. } = towers else {
+        return Err(within(LoadError::new("there is no vision tower")));
     };
-    Ok(ResidentModel { vision, text, reader, tokenizer, writer, image, card, runtimes })
+    let image = opened.image.clone();
+    let (tokenizer, writer) = opened.words(&card);
+    Ok(ResidentModel {
+        vision,
+        text,
+        reader,
+        tokenizer,
+        writer,
+        image,
+        card,
+        tower_bytes,
+        runtimes,
+    })
+}
+
+/// A checkpoint that was not loaded: everything but the towers.
+pub struct Described {
+    /// Goes with the text tower.
+    pub tokenizer: Option<Arc<TextTokenizer>>,
+    /// What it takes to write captions with the reader.
+    pub writer: Option<Writer>,
+    /// How images are prepared.
+    pub image: ImageSpec,
+    /// What the checkpoint says of itself. Parameters and bytes are estimates by its files, and nothing was measured.
+    pub card: ModelCard,
+    /// Whether rows of texts are read: by a text tower or by a reader.
+    pub reads_texts: bool,
+}
+
+/// Reads a checkpoint's files as far as they describe it. No tower is loaded, and no check of the weights is made.
+///
+/// # Errors
+/// Names the file and the key or tensor at fault.
+pub fn describe(config: &config::Model) -> Result<Described, LoadError> {
+    let opened = Opened::new(config)?;
+    let within = |error: LoadError| error.within(&config.source);
+    let runtime = Runtime::new(config)?;
+    let root = Scope::root(&opened.weights, &runtime);
+    let outline = opened.model.outline(&root).map_err(within)?;
+    let values = opened.model.values(&root).map_err(within)?;
+    let card = ModelCard {
+        parameters: values,
+        weight_bytes: values * runtime.bytes_of_value(),
+        ..opened.card(config, outline, &runtime)
+    };
+    let image = opened.image.clone();
+    let reads_texts = outline.has_text || outline.reader.is_some();
+    let (tokenizer, writer) = opened.words(&card);
+    Ok(Described { tokenizer, writer, image, card, reads_texts })
+}
+
+/// Towers that were loaded by themselves.
+pub struct PartLoaded {
+    /// Embeds images.
+    pub vision: Option<VisionTower>,
+    /// Embeds texts.
+    pub text: Option<TextTower>,
+    /// Reads texts in the light of an image.
+    pub reader: Option<Reader>,
+    /// Identifies the files that they were read from.
+    pub revision: String,
+    /// Bytes of their weights: of the vision tower, and of the two others together.
+    pub tower_bytes: [u64; 2],
+}
+
+/// Loads some of the towers of a checkpoint that was loaded before. How near they are to f32 is known by then, so it is
+/// not measured again.
+///
+/// # Errors
+/// As [`load_resident`].
+pub fn load_part(config: &config::Model, part: Part) -> Result<PartLoaded, LoadError> {
+    let unchecked = Some(config::Agreement::UNCHECKED);
+    let config = &config::Model { min_agreement: unchecked, ..config.clone() };
+    let opened = Opened::new(config)?;
+    let within = |error: LoadError| error.within(&config.source);
+    let config = &config::Model { matmul_precision: precision::wanted(config), ..config.clone() };
+    let runtime = Runtime::new(config)?;
+    let runtimes = runtime.replicas(config.replicas).map_err(within)?;
+    let root = Scope::root(&opened.weights, &runtime);
+    let towers = opened.model.load(&opened.image, &root, part).map_err(within)?;
+    let tower_bytes =
+        [towers.vision_bytes, opened.weights.resident_bytes().saturating_sub(towers.vision_bytes)];
+    Ok(PartLoaded {
+        vision: towers.vision.map(|vision| replicated(vision, &runtimes)),
+        text: towers.text.map(|text| replicated(text, &runtimes)),
+        reader: towers.reader.map(|reader| replicated(reader, &runtimes)),
+        revision: opened.revision,
+        tower_bytes,
+    })
 }
 
 /// The comparison of a narrow type with f32.
@@ -197,7 +332,10 @@ impl<'i> Check<'i> {
 
     /// What the towers give.
     fn answers(&self, towers: &mut Towers) -> Result<Answers, LoadError> {
-        let images = self.probe.images(&mut towers.vision)?;
+        let images = match &mut towers.vision {
+            Some(vision) => self.probe.images(vision)?,
+            None => Vec::new(),
+        };
         let texts = match &mut towers.text {
             Some(text) => self.probe.texts(text)?,
             None => Vec::new(),

@@ -125,6 +125,11 @@ impl Runtime {
             .then(|| Instructions { name: self.level.to_string(), why: why() })
     }
 
+    /// Bytes that a weight takes in memory, about; of types of which not every layer is made, those of the widest.
+    pub(super) fn bytes_of_value(&self) -> u64 {
+        self.resident.size_in_bytes() as u64
+    }
+
     /// Whether f32 is multiplied as sums of two bf16.
     pub(super) fn is_split(&self) -> bool {
         self.element == Element::Split

@@ -15,9 +15,9 @@ use self::{
     text::Text,
 };
 use super::{
-    LoadError, Scorer,
+    LoadError, Part, Scorer,
     checkpoint::Checkpoint,
-    family::{Architecture, Description, Towers},
+    family::{Architecture, Description, Outline, Towers},
     nn::EncoderTower,
     probe::{Answers, Probe},
     weights::Scope,
@@ -106,12 +106,10 @@ impl Architecture for SiglipConfig {
         })
     }
 
-    fn load(&self, image: &ImageSpec, root: &Scope<'_>) -> Result<Towers, LoadError> {
-        let vision = vision::load(&self.vision, image, &vision_scope(root))?;
-        let vision = Box::new(EncoderTower::new(vision));
+    fn outline(&self, root: &Scope<'_>) -> Result<Outline, LoadError> {
         let embedding_dim = self.vision.encoder.hidden_size;
         let Some(config) = &self.text else {
-            return Ok(Towers { vision, text: None, reader: None, scorer: None, embedding_dim });
+            return Ok(Outline { has_text: false, reader: None, scorer: None, embedding_dim });
         };
         if config.projection_size != embedding_dim {
             return Err(LoadError::new(format!(
@@ -119,13 +117,25 @@ impl Architecture for SiglipConfig {
                 config.projection_size, embedding_dim
             )));
         }
-        let text = Text::load(config, &root.at("text_model"))?;
         let scorer = Scorer::Sigmoid {
             logit_scale: root.scalar("logit_scale")?,
             logit_bias: root.scalar("logit_bias")?,
         };
-        let text = Some(Box::new(EncoderTower::new(text)) as _);
-        Ok(Towers { vision, text, reader: None, scorer: Some(scorer), embedding_dim })
+        Ok(Outline { has_text: true, reader: None, scorer: Some(scorer), embedding_dim })
+    }
+
+    fn load(&self, image: &ImageSpec, root: &Scope<'_>, part: Part) -> Result<Towers, LoadError> {
+        let mut towers = Towers::default();
+        if part.has_vision() {
+            let vision = vision::load(&self.vision, image, &vision_scope(root))?;
+            towers.vision = Some(Box::new(EncoderTower::new(vision)));
+            towers.vision_bytes = root.loaded_bytes();
+        }
+        if let Some(config) = self.text.as_ref().filter(|_| part.has_text()) {
+            let text = Text::load(config, &root.at("text_model"))?;
+            towers.text = Some(Box::new(EncoderTower::new(text)));
+        }
+        Ok(towers)
     }
 
     fn answers(

@@ -184,6 +184,22 @@ impl<'w> Scope<'w> {
         self.weights.taken.borrow_mut().extend(source.stored().map(str::to_owned));
     }
 
+    /// How many values the tensors at this place have.
+    pub(super) fn values(&self) -> u64 {
+        let inside = match self.prefix.as_str() {
+            "" => String::new(),
+            prefix => format!("{prefix}."),
+        };
+        let tensors = self.weights.shards.iter().flat_map(|shard| &shard.tensors);
+        let inside = tensors.filter(|(name, _)| name.starts_with(&inside));
+        inside.map(|(_, info)| info.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// Bytes of the tensors and layers made so far.
+    pub(super) fn loaded_bytes(&self) -> u64 {
+        self.weights.resident_bytes()
+    }
+
     /// Notes that every tensor outside of this place is known and not read.
     pub(super) fn skip_outside(&self) {
         let inside = format!("{}.", self.prefix);

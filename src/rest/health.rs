@@ -47,12 +47,16 @@ pub(super) fn check(state: &AppState) -> Result<(), Error> {
         Readiness::WorkerFailed(model) => {
             Error::new(Code::NotReady, format!("the worker of the model `{model}` died"))
         }
+        Readiness::LoadFailed(model) => {
+            let message = format!("the model `{model}` cannot be loaded before it is mended");
+            Error::new(Code::NotReady, message)
+        }
     })
 }
 
 /// Says whether the server wants traffic
 ///
-/// Green once every tower of every model ran; red while draining, while a worker is replaced, and from the death of a worker on.
+/// Green once every tower of every model ran, apart from those that are loaded when they are needed; red while draining, while a worker is replaced, from the death of a worker on, and while a model cannot be loaded because its files changed.
 #[utoipa::path(
     get,
     path = "/health/ready",

@@ -247,7 +247,7 @@ impl ModelInfo {
     }
 
     fn of(engine: &Engine, model: &Model, aliases: Vec<String>) -> Self {
-        let card = &model.card;
+        let card = model.measured_card();
         Self {
             name: model.name.clone(),
             aliases,

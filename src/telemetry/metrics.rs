@@ -3,16 +3,22 @@
 //! Every family stands here with its help text, and every series whose labels are known is created at
 //! start, so that a scrape before the first request already shows the whole set, at zero.
 
+mod labels;
+mod log_lines;
+
 use std::time::Duration;
 
 use prometheus::{
     Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
-    core::{Collector, Desc},
-    proto::MetricFamily,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
-use super::{logs, tei, timings::Stage};
+pub use self::labels::{
+    CACHES, DECODE_END_REASONS, DECODE_STATES, DROP_REASONS, LOAD_RESULTS, PRIORITIES, TOWERS,
+    UNLOAD_REASONS,
+};
+use self::log_lines::DroppedLines;
+use super::{tei, timings::Stage};
 use crate::{build_info, error::Code};
 
 /// From a cache hit (tens of microseconds) to a minute's timeout. Between 1 s and 10 s, where alerts have their
@@ -22,21 +28,12 @@ const SECONDS: [f64; 22] = [
     2.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0,
 ];
 
+/// From a small tower out of the page cache to a large one from a slow disk.
+const LOAD_SECONDS: [f64; 12] =
+    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
 /// Powers of two: a batch that is not full is formed of what waited.
 const ROWS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
-
-/// The towers, as a label.
-pub const TOWERS: [&str; 2] = ["image", "text"];
-/// The priorities, as a label.
-pub const PRIORITIES: [&str; 2] = ["interactive", "bulk"];
-/// Why a row was dropped before its forward pass, as a label.
-pub const DROP_REASONS: [&str; 2] = ["cancelled", "expired"];
-/// What a decode process does, as a label.
-pub const DECODE_STATES: [&str; 2] = ["busy", "idle"];
-/// Why a decode process was ended, as a label.
-pub const DECODE_END_REASONS: [&str; 4] = ["crash", "killed", "memory", "time"];
-/// The caches, as a label.
-pub const CACHES: [&str; 2] = ["text", "image"];
 
 /// Every metric of the process. Cheap to share behind an `Arc`; all updates are atomic.
 #[derive(Debug)]
@@ -92,6 +89,14 @@ pub struct Metrics {
     pub worker_restarts: IntCounterVec,
     /// Bytes of resident weights on the device, by model.
     pub device_memory: IntGaugeVec,
+    /// 1 for a tower that is in memory, by model and tower.
+    pub towers_loaded: IntGaugeVec,
+    /// Loads of towers after the start, by model and result.
+    pub model_loads: IntCounterVec,
+    /// Seconds from the row that found no tower to the tower, by model.
+    pub model_load_duration: HistogramVec,
+    /// Towers that were unloaded, by model and reason.
+    pub tower_unloads: IntCounterVec,
     /// Always 1; the labels describe the model.
     pub model_info: IntGaugeVec,
     /// 1 while the server is ready for traffic.
@@ -112,28 +117,6 @@ fn registered<C: Collector + Clone + 'static>(
 #[expect(clippy::expect_used, reason = "names are constants, and a test registers them all")]
 fn register(registry: &Registry, collector: impl Collector + 'static) {
     registry.register(Box::new(collector)).expect("every metric name is used once");
-}
-
-/// The log's own count of what it dropped, read at each scrape.
-#[derive(Debug)]
-struct DroppedLines(IntCounter);
-
-#[expect(clippy::expect_used, reason = "the name is a constant")]
-fn lines_counter() -> IntCounter {
-    let help = "Lines of the log that were dropped because nobody read it.";
-    IntCounter::new("siglip_log_lines_dropped_total", help).expect("a valid name")
-}
-
-impl Collector for DroppedLines {
-    fn desc(&self) -> Vec<&Desc> {
-        self.0.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let now = lines_counter();
-        now.inc_by(logs::dropped_lines());
-        now.collect()
-    }
 }
 
 impl Metrics {
@@ -276,6 +259,27 @@ impl Metrics {
                 "Bytes of resident weights on the device.",
                 &["model"],
             ),
+            towers_loaded: gauges(
+                "siglip_towers_loaded",
+                "1 for a tower that is in memory, 0 for one that is not.",
+                &["model", "tower"],
+            ),
+            model_loads: counters(
+                "siglip_model_loads_total",
+                "Loads of towers after the start, by result.",
+                &["model", "result"],
+            ),
+            model_load_duration: histograms(
+                "siglip_model_load_duration_seconds",
+                "Time that a load of towers took, the wait for memory included.",
+                &["model"],
+                &LOAD_SECONDS,
+            ),
+            tower_unloads: counters(
+                "siglip_tower_unloads_total",
+                "Towers that were unloaded, by reason.",
+                &["model", "reason"],
+            ),
             model_info: gauges(
                 "siglip_model_info",
                 "Always 1; the labels describe the model.",
@@ -289,7 +293,7 @@ impl Metrics {
         };
         metrics.touch_known_series();
         metrics.describe_build();
-        register(r, DroppedLines(lines_counter()));
+        register(r, DroppedLines::new());
         #[cfg(target_os = "linux")]
         register(r, prometheus::process_collector::ProcessCollector::for_self());
         metrics
@@ -342,6 +346,13 @@ impl Metrics {
         self.worker_restarts.with_label_values(&[model]);
         self.images.with_label_values(&[model]);
         self.texts.with_label_values(&[model]);
+        self.model_load_duration.with_label_values(&[model]);
+        for result in LOAD_RESULTS {
+            self.model_loads.with_label_values(&[model, result]);
+        }
+        for reason in UNLOAD_REASONS {
+            self.tower_unloads.with_label_values(&[model, reason]);
+        }
         for tower in TOWERS {
             self.batch_rows.with_label_values(&[model, tower]);
             self.batch_fill_ratio.with_label_values(&[model, tower]);

@@ -1,6 +1,10 @@
 //! A running server for a test: a free port, real HTTP, and a model whose answers are known.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use reqwest::{RequestBuilder, Response, StatusCode, header::HeaderMap};
 use serde_json::Value;
@@ -99,6 +103,7 @@ impl TestApp {
             tokenizer: Some(Arc::new(fake::tokenizer())),
             writer: None,
             handle,
+            measured: OnceLock::new(),
         }));
         self.engine.warm_up(MODEL).await.expect("the towers run");
     }
@@ -107,12 +112,13 @@ impl TestApp {
     pub(crate) async fn load_checkpoint(&self, folder: &Path) {
         let source = folder.to_string_lossy().into_owned();
         let loaded = model::load(&config::Model { source, ..config::Model::default() });
-        let model::Loaded { vision, text, reader, tokenizer, writer, image, card } =
+        let model::Loaded { vision, text, reader, tokenizer, writer, image, card, .. } =
             loaded.expect("a checkpoint");
         let towers = batch::Towers { vision, text, reader };
         let metrics = Arc::clone(self.engine.metrics());
         let handle = batch::spawn(MODEL, towers, &self.batch, metrics).expect("the worker starts");
-        let model = Model { name: MODEL.to_owned(), card, image, tokenizer, writer, handle };
+        let (name, measured) = (MODEL.to_owned(), OnceLock::new());
+        let model = Model { name, card, image, tokenizer, writer, handle, measured };
         self.engine.registry().install(Arc::new(model));
         self.engine.warm_up(MODEL).await.expect("the towers run");
     }

@@ -87,6 +87,7 @@ impl Served {
             tokenizer: None,
             writer: None,
             handle: handle.expect("a worker"),
+            measured: std::sync::OnceLock::new(),
         };
         self.engine.registry().install(Arc::new(model));
         self.engine.registry().mark_warm("fake");

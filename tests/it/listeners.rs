@@ -87,7 +87,7 @@ async fn operators_have_a_listener_of_their_own() {
     let elsewhere = get(format!("{admin}/v1/models")).await;
     assert_eq!(elsewhere.status(), StatusCode::NOT_FOUND);
     let text = elsewhere.text().await.expect("text");
-    assert!(text.contains("/metrics, /health/live and /health/ready"), "{text}");
+    assert!(text.contains("/metrics, /health/live, /health/ready and /admin/models"), "{text}");
     // The command to try has a place for the key.
     assert!(server.announcement.contains("-H 'authorization: Bearer KEY'"));
     assert_eq!(get(format!("{}/health/ready", server.url)).await.status(), StatusCode::OK);

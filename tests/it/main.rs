@@ -5,6 +5,7 @@
 mod app;
 mod cli;
 mod clients;
+mod comings;
 mod config_docs;
 mod determinism;
 mod documents;

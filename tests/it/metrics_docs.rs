@@ -26,6 +26,7 @@ fn text() -> String {
     metrics.key_requests.with_label_values(&["key"]);
     metrics.worker_state.with_label_values(&["model", "running"]);
     metrics.device_memory.with_label_values(&["model"]);
+    metrics.towers_loaded.with_label_values(&["model", "image"]);
     metrics.model_info.with_label_values(&["model", "revision", "dtype", "device"]);
     String::from_utf8(metrics.render().expect("renders")).expect("utf-8")
 }

@@ -42,6 +42,9 @@ pub(in crate::engine) fn batch_error(error: BatchError) -> Error {
             return Error::new(Code::Overloaded, "the queue is full; retry later")
                 .with_retry_after(retry_after);
         }
+        BatchError::NotLoaded { retry_after, .. } => {
+            return Error::new(Code::NotReady, error.to_string()).with_retry_after(retry_after);
+        }
         BatchError::Expired => Code::DeadlineExceeded,
         BatchError::Closed => Code::ShuttingDown,
         BatchError::WorkerGone | BatchError::Tower(_) => Code::DeviceFailed,

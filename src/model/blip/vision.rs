@@ -93,7 +93,6 @@ pub(super) struct Head {
     post_layernorm: LayerNorm,
     /// Of retrieval checkpoints.
     projection: Option<Linear>,
-    embedding_dim: usize,
 }
 
 impl Head {
@@ -104,19 +103,14 @@ impl Head {
     ) -> std::result::Result<Self, LoadError> {
         let hidden = config.encoder.hidden_size;
         let norm = root.at("vision_model").at("post_layernorm");
-        let (projection, embedding_dim) = match purpose {
+        let projection = match purpose {
             Purpose::Retrieval { embedding_dim } => {
-                (Some(linear(&root.at("vision_proj"), embedding_dim, hidden)?), embedding_dim)
+                Some(linear(&root.at("vision_proj"), embedding_dim, hidden)?)
             }
-            Purpose::Captions => (None, hidden),
+            Purpose::Captions => None,
         };
         let post_layernorm = layer_norm(&config.encoder, &norm)?;
-        Ok(Self { post_layernorm, projection, embedding_dim })
-    }
-
-    /// Values of an embedding.
-    pub(super) fn embedding_dim(&self) -> usize {
-        self.embedding_dim
+        Ok(Self { post_layernorm, projection })
     }
 }
 

@@ -92,28 +92,33 @@ pub(super) struct Head {
     post_layernorm: LayerNorm,
     /// `[projection_dim, hidden_size]`; none where the class token is not projected.
     projection: Option<Linear>,
-    embedding_dim: usize,
+}
+
+/// The matrix that makes an embedding of the class token.
+const PROJECTION: &str = "visual_projection.weight";
+
+/// Values of the projected class token; none where it is not projected.
+fn projected(config: &VisionConfig, root: &Scope<'_>) -> Option<usize> {
+    match config.projection {
+        Projection::Dim(dim) => Some(dim),
+        Projection::IfStored(dim) => root.contains(PROJECTION).then_some(dim),
+    }
+}
+
+/// Values of an embedding.
+pub(super) fn embedding_dim(config: &VisionConfig, root: &Scope<'_>) -> usize {
+    projected(config, root).unwrap_or(config.encoder.hidden_size)
 }
 
 impl Head {
     fn load(config: &VisionConfig, root: &Scope<'_>) -> std::result::Result<Self, LoadError> {
-        const NAME: &str = "visual_projection.weight";
         let hidden = config.encoder.hidden_size;
-        let dim = match config.projection {
-            Projection::Dim(dim) => Some(dim),
-            Projection::IfStored(dim) => root.contains(NAME).then_some(dim),
-        };
-        let projection = dim.map(|dim| root.linear(&[NAME], &[], [dim, hidden])).transpose()?;
+        let dim = projected(config, root);
+        let project = |dim| root.linear(&[PROJECTION], &[], [dim, hidden]);
         Ok(Self {
+            projection: dim.map(project).transpose()?,
             post_layernorm: layer_norm(&config.encoder, &scope(root).at("post_layernorm"))?,
-            projection,
-            embedding_dim: dim.unwrap_or(hidden),
         })
-    }
-
-    /// Values of an embedding.
-    pub(super) fn embedding_dim(&self) -> usize {
-        self.embedding_dim
     }
 }
 

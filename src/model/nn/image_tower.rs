@@ -96,10 +96,6 @@ impl<E: ImageEmbeddings, H: ImageHead> ImageTower<E, H> {
         let pool = |state: &Tensor| outputs::row(&head.pool(&head.last_hidden_state(state)?)?, 0);
         Ok(runtime.row_by_row(&states, pool)?)
     }
-
-    pub(in crate::model) fn head(&self) -> &H {
-        &self.head
-    }
 }
 
 impl<E: ImageEmbeddings, H: ImageHead> Blocks for ImageTower<E, H> {

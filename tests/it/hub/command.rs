@@ -184,3 +184,34 @@ async fn a_page_in_place_of_the_hub_is_named() {
     assert!(log.contains("cannot be read: this is an HTML page"), "{log}");
     server.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lazy_model_is_fetched_when_it_is_asked_for() {
+    let setup = with_demo().await;
+    let cache = setup.cache.path().to_str().expect("utf-8");
+    let env = [("HF_ENDPOINT", &*setup.hub.url), ("HF_HUB_CACHE", cache)];
+    let args = ["--model", "demo", "--model", "mine=org/name,load=lazy"];
+    let server = tokio::task::block_in_place(|| Server::start_with(&args, &env));
+    let client = client();
+    let ready = client.get(format!("{}/health/ready", server.url)).send().await.expect("answers");
+    assert_eq!(ready.status(), StatusCode::OK, "it counts as ready");
+    let is_empty = || fs::read_dir(cache).expect("a folder").next().is_none();
+    assert!(is_empty(), "nobody asked for it");
+    let embed = async || {
+        let body = serde_json::json!({"model": "mine", "input": "a cat"});
+        let answer = client.post(format!("{}/v1/embeddings", server.url)).json(&body).send().await;
+        answer.expect("answers")
+    };
+    let first = embed().await;
+    assert_eq!(first.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(first.headers().contains_key("retry-after"));
+    let fetched = async { while embed().await.status() != StatusCode::OK {} };
+    tokio::time::timeout(std::time::Duration::from_secs(120), fetched).await.expect("fetched");
+
+    // What the cache has is described at the start, and the hub is not asked.
+    setup.hub.stop();
+    let server = tokio::task::block_in_place(|| Server::start_with(&args, &env));
+    let body = serde_json::json!({"model": "mine", "input": "a cat"});
+    let request = client.post(format!("{}/v1/embeddings", server.url)).json(&body);
+    assert_eq!(request.send().await.expect("answers").status(), StatusCode::OK);
+}
