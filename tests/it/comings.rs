@@ -300,6 +300,28 @@ async fn a_lazy_model_without_its_files_fails_the_start() {
     assert!(stderr(&output).contains("cannot load the model `/nowhere`"), "{}", stderr(&output));
 }
 
+#[tokio::test]
+async fn captions_are_the_same_after_their_towers_were_away() {
+    const WRITER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/blip-captions");
+    let running = Running::start(&["--model", &format!("writer={WRITER},load=lazy")]);
+    let (image, url) = (image(), format!("{}/v1/captions", running.server.url));
+    let body = json!({"images": [image["image"]], "max_new_tokens": 6});
+    let caption = async || {
+        let (status, _, answer) = running.ask(running.client.post(&url).json(&body)).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["captions"][0]["token_ids"].clone()
+    };
+    let first = caption().await;
+    // The writer is with the text side, and each comes back alone.
+    for order in ["writer/unload?tower=text", "writer/unload?tower=vision", "writer/unload"] {
+        assert_eq!(running.order(order).await.0, StatusCode::OK);
+        assert_eq!(caption().await, first, "{order}");
+    }
+    assert_eq!(running.states("writer").await, ["loaded", "loaded"]);
+    let loads = running.metric(r#"siglip_model_loads_total{model="writer",result="ok"}"#).await;
+    assert_eq!(loads, 5.0);
+}
+
 #[cfg(debug_assertions)]
 #[tokio::test]
 async fn a_lazy_model_whose_tower_breaks_is_replaced() {

@@ -15,6 +15,7 @@ mod image_files;
 mod llava;
 mod llava_served;
 mod naflex;
+mod parts;
 mod pictures;
 mod reference;
 mod served;
