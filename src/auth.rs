@@ -1,8 +1,7 @@
-//! API keys: who may ask, and how much at once.
+//! API keys: which requests are allowed, and how many of one key at a time.
 //!
-//! Keys come from a file that is read again when it changes. Only their hashes are kept. Comparing looks
-//! at every key whatever the outcome, and at hashes rather than at what was sent, so its duration tells
-//! nothing.
+//! Keys come from a file that is read again when it changes. Only their hashes are kept. A comparison always
+//! looks at every key and compares hashes, so its duration reveals nothing.
 
 mod file;
 #[cfg(test)]
@@ -32,7 +31,7 @@ use crate::{
 
 /// The header for clients that cannot set `Authorization`.
 pub const KEY_HEADER: &str = "x-api-key";
-/// When a key whose requests are all taken should try again: as long as a common request takes.
+/// The `Retry-After` for a key at its quota: about as long as a common request takes.
 const QUOTA_RETRY: Duration = Duration::from_secs(1);
 
 /// The hash of a key.
@@ -42,7 +41,7 @@ type Digest = [u8; blake3::OUT_LEN];
 #[derive(Debug, Default)]
 struct Usage(AtomicUsize);
 
-/// One key, without itself.
+/// One key, as its hash.
 #[derive(Debug)]
 struct Key {
     name: Arc<str>,
@@ -51,7 +50,7 @@ struct Key {
     usage: Arc<Usage>,
 }
 
-/// The keys in force.
+/// The current keys.
 #[derive(Debug)]
 pub struct Keys {
     path: PathBuf,
@@ -59,7 +58,7 @@ pub struct Keys {
     metrics: Arc<Metrics>,
 }
 
-/// A request that was let in. Dropping it gives the key's place back.
+/// An admitted request. Dropping it frees its place in the key's quota.
 #[derive(Debug)]
 pub struct Admitted {
     name: Arc<str>,
@@ -84,7 +83,7 @@ impl Keys {
     /// Reads the keys for the first time.
     ///
     /// # Errors
-    /// [`KeyFileError`]: a server that was told to ask for keys does not start without any.
+    /// [`KeyFileError`]. A server that requires keys must not start without them.
     pub fn load(path: PathBuf, metrics: Arc<Metrics>) -> Result<Self, KeyFileError> {
         let entries = file::read(&path)?;
         let keys = Self { path, keys: RwLock::new(Arc::new([])), metrics };
@@ -92,7 +91,7 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Puts new keys in the place of the old ones. A key that keeps its name keeps its requests in flight.
+    /// Replaces the keys. A key with an unchanged name keeps its count of requests in flight.
     fn replace(&self, entries: Vec<Entry>) {
         let mut current = self.keys.write();
         let usages: HashMap<_, _> =
@@ -106,11 +105,11 @@ impl Keys {
         *current = entries.into_iter().map(key).collect();
     }
 
-    /// Lets a request in by its headers or metadata: `Authorization: Bearer KEY`, or `x-api-key: KEY`.
+    /// Admits a request by its headers or metadata: `Authorization: Bearer KEY`, or `x-api-key: KEY`.
     ///
     /// # Errors
-    /// [`Code::Unauthorized`] without a key or with an unknown one; [`Code::Overloaded`] where the key has
-    /// as many requests in flight as it may.
+    /// [`Code::Unauthorized`] without a key or with an unknown one; [`Code::Overloaded`] if the key is at its
+    /// quota.
     pub fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Error> {
         let Some(presented) = presented(headers) else {
             return Err(Error::new(
@@ -133,8 +132,7 @@ impl Keys {
     }
 }
 
-/// The key that a request presents. `Authorization` counts where it holds a bearer token; another scheme
-/// is of no use here.
+/// The key that a request presents. `Authorization` counts only if it has a bearer token.
 fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
         let (scheme, token) = value.as_bytes().split_at_checked(7)?;
@@ -147,7 +145,7 @@ fn digest(key: &[u8]) -> Digest {
     *blake3::hash(key).as_bytes()
 }
 
-/// The key with this hash. Every key is compared in full, the first match included.
+/// The key with this hash. Every key is compared in full, even after a match.
 fn find<'k>(keys: &'k [Key], digest: &Digest) -> Option<&'k Key> {
     let mut found = None;
     for key in keys {

@@ -1,9 +1,9 @@
-//! What this binary was built from.
+//! The version, commit and target that this binary was built from.
 
 /// The package's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The commit, or `unknown` where the source had no repository.
+/// The commit, or `unknown` if the source had no repository.
 pub const COMMIT: &str = env!("SIGLIP_BUILD_COMMIT");
 
 /// The target triple.

@@ -1,4 +1,4 @@
-//! Embeddings remembered by the hash of their input, and equal inputs in flight computed once.
+//! Caches embeddings by the hash of their input, and computes equal inputs in flight only once.
 
 use std::{
     future::Future,
@@ -17,28 +17,28 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// What identifies an input: a hash over the canonical input, the model's identity (its name and revision:
-/// one checkpoint may be served twice, in two types) and, for pictures, the preprocessing version.
+/// The key of an input: a hash over the canonical input, the model's identity (name and revision, because one
+/// checkpoint may be served twice in two types) and, for images, the preprocessing version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
 
-/// What an entry costs beside its row: the key, the shared row's head and the cache's own bookkeeping.
+/// Bytes of an entry in addition to its row: the key, the header of the shared row, and the cache's own data.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
 
 impl Key {
-    /// A text's key, over its canonical form.
+    /// The key of a text, over its canonical form.
     #[must_use]
     pub fn text(identity: &str, canonical: &str) -> Self {
         Self::of(b"text", &[identity.as_bytes(), canonical.as_bytes()])
     }
 
-    /// A picture's key, over its encoded bytes.
+    /// The key of an image, over its encoded bytes.
     #[must_use]
     pub fn image(identity: &str, preprocessing: &str, bytes: &[u8]) -> Self {
         Self::of(b"image", &[identity.as_bytes(), preprocessing.as_bytes(), bytes])
     }
 
-    /// Every part goes in with its length, so that no two lists of parts run into the same bytes.
+    /// Hashes every part with its length, so that different lists of parts never give the same bytes.
     fn of(domain: &[u8], parts: &[&[u8]]) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(domain);
@@ -50,7 +50,7 @@ impl Key {
     }
 }
 
-/// A byte-bounded cache of unnormalised embeddings.
+/// A cache of unnormalised embeddings with a maximum size in bytes.
 #[derive(Debug)]
 pub struct EmbeddingCache {
     rows: Cache<Key, Embedding>,
@@ -59,12 +59,12 @@ pub struct EmbeddingCache {
     bytes: IntGauge,
 }
 
-/// How an embedding was come by.
+/// Whether this call computed the embedding or shared another result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// This call computed it.
     Computed,
-    /// It was cached, or an equal input in flight was joined.
+    /// The embedding was cached, or the result of an equal input in flight.
     Shared,
 }
 
@@ -85,14 +85,14 @@ impl EmbeddingCache {
         }
     }
 
-    /// The cached embedding of `key`, or else what `compute` gives. Callers with an equal key wait for one
-    /// computation; if the one that computes leaves, another takes over.
+    /// Returns the cached embedding of `key`, or the result of `compute`. Callers with an equal key wait for
+    /// one computation. If the caller that computes is cancelled, another one takes over.
     ///
-    /// A failure is not remembered. It is handed to those who waited only if it is about the input; what is
-    /// about the caller that computed (its deadline, its place in a full queue) makes the next one compute.
+    /// A failure is not cached. Waiting callers get it only if the input is at fault. If the failure belongs to
+    /// the caller that computed (its deadline, a full queue), the next caller computes.
     ///
     /// # Errors
-    /// Whatever `compute` fails with.
+    /// The error of `compute`.
     pub async fn get_or_compute<F>(
         &self,
         key: Key,
@@ -102,7 +102,7 @@ impl EmbeddingCache {
         F: Future<Output = Result<Embedding, Error>>,
     {
         let ran = AtomicBool::new(false);
-        // Pinned here and lent out, so that it is still at hand after another caller's failure.
+        // `compute` is pinned here and borrowed, so that it is still available after another caller's failure.
         let compute = async {
             ran.store(true, Ordering::Relaxed);
             compute.await
@@ -130,14 +130,14 @@ impl EmbeddingCache {
         }
     }
 
-    /// Brings the byte gauge up to date, before a scrape: eviction happens in the background.
+    /// Updates the gauge of bytes before a scrape, because eviction happens in the background.
     pub async fn refresh_metrics(&self) {
         self.rows.run_pending_tasks().await;
         self.bytes.set(i64::try_from(self.rows.weighted_size()).unwrap_or(i64::MAX));
     }
 }
 
-/// Whether a failure says something about the request that met it, not about the input.
+/// Whether a failure belongs to the caller's request instead of the input.
 fn is_about_the_caller(code: Code) -> bool {
     matches!(code, Code::DeadlineExceeded | Code::Overloaded)
 }

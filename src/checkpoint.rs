@@ -1,22 +1,22 @@
-//! What a checkpoint's files are: their names, which of them belong together, and what a file holds that is
+//! The files of a checkpoint: their names, which of them belong together, and what a file really is if it is
 //! not what its name says.
 //!
-//! The hub code decides by these rules what to download, and the loader what to read, so that a repository
-//! gives the same vectors whichever way it was obtained.
+//! The hub client and the loader use the same rules, so that a repository gives the same vectors however it was
+//! obtained.
 
 pub mod content;
 pub mod fields;
 pub mod layout;
 
-/// Describes the towers in transformers' format.
+/// The configuration of the towers in transformers' format.
 pub const CONFIG: &str = "config.json";
-/// Describes the towers in open_clip's format.
+/// The configuration of the towers in open_clip's format.
 pub const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
-/// Says how images are prepared.
+/// The configuration of the image processor.
 pub const PREPROCESSOR: &str = "preprocessor_config.json";
-/// What transformers 5 writes in place of [`PREPROCESSOR`].
+/// The file that transformers 5 writes instead of [`PREPROCESSOR`].
 pub const PROCESSOR: &str = "processor_config.json";
-/// Where older exports keep the special tokens.
+/// The special tokens of older exports.
 pub const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// SentencePiece's own file.
 pub const SENTENCEPIECE: &str = "spiece.model";
@@ -24,24 +24,24 @@ pub const SENTENCEPIECE: &str = "spiece.model";
 pub const TOKENIZER: &str = "tokenizer.json";
 /// The tokenizer's class and special tokens.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-/// The tokens of CLIP's tokenizer, where there is no [`TOKENIZER`].
+/// The tokens of CLIP's tokenizer, if there is no [`TOKENIZER`].
 pub const VOCABULARY: &str = "vocab.json";
-/// The merges of CLIP's tokenizer, which go with [`VOCABULARY`].
+/// The merges of CLIP's tokenizer, which belong to [`VOCABULARY`].
 pub const MERGES: &str = "merges.txt";
-/// The tokens of BERT's tokenizer, where there is no [`TOKENIZER`].
+/// The tokens of BERT's tokenizer, if there is no [`TOKENIZER`].
 pub const VOCABULARY_TEXT: &str = "vocab.txt";
 /// The weights under transformers' name.
 pub const WEIGHTS: &str = "model.safetensors";
-/// Names the files of weights that are stored in several.
+/// The index that names the files of weights in several parts.
 pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// The weights under open_clip's name.
 pub const OPEN_CLIP_WEIGHTS: &str = "open_clip_model.safetensors";
 
-/// Most bytes of a file beside the weights: the largest tokenizers have some 35 MB.
+/// Maximum number of bytes of a file other than the weights. The largest tokenizers have about 35 MB.
 pub const MAX_SMALL_BYTES: u64 = 256 << 20;
 
-/// Everything that is read beside the weights. Only one of the two configurations must be there. The order is that in
-/// which a folder's files are hashed for its revision.
+/// All files that are read in addition to the weights. Only one of the two configurations is required. A
+/// folder's files are hashed in this order for its revision.
 pub const SMALL_FILES: [&str; 11] = [
     CONFIG,
     OPEN_CLIP_CONFIG,

@@ -1,4 +1,4 @@
-//! A bounded pool for work that burns CPU before the tower: base64, picture decoding, resizing.
+//! A pool of threads for CPU work before the tower: base64, image decoding, resizing.
 
 use std::{
     any::Any,
@@ -8,16 +8,16 @@ use std::{
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use tokio::sync::oneshot;
 
-/// Its own threads, apart from the async runtime and from the tower's.
+/// Threads separate from those of the async runtime and of the towers.
 ///
-/// Jobs start in the order in which they came. How many may wait is bounded by the engine's admission: every
-/// job belongs to an admitted item.
+/// Jobs start in the order in which they came. Admission limits how many wait, because every job belongs to an
+/// admitted item.
 #[derive(Debug)]
 pub struct CpuPool {
     pool: ThreadPool,
 }
 
-/// The job panicked: the input that it worked on is at fault, nothing else.
+/// The job panicked. Only the input of this job is at fault.
 #[derive(Debug, thiserror::Error)]
 #[error("the job panicked: {message}")]
 pub struct JobPanicked {
@@ -36,7 +36,7 @@ impl CpuPool {
         Ok(Self { pool })
     }
 
-    /// Runs a job and waits for its result. A job whose caller has gone before it started is skipped.
+    /// Runs a job and waits for its result. A job is skipped if its caller was cancelled before it started.
     ///
     /// # Errors
     /// Fails if the job panicked.
@@ -51,7 +51,7 @@ impl CpuPool {
             if reply.is_closed() {
                 return;
             }
-            // The job owns all that it touches, so nothing half-changed is left behind by a panic.
+            // The job owns all data that it changes, so a panic leaves no inconsistent state.
             let outcome = span.in_scope(|| catch_unwind(AssertUnwindSafe(job)));
             drop(reply.send(outcome.map_err(|panic| JobPanicked { message: message(&*panic) })));
         });
@@ -94,7 +94,7 @@ mod tests {
         let abandoned = pool.run(move || flag.store(true, Ordering::SeqCst));
         tokio::pin!(blocked);
         {
-            // Poll both once, so that both are queued; then the second caller leaves.
+            // Poll both once, so that both are queued; then cancel the second one.
             tokio::pin!(abandoned);
             assert!(futures::poll!(&mut blocked).is_pending());
             assert!(futures::poll!(&mut abandoned).is_pending());

@@ -1,11 +1,11 @@
-//! Decoding of images that nobody vouches for.
+//! Decodes untrusted images.
 //!
-//! No decoder can be trusted with memory, time or itself: a few kilobytes can ask for gigabytes or for an hour, and a
-//! decoder in C can do worse. So on Linux images are decoded in processes of their own (`process`): the same binary
-//! again, without files and network, with a limit on memory and on processor time for each image. What goes wrong
-//! there ends that process and fails that image.
+//! No decoder can be trusted to stay within memory and time, or not to crash: a few kilobytes can need
+//! gigabytes or an hour, and a decoder in C may have memory errors. So on Linux images are decoded in separate
+//! processes (`process`): the same binary, without files and network, with limits on memory and processor time
+//! for each image. A failure there ends only that process and fails only that image.
 //!
-//! Where processes cannot be had, or are not wanted, the thread that asks decodes.
+//! If no process can be started, or threads were chosen, the calling thread decodes.
 
 #[cfg(target_os = "linux")]
 mod pool;
@@ -34,13 +34,14 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// The program of decode processes, where this process can start itself again.
+/// The program of decode processes, if this process can start itself again.
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
-/// Says that this process's own program can be started as a decode process: it looks for [`worker::ARGUMENT`] before
-/// anything else. A program that only uses this library does not, and decodes on its threads.
+/// Allows this process's own program to be started as a decode process. The program must check for
+/// [`worker::ARGUMENT`] before anything else. A program that only uses this library does not, so it decodes on
+/// its threads.
 pub fn allow_processes() {
-    // The link stays right when the file is replaced or removed. Without a file system for processes there is none.
+    // This link stays valid if the file is replaced or removed. It does not exist without a mounted `/proc`.
     let program = PathBuf::from("/proc/self/exe");
     if program.exists() {
         PROGRAM.get_or_init(|| program);
@@ -52,7 +53,7 @@ pub(crate) fn program() -> Option<PathBuf> {
     PROGRAM.get().cloned()
 }
 
-/// What a decoder is told once.
+/// The settings of a decoder.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where images are decoded.
@@ -71,8 +72,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder as the settings ask for it. Processes that cannot be started here are said in the log, and threads
-    /// decode in their place.
+    /// A decoder with these settings. If no process can be started, the log says so and threads decode.
     #[must_use]
     pub fn new(settings: Settings, metrics: &Arc<Metrics>) -> Self {
         #[cfg(target_os = "linux")]
@@ -111,7 +111,7 @@ impl Decoder {
         DecodeIsolation::Thread
     }
 
-    /// The names of the formats that are read here.
+    /// The names of the formats that this decoder reads.
     #[must_use]
     pub fn formats(&self) -> Vec<&'static str> {
         match self.isolation() {
@@ -120,10 +120,11 @@ impl Decoder {
         }
     }
 
-    /// Reads an image's header and holds it against the limits.
+    /// Reads an image's header and checks it against the limits.
     ///
     /// # Errors
-    /// What is wrong with the image, in the API's words. In a thread the decoder's panic is the caller's to catch.
+    /// Says what is wrong with the image, as an API error. On a thread, the caller has to catch a decoder's
+    /// panic.
     pub fn inspect(&self, bytes: &[u8], limits: &ImageLimits) -> Result<Header, Error> {
         #[cfg(target_os = "linux")]
         if let Some(processes) = &self.processes {
@@ -133,8 +134,9 @@ impl Decoder {
         preprocess::inspect(bytes, limits).map_err(image_error)
     }
 
-    /// Bytes that [`Decoder::prepare`] takes at its peak, estimated from above: what the header lets one expect, the
-    /// encoded bytes once more where a process can see them, and a copy in which a decoder mends them.
+    /// An upper estimate of the bytes that [`Decoder::prepare`] takes at its peak: the estimate from the
+    /// header, the encoded bytes once more in a place that a process can see, and a copy that a decoder
+    /// corrects.
     #[must_use]
     pub fn memory(bytes: &[u8], header: Header) -> u64 {
         header.decode_bytes.saturating_add(2 * bytes.len() as u64)
@@ -142,7 +144,7 @@ impl Decoder {
 
     /// Decodes and resizes an image; see [`preprocess::prepare`].
     ///
-    /// * `header`: what [`Decoder::inspect`] said of it, which bounds the memory of a process
+    /// * `header`: the result of [`Decoder::inspect`], which limits the memory of a process
     ///
     /// # Errors
     /// As [`Decoder::inspect`].
@@ -164,10 +166,10 @@ impl Decoder {
 
     /// Decodes an image once for several views of it; see [`preprocess::views`].
     ///
-    /// * `header`: what [`Decoder::inspect`] said of it
+    /// * `header`: the result of [`Decoder::inspect`]
     ///
     /// # Errors
-    /// As [`Decoder::inspect`]; [`Code::DecodeTooLarge`] too where the views take more memory than an image may.
+    /// As [`Decoder::inspect`], and [`Code::DecodeTooLarge`] if the views need more memory than an image may.
     pub fn views(
         &self,
         (bytes, header): (&[u8], Header),
@@ -186,7 +188,7 @@ impl Decoder {
     }
 }
 
-/// Refuses what must not be decoded on a thread of this process.
+/// Refuses an image that must not be decoded on a thread of this process.
 fn check_thread(bytes: &[u8]) -> Result<(), Error> {
     let Some(name) = preprocess::may_abort(bytes) else { return Ok(()) };
     let message = format!(
@@ -196,7 +198,7 @@ fn check_thread(bytes: &[u8]) -> Result<(), Error> {
     Err(Error::new(Code::UndecodableImage, message))
 }
 
-/// An image's failure, as the caller sees it.
+/// Converts an image's failure to an API error.
 fn image_error(error: ImageError) -> Error {
     let code = match error {
         ImageError::TooManyBytes { .. } => Code::ImageTooLarge,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 pub use self::quantize::{Element, Encoding};
 
-/// An embedding: `[dim]`, f32, as the tower gave it (not normalised) unless said otherwise.
+/// An embedding: `[dim]`, f32, not normalised unless the function says otherwise.
 ///
-/// Shared and immutable, so that a cached row is handed out without a copy.
+/// The values are shared and immutable, so that a cached row is returned without a copy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embedding(Arc<[f32]>);
 
@@ -43,13 +43,13 @@ impl Embedding {
         self.0.iter().all(|value| value.is_finite())
     }
 
-    /// The first `dim` values; the whole row where it has no more. Normalise after, not before.
+    /// The first `dim` values, or the whole row if it is shorter. Normalise after the cut, not before.
     #[must_use]
     pub fn truncated(&self, dim: usize) -> Self {
         if dim >= self.dim() { self.clone() } else { Self::new(&self.0[..dim]) }
     }
 
-    /// The row scaled to length 1, accumulated in f64. A row of zeros stays as it is.
+    /// The row scaled to length 1, accumulated in f64. A row of zeros is not changed.
     #[must_use]
     pub fn normalized(&self) -> Self {
         let mut row = self.0.to_vec();
@@ -58,7 +58,7 @@ impl Embedding {
     }
 }
 
-/// Scales `row` to length 1 in place, accumulated in f64. A row of zeros stays as it is.
+/// Scales `row` to length 1 in place, accumulated in f64. A row of zeros is not changed.
 pub fn normalize(row: &mut [f32]) {
     let norm = row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
     if norm > 0.0 {

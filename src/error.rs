@@ -13,22 +13,22 @@ use http::StatusCode;
 
 pub use self::help::Help;
 
-/// Why a request was not answered, in the vocabulary of the public API.
+/// Why a request failed, in the terms of the public API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Code {
     /// The request contradicts the API: a wrong type, a missing field, a value out of range.
     InvalidRequest,
-    /// No key, or not one of the configured keys.
+    /// The request has no key, or an unknown one.
     Unauthorized,
-    /// The request names a host under which the server does not answer.
+    /// The request has a `Host` that the server does not accept.
     HostNotAllowed,
-    /// No such route.
+    /// There is no such route.
     NotFound,
-    /// The `model` named is not served here.
+    /// The named `model` is not served.
     ModelNotFound,
     /// The route exists, but not for this method.
     MethodNotAllowed,
-    /// The body has too many bytes, or the request holds more than the server takes at once.
+    /// The body has too many bytes, or the request or its response holds more than the server can ever hold.
     PayloadTooLarge,
     /// The request has more items than allowed.
     TooManyItems,
@@ -36,15 +36,15 @@ pub enum Code {
     TextTooLarge,
     /// JSON is nested deeper than allowed.
     JsonTooDeep,
-    /// A picture has more bytes than allowed.
+    /// An image has more bytes than allowed.
     ImageTooLarge,
-    /// A picture has more pixels than allowed, by its header.
+    /// An image has more pixels than allowed, by its header.
     TooManyPixels,
-    /// Decoding a picture would take more memory than allowed, by its header.
+    /// Decoding an image would take more memory than allowed, by its header.
     DecodeTooLarge,
-    /// The `Content-Type` is not one that the route reads.
+    /// The route does not read this kind of body.
     UnsupportedMediaType,
-    /// The bytes are not a picture in a supported format, or are damaged.
+    /// The bytes are not an image in a supported format, or are damaged.
     UndecodableImage,
     /// A text is longer than the model reads, and truncation was switched off.
     TextTooLong,
@@ -58,7 +58,7 @@ pub enum Code {
     ShuttingDown,
     /// The model is still loading, or its worker is gone.
     NotReady,
-    /// The deadline passed before the answer was there.
+    /// The deadline passed before the response was ready.
     DeadlineExceeded,
     /// A defect of the server.
     Internal,
@@ -66,7 +66,7 @@ pub enum Code {
     DeviceFailed,
 }
 
-/// What a [`Code`] means on each surface.
+/// The meaning of a [`Code`] on each surface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spec {
     /// Machine-readable name, stable: the problem's `code`, a metric label.
@@ -93,7 +93,7 @@ mod grpc {
     pub(super) const UNAUTHENTICATED: i32 = 16;
 }
 
-/// What all limits on size have in common.
+/// The common parts of all limits on size.
 const fn too_large(
     slug: &'static str,
     title: &'static str,
@@ -242,13 +242,13 @@ impl fmt::Display for Code {
     }
 }
 
-/// The longest message: a request's body may hold a name of tens of megabytes, and its error be logged and sent
-/// as often as it comes.
+/// Maximum number of bytes of a message. A request may contain a name of tens of megabytes, and its error would
+/// be logged and sent for every such request.
 const MAX_MESSAGE_BYTES: usize = 2 << 10;
-/// The longest path of a field, which may hold a key of the request.
+/// Maximum number of bytes of a field's path, which may contain a key of the request.
 const MAX_FIELD_BYTES: usize = 256;
 
-/// The head of a text that is too long, whole characters only.
+/// Cuts a text that is too long, after a whole character.
 fn shortened(text: Cow<'static, str>, bytes: usize) -> Cow<'static, str> {
     if text.len() <= bytes {
         return text;
@@ -256,10 +256,10 @@ fn shortened(text: Cow<'static, str>, bytes: usize) -> Cow<'static, str> {
     format!("{}...", &text[..text.floor_char_boundary(bytes)]).into()
 }
 
-/// A failure as the caller will see it.
+/// A failure as the client will see it.
 ///
-/// The message is for the caller; `source` is for the log and never leaves the process. Cheap to clone,
-/// because one failed computation may answer several requests that waited for it.
+/// The message is for the client; `source` is for the log and is never sent. An error is cheap to clone,
+/// because several requests may wait for one failed computation.
 #[derive(Debug, Clone)]
 pub struct Error {
     code: Code,
@@ -273,7 +273,7 @@ pub struct Error {
 impl Error {
     /// An error with a message in lower case, without a full stop.
     ///
-    /// Cut where it is longer than anybody reads: it may quote the request.
+    /// The message is cut to `MAX_MESSAGE_BYTES`, because it may quote the request.
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
@@ -306,8 +306,8 @@ impl Error {
         self
     }
 
-    /// Renames the part of the request at fault, here and in every item: surfaces name the same item
-    /// each in their own way.
+    /// Renames the part of the request at fault, here and in every item, because surfaces have different names
+    /// for the same item.
     #[must_use]
     pub fn map_field(mut self, rename: impl Fn(&str) -> String) -> Self {
         let renamed = |field: Option<Cow<'static, str>>| field.map(|field| rename(&field).into());
@@ -319,7 +319,7 @@ impl Error {
         self
     }
 
-    /// Says when a retry is worth it.
+    /// Sets the time after which a retry can help.
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
@@ -333,8 +333,8 @@ impl Error {
         self
     }
 
-    /// Folds the failures of several items into one error: the first gives code, message and field, all
-    /// of them are listed in [`Error::items`]. `None` for an empty list.
+    /// Combines the failures of several items into one error. The first one gives code, message and field, and
+    /// [`Error::items`] lists all of them. It returns `None` for an empty list.
     #[must_use]
     pub fn of_items(errors: Vec<Self>) -> Option<Self> {
         let mut first = errors.first()?.clone();
@@ -348,7 +348,7 @@ impl Error {
         self.code
     }
 
-    /// The text for the caller.
+    /// The text for the client.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
@@ -360,13 +360,13 @@ impl Error {
         self.field.as_deref()
     }
 
-    /// When a retry is worth it.
+    /// The time after which a retry can help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// The failures of the single items, where the request had several.
+    /// The failures of the single items, if the request had several.
     #[must_use]
     pub fn items(&self) -> &[Self] {
         self.items.as_deref().unwrap_or_default()

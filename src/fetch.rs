@@ -1,11 +1,10 @@
-//! Pictures by URL.
+//! Fetches images by URL.
 //!
-//! A client that names a URL makes this server connect to a place of the client's choice, from inside
-//! the server's network. So it is off unless asked for, and then everything is checked that a URL can lead
-//! to: its scheme and host, every address that the host's name resolves to, and the same again after each
-//! redirect (`guard`). The addresses that were checked are the ones connected to: the client's resolver
-//! is the check. Nothing that identifies anybody is sent, and what comes back is bounded in bytes and
-//! time, and must look like a picture from its first bytes on.
+//! A client that sends a URL makes this server connect to a host of the client's choice, from inside the
+//! server's network. So fetching is off by default. If it is on, `guard` checks the scheme, the host, every
+//! address that the host's name resolves to, and all of them again for each redirect. The HTTP client connects
+//! only to checked addresses, because the check is its resolver. The request identifies nobody. The response is
+//! limited in bytes and time, and must begin like an image.
 
 mod guard;
 mod resolver;
@@ -35,44 +34,45 @@ use crate::{
     small_file, tls,
 };
 
-/// Bytes of a file of certificates: all that the public authorities have are a quarter of a megabyte.
+/// Maximum size of a file of certificates. Those of all public authorities have a quarter of a megabyte.
 const MAX_CERTIFICATE_BYTES: u64 = 8 << 20;
 
-/// How long a connection may take. Far more than any round trip; a host that drops packets is given up
-/// before the whole time of the fetch is spent on it.
+/// Maximum time to connect: far more than any round trip, and less than the whole fetch, so that a host that
+/// drops packets fails early.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Idle connections to one host that are kept for its next picture.
+/// Idle connections to one host that are kept for its next image.
 const IDLE_CONNECTIONS: usize = 4;
-/// How long they are kept.
+/// How long idle connections are kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Bytes that tell every supported format from anything else.
+/// The number of first bytes that identify every supported format.
 const SIGNATURE_BYTES: usize = 32;
-/// Bytes reserved before the first of them is there, whatever the answer announces.
+/// Maximum number of bytes that are allocated before the first byte arrives, whatever length the response
+/// announces.
 const MAX_RESERVED_BYTES: usize = 1 << 20;
 
-/// Why nothing can be fetched at all.
+/// Why the fetcher cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The file of certificates cannot be read.
     #[error("cannot read the certificates in {path}")]
     ReadCertificates {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file of certificates is not one, or the system has none.
+    /// The file has no valid certificates, or the system has none.
     #[error("cannot set up the client that fetches URLs")]
     Client(#[from] reqwest::Error),
 }
 
-/// Why a picture was not fetched. The text is for the caller, the source for the log.
+/// Why an image was not fetched. The text is for the client, the source for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The URL, or one that it redirects to, may not be fetched.
     #[error(transparent)]
     Forbidden(#[from] Refusal),
-    /// More bytes than a picture may have.
+    /// The response has more bytes than an image may have.
     #[error(
         "the image behind the URL has more bytes than the limit of {}",
         Limit::bytes(*.limit, "limits.max_image_bytes")
@@ -81,41 +81,41 @@ pub enum FetchError {
         /// The limit.
         limit: usize,
     },
-    /// It is something else.
+    /// The response is not an image.
     #[error("what the URL leads to cannot be used: {0}")]
     NotAnImage(Foreign),
-    /// Redirected too often.
+    /// There were too many redirects.
     #[error("the URL redirects more than {limit} times")]
     TooManyRedirects {
         /// The limit.
         limit: usize,
     },
-    /// Answered, but not with a picture.
+    /// The server responded with an error status.
     #[error("the URL was answered with status {0}")]
     Status(StatusCode),
-    /// Not answered in time.
+    /// The server did not respond in time.
     #[error("the URL could not be fetched within {0:?}")]
     TimedOut(Duration),
-    /// The connection failed, or the answer was broken off.
+    /// The connection failed, or the response was incomplete.
     #[error("the URL could not be fetched: {what}")]
     Failed {
         /// What failed, in general terms.
         what: &'static str,
-        /// What exactly.
+        /// The exact error.
         source: reqwest::Error,
     },
 }
 
-/// A picture's bytes, and the place that they take until they are decoded.
+/// An image's bytes, and the slot that they occupy until they are decoded.
 #[derive(Debug)]
 pub struct Fetched {
-    /// The encoded picture.
+    /// The encoded image.
     pub bytes: Bytes,
-    /// Bounds how many such pictures are held at once.
+    /// Limits how many fetched images are held at once.
     pub slot: Slot,
 }
 
-/// Fetches pictures.
+/// Fetches images.
 #[derive(Debug)]
 pub struct Fetcher {
     client: reqwest::Client,
@@ -126,19 +126,19 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher of pictures of at most `max_bytes`, by the system's names.
+    /// A fetcher of images of at most `max_bytes`, which resolves names with the system's resolver.
     ///
     /// # Errors
-    /// [`SetupError`], where a certificate is missing.
+    /// [`SetupError`] if the certificates cannot be read.
     pub fn new(config: &config::Fetch, max_bytes: usize) -> Result<Self, SetupError> {
         let lookup = SystemLookup::new(config.max_concurrent);
         Self::with_lookup(config, max_bytes, Arc::new(lookup))
     }
 
-    /// The same, with names looked up elsewhere.
+    /// A fetcher that resolves names with `lookup`.
     ///
     /// # Errors
-    /// [`SetupError`], where a certificate is missing.
+    /// [`SetupError`] if the certificates cannot be read.
     pub fn with_lookup(
         config: &config::Fetch,
         max_bytes: usize,
@@ -149,9 +149,9 @@ impl Fetcher {
         tls::install_provider();
         let client = reqwest::Client::builder()
             .dns_resolver(resolver)
-            // A proxy would connect in our place, to addresses that nobody checked.
+            // A proxy would connect instead of this server, to addresses that were not checked.
             .no_proxy()
-            // Followed by hand, so that each target is checked first.
+            // Redirects are followed by this module, so that each target is checked first.
             .redirect(redirect::Policy::none())
             .referer(false)
             .default_headers(headers())
@@ -164,14 +164,14 @@ impl Fetcher {
         Ok(Self { client, guard, slots, config: config.clone(), max_bytes })
     }
 
-    /// What it was told.
+    /// The configuration.
     #[must_use]
     pub fn config(&self) -> &config::Fetch {
         &self.config
     }
 
-    /// Fetches the image behind a URL. Waits for a turn where too many are fetched already; that wait is
-    /// for the caller to bound. Turns are shared out over clients and sites.
+    /// Fetches the image of a URL. It waits for a slot if too many fetches run; the caller limits this wait.
+    /// Slots are shared fairly among clients and sites.
     ///
     /// # Errors
     /// Any [`FetchError`].
@@ -186,7 +186,7 @@ impl Fetcher {
         Ok(Fetched { bytes, slot })
     }
 
-    /// Asks for a URL, and for those that it redirects to.
+    /// Requests a URL and follows its redirects.
     async fn follow(&self, mut url: Url) -> Result<Bytes, FetchError> {
         for _ in 0..=self.config.max_redirects {
             let response = self.client.get(url.clone()).send().await.map_err(failed)?;
@@ -224,8 +224,7 @@ impl Fetcher {
     }
 }
 
-/// The part of a host's name that one owner has, as far as names tell: the last two labels. Addresses stand for
-/// themselves.
+/// The part of a host's name that usually has one owner: the last two labels. An address is its own site.
 fn site(host: &str) -> &str {
     let is_address = host.starts_with('[') || host.ends_with(|end: char| end.is_ascii_digit());
     match host.trim_end_matches('.').rmatch_indices('.').nth(1) {
@@ -234,7 +233,7 @@ fn site(host: &str) -> &str {
     }
 }
 
-/// Sent with every request. What the other side claims its answer to be is not looked at.
+/// The headers of every request. The response's content type is not used.
 fn headers() -> HeaderMap {
     let agent = HeaderValue::from_str(&format!("siglip-server/{}", build_info::VERSION));
     let agent = agent.unwrap_or_else(|_| HeaderValue::from_static("siglip-server"));
@@ -251,7 +250,7 @@ fn certificates(config: &config::Fetch) -> Result<Vec<Certificate>, SetupError> 
     Ok(Certificate::from_pem_bundle(&pem)?)
 }
 
-/// Where an answer redirects to. One without a place to go to is an answer like any other.
+/// The target of a redirect. A redirect without a target counts as a normal response.
 fn redirect_target(response: &Response) -> Option<&HeaderValue> {
     let redirects = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     response.headers().get(header::LOCATION).filter(|_| redirects)
@@ -265,7 +264,8 @@ fn check_signature(head: &[u8]) -> Result<(), FetchError> {
     }
 }
 
-/// A failure of the client: our own refusal of an address, which hides below its errors, or the network.
+/// Converts a failure of the HTTP client: this server's refusal of an address, which is a source of the error,
+/// or a network error.
 fn failed(error: reqwest::Error) -> FetchError {
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -283,6 +283,6 @@ fn failed(error: reqwest::Error) -> FetchError {
     } else {
         "no answer"
     };
-    // The URL may carry a signature, which must not stand in a log.
+    // The URL may contain a signature, which must not be logged.
     FetchError::Failed { what, source: error.without_url() }
 }

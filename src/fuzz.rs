@@ -1,7 +1,7 @@
-//! The ways in which bytes of strangers come in, one function each, for fuzzing. Not part of the library's
-//! interface: builds without debug assertions do not have it.
+//! Entry points for fuzzing, one function for each way in which untrusted bytes come in. They are not part of
+//! the library's interface: builds without debug assertions do not have them.
 //!
-//! Each takes any bytes, and panics where a rule is broken that holds for all of them.
+//! Each function takes any bytes, and panics if a rule is broken that must hold for all inputs.
 
 mod checkpoint;
 
@@ -32,14 +32,15 @@ fn spec(size: TargetSize) -> ImageSpec {
     }
 }
 
-/// Image bytes into pixels, to a fixed size and to patches, but for formats whose decoder may end this process.
+/// Decodes image bytes to a fixed size and to patches, except formats whose decoder may end this process.
 pub fn image(bytes: &[u8]) {
     if preprocess::may_abort(bytes).is_none() {
         prepare(bytes);
     }
 }
 
-/// The same for AVIF. A decoder that ends its process costs an image, and is met in decode processes alone.
+/// Decodes AVIF. In the server, a decoder that ends its process costs one image, because AVIF is decoded only
+/// in decode processes.
 pub fn avif(bytes: &[u8]) {
     if preprocess::may_abort(bytes).is_some() {
         prepare(bytes);
@@ -47,7 +48,7 @@ pub fn avif(bytes: &[u8]) {
 }
 
 fn prepare(bytes: &[u8]) {
-    // Small, so that every bound is met often, and none costs time.
+    // The limits are small, so that every limit is reached often and fast.
     let limits = ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 16, max_decode_bytes: 1 << 20 };
     let header = preprocess::inspect(bytes, &limits);
     assert!(header.is_err() || preprocess::looks_like_an_image(&bytes[..bytes.len().min(32)]));
@@ -63,7 +64,7 @@ fn prepare(bytes: &[u8]) {
     }
 }
 
-/// JSON into the request of every route, and the query of a raw picture.
+/// Reads JSON as the request of every route, and as the query of a raw image.
 pub fn json(bytes: &[u8]) {
     RUNTIME.block_on(rest::fuzz::json(Bytes::copy_from_slice(bytes)));
     if let Ok(text) = std::str::from_utf8(bytes) {
@@ -71,8 +72,8 @@ pub fn json(bytes: &[u8]) {
     }
 }
 
-/// A body of the Open Inference Protocol into tensors, and those into items. The first two bytes say how much
-/// of it is JSON: all of it where they are the largest number.
+/// Reads a body of the Open Inference Protocol as tensors, and the tensors as items. The first two bytes are
+/// the length of its JSON; the largest number means that all of it is JSON.
 pub fn inference(bytes: &[u8]) {
     let Some((length, body)) = bytes.split_first_chunk::<2>() else { return };
     let length = Some(u16::from_le_bytes(*length)).filter(|&length| length != u16::MAX);
@@ -89,15 +90,16 @@ pub fn inference(bytes: &[u8]) {
     }
 }
 
-/// A form into the request of every route. The first byte says in how large pieces it comes; the boundary
-/// is `X`.
+/// Reads a form as the request of every route. The first byte is the size of the pieces in which it arrives;
+/// the boundary is `X`.
 pub fn multipart(bytes: &[u8]) {
     let Some((&piece, body)) = bytes.split_first() else { return };
     let body = Bytes::copy_from_slice(body);
     RUNTIME.block_on(rest::fuzz::form(&body, usize::from(piece) + 1));
 }
 
-/// A bulk body into rows. The first byte says in how large pieces it comes, the second how long a row may be.
+/// Reads a bulk body as rows. The first byte is the size of the pieces in which it arrives, the second the
+/// maximum length of a row.
 pub fn bulk(bytes: &[u8]) {
     let [piece, max, body @ ..] = bytes else { return };
     let (piece, max) = (usize::from(*piece) + 1, usize::from(*max));
@@ -105,7 +107,7 @@ pub fn bulk(bytes: &[u8]) {
     rest::fuzz::frames(body, max, piece);
 }
 
-/// A text into token ids, by every canonicalisation.
+/// Tokenises a text with every normalisation.
 pub fn text(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     for tokenizer in TOKENIZERS.iter() {
@@ -119,7 +121,7 @@ pub fn text(bytes: &[u8]) {
     }
 }
 
-/// A URL, and a redirect after the first line break, before the guard; and the bytes as an address.
+/// Checks a URL, a redirect after the first line break, and the bytes as an address with the guard.
 pub fn url(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (first, redirect) = text.split_once('\n').unwrap_or((&text, ""));
@@ -145,7 +147,7 @@ pub fn url(bytes: &[u8]) {
     }
 }
 
-/// What the standard library tells of an address, which is less than the guard knows.
+/// The standard library's checks of an address, which are fewer than the guard's.
 fn is_outside(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(it) => {
@@ -174,7 +176,7 @@ static RUNTIME: LazyLock<Runtime> =
 const TEXT_LENGTH: usize = 16;
 const VOCABULARY: u32 = 4096;
 
-/// The demo's tokenizer, once with each canonicalisation.
+/// The demo's tokenizer with each normalisation.
 #[expect(clippy::expect_used, reason = "the files are the repository's own")]
 static TOKENIZERS: LazyLock<Vec<TextTokenizer>> = LazyLock::new(|| {
     use config::TextNormalization as Asked;

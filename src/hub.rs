@@ -1,9 +1,9 @@
-//! Checkpoints from the Hugging Face hub, through the cache folder that Python's `huggingface_hub` keeps.
+//! Downloads checkpoints from the Hugging Face hub into the cache folder of Python's `huggingface_hub`.
 //!
-//! The layout is that library's (`models--ORG--NAME/{blobs,refs,snapshots}`), and so are the lock files and
-//! the names of unfinished downloads: whichever of the two filled the cache, the other one reads it.
-//! Only what the loader reads is downloaded (`select`); every file is checked against the hash that the
-//! hub lists for it, before it appears under its name (`transfer`).
+//! The layout (`models--ORG--NAME/{blobs,refs,snapshots}`), the lock files and the names of unfinished
+//! downloads are those of that library, so that both can read each other's cache. Only files that the loader
+//! reads are downloaded (`select`). Every file is checked against the hash that the hub lists, before it gets
+//! its name (`transfer`).
 
 mod cache;
 mod client;
@@ -34,7 +34,7 @@ use crate::{
     small_file,
 };
 
-/// The branch that is meant where no revision is given.
+/// The branch if no revision is given.
 const DEFAULT_REVISION: &str = "main";
 
 /// A model on the hub: `ORG/NAME`.
@@ -42,7 +42,7 @@ const DEFAULT_REVISION: &str = "main";
 pub struct RepoId(String);
 
 impl RepoId {
-    /// None for a text that cannot be the id of a model.
+    /// Parses the id of a model; none if the text cannot be one.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         is_hub_id(text).then(|| Self(text.to_owned()))
@@ -60,32 +60,32 @@ impl std::fmt::Display for RepoId {
 pub struct Snapshot {
     /// The folder with its files.
     pub folder: PathBuf,
-    /// The commit that they belong to: 40 hexadecimal digits.
+    /// The commit of the files: 40 hexadecimal digits.
     pub commit: String,
 }
 
-/// Is told how far a download has come.
+/// Receives the progress of a download.
 pub trait Progress: Send + Sync {
-    /// `done` of `total` bytes of a file are there. Called at its begin, at its end and in between.
+    /// `done` of `total` bytes of a file are there. This is called at the beginning, at the end and in between.
     fn at(&self, file: &str, done: u64, total: u64);
 }
 
-/// What to do when the hub cannot be asked.
+/// What to do if the hub cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unreachable {
-    /// Take what the cache has, with a warning.
+    /// Use the cache and log a warning.
     UseCache,
     /// Fail.
     Fail,
 }
 
-/// The hub and the cache before it.
+/// The hub and its cache.
 pub struct Hub {
     settings: Settings,
 }
 
 impl Hub {
-    /// The hub that the settings name. Connects to nothing yet.
+    /// The hub that the settings name. This does not connect yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self { settings }
@@ -94,15 +94,15 @@ impl Hub {
     /// The hub that the environment names; [`Settings::from_env`] lists the variables.
     ///
     /// # Errors
-    /// A variable has a value that is none.
+    /// Fails if a variable has an invalid value.
     pub fn from_env() -> Result<Self, HubError> {
         Settings::from_env().map(Self::new)
     }
 
-    /// A checkpoint's folder, downloaded as far as the cache lacks it.
+    /// Returns a checkpoint's folder, and downloads the files that the cache lacks.
     ///
-    /// A revision that is a commit and is cached whole needs no network. Otherwise the hub is asked which
-    /// commit the revision stands for, unless `HF_HUB_OFFLINE` forbids it.
+    /// If the revision is a commit and completely cached, no network is needed. Otherwise the hub is asked for
+    /// the commit of the revision, unless `HF_HUB_OFFLINE` forbids it.
     ///
     /// # Errors
     /// See [`HubError`].
@@ -161,13 +161,13 @@ impl Hub {
         Repo::new(&self.settings.cache, id).with_symlinks(self.settings.symlinks)
     }
 
-    /// Whether bars of progress may be drawn.
+    /// Whether progress bars may be drawn.
     #[must_use]
     pub fn shows_progress(&self) -> bool {
         self.settings.progress
     }
 
-    /// Asks the hub what the revision is, and downloads what the cache lacks of it.
+    /// Asks the hub for the revision, and downloads the files that the cache lacks.
     async fn pull(
         &self,
         id: &RepoId,
@@ -179,7 +179,7 @@ impl Hub {
         let commit = listing.commit.as_str();
         let repo = self.repo(id);
         if repo.is_whole(commit) {
-            // Everything is there: a cache that may only be read is no reason to fail.
+            // Everything is there, so a read-only cache is no reason to fail.
             if let Err(error) = repo.write_ref(revision, commit) {
                 warn!(%error, revision, "the cache cannot note what the revision stands for");
             }
@@ -207,7 +207,7 @@ impl Hub {
                 warn!(%error, file = name, "the cache cannot note that the model has no such file");
             }
         }
-        // Last, so that a snapshot that has its weights has all the rest.
+        // The weights come last, so that a snapshot with weights is complete.
         for file in weights(&transfer, &listing.files, config.as_deref()).await? {
             transfer.get(file, select::MAX_WEIGHT_BYTES).await?;
         }
@@ -216,7 +216,7 @@ impl Hub {
     }
 }
 
-/// The files of weights: the single one, or those that the index names.
+/// The files of weights: a single one, or those that the index names.
 async fn weights<'f>(
     transfer: &Transfer<'_>,
     files: &'f [RemoteFile],

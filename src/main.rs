@@ -1,8 +1,9 @@
-//! The server.
+//! The binary of the server.
 
 use std::process::ExitCode;
 
-/// Keeps the resident set flat under mixed image sizes, where the system's allocator fragments.
+/// jemalloc keeps the resident memory constant with images of mixed sizes, with which the system's allocator
+/// fragments.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -1,4 +1,4 @@
-//! Picture bytes to the pixels that a vision tower reads.
+//! Turns image bytes into the pixels that a vision tower reads.
 
 mod bmp;
 mod damage;
@@ -40,19 +40,19 @@ pub use tiles::{Pinpoints, PinpointsError, Tiling};
 
 use crate::config::Limit;
 
-/// How much of a large picture is decoded.
+/// Whether a large image is decoded in full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Decoding {
     /// Every pixel.
     Full,
-    /// A JPEG at half its size where both sides have four times the pixels that they are resized to, or more:
-    /// the inverse transform then gives four values in place of sixteen. Only builds with `turbojpeg` do it.
+    /// A JPEG is decoded at half its size if both sides are at least four times as long as the target: the
+    /// inverse transform then gives four values instead of sixteen. Only builds with `turbojpeg` do it.
     Fast,
 }
 
 impl Decoding {
-    /// Names the arithmetic of this module. It goes into cache keys and `/info`, so that stored vectors can
-    /// be told apart when the arithmetic changes; raise the number with every change that may move a pixel.
+    /// The version of the preprocessing. It is part of cache keys and of `/info`, so that stored vectors can be
+    /// told apart when it changes. Raise the number with every change that may change a pixel.
     #[must_use]
     pub fn version(self) -> &'static str {
         match self {
@@ -62,8 +62,9 @@ impl Decoding {
         }
     }
 
-    /// Whether a picture of `size`, to be resized to `target`, may be decoded at half its size. What is left
-    /// has twice the target's pixels on each side: the resize still does most of the antialiasing.
+    /// Whether an image of `size` that is resized to `target` may be decoded at half its size. The decoded
+    /// image still has at least twice the target's pixels on each side, so the resize does most of the
+    /// antialiasing.
     fn halves(self, size: [u32; 2], target: [usize; 2]) -> bool {
         let is_large = |(&side, target): (&u32, usize)| side as usize / 4 >= target;
         self == Self::Fast && size.iter().zip(target).all(is_large)
@@ -72,7 +73,8 @@ impl Decoding {
 
 /// A resized picture: RGB, u8, rows from the top, channels innermost (`[height, width, 3]`).
 ///
-/// Normalisation (`x * rescale`, mean, std) happens in the tower, so that a quarter of the bytes travels.
+/// Normalisation (`x * rescale`, mean, std) happens in the tower, so that only a quarter of the bytes is copied
+/// to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pixels {
     /// Rows.
@@ -83,7 +85,7 @@ pub struct Pixels {
     pub data: Arc<[u8]>,
 }
 
-/// Which filter a resize uses; both with Pillow's antialiasing.
+/// The filter of a resize. Both filters use Pillow's antialiasing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Resample {
     /// Pillow's `BILINEAR` (2).
@@ -92,10 +94,10 @@ pub enum Resample {
     Bicubic,
 }
 
-/// How a checkpoint wants its pictures, as its `preprocessor_config.json` says.
+/// How images are prepared for a checkpoint, as its `preprocessor_config.json` says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageSpec {
-    /// The size after the resize, and what is cropped.
+    /// The size after the resize and the crop.
     pub size: TargetSize,
     /// The filter.
     pub resample: Resample,
@@ -107,7 +109,7 @@ pub struct ImageSpec {
     pub std: [f32; 3],
 }
 
-/// Bounds on one picture, checked before and while decoding.
+/// Limits on one image, checked before and during decoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageLimits {
     /// Most encoded bytes.
@@ -119,7 +121,7 @@ pub struct ImageLimits {
 }
 
 impl ImageLimits {
-    /// Whether an image with this header is within the limits, and its header is of one piece.
+    /// Whether the header is consistent, and within the limits.
     #[must_use]
     pub fn allow(&self, header: Header) -> bool {
         let pixels = header.size.into_iter().map(u64::from).product::<u64>();
@@ -141,7 +143,7 @@ pub enum ImageError {
         Limit::bytes(*.limit, "limits.max_image_bytes")
     )]
     TooManyBytes {
-        /// Bytes of this one.
+        /// Encoded bytes of the image.
         bytes: usize,
         /// The limit.
         limit: usize,
@@ -159,7 +161,7 @@ pub enum ImageError {
         /// The limit on their product.
         limit: u64,
     },
-    /// A side that is longer than any picture's, by its header.
+    /// A side is longer than the limit on sides, by the header.
     #[error("the image has {width} x {height} pixels, a side of more than {limit}")]
     TooLongSide {
         /// Columns.
@@ -184,65 +186,65 @@ pub enum ImageError {
     /// A supported format, but damaged.
     #[error("the image cannot be decoded: {reason}")]
     Damaged {
-        /// What is wrong with it, in plain words. A decoder's own go to the log.
+        /// What is wrong with the image, in plain words. The decoder's own message goes to the log.
         reason: String,
     },
 }
 
-/// What a picture's header says of it.
+/// Facts about an image from its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// Rows and columns, upright, before the resize.
     pub size: [u32; 2],
     /// Pixels, before the resize.
     pub pixels: u64,
-    /// Bytes that decoding takes at its peak beside the encoded ones, estimated from above.
+    /// An upper estimate of the bytes that decoding takes at its peak, without the encoded bytes.
     pub decode_bytes: u64,
 }
 
-/// What [`prepare`] yields.
+/// The result of [`prepare`].
 #[derive(Debug, Clone)]
 pub struct Prepared {
     /// The resized picture.
     pub pixels: Pixels,
-    /// Pixels of the picture before the resize.
+    /// Pixels of the image before the resize.
     pub source_pixels: u64,
 }
 
-/// Whether the first bytes of a file are those of a supported format. 32 bytes tell.
+/// Whether the first bytes of a file are those of a supported format. 32 bytes are enough to decide.
 #[must_use]
 pub fn looks_like_an_image(head: &[u8]) -> bool {
     formats::format(head).is_some()
 }
 
-/// The name of the format of an image, where its decoder can end the process that it runs in: such an image belongs
-/// in a process that has nothing else to lose.
+/// The name of the image's format if its decoder can end the process that it runs in. Such an image may only be
+/// decoded in a separate process.
 #[must_use]
 pub fn may_abort(bytes: &[u8]) -> Option<&'static str> {
     formats::format(bytes).filter(|&format| formats::may_abort(format)).map(formats::name)
 }
 
-/// What bytes are that are no image of a supported format, and what to do about it.
+/// Names the kind of bytes that are not an image of a supported format, and says what the client can do.
 #[must_use]
 pub fn what_else(bytes: &[u8]) -> Foreign {
     sniff::name(bytes)
 }
 
-/// Reads a picture's header and holds it against the limits. No pixel is decoded.
+/// Reads an image's header and checks it against the limits. No pixel is decoded.
 ///
 /// # Errors
-/// Any [`ImageError`]; a decoder's panic is the caller's to catch.
+/// Any [`ImageError`]. The caller has to catch a decoder's panic.
 pub fn inspect(bytes: &[u8], limits: &ImageLimits) -> Result<Header, ImageError> {
     decode::inspect(bytes, limits)
 }
 
-/// Decodes a picture, turns it upright (EXIF), composites alpha on white, converts to RGB and resizes.
+/// Decodes an image, turns it upright (EXIF), composites alpha on white, converts it to RGB and resizes it.
 ///
 /// Synchronous and CPU-bound: call it on the [`crate::cpu_pool`]. Limits are checked from the header before
 /// any pixel is decoded.
 ///
 /// # Errors
-/// Any [`ImageError`]; a decoder's panic is the caller's to catch.
+/// Any [`ImageError`]. The caller has to catch a decoder's panic.
 pub fn prepare(
     bytes: &[u8],
     spec: &ImageSpec,
@@ -259,10 +261,11 @@ pub fn prepare(
     Ok(Prepared { pixels, source_pixels })
 }
 
-/// The same for an image of which there are several views: they are one below the other, see [`Tiling::split`].
+/// Decodes an image and prepares several views of it, which are stacked one below the other: see
+/// [`Tiling::split`].
 ///
-/// * `spec`: how they are resized; its size does not count
-/// * `tiling`: made for the size that [`inspect`] says
+/// * `spec`: how the views are resized; its size is not used
+/// * `tiling`: must be made for the size that [`inspect`] reads
 ///
 /// # Errors
 /// As [`prepare`].

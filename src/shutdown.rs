@@ -1,11 +1,12 @@
-//! Signals, and the order in which things stop.
+//! Handles signals, and starts the drain.
 //!
-//! On SIGTERM, SIGINT or SIGQUIT: readiness turns red; after `listen.drain_delay` new work is refused with
-//! `shutting_down`; requests in flight are answered; connections close as they fall idle; the batcher drains; the process exits 0.
-//! If the grace period ends first it exits 1. A second signal ends the process at once.
+//! On SIGTERM, SIGINT or SIGQUIT readiness turns red. After `listen.drain_delay` new work is refused with
+//! `shutting_down`, requests in flight are finished, idle connections are closed, the batcher drains, and the
+//! process exits with 0. If the grace period ends first, it exits with 1. A second signal ends the process at
+//! once.
 //!
-//! SIGHUP, SIGUSR1 and SIGUSR2 change nothing: files that may change are followed anyway, and a terminal that goes
-//! away must not take the server with it.
+//! SIGHUP, SIGUSR1 and SIGUSR2 change nothing: changed files are read again anyway, and a closed terminal must
+//! not end the server.
 
 use std::io;
 
@@ -23,7 +24,7 @@ pub enum Signal {
 }
 
 impl Signal {
-    /// What a shell reports for a process that the signal ended: 128 and the signal's number.
+    /// The exit code that a shell reports for a process that the signal ended: 128 plus the signal's number.
     #[must_use]
     pub const fn exit_code(self) -> i32 {
         match self {
@@ -34,7 +35,7 @@ impl Signal {
     }
 }
 
-/// The signals that are handled, from the moment of [`Signals::install`] on.
+/// The handled signals, from [`Signals::install`] on.
 #[derive(Debug)]
 pub struct Signals {
     #[cfg(unix)]
@@ -43,14 +44,14 @@ pub struct Signals {
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     quit: tokio::signal::unix::Signal,
-    /// Held so that the system's default, which is to end the process, does not come back.
+    /// These are kept, because dropping them would restore the system's default, which ends the process.
     #[cfg(unix)]
     _ignored: [tokio::signal::unix::Signal; 3],
 }
 
 #[cfg(unix)]
 impl Signals {
-    /// Takes the signals over from the system's default, which is to end the process.
+    /// Installs handlers instead of the system's default, which ends the process.
     ///
     /// # Errors
     /// Fails if the system refuses the handler.
@@ -80,10 +81,10 @@ impl Signals {
 
 #[cfg(not(unix))]
 impl Signals {
-    /// Takes Ctrl-C over; there is no SIGTERM here.
+    /// Handles Ctrl-C; this system has no SIGTERM.
     ///
     /// # Errors
-    /// Never, here.
+    /// Never fails on this system.
     pub fn install() -> io::Result<Self> {
         Ok(Self {})
     }
@@ -97,8 +98,7 @@ impl Signals {
     }
 }
 
-/// Drains the server at the first signal and resolves at the second, which the caller answers by
-/// ending the process.
+/// Drains the server at the first signal and resolves at the second one, at which the caller ends the process.
 pub async fn drain_on_signal(mut signals: Signals, handle: AppHandle) -> Signal {
     let first = signals.next().await;
     tracing::info!(signal = ?first, "draining on a signal; a second one ends the process at once");

@@ -1,7 +1,8 @@
-//! Files that the configuration or a checkpoint names: keys, certificates, settings, descriptions of a model.
+//! Reads files that the configuration or a checkpoint names: keys, certificates, settings, descriptions of a
+//! model.
 //!
-//! Such a path may lead to something else than a file: opening a pipe blocks the process, and reading a device never
-//! ends. So the file is opened without waiting, must be a regular one, and is read up to a limit.
+//! Such a path may be something other than a file: opening a pipe blocks the process, and reading a device
+//! never ends. So the file is opened without waiting, must be a regular file, and is read up to a limit.
 
 use std::{
     fs::{File, OpenOptions},
@@ -12,7 +13,7 @@ use std::{
 /// Reads a regular file of at most `max_bytes`.
 ///
 /// # Errors
-/// The system's own, and [`io::ErrorKind::InvalidInput`] for what is not a regular file or has more bytes.
+/// The system's error, and [`io::ErrorKind::InvalidInput`] if it is not a regular file or has more bytes.
 pub fn read(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     let file = open_regular(path)?;
     let length = file.metadata()?.len();
@@ -24,7 +25,7 @@ pub fn read(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
         return Err(too_large());
     }
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-    // It may grow while it is read.
+    // The file may grow while it is read.
     file.take(max_bytes + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max_bytes { Err(too_large()) } else { Ok(bytes) }
 }
@@ -32,7 +33,7 @@ pub fn read(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
 /// Reads a regular file of at most `max_bytes` that holds a text.
 ///
 /// # Errors
-/// Those of [`read`], and [`io::ErrorKind::InvalidData`] for what is not UTF-8.
+/// Those of [`read`], and [`io::ErrorKind::InvalidData`] if the content is not UTF-8.
 pub fn read_to_string(path: &Path, max_bytes: u64) -> io::Result<String> {
     let not_utf8 = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8");
     read(path, max_bytes).and_then(|bytes| String::from_utf8(bytes).map_err(not_utf8))
@@ -41,7 +42,7 @@ pub fn read_to_string(path: &Path, max_bytes: u64) -> io::Result<String> {
 /// Opens a regular file, of any size.
 ///
 /// # Errors
-/// The system's own, and [`io::ErrorKind::InvalidInput`] for what is not a regular file.
+/// The system's error, and [`io::ErrorKind::InvalidInput`] if it is not a regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let file = open(path)?;
     if file.metadata()?.is_file() {
@@ -61,7 +62,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 #[cfg(not(target_os = "linux"))]
 fn open(path: &Path) -> io::Result<File> {
-    // Without a way to open it that never waits, the path is looked at first.
+    // This system cannot open a file without waiting, so the path is checked first.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }

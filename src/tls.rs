@@ -1,4 +1,4 @@
-//! TLS: its cryptography, chosen once for the process, and the identity that the listeners show.
+//! TLS: the cryptography, chosen once for the process, and the certificate of the listeners.
 
 use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,16 +15,16 @@ use tracing::{error, info};
 
 use crate::{config, small_file};
 
-/// Bytes of a certificate with its chain, or of a key.
+/// Maximum size of a certificate with its chain, or of a key.
 const MAX_PEM_BYTES: u64 = 1 << 20;
 
-/// How often the files are looked at. A look reads two small files.
+/// How often the files are read. They are small.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Makes rustls use ring: it is built with a C compiler alone. Called before any TLS is set up; further
+/// Makes rustls use ring, which needs only a C compiler. This must be called before any TLS is set up; further
 /// calls change nothing.
 pub fn install_provider() {
-    // An error means that a provider is there already, which is as good.
+    // An error means that a provider is already installed.
     drop(ring::default_provider().install_default());
 }
 
@@ -38,26 +38,26 @@ pub enum IdentityError {
     /// A file cannot be read.
     #[error("cannot read {path}")]
     Read {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A file holds something else, or the key belongs to another certificate.
+    /// A file has wrong content, or the key belongs to another certificate.
     #[error("{path} is not usable: {reason}")]
     Content {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
 }
 
-/// The certificate that the listeners show, and its key. Both follow their files.
+/// The certificate of the listeners and its key. Both are updated when their files change.
 pub struct Identity {
     cert_file: PathBuf,
     key_file: PathBuf,
-    /// What the files held when they were last taken over.
+    /// The content of the files when they were last applied.
     files: RwLock<Files>,
     current: RwLock<Arc<CertifiedKey>>,
 }
@@ -72,10 +72,10 @@ impl fmt::Debug for Identity {
 type Files = [blake3::Hash; 2];
 
 impl Identity {
-    /// Reads the files that the configuration names; none where it names none.
+    /// Reads the files that the configuration names; none if it names none.
     ///
     /// # Errors
-    /// [`IdentityError`], at the file at fault.
+    /// [`IdentityError`], which names the file at fault.
     pub fn load(config: &config::Tls) -> Result<Option<Self>, IdentityError> {
         let (Some(cert_file), Some(key_file)) = (&config.cert_file, &config.key_file) else {
             return Ok(None);
@@ -89,10 +89,10 @@ impl Identity {
         }))
     }
 
-    /// Accepts connections under this identity, for the protocols named, the preferred one first.
+    /// An acceptor with this certificate for the named protocols, the preferred one first.
     ///
     /// # Errors
-    /// Fails if the cryptography lacks the protocol versions, which it does not.
+    /// Fails if the cryptography lacks the protocol versions, which does not happen.
     pub fn acceptor(self: &Arc<Self>, protocols: &[&str]) -> Result<TlsAcceptor, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
@@ -103,8 +103,8 @@ impl Identity {
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
-    /// Takes over what the files say, again and again. Files that are not usable change nothing: the
-    /// certificate in force stays, and the log says so once. Connections that are open keep theirs.
+    /// Applies changes of the files until the task ends. Invalid files change nothing: the old certificate
+    /// stays in use, and the error is logged once. Open connections keep their certificate.
     pub async fn follow_files(self: Arc<Self>) {
         let mut complaint = None;
         loop {
@@ -128,10 +128,10 @@ impl Identity {
         }
     }
 
-    /// Reads the files, and tells whether they hold anything new.
+    /// Reads the files, and returns whether they have changed.
     ///
     /// # Errors
-    /// [`IdentityError`]; then nothing has changed.
+    /// [`IdentityError`], and then nothing is changed.
     pub fn reread(&self) -> Result<bool, IdentityError> {
         let (files, current) = read(&self.cert_file, &self.key_file)?;
         if *self.files.read() == files {
@@ -143,7 +143,7 @@ impl Identity {
     }
 }
 
-/// Shows the certificate in force to every client, whatever name it asks for.
+/// Gives the current certificate to every client, whatever name it asks for.
 #[derive(Debug)]
 struct Shown(Arc<Identity>);
 
@@ -158,7 +158,7 @@ fn read(cert_file: &PathBuf, key_file: &PathBuf) -> Result<(Files, CertifiedKey)
         let unreadable = |source| IdentityError::Read { path: path.clone(), source };
         small_file::read(path, MAX_PEM_BYTES).map_err(unreadable)
     };
-    // The reason never quotes the file: it may be a key.
+    // The reason never quotes the file, which may be a key.
     let unusable = |path: &PathBuf, reason: &str| IdentityError::Content {
         path: path.clone(),
         reason: reason.to_owned(),

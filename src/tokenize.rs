@@ -1,4 +1,4 @@
-//! Text to the token ids that a text tower reads.
+//! Turns text into the token ids that a text tower reads.
 
 mod bert;
 mod clip;
@@ -24,10 +24,10 @@ use crate::{
 /// One tokenised text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
-    /// Truncated with the end token last. Where padding is part of the model they are `[text_length]`, padded on the
-    /// right.
+    /// The ids, truncated with the end token last. If padding is part of the model, they are `[text_length]`,
+    /// padded on the right.
     pub ids: Arc<[u32]>,
-    /// Ids before the padding, the end token included: what `usage` counts.
+    /// The number of ids before the padding, the end token included, for `usage`.
     pub used: usize,
     /// Whether the text was longer than the model reads.
     pub truncated: bool,
@@ -37,14 +37,14 @@ pub struct Tokens {
 #[derive(Debug, thiserror::Error)]
 #[error("the text cannot be tokenised: {reason}")]
 pub struct TokenizeError {
-    /// What the tokenizer said.
+    /// The tokenizer's message.
     pub reason: String,
 }
 
 /// Why token ids that a client made cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdsError {
-    /// More ids than the model reads.
+    /// There are more ids than the model reads.
     #[error("{found} ids, more than the {limit} that the model reads")]
     TooMany {
         /// Ids of this text.
@@ -52,7 +52,7 @@ pub enum IdsError {
         /// Ids that the model reads.
         limit: usize,
     },
-    /// An id that the text tower has no row for.
+    /// The text tower has no row for an id.
     #[error("the id {id} is not of the model's vocabulary, which has {size} tokens")]
     Unknown {
         /// The id.
@@ -60,10 +60,10 @@ pub enum IdsError {
         /// Tokens of the vocabulary.
         size: u32,
     },
-    /// No id ends the text, and the end's state is the text's vector.
+    /// The text has no end token, whose state would be the text's vector.
     #[error("the ids have no end token, {end}, whose state is the text's vector")]
     NoEnd {
-        /// The end token's id, or what it is.
+        /// The end token's id, or its description.
         end: String,
     },
 }
@@ -73,29 +73,28 @@ pub enum IdsError {
 pub struct TokenizerFiles<'f> {
     /// `tokenizer.json`.
     pub tokenizer: Option<&'f [u8]>,
-    /// `spiece.model`: read where the class is SigLIP 1's, as transformers does, and where there is no
-    /// `tokenizer.json`.
+    /// `spiece.model`: read if the class is SigLIP 1's, as in transformers, or if there is no `tokenizer.json`.
     pub sentencepiece: Option<&'f [u8]>,
-    /// `vocab.json`: CLIP's tokens, where there is no `tokenizer.json`.
+    /// `vocab.json`: CLIP's tokens, if there is no `tokenizer.json`.
     pub vocab: Option<&'f [u8]>,
-    /// `merges.txt`, which goes with it.
+    /// `merges.txt`, which belongs to `vocab.json`.
     pub merges: Option<&'f [u8]>,
-    /// `vocab.txt`: BERT's tokens, where there is no `tokenizer.json`.
+    /// `vocab.txt`: BERT's tokens, if there is no `tokenizer.json`.
     pub words: Option<&'f [u8]>,
     /// `tokenizer_config.json`: the class, and the pad and end tokens.
     pub config: Option<&'f [u8]>,
-    /// `special_tokens_map.json`, where older exports keep those tokens.
+    /// `special_tokens_map.json`, which has these tokens in older exports.
     pub special_tokens_map: Option<&'f [u8]>,
 }
 
-/// What is not in a tokenizer's own files.
+/// Settings that are not in a tokenizer's own files.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenizerOptions {
     /// The ids that the tower reads.
     pub layout: TextLayout,
-    /// What the operator asks to be done to a text first.
+    /// The normalisation that the operator chooses.
     pub normalization: config::TextNormalization,
-    /// What open_clip's configuration asks for, where the checkpoint has one.
+    /// The cleaning in open_clip's configuration, if the checkpoint has one.
     pub cleaning: Option<Cleaning>,
 }
 
@@ -107,29 +106,29 @@ pub struct TokenizerLoadError {
     message: String,
 }
 
-/// A checkpoint's tokenizer with its canonicalisation, length and pad id.
+/// A checkpoint's tokenizer with its normalisation, length and pad id.
 pub struct TextTokenizer {
     tokenizer: tokenizers::Tokenizer,
-    /// What SentencePiece does to a text, where its own file is read.
+    /// SentencePiece's normalisation, if its own file is read.
     sentencepiece: Option<sentencepiece::Normalizer>,
     normalization: TextNormalization,
     text_length: usize,
     /// Ids from here on have no row in the text tower.
     vocab_size: u32,
-    /// What stands behind a text.
+    /// How a text is padded.
     behind: Behind,
-    /// Ids that stand before every text; none for the published checkpoints.
+    /// Ids before every text; none for the published checkpoints.
     prefix: Vec<u32>,
-    /// Ids that stand behind every text: the end token.
+    /// Ids after every text: the end token.
     suffix: Vec<u32>,
-    /// Ids with a meaning to the model, which no user text may produce.
+    /// Ids with a special meaning to the model, which no text may produce.
     control: BTreeSet<u32>,
     unknown: Option<u32>,
 }
 
 impl fmt::Debug for TextTokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A vocabulary has up to 256,000 entries; nobody wants them in a log.
+        // A vocabulary has up to 256,000 entries, too many for a log.
         f.debug_struct("TextTokenizer")
             .field("normalization", &self.normalization)
             .field("text_length", &self.text_length)
@@ -139,12 +138,12 @@ impl fmt::Debug for TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// A tokenizer for texts of `text_length` ids, with the canonicalisation that its class asks for.
+    /// A tokenizer for texts of `text_length` ids, with the normalisation of its class.
     ///
-    /// The pad id is the tokenizer's own: model configs of this family declare a wrong one.
+    /// The pad id is the tokenizer's, because model configurations of this family declare a wrong one.
     ///
     /// # Errors
-    /// Names the file that is not valid, or that declares a token outside of the vocabulary.
+    /// Names the file that is not valid, or that declares a token outside the vocabulary.
     pub fn from_files(
         files: &TokenizerFiles<'_>,
         options: TokenizerOptions,
@@ -156,12 +155,12 @@ impl TextTokenizer {
             Scheme::Clip(end) => return Self::of_clip(files, declared, (options, end)),
             Scheme::Bert => return Self::of_bert(files, &declared, options),
         }
-        // A file of SentencePiece's and nothing else is how SigLIP 1 was published first.
+        // SigLIP 1 was first published with only a file of SentencePiece.
         let alone = files.tokenizer.is_none() && declared.tokenizer_class.is_none();
         let class = if alone { Class::Siglip } else { declared.class() };
         let declared = declared.with_defaults_of(class);
         let (mut tokenizer, sentencepiece) = read(files, class)?;
-        // Length and padding are ours to do: a file's own settings would cut or pad differently.
+        // This type cuts and pads itself, because a file's own settings could do it differently.
         let file_pad = tokenizer.get_padding().map(|padding| padding.pad_id);
         tokenizer.with_padding(None);
         tokenizer
@@ -187,7 +186,7 @@ impl TextTokenizer {
         let control = [Some(pad), end, id(&declared.bos_token)?].into_iter().flatten().collect();
         let unknown = id(&declared.unk_token)?;
         let (prefix, mut suffix) = template(&tokenizer)?;
-        // SigLIP 1 always ends with `</s>`, whether or not the file has a post-processor for it.
+        // A text of SigLIP 1 always ends with `</s>`, even if the file has no post-processor for it.
         if suffix.is_empty() && (class == Class::Siglip || sentencepiece.is_some()) {
             suffix.extend(end);
         }
@@ -213,29 +212,29 @@ impl TextTokenizer {
         })
     }
 
-    /// The most ids of a text, special tokens included: `max_position_embeddings`.
+    /// Maximum number of ids of a text, special tokens included: `max_position_embeddings`.
     #[must_use]
     pub fn text_length(&self) -> usize {
         self.text_length
     }
 
-    /// What is done to a text before the tokenizer reads it.
+    /// The normalisation of a text before the tokenizer reads it.
     #[must_use]
     pub fn normalization(&self) -> TextNormalization {
         self.normalization
     }
 
-    /// The text as it enters the tokenizer. Texts with the same canonical form have the same embedding,
-    /// so this is what a cache is keyed by.
+    /// The text as it enters the tokenizer. Texts with the same canonical form have the same embedding, so
+    /// caches use it as the key.
     #[must_use]
     pub fn canonical<'t>(&self, text: &'t str) -> Cow<'t, str> {
         self.normalization.apply(text)
     }
 
-    /// Ids that a client made with this tokenizer, special tokens included; padded here if they are not.
+    /// Accepts ids that a client made with this tokenizer, special tokens included, and pads them if necessary.
     ///
     /// # Errors
-    /// [`IdsError`] for ids that the text tower would not take.
+    /// [`IdsError`] for ids that the text tower cannot read.
     pub fn accept(&self, given: &[u32]) -> Result<Tokens, IdsError> {
         let (found, limit) = (given.len(), self.text_length);
         if found > limit {
@@ -266,14 +265,14 @@ impl TextTokenizer {
             }
         };
         let padding = given.iter().rev().take_while(|&&id| id == pad).count();
-        // The end token may be the padding as well; the first one counts then.
+        // The end token may also be the padding; then the first one ends the text.
         let end = usize::from(padding > 0 && self.suffix.contains(&pad));
         let mut ids = given.to_vec();
         ids.resize(limit, pad);
         Ok(Tokens { ids: ids.into(), used: found - padding + end, truncated: false })
     }
 
-    /// The text of ids, without special tokens and ids that the tokenizer does not know.
+    /// Decodes ids to text, without special tokens and unknown ids.
     ///
     /// # Errors
     /// Fails if the tokenizer does.
@@ -285,8 +284,8 @@ impl TextTokenizer {
         decoded.map_err(|error| TokenizeError { reason: error.to_string() })
     }
 
-    /// Ids of a text in canonical form. Ids that the text tower cannot read, or that have a meaning of
-    /// their own to it, are the unknown token's.
+    /// The ids of a text in canonical form. Ids that the text tower cannot read, or that have a special
+    /// meaning, are replaced by the unknown token.
     ///
     /// # Errors
     /// Fails if the tokenizer does, which no valid UTF-8 is known to cause.
@@ -299,8 +298,8 @@ impl TextTokenizer {
             .tokenizer
             .encode_fast(&*normalized, false)
             .map_err(|error| TokenizeError { reason: error.to_string() })?;
-        // A unigram vocabulary holds the control tokens' texts as pieces, so switching off their
-        // recognition is not enough.
+        // A unigram vocabulary has the texts of control tokens as pieces, so turning off their recognition is
+        // not enough.
         let readable = |id: &u32| *id < self.vocab_size && !self.control.contains(id);
         let content = encoding
             .get_ids()
@@ -331,7 +330,7 @@ impl TextTokenizer {
     }
 }
 
-/// The tokenizer, and what is done before it where SentencePiece's own file is read.
+/// The tokenizer, and SentencePiece's normaliser if its own file is read.
 fn read(
     files: &TokenizerFiles<'_>,
     class: Class,
@@ -349,7 +348,7 @@ fn read(
         return Err(TokenizerLoadError { file: TOKENIZER, message });
     };
     let tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|error| {
-        // Its own words are of use only where the file is JSON.
+        // The tokenizer's own message helps only if the file is JSON.
         let described = content::check_json(json).err().map(|found| found.to_string());
         let foreign = || format!("it does not describe a tokenizer that is read here: {error}");
         at_fault(TOKENIZER)(described.unwrap_or_else(foreign))
@@ -360,8 +359,8 @@ fn read(
     Ok((tokenizer, None))
 }
 
-/// A tokenizer with more pieces than the text tower has rows belongs to another checkpoint. A few
-/// placeholders at the end are in order: mT5's file has a hundred of them.
+/// A tokenizer with more pieces than the text tower has rows belongs to another checkpoint. A few placeholders
+/// at the end are allowed: mT5's file has a hundred of them.
 fn check_vocabulary(
     tokenizer: &tokenizers::Tokenizer,
     rows: usize,
@@ -376,9 +375,9 @@ fn check_vocabulary(
     })
 }
 
-/// The ids that the tokenizer's post-processor puts before and behind a text.
+/// The ids that the tokenizer's post-processor puts before and after a text.
 fn template(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), TokenizerLoadError> {
-    // Any text of ordinary pieces will do; it is found again inside of its own framed form.
+    // Any text of ordinary pieces works: its ids are found again between the special ones.
     const PROBE: &str = "a";
     let ids = |special| {
         tokenizer

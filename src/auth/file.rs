@@ -1,4 +1,4 @@
-//! The file of keys: TOML, one table a key, named as logs and metrics shall name it.
+//! Reads the file of keys: TOML with one table per key, whose name appears in logs and metrics.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -12,9 +12,9 @@ use serde::Deserialize;
 use super::Digest;
 use crate::small_file;
 
-/// Shorter keys can be guessed by trying.
+/// Shorter keys could be guessed.
 const MIN_KEY_CHARS: usize = 16;
-/// Bytes of a file of keys: thousands of them.
+/// Maximum size of a file of keys: enough for thousands of keys.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// One key of the file, hashed.
@@ -25,21 +25,21 @@ pub(super) struct Entry {
     pub(super) max_concurrent: Option<usize>,
 }
 
-/// Why the keys could not be read. No text of the file is quoted: it is made of secrets.
+/// Why the keys could not be read. It never quotes the file, which contains secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// The file cannot be read.
     #[error("cannot read the API keys in {path}")]
     Read {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file says something else.
+    /// The content of the file is wrong.
     #[error("the API keys in {path} are not usable: {reason}")]
     Content {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
         /// What is wrong, and where.
         reason: String,
@@ -68,7 +68,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Entry>, KeyFileError> {
 }
 
 /// # Errors
-/// What is wrong, without a quotation.
+/// Says what is wrong, without a quotation.
 pub(super) fn parse(text: &str) -> Result<Vec<Entry>, String> {
     let tables: BTreeMap<String, Table> = toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());

@@ -1,4 +1,4 @@
-//! Keys that change while the server runs.
+//! Reads the keys again while the server runs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,13 +6,13 @@ use tracing::{error, info};
 
 use super::{Keys, file};
 
-/// How often the file is looked at. It is small, and a look costs one read; a watch of the file system
-/// would miss the swap of links by which Kubernetes updates a mounted secret on some systems.
+/// How often the file is read. It is small, so a read is cheap. On some systems a file-system watch would miss
+/// the change of links by which Kubernetes updates a mounted secret.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 impl Keys {
-    /// Takes over what the file says, again and again. A file that is not usable changes nothing: the keys
-    /// that were in force stay, and the log says so once.
+    /// Applies changes of the file until the task ends. An invalid file changes nothing: the old keys stay in
+    /// use, and the error is logged once.
     pub async fn follow_file(self: Arc<Self>) {
         let mut complaint = None;
         loop {
@@ -32,7 +32,7 @@ impl Keys {
         }
     }
 
-    /// Reads the file, and tells whether it says anything new.
+    /// Reads the file, and returns whether it has changed.
     pub(super) async fn reread(&self) -> Result<bool, String> {
         let path = self.path.clone();
         let entries = tokio::task::spawn_blocking(move || file::read(&path))

@@ -1,29 +1,29 @@
-//! What a file really holds, where it is not what its name says.
+//! Recognises a file that is not what its name says.
 
 use serde::de::IgnoredAny;
 use serde_json::{Value, error::Category};
 
-/// How much of a value or of a file is quoted.
+/// Maximum number of bytes of a value or a file that a message quotes.
 const MAX_SHOWN_BYTES: usize = 60;
 /// A pointer of Git LFS is shorter than this.
 const MAX_POINTER_BYTES: usize = 1024;
 
-/// What is wrong with a file's content. The message is for behind the file's name.
+/// Describes the fault in a file's content. The message follows the file's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ReadError(String);
 
 impl ReadError {
-    /// With a message in lower case, without a full stop.
+    /// Makes an error from a message in lower case, without a full stop.
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
 }
 
-/// Recognises what often stands in a file's place: nothing, a pointer of Git LFS, a page of HTML or XML.
+/// Recognises what is often in the place of a file: nothing, a pointer of Git LFS, a page of HTML or XML.
 ///
 /// # Errors
-/// Says what it is, and where the file itself can be had.
+/// Says what the content is, and where to get the file itself.
 pub fn check(bytes: &[u8]) -> Result<(), ReadError> {
     if bytes.is_empty() {
         return Err(ReadError::new("the file is empty"));
@@ -57,13 +57,13 @@ pub fn check(bytes: &[u8]) -> Result<(), ReadError> {
 /// Reads a JSON file.
 ///
 /// # Errors
-/// Says what the file is, or where it stops being JSON.
+/// Says what the file is, or at which place it is not JSON.
 pub fn json(bytes: &[u8]) -> Result<Value, ReadError> {
     check(bytes)?;
     serde_json::from_slice(bytes).map_err(|error| not_json(bytes, &error))
 }
 
-/// Whether a file is JSON at all, for readers whose own errors do not say.
+/// Checks that a file is JSON, for readers whose own errors do not say it.
 ///
 /// # Errors
 /// As [`json`].
@@ -95,7 +95,7 @@ fn not_json(bytes: &[u8], error: &serde_json::Error) -> ReadError {
     ReadError::new(format!("this is not valid JSON: see line {line}, column {column}"))
 }
 
-/// A value as messages quote it, cut where it is long.
+/// A value as messages quote it, cut if it is long.
 #[must_use]
 pub fn shown(value: &Value) -> String {
     let text = value.to_string();

@@ -1,4 +1,4 @@
-//! The values of a JSON file by key, with errors that name the key, its value and what is read in its place.
+//! Reads values of a JSON file by key, with errors that name the key, its value and the accepted values.
 
 use serde_json::{Map, Value};
 
@@ -10,7 +10,7 @@ pub struct Document(Value);
 
 impl Document {
     /// # Errors
-    /// Says what the file is, or where it stops being JSON.
+    /// Says what the file is, or at which place it is not JSON.
     pub fn parse(bytes: &[u8]) -> Result<Self, ReadError> {
         let value = content::json(bytes)?;
         if value.is_object() {
@@ -26,38 +26,38 @@ impl Document {
     }
 }
 
-/// An object of a JSON file. A key that is absent and one that is `null` are the same.
+/// An object of a JSON file. A key that is `null` counts as absent.
 #[derive(Debug, Clone, Default)]
 pub struct Fields<'d> {
-    /// What stands before a key in messages: nothing, or `text_config.`.
+    /// The prefix of a key in messages: empty, or `text_config.`.
     path: String,
     map: Option<&'d Map<String, Value>>,
 }
 
 impl<'d> Fields<'d> {
-    /// A key's value, of whatever type.
+    /// A key's value of any type.
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&'d Value> {
         self.map?.get(key).filter(|value| !value.is_null())
     }
 
-    /// A key with what leads to it, as messages name it.
+    /// The full path of a key, as messages name it.
     #[must_use]
     pub fn path(&self, key: &str) -> String {
         format!("{}{key}", self.path)
     }
 
-    /// A nested object; none where the key is absent.
+    /// A nested object; none if the key is absent.
     ///
     /// # Errors
-    /// The value is of another type, as for all of these.
+    /// Fails if the value has another type.
     pub fn object(&self, key: &str) -> Result<Option<Self>, ReadError> {
         let path = format!("{}.", self.path(key));
         let read = |value: &'d Value| Some(Self { path, map: Some(value.as_object()?) });
         self.read(key, "an object", read)
     }
 
-    /// A nested object; one without a key where it is absent.
+    /// A nested object; an empty one if the key is absent.
     ///
     /// # Errors
     /// As [`Fields::object`].
@@ -98,9 +98,9 @@ impl<'d> Fields<'d> {
         self.read(key, "a number", Value::as_f64)
     }
 
-    /// A value that `read` understands, which is none for what it does not.
+    /// A value that `read` accepts.
     ///
-    /// * `expected`: what it does
+    /// * `expected`: the accepted values, for the error
     ///
     /// # Errors
     /// As [`Fields::object`].
@@ -114,7 +114,7 @@ impl<'d> Fields<'d> {
         read(value).map(Some).ok_or_else(|| self.unread(key, expected))
     }
 
-    /// The error for a key whose value is not read.
+    /// The error for a key whose value is not accepted.
     #[must_use]
     pub fn unread(&self, key: &str, expected: &str) -> ReadError {
         let value = self.value(key).map_or_else(|| "missing".to_owned(), shown);

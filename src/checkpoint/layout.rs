@@ -1,4 +1,4 @@
-//! Which files of a repository form its checkpoint, where it holds transformers' files, open_clip's or both.
+//! Decides which files form the checkpoint of a repository with transformers' files, open_clip's, or both.
 
 use serde_json::Value;
 
@@ -7,12 +7,12 @@ use super::{
     content::{self, ReadError},
 };
 
-/// More files of weights than that are no checkpoint.
+/// Maximum number of files of weights.
 const MAX_SHARDS: usize = 256;
-/// How the names of pickled weights end.
+/// The file extensions of pickled weights.
 const PICKLES: [&str; 7] = [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".msgpack"];
 
-/// Whose files describe the towers.
+/// The format of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// `config.json`, as transformers reads it.
@@ -21,10 +21,10 @@ pub enum Layout {
     OpenClip,
 }
 
-/// The names that weights begin with, of both layouts, the first that is there first.
+/// The first files of weights in both layouts, in order of preference.
 pub const WEIGHT_FILES: [&str; 3] = [OPEN_CLIP_WEIGHTS, WEIGHTS, WEIGHTS_INDEX];
 
-/// The file that the weights begin with.
+/// The first file of the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weights {
     /// One file of this name holds all of them.
@@ -44,22 +44,22 @@ impl Weights {
     }
 }
 
-/// Why a set of files is no checkpoint.
+/// Why a set of files is not a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
-    /// Neither configuration is there.
+    /// There is no configuration.
     #[error("there is neither {CONFIG} nor {OPEN_CLIP_CONFIG}")]
     NoConfig,
-    /// The configuration is of code that wraps open_clip, whose own configuration is not there.
+    /// The configuration is for code that wraps open_clip, but open_clip's own configuration is missing.
     #[error(
         "{CONFIG} (open_clip_model_name) stands for an open_clip model, but there is no \
          {OPEN_CLIP_CONFIG}"
     )]
     NoOpenClipConfig,
-    /// The weights are not there, nor in a form that is not read.
+    /// There are no weights, not even in an unsupported format.
     #[error("{0}")]
     NoWeights(String),
-    /// The weights are there only as a pickle.
+    /// The weights exist only as a pickle.
     #[error(
         "the weights are there only as `{0}`, which is not read, because a pickle can run code; \
          convert it to safetensors"
@@ -68,16 +68,16 @@ pub enum LayoutError {
 }
 
 impl Layout {
-    /// The one rule for repositories that hold the files of both. It looks at the configurations only, never at
-    /// the weights, so that an incomplete copy is refused rather than read another way:
+    /// The single rule for repositories with the files of both. It looks only at the configurations, never at
+    /// the weights, so that an incomplete copy is refused instead of being read in another way:
     ///
-    /// * With one of the two configurations, that one counts.
-    /// * With both, `config.json` counts where transformers reads it by itself. It does not where the file has no
-    ///   `model_type` (it is timm's then), or brings code along (`auto_map`, `open_clip_model_name`): beside
-    ///   open_clip's files that code wraps open_clip.
+    /// * With one of the two configurations, that one is used.
+    /// * With both, `config.json` is used if transformers can read it by itself. It is ignored if it has no
+    ///   `model_type` (then it is timm's), or if it names code of its own (`auto_map`, `open_clip_model_name`),
+    ///   which wraps open_clip.
     ///
-    /// * `config`: the content of `config.json`, where it is there
-    /// * `has_open_clip`: whether `open_clip_config.json` is there
+    /// * `config`: the content of `config.json`, if it exists
+    /// * `has_open_clip`: whether `open_clip_config.json` exists
     ///
     /// # Errors
     /// [`LayoutError::NoConfig`] or [`LayoutError::NoOpenClipConfig`].
@@ -85,7 +85,7 @@ impl Layout {
         let Some(config) = config else {
             return if has_open_clip { Ok(Self::OpenClip) } else { Err(LayoutError::NoConfig) };
         };
-        // A file that cannot be read is transformers' here: whoever reads it says what is wrong with it.
+        // An unreadable file counts as transformers'; the loader then reports what is wrong with it.
         let Ok(config) = serde_json::from_slice::<Value>(config) else {
             return Ok(Self::Transformers);
         };
@@ -99,7 +99,7 @@ impl Layout {
         }
     }
 
-    /// The names of its weights: the first that is there counts.
+    /// The names of its weights, in order of preference.
     #[must_use]
     pub fn candidates(self) -> &'static [&'static str] {
         match self {
@@ -108,9 +108,9 @@ impl Layout {
         }
     }
 
-    /// The weights that belong to the layout: the first of its names that is there.
+    /// The weights that belong to the layout: the first of its names that exists.
     ///
-    /// * `names`: of the files that are there
+    /// * `names`: the names of the existing files
     ///
     /// # Errors
     /// [`LayoutError::NoWeights`] or [`LayoutError::Pickle`].
@@ -144,10 +144,10 @@ impl Layout {
     }
 }
 
-/// The files that [`WEIGHTS_INDEX`] names, in the order of their names: at least one, each of the index's own folder.
+/// The files that [`WEIGHTS_INDEX`] names, sorted by name: at least one, all in the index's own folder.
 ///
 /// # Errors
-/// What is wrong with the file.
+/// Says what is wrong with the file.
 pub fn shards(index: &[u8]) -> Result<Vec<String>, ReadError> {
     let index = content::json(index)?;
     let map = index.get("weight_map").and_then(Value::as_object);
@@ -157,7 +157,7 @@ pub fn shards(index: &[u8]) -> Result<Vec<String>, ReadError> {
     let mut names = Vec::with_capacity(map.len());
     for (tensor, name) in map {
         let file = name.as_str().filter(|name| {
-            // The index is data from elsewhere; it may not lead out of its folder.
+            // The index is untrusted, so its names must not lead out of its folder.
             !name.contains(['/', '\\', '\0'])
                 && !name.starts_with('.')
                 && name.ends_with(".safetensors")
@@ -225,7 +225,7 @@ mod tests {
                 true,
                 Ok(Layout::OpenClip),
             ),
-            // What is wrong with it is said where it is read.
+            // The loader reports what is wrong with this file.
             (Some(b"version https://git-lfs.github.com/spec/v1"), true, Ok(Layout::Transformers)),
         ] {
             let shown = config.map(String::from_utf8_lossy);
@@ -249,7 +249,7 @@ mod tests {
         let refused = |layout: Layout, names: &[&str]| {
             layout.weights(names.iter().copied()).expect_err("no weights").to_string()
         };
-        // Never the other one's, although they are there.
+        // The weights of the other layout are never used, although they exist.
         let other = refused(Transformers, &[OPEN_CLIP_WEIGHTS]);
         assert!(other.contains("whose weights are model.safetensors or"), "{other}");
         let pickle = refused(Transformers, &["z.bin", "pytorch_model.bin"]);

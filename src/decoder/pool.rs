@@ -14,15 +14,15 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// Memory that decoding takes beside the image and a copy of its encoded bytes, which some formats mend: tables, the
-/// rows of a resize, the stack, the allocator's rounding.
+/// Memory of decoding in addition to the image and a copy of its encoded bytes (which some decoders correct):
+/// tables, the rows of a resize, the stack, the allocator's rounding.
 const MARGIN_BYTES: u64 = 48 << 20;
 
 /// An image of one pixel, with which the first process shows that it works.
 const TRIAL: &[u8] =
     b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
 
-/// The processes that are there, and how to start more. There are never more than threads that ask at once.
+/// The decode processes, and how to start more. There are never more processes than calling threads.
 #[derive(Debug)]
 pub(super) struct Pool {
     program: PathBuf,
@@ -31,10 +31,10 @@ pub(super) struct Pool {
     metrics: Arc<Metrics>,
 }
 
-/// Why a task has no outcome.
+/// Why a task has no result.
 enum Failure {
     NotStarted(io::Error),
-    /// `used`: whether the process had had an image before.
+    /// `used`: whether the process had decoded an image before.
     Ended {
         end: End,
         used: bool,
@@ -42,10 +42,10 @@ enum Failure {
 }
 
 impl Pool {
-    /// Starts the first process, and lets it show whether processes can be had here.
+    /// Starts the first process, which shows whether processes can be started here.
     ///
     /// # Errors
-    /// The system's, or [`io::ErrorKind::TimedOut`].
+    /// The system's error, or [`io::ErrorKind::TimedOut`].
     pub(super) fn start(
         program: PathBuf,
         max_time: Duration,
@@ -115,7 +115,7 @@ impl Pool {
 
     /// Runs one task in a process.
     ///
-    /// * `decode_bytes`: what it takes beside the encoded bytes, estimated from above
+    /// * `decode_bytes`: an upper estimate of the memory in addition to the encoded bytes
     fn run(
         &self,
         (bytes, decode_bytes): (&[u8], u64),
@@ -128,8 +128,8 @@ impl Pool {
         let process = self.take().map_or_else(|| self.started(), Ok);
         let done = match process.and_then(|process| self.attempt(process, &request, bytes, allowed))
         {
-            // Neither says much about the image: somebody else ended the process, or earlier images had left it less
-            // memory than there should be.
+            // The image may not be at fault: the process was ended from outside, or earlier images had left it
+            // too little memory.
             Err(Failure::Ended { end: End::Killed, .. })
             | Err(Failure::Ended { end: End::Memory, used: true }) => {
                 self.started().and_then(|process| self.attempt(process, &request, bytes, allowed))
@@ -178,7 +178,8 @@ impl Pool {
         Process::start(&self.program).map(|(process, _)| process).map_err(Failure::NotStarted)
     }
 
-    /// An idle process. Those that were ended from outside are forgotten, which takes them off the system's list.
+    /// Takes an idle process. Processes that were ended from outside are dropped, which removes them from the
+    /// system's list.
     fn take(&self) -> Option<Process> {
         let mut idle = self.idle.lock();
         idle.retain_mut(Process::is_alive);
@@ -199,7 +200,7 @@ impl Pool {
     }
 }
 
-/// The error of an outcome that is not the one asked for.
+/// The error for a result of another kind than requested.
 fn failed(outcome: Outcome) -> Error {
     match outcome {
         Outcome::Failed { code, message } => wire::error(&code, message),

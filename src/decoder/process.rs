@@ -1,4 +1,4 @@
-//! One decode process, from the server's side.
+//! The server's side of one decode process.
 
 use std::{
     fs::File,
@@ -33,33 +33,34 @@ use super::{
 };
 use crate::preprocess::Pixels;
 
-/// How long a process may take to its first word: it is the server's own binary, but the disk may be slow.
+/// Maximum time until a process sends its first frame. It is the server's own binary, but the disk may be slow.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a process may take to its end once it has no socket, before it is killed.
+/// Maximum time for a process to end after its socket was closed. After that it is killed.
 const END_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-/// How much longer than its processor time an image may take, on a machine that does much else.
+/// The factor between the processor time and the wall time of an image, for a busy machine.
 const WALL_FACTOR: u32 = 6;
-/// Shared memory up to this stays with a process for its next image.
+/// Shared memory up to this size is kept for the next image of a process.
 const KEPT_BYTES: u64 = 2 << 20;
-/// Shared memory of one process: an encoded image or its pixels, whichever is larger. Only what is written is taken.
+/// Shared memory of one process, for an encoded image or its pixels, whichever is larger. Only written pages
+/// use memory.
 const MEMORY_BYTES: u64 = 1 << 30;
-/// What of a process's standard error is kept, to see why it ended.
+/// Maximum number of bytes that are kept from a process's standard error, to see why it ended.
 const SAID_BYTES: usize = 4096;
-/// How the runtime says that there is no memory, before it aborts.
+/// The runtime's message before it aborts because there is no memory.
 const NO_MEMORY: &str = "memory allocation of";
-/// Settings of the allocator in a decode process: what is given back does not count as its address space.
+/// Settings of the allocator in a decode process. Memory that it returns no longer counts as address space.
 const ALLOCATOR: (&str, &str) = (
     "_RJEM_MALLOC_CONF",
     "background_thread:false,narenas:1,retain:false,dirty_decay_ms:10000,muzzy_decay_ms:0",
 );
 
-/// Why a process ended that had an image.
+/// Why a process ended while it had an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Memory,
     Time,
     Crash,
-    /// By somebody else.
+    /// Something outside ended the process.
     Killed,
 }
 
@@ -75,7 +76,7 @@ impl End {
     }
 }
 
-/// What an image may take.
+/// The limits for an image.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Allowed {
     /// Bytes of address space.
@@ -84,11 +85,11 @@ pub(super) struct Allowed {
     pub(super) time: Duration,
 }
 
-/// A task that came to its end, well or not.
+/// A task that was answered, with or without success.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) outcome: Outcome,
-    /// What [`Outcome::Prepared`] left in the shared memory.
+    /// The pixels that [`Outcome::Prepared`] has written to the shared memory.
     pub(super) pixels: Option<Pixels>,
 }
 
@@ -97,7 +98,7 @@ pub(super) struct Done {
 pub(super) struct Broken {
     pub(super) end: End,
     pub(super) status: Option<ExitStatus>,
-    /// Whether it had had an image before.
+    /// Whether the process had decoded an image before.
     pub(super) used: bool,
     pub(super) source: io::Error,
 }
@@ -108,20 +109,20 @@ pub(super) struct Process {
     child: Child,
     socket: UnixStream,
     memory: File,
-    /// What it wrote to standard error.
+    /// The standard error of the process.
     said: File,
-    /// Its address space before any image; 0 where it is not known.
+    /// Its address space before any image; 0 if it is not known.
     address_space: u64,
     cpu_seconds: u64,
-    /// Whether it has had an image.
+    /// Whether the process has decoded an image.
     used: bool,
 }
 
 impl Process {
-    /// Starts a process and waits until it has given up its rights.
+    /// Starts a process and waits until it has entered its sandbox.
     ///
     /// # Errors
-    /// The system's, or [`io::ErrorKind::TimedOut`].
+    /// The system's error, or [`io::ErrorKind::TimedOut`].
     pub(super) fn start(program: &Path) -> io::Result<(Self, Ready)> {
         let (socket, theirs) = UnixStream::pair()?;
         let memory = shared_memory(MEMORY_BYTES)?;
@@ -132,7 +133,7 @@ impl Process {
             .env_clear()
             .env(ALLOCATOR.0, ALLOCATOR.1)
             .current_dir("/")
-            // A terminal's signals are for the server.
+            // A terminal's signals must go to the server only.
             .process_group(0)
             .stdin(OwnedFd::from(theirs))
             .stdout(OwnedFd::from(memory.try_clone()?))
@@ -145,15 +146,15 @@ impl Process {
         Ok((process, ready))
     }
 
-    /// Whether it has not ended.
+    /// Whether the process is still running.
     pub(super) fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Hands an image over and waits for the outcome.
+    /// Sends an image and waits for the result.
     ///
     /// # Errors
-    /// Says why the process, which is gone then with all its memory, did not come to one.
+    /// Says why there is no result. The process has ended then, with all its memory.
     pub(super) fn exchange(
         &mut self,
         request: &Request,
@@ -186,8 +187,8 @@ impl Process {
         self.memory.write_all_at(bytes, 0)?;
         wire::write(&mut self.socket, request)?;
         let Response { outcome, cpu_seconds } = self.read(allowed.time * WALL_FACTOR)?;
-        // A process that was taken over may say anything. It cannot have taken less than before, nor more than it
-        // was allowed.
+        // A compromised process may report anything, so the reported time is clamped: it cannot be less than
+        // before or more than allowed.
         self.cpu_seconds =
             cpu_seconds.clamp(self.cpu_seconds, self.cpu_seconds + whole_seconds(allowed.time));
         let pixels = match (&outcome, &request.task) {
@@ -205,7 +206,7 @@ impl Process {
             _ => None,
         };
         if most.max(bytes.len() as u64) > KEPT_BYTES {
-            // Gives the pages back; the length is sealed.
+            // Returns the pages to the system; the length is sealed and stays.
             let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             fallocate(&self.memory, hole, KEPT_BYTES, MEMORY_BYTES - KEPT_BYTES)?;
         }
@@ -223,18 +224,18 @@ impl Process {
         Ok(Pixels { height, width, data })
     }
 
-    /// Sets what the next image may take.
+    /// Sets the limits for the next image.
     ///
     /// * `written`: bytes that the process may write to the shared memory
     fn limit(&self, allowed: Allowed, written: u64) -> io::Result<()> {
         let pid = Pid::from_child(&self.child);
         let set = |resource, most: u64| {
-            // No process can have more than the server's own hard limit, which it inherits.
+            // A process inherits the server's hard limit and cannot exceed it.
             let maximum = getrlimit(resource).maximum;
             let current = Some(maximum.map_or(most, |maximum| maximum.min(most)));
             prlimit(Some(pid), resource, Rlimit { current, maximum }).map(drop)
         };
-        // The kernel counts over the whole life of the process.
+        // The kernel counts processor time over the whole life of the process.
         set(Resource::Cpu, self.cpu_seconds + whole_seconds(allowed.time))?;
         set(Resource::Fsize, written.max(SAID_BYTES as u64))?;
         if self.address_space > 0 {
@@ -243,7 +244,7 @@ impl Process {
         Ok(())
     }
 
-    /// A frame, within `timeout` whatever comes before it.
+    /// Reads a frame within `timeout`, however its bytes arrive.
     fn read<T: serde::de::DeserializeOwned>(&mut self, timeout: Duration) -> io::Result<T> {
         wire::read(&mut Timed { socket: &self.socket, deadline: Instant::now() + timeout })
     }
@@ -254,10 +255,10 @@ impl Process {
         read.is_ok() && String::from_utf8_lossy(&said).contains(NO_MEMORY)
     }
 
-    /// Ends the process and waits until it is gone, with its memory.
+    /// Ends the process and waits until its memory is freed.
     fn end(&mut self) -> Option<ExitStatus> {
-        // Without its socket an idle process ends by itself, and one that failed is on its way: its own status says
-        // why.
+        // An idle process ends by itself when its socket is closed. A failed process is already ending, and its
+        // own exit status says why.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         if !self.ends_soon() {
             let _ = self.child.kill();
@@ -265,7 +266,7 @@ impl Process {
         self.child.wait().ok()
     }
 
-    /// Waits a moment for the process to end.
+    /// Waits a short time for the process to end.
     fn ends_soon(&self) -> bool {
         let pid = Pid::from_child(&self.child);
         let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
@@ -306,12 +307,13 @@ fn shared_memory(bytes: u64) -> io::Result<File> {
     Ok(memory)
 }
 
-/// Most bytes that a task's outcome takes in the shared memory.
+/// Maximum number of bytes of a task's result in the shared memory.
 fn most_bytes(task: &Task) -> u64 {
     task.max_pixels().saturating_mul(3)
 }
 
-/// Whole seconds that are at least `time`: the kernel counts no finer, and the process is somewhere within one.
+/// Rounds up to whole seconds and adds one: the kernel counts whole seconds, and the process has already used a
+/// part of one.
 fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0) + 1
 }

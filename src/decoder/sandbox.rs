@@ -1,4 +1,4 @@
-//! What a decode process gives up before it sees an image.
+//! Restricts a decode process before it sees an image.
 
 use std::{collections::BTreeMap, fs};
 
@@ -12,8 +12,8 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-/// What a decoder and the runtime below it ask of the kernel: memory, the descriptors that are open, time, locks,
-/// randomness for hash maps, and an end.
+/// The system calls that a decoder and the runtime need: memory, open descriptors, time, locks, randomness for
+/// hash maps, and exit.
 const ALLOWED: &[i64] = &[
     libc::SYS_read,
     libc::SYS_write,
@@ -51,41 +51,41 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-/// Calls that take the protection of memory as their third argument. None of it may become a program.
+/// Calls with the memory protection as their third argument. No memory may become executable.
 const MAPPING: [i64; 2] = [libc::SYS_mmap, libc::SYS_mprotect];
 
-/// Signals that tell a whole group of processes to end. A decode process ends with its server, which may have images
-/// to decode until then.
+/// Signals that end a whole group of processes. A decode process ends with its server, which may still have
+/// images to decode.
 const FOR_THE_SERVER: [i32; 6] =
     [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
 
-/// What the kernel granted.
+/// The restrictions that the kernel has applied.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Granted {
     pub(super) seccomp: bool,
     pub(super) landlock: bool,
 }
 
-/// Closes every descriptor but the first three: the server's own are not inherited, but those that it was started
-/// with may be.
+/// Closes every descriptor except the first three. The server's own descriptors are not inherited, but those
+/// that it was started with may be.
 pub(super) fn close_inherited() {
-    // SAFETY: nothing in this process holds a descriptor above the first three yet.
+    // SAFETY: no object in this process owns a descriptor above the first three yet.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
 }
 
-/// Gives up files, the network, new processes and core dumps, as far as the kernel has the means. No privilege is
-/// needed for any of it.
+/// Gives up files, the network, new processes and core dumps, as far as the kernel supports it. None of this
+/// needs a privilege.
 pub(super) fn enter() -> Granted {
     for signal in FOR_THE_SERVER {
         // SAFETY: ignoring a signal runs no code of this process.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    // Where memory ends the kernel shall choose this process and not the server.
+    // If memory runs out, the kernel should end this process instead of the server.
     let _ = fs::write("/proc/self/oom_score_adj", "1000");
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    // A core dump would hold an image of somebody's.
+    // A core dump could contain a client's image.
     let _ = setrlimit(Resource::Core, none);
-    // No further descriptor. The open ones stay open, and one may be waited for.
+    // The process cannot open further descriptors. Open ones stay open, and `poll` works with one.
     let one = Rlimit { current: Some(1), maximum: Some(1) };
     let _ = setrlimit(Resource::Nofile, one);
     Granted { landlock: restrict_paths(), seccomp: filter_calls().is_ok() }
@@ -112,11 +112,11 @@ fn filter_calls() -> Result<(), Box<dyn std::error::Error>> {
     for call in MAPPING {
         rules.insert(call, vec![only(2, Compare::MaskedEq(executable), 0)?]);
     }
-    // An abort is a signal to itself.
+    // An abort sends a signal to the process itself.
     let own = u64::from(getpid().as_raw_nonzero().get().cast_unsigned());
     rules.insert(libc::SYS_tgkill, vec![only(0, Compare::Eq, own)?]);
-    // Anything else fails, as it does for a process without rights. It is not killed for it: libraries try what they
-    // can do without.
+    // Any other call fails as for an unprivileged process. It does not end the process, because libraries try
+    // calls that they do not need.
     let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let target = std::env::consts::ARCH.try_into()?;
     let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, target)?;

@@ -11,7 +11,8 @@ fn decoder(program: Option<&str>) -> Decoder {
 
 #[test]
 fn threads_decode_where_no_process_can_be_had() {
-    // None, one that is not there, one that ends at once, and one that does not know what it is asked.
+    // The cases are no program, one that does not exist, one that ends at once, and one that does not know the
+    // protocol.
     for program in [None, Some("/nowhere"), Some("/bin/true"), Some("/bin/echo")] {
         let decoder = decoder(program);
         assert_eq!(decoder.isolation(), DecodeIsolation::Thread, "{program:?}");

@@ -1,5 +1,5 @@
-//! What the server and a decode process say to each other: frames of JSON over a socket. The bytes of an image and
-//! its pixels do not travel there; they are written to a piece of memory that both hold.
+//! The protocol between the server and a decode process: frames of JSON over a socket. The bytes of an image
+//! and its pixels are not sent there; they are written to shared memory.
 
 use std::io::{self, Read, Write};
 
@@ -10,15 +10,15 @@ use crate::{
     preprocess::{Decoding, Header, ImageLimits, ImageSpec, Tiling},
 };
 
-/// Maximum length of a frame, in bytes. An error's message is the longest thing that is said.
+/// Maximum length of a frame, in bytes. The longest frames are those with an error's message.
 const MAX_FRAME_BYTES: u32 = 64 << 10;
 
-/// The first frame of a process: what of its isolation the kernel granted.
+/// The first frame of a process: the restrictions that the kernel has applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ready {
     /// System calls are filtered.
     pub(super) seccomp: bool,
-    /// Files and the network are closed to it.
+    /// Files and the network are not accessible.
     pub(super) landlock: bool,
     /// Its address space in bytes, before any image.
     pub(super) address_space: u64,
@@ -28,7 +28,7 @@ pub(super) struct Ready {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request {
     pub(super) bytes: u64,
-    /// What decoding it takes beside them, estimated from above.
+    /// An upper estimate of the memory of decoding, without the encoded bytes.
     pub(super) decode_bytes: u64,
     pub(super) limits: ImageLimits,
     pub(super) task: Task,
@@ -41,7 +41,7 @@ pub(super) enum Task {
         spec: ImageSpec,
         decoding: Decoding,
     },
-    /// The views of one image, one below the other.
+    /// Prepare several views of the image, stacked one below the other.
     Views {
         spec: ImageSpec,
         tiling: Tiling,
@@ -50,7 +50,7 @@ pub(super) enum Task {
 }
 
 impl Task {
-    /// The most pixels of its outcome.
+    /// Maximum number of pixels of the result.
     pub(super) fn max_pixels(&self) -> u64 {
         match self {
             Self::Inspect => 0,
@@ -59,7 +59,7 @@ impl Task {
         }
     }
 
-    /// Whether pixels of `[height, width]` can be its outcome.
+    /// Whether the result may have the size `[height, width]`.
     pub(super) fn accepts(&self, size: [u32; 2]) -> bool {
         match self {
             Self::Inspect => false,
@@ -69,7 +69,7 @@ impl Task {
     }
 }
 
-/// The end of a task.
+/// The response to a task.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Response {
     pub(super) outcome: Outcome,
@@ -99,7 +99,7 @@ impl Outcome {
     }
 }
 
-/// The error that a process told of.
+/// The error that a process has reported.
 pub(super) fn error(code: &str, message: String) -> Error {
     let known = Code::ALL.into_iter().find(|known| known.slug() == code);
     Error::new(known.unwrap_or(Code::UndecodableImage), message)

@@ -1,4 +1,4 @@
-//! A decode process, from its inside.
+//! The inside of a decode process.
 
 use std::{
     fs::File,
@@ -30,16 +30,16 @@ use crate::{
 /// The argument that makes the server's binary a decode process.
 pub const ARGUMENT: &str = "decode-process";
 
-/// An image from this on takes memory that was freed before: what earlier images left is given back to the system
-/// first, so that it does not count as this one's, and what it leaves itself is given back at once.
+/// Before and after an image with at least this estimate, the allocator returns its free memory to the system,
+/// so that memory of earlier images does not count against its limit.
 const LARGE_BYTES: u64 = 8 << 20;
-/// After this long without an image, what is free is given back to the system.
+/// After this time without an image, the allocator returns its free memory to the system.
 const IDLE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// Serves the server that started this process, until that closes the socket.
+/// Decodes images for the server that started this process, until the server closes the socket.
 #[must_use]
 pub fn run() -> ExitCode {
-    // The server says what went wrong, once, with its own words.
+    // The server reports failures, so this process prints no panic messages.
     std::panic::set_hook(Box::new(|_| {}));
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
@@ -49,12 +49,13 @@ pub fn run() -> ExitCode {
 
 fn serve() -> io::Result<()> {
     sandbox::close_inherited();
-    // Started by the name of a link, it would be listed under that.
+    // Without a name, the process would be listed under the name of the link that started it.
     let _ = set_name(c"siglip-decode");
-    // In place of standard input and output stand the socket and the shared memory.
+    // Standard input is the socket, and standard output is the shared memory.
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let memory = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    // SAFETY: its length is sealed, and the server writes to it only while this process has no image.
+    // SAFETY: the length of the memory is sealed, and the server writes to it only while this process has no
+    // image.
     let encoded = unsafe { Mmap::map(&memory)? };
     let address_space = address_space();
     let granted = sandbox::enter();
@@ -82,7 +83,7 @@ fn serve() -> io::Result<()> {
     }
 }
 
-/// What a task gives where nothing is wrong with the image.
+/// The result of a task if nothing is wrong with the image.
 enum Done {
     Inspected(Header),
     Prepared(Prepared),
@@ -102,7 +103,7 @@ fn answer(request: &Request, encoded: &[u8], memory: &File) -> io::Result<Outcom
             preprocess::views(bytes, (spec, tiling), limits, *decoding).map(Done::Prepared)
         }
     };
-    // What a panic leaves half-changed is this image's alone.
+    // All state that a panic may leave inconsistent belongs to this image only.
     Ok(match catch_unwind(AssertUnwindSafe(work)) {
         Err(_) => Outcome::Panicked,
         Ok(Err(error)) => Outcome::failed(&image_error(error)),
@@ -114,7 +115,7 @@ fn answer(request: &Request, encoded: &[u8], memory: &File) -> io::Result<Outcom
     })
 }
 
-/// Bytes of address space that the process has, as far as the system says; none where it does not.
+/// Bytes of the process's address space; 0 if the system does not report them.
 fn address_space() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").ok();
     let pages = pages.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());

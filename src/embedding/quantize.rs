@@ -1,4 +1,4 @@
-//! Rows in fewer bytes: half floats, 8-bit integers, bits.
+//! Stores rows in fewer bytes: half floats, 8-bit integers, bits.
 
 use half::f16;
 
@@ -29,15 +29,15 @@ impl Element {
     }
 }
 
-/// How a row is stored. All but the floats lose what their name says.
+/// How a row is stored. All encodings but `F32` lose precision.
 ///
-/// The integers are for rows of length 1, whose values lie in `[-1, 1]`. Their scale is fixed, the same for
-/// every value of every row, so that dot products and distances of stored rows keep their order. They agree
-/// within one level with sentence-transformers' `quantize_embeddings` given the ranges -1 to 1, which cuts
-/// off where this rounds; here 0 stays 0. Bits are packed as there, and as Cohere's API does.
+/// The integers are for rows of length 1, whose values are in `[-1, 1]`. Their scale is the same for all values
+/// of all rows, so that dot products and distances of stored rows keep their order. They agree within one level
+/// with sentence-transformers' `quantize_embeddings` for the ranges -1 to 1, which truncates where this rounds;
+/// here 0 stays 0. Bits are packed as in that function and in Cohere's API.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Encoding {
-    /// 32-bit floats, as they are.
+    /// 32-bit floats, unchanged.
     #[default]
     F32,
     /// The nearest 16-bit floats.
@@ -48,8 +48,8 @@ pub enum Encoding {
     Uint8,
     /// [`Encoding::Ubinary`] minus 128, as signed integers.
     Binary,
-    /// One bit a value, 1 where it is more than 0; eight to a byte, the first in the highest bit, the last
-    /// byte filled up with zeros.
+    /// One bit per value, which is 1 if the value is more than 0. Eight bits form a byte, the first one in the
+    /// highest bit. The last byte is filled up with zeros.
     Ubinary,
 }
 
@@ -65,7 +65,7 @@ impl Encoding {
         }
     }
 
-    /// Stored values of a row of `dim` values.
+    /// The number of stored values for a row of `dim` values.
     #[must_use]
     pub const fn stored_len(self, dim: usize) -> usize {
         match self {
@@ -89,7 +89,7 @@ impl Encoding {
                 out.extend(row.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()));
             }
             Self::Int8 => out.extend(row.iter().map(|&value| level(value).cast_unsigned())),
-            // An offset of 128 is a flip of the sign's bit.
+            // Adding 128 flips the sign bit.
             Self::Uint8 => out.extend(row.iter().map(|&value| level(value).cast_unsigned() ^ 0x80)),
             Self::Binary => out.extend(bits(row).map(|byte| byte ^ 0x80)),
             Self::Ubinary => out.extend(bits(row)),
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(encoded(&row, Encoding::Uint8), [128, 255, 1, 192, 64, 128, 255, 1]);
     }
 
-    /// `trunc((value + 1) * 127.5 - 128)`: what `quantize_embeddings` does with the ranges -1 to 1.
+    /// `quantize_embeddings` computes `trunc((value + 1) * 127.5 - 128)` for the ranges -1 to 1.
     #[test]
     fn integers_stay_within_a_level_of_sentence_transformers() {
         for step in -1000..=1000 {
@@ -152,7 +152,7 @@ mod tests {
         }
     }
 
-    /// numpy: `np.packbits(row > 0)`, and `.astype(int) - 128` of it.
+    /// The expected values come from numpy: `np.packbits(row > 0)`, and `.astype(int) - 128` of it.
     #[test]
     fn bits_are_packed_as_numpy_packs_them() {
         let row = [0.1, -0.1, 0.0, 2.0, -3.0, 0.1, 0.1, -0.1, 0.5, 0.5];

@@ -1,18 +1,18 @@
-//! What each code comes from, and what to do about it: for the page on errors.
+//! The cause and the remedy of each code, for the page on errors.
 
 use super::Code;
 
-/// What a code comes from, and what to do about it. Plain sentences; what is written in code stands in backticks.
+/// The cause and the remedy of a code, in plain sentences. Code is in backticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Help {
-    /// What the code comes from.
+    /// The cause.
     pub cause: &'static str,
-    /// What the caller does, and the operator where it is theirs to do.
+    /// What the client can do, or the operator.
     pub fix: &'static str,
 }
 
 impl Code {
-    /// What the code comes from, and what to do about it.
+    /// The cause and the remedy of the code.
     #[must_use]
     pub const fn help(self) -> Help {
         let (cause, fix) = match self {

@@ -1,12 +1,12 @@
-//! What the log may say of an error.
+//! The part of an error that may be logged.
 
 use std::borrow::Cow;
 
 use super::Error;
 
 impl Error {
-    /// What the log may say of a refusal: the part at fault, and the message where it is the same for every request.
-    /// A message that was put together may quote texts, labels or signed URLs, which no log shall hold.
+    /// The part of a refusal that may be logged: the field at fault, and the message if it is the same for
+    /// every request. A formatted message may quote texts, labels or signed URLs, which must not be logged.
     #[must_use]
     pub fn without_quotations(&self) -> String {
         let message = match &self.message {
@@ -21,7 +21,7 @@ impl Error {
     }
 }
 
-/// Whether a field is a path of names and places such as `input[3].image`, short enough to be one of the API's own.
+/// Whether a field is a path of names and indices such as `input[3].image`, short enough to be one of the API.
 fn is_a_path(field: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.[]-".contains(&byte);
     field.len() <= 64 && field.bytes().all(plain)

@@ -1,4 +1,4 @@
-//! What may be connected to. Pure: no name is looked up here.
+//! Decides which URLs and addresses the server may connect to. It does no name resolution.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,26 +6,26 @@ use reqwest::{Url, header::HeaderValue};
 
 use crate::config::{self, Host, Network};
 
-/// Longer than any address that a server hands out, signatures included.
+/// Maximum length of a URL: longer than those that servers use, signatures included.
 const MAX_URL_BYTES: usize = 8 << 10;
 
-/// Why a URL is not fetched. The text is for the caller: it names no address, since where a name leads
-/// to inside of our network is nobody's business.
+/// Why a URL is not fetched. The text is for the client. It contains no address, so that a client cannot learn
+/// how names resolve inside the network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Not a URL with a host.
+    /// The text is not a URL with a host.
     #[error("the URL is not valid")]
     NotAUrl,
-    /// Neither `https` nor, where that is allowed, `http`.
+    /// The scheme is neither `https` nor an allowed `http`.
     #[error("only {allowed} URLs are fetched")]
     Scheme {
-        /// What is fetched.
+        /// The allowed schemes.
         allowed: &'static str,
     },
-    /// A user name or a password in the URL.
+    /// The URL has a user name or a password.
     #[error("URLs with a user name or a password are not fetched")]
     Credentials,
-    /// The host's name is on the wrong list, or not on the right one.
+    /// The host is denied, or not among the allowed ones.
     #[error("this server does not fetch from that host")]
     Host,
     /// The host has no address that may be connected to.
@@ -33,7 +33,7 @@ pub enum Refusal {
     Address,
 }
 
-/// Judges URLs and addresses by the configuration.
+/// Checks URLs and addresses against the configuration.
 #[derive(Debug)]
 pub struct Guard {
     allow_http: bool,
@@ -44,7 +44,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// A guard by the rules of a configuration.
+    /// A guard with the rules of a configuration.
     #[must_use]
     pub fn new(config: &config::Fetch) -> Self {
         Self {
@@ -56,10 +56,10 @@ impl Guard {
         }
     }
 
-    /// Reads and judges a URL as a client wrote it.
+    /// Parses and checks a URL from a client.
     ///
     /// # Errors
-    /// Any [`Refusal`]; of the address only where the host is one.
+    /// Any [`Refusal`]. An address is checked here only if it is written in the URL.
     pub fn parse(&self, url: &str) -> Result<Url, Refusal> {
         if url.len() > MAX_URL_BYTES {
             return Err(Refusal::NotAUrl);
@@ -67,7 +67,7 @@ impl Guard {
         self.check(Url::parse(url).map_err(|_| Refusal::NotAUrl)?)
     }
 
-    /// Reads and judges where a URL redirects to.
+    /// Parses and checks the target of a redirect.
     ///
     /// # Errors
     /// Any [`Refusal`].
@@ -89,10 +89,10 @@ impl Guard {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Refusal::Credentials);
         }
-        // The parser has turned every way to write an address (decimal, octal, short) into one.
+        // The parser has already normalised every notation of an address (decimal, octal, short).
         let host = url.host_str().ok_or(Refusal::NotAUrl)?;
         let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        // A list names the address that is connected to, however the URL writes it.
+        // A list names the address of the connection, in whatever notation the URL has it.
         let canonical = literal.as_ref().map(|address| address.to_canonical().to_string());
         let named = canonical.as_deref().unwrap_or(host);
         let allowed = |hosts: &Vec<Host>| hosts.iter().any(|rule| rule.matches(named));
@@ -100,7 +100,7 @@ impl Guard {
             return Err(Refusal::Host);
         }
         match literal {
-            // A name is judged once more when it is resolved; an address never is.
+            // A name is checked again when it is resolved; an address is not, so it is checked here.
             Ok(address) if !self.allows(address) => Err(Refusal::Address),
             _ => Ok(url),
         }
@@ -109,7 +109,7 @@ impl Guard {
     /// Whether an address may be connected to.
     #[must_use]
     pub fn allows(&self, address: IpAddr) -> bool {
-        // `::ffff:127.0.0.1` connects to 127.0.0.1, so it is judged as that.
+        // `::ffff:127.0.0.1` connects to 127.0.0.1, so it is checked as such.
         let address = address.to_canonical();
         let within = |network: &Network| match network {
             Network::Public => is_public(address),
@@ -139,7 +139,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         (198, b, _) if b & 0xfe == 18 => true,
         // Protocol assignments, documentation, the old 6to4 relays.
         (192, 0, 0 | 2) | (198, 51, 100) | (203, 0, 113) | (192, 88, 99) => true,
-        // Looks public, but is the host of an Azure machine.
+        // This address is public by the registry, but reaches the host of an Azure machine.
         (168, 63, 129) => d == 16,
         _ => false,
     };
@@ -148,8 +148,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
-    // All that is handed out lies in 2000::/3; private, link-local, multicast and translated (NAT64)
-    // addresses lie outside.
+    // All assigned public addresses are in 2000::/3. Private, link-local, multicast and translated (NAT64)
+    // addresses are outside.
     let unicast = segments[0] & 0xe000 == 0x2000;
     let special = match (segments[0], segments[1]) {
         // Protocol assignments: Teredo, benchmarks, ORCHID.

@@ -1,7 +1,7 @@
-//! Host names to addresses that may be connected to.
+//! Resolves host names to addresses that the server may connect to.
 //!
-//! The client connects to what its resolver returns and asks nobody else. So a name that means one address
-//! when it is checked and another when it is used (DNS rebinding) gains nothing: there is one look-up.
+//! The HTTP client connects only to addresses that this resolver returns. There is a single look-up, so a name
+//! that resolves to another address after the check (DNS rebinding) gains nothing.
 
 use std::{
     future::Future,
@@ -20,7 +20,7 @@ use super::{
     slots::{Client, Slots, Who},
 };
 
-/// The answer of a [`Lookup`].
+/// The result of a [`Lookup`].
 pub type Answer = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 
 /// Looks host names up.
@@ -51,7 +51,7 @@ impl Lookup for SystemLookup {
     fn lookup(&self, host: &str) -> Answer {
         let (host, places) = (host.to_owned(), self.places.clone());
         Box::pin(async move {
-            // Whose look-up it is is not known here.
+            // The client of a look-up is not known here.
             let who = Who { client: Client::unique(), site: site(&host).into() };
             let place = places.take(who).await;
             let (sender, found) = oneshot::channel();
@@ -59,7 +59,7 @@ impl Lookup for SystemLookup {
             thread.spawn(move || {
                 let found = (host.as_str(), 0).to_socket_addrs();
                 let found = found.map(|all| all.map(|address| address.ip()).collect());
-                // Nobody waits for it where the fetch was given up.
+                // The receiver is gone if the fetch was cancelled.
                 let _ = sender.send(found);
                 drop(place);
             })?;
@@ -68,7 +68,7 @@ impl Lookup for SystemLookup {
     }
 }
 
-/// Keeps the addresses that the guard allows, and refuses a host that has none.
+/// Keeps only the addresses that the guard allows, and refuses a host that has none.
 pub(super) struct Checked {
     lookup: Arc<dyn Lookup>,
     guard: Arc<Guard>,
@@ -90,7 +90,7 @@ impl Resolve for Checked {
             if allowed.is_empty() {
                 return Err(Refusal::Address.into());
             }
-            // Port 0 stands for the URL's own.
+            // Port 0 stands for the URL's port.
             let addresses = allowed.into_iter().map(|address| SocketAddr::new(address, 0));
             Ok(Box::new(addresses) as Addrs)
         })

@@ -1,7 +1,8 @@
-//! Turns to fetch, shared out fairly over clients and hosts.
+//! Slots for fetches, shared fairly among clients and sites.
 //!
-//! A slot is held for as long as a site is silent. First come, first served would let one request that names many URLs
-//! of such a site hold up everybody else's. So nobody has all of the slots, and who has the fewest of them comes next.
+//! A fetch keeps its slot while a site is silent. With a simple queue, one request with many URLs of such a
+//! site would block all others. So no client and no site can have all slots, and the one with the fewest gets
+//! the next slot.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,17 +16,17 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// Who asks for something to be fetched.
+/// The client of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Client {
-    /// A request whose client is not known otherwise.
+    /// A single request, if there are no API keys.
     Request(u64),
     /// The API key of this name.
     Key(Arc<str>),
 }
 
 impl Client {
-    /// A client like no other.
+    /// A new client, different from all others.
     #[must_use]
     pub fn unique() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -33,21 +34,21 @@ impl Client {
     }
 }
 
-/// For whom a slot is taken.
+/// The client and the site of a slot.
 #[derive(Debug, Clone)]
 pub(super) struct Who {
     pub(super) client: Client,
     pub(super) site: Arc<str>,
 }
 
-/// As many slots as there may be.
+/// All slots.
 #[derive(Debug, Clone)]
 pub(super) struct Slots(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     all: usize,
-    /// Slots of one client, and of one site.
+    /// Maximum number of slots of one client, and of one site.
     most: usize,
     state: Mutex<State>,
 }
@@ -66,15 +67,15 @@ struct Waiting {
     turn: oneshot::Sender<Slot>,
 }
 
-/// A slot. Dropping it gives it to whoever comes next.
+/// A slot. Dropping it gives it to the next waiting fetch.
 #[derive(Debug)]
 pub struct Slot {
-    /// None once it was given back.
+    /// None after the slot was given back.
     holder: Option<(Who, Slots)>,
 }
 
 impl State {
-    /// How many slots the one of both has that has more.
+    /// The larger of the numbers of slots that the client and the site have.
     fn held(&self, who: &Who) -> usize {
         let of_client = self.clients.get(&who.client).copied().unwrap_or_default();
         of_client.max(self.sites.get(&who.site).copied().unwrap_or_default())
@@ -92,7 +93,7 @@ impl State {
         lessen(&mut self.sites, &who.site);
     }
 
-    /// Who comes next: of those that have the fewest slots, the one that has waited longest.
+    /// The next fetch: among those with the fewest slots, the one that has waited longest.
     fn next(&mut self, most: usize) -> Option<Waiting> {
         self.waiting.retain(|waiting| !waiting.turn.is_closed());
         let held = self.waiting.iter().map(|waiting| self.held(&waiting.who)).enumerate();
@@ -112,12 +113,12 @@ fn lessen<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 
 impl Slots {
     pub(super) fn new(all: usize) -> Self {
-        // Three quarters, and never none.
+        // Three quarters of all slots, but at least one.
         let most = (all - all / 4).max(1);
         Self(Arc::new(Shared { all: all.max(1), most, state: Mutex::default() }))
     }
 
-    /// Waits for a slot. How many may wait is for the caller to bound.
+    /// Waits for a slot. The caller limits how many wait.
     pub(super) async fn take(&self, who: Who) -> Option<Slot> {
         let (turn, comes) = oneshot::channel();
         self.0.state.lock().waiting.push_back(Waiting { who, turn });
@@ -125,7 +126,7 @@ impl Slots {
         comes.await.ok()
     }
 
-    /// Gives free slots to those who wait.
+    /// Gives free slots to waiting fetches.
     fn share_out(&self) {
         loop {
             let next = {
@@ -138,7 +139,8 @@ impl Slots {
                 next
             };
             let slot = Slot { holder: Some((next.who, self.clone())) };
-            // Outside of the lock: one that is not waited for any more comes back, and is given back.
+            // This is outside the lock: if the receiver is gone, the slot is dropped here, which takes the
+            // lock.
             drop(next.turn.send(slot));
         }
     }
@@ -170,7 +172,7 @@ mod tests {
         for _ in 0..3 {
             held.push(slots.take(who(1, "silent")).now_or_never().expect("free"));
         }
-        // Neither the client nor the site gets the last one, but another does at once.
+        // Neither this client nor this site gets the last slot, but another one gets it at once.
         let mut same_client = Box::pin(slots.take(who(1, "other")));
         let mut same_site = Box::pin(slots.take(who(2, "silent")));
         assert!(futures::poll!(&mut same_client).is_pending());
@@ -178,7 +180,7 @@ mod tests {
         let last = slots.take(who(3, "good")).now_or_never().expect("free");
         let mut late = Box::pin(slots.take(who(4, "better")));
         assert!(futures::poll!(&mut late).is_pending());
-        // All are taken: the one that comes next is the latest.
+        // All slots are taken, so the latest fetch gets the next free one.
         held.pop();
         let _late = late.now_or_never().expect("its turn");
         assert!(futures::poll!(&mut same_client).is_pending());

@@ -1,4 +1,4 @@
-//! Against sites on loopback addresses, of which some count as allowed and others do not.
+//! Fetches from test sites on loopback addresses, some of which count as allowed.
 
 use std::{
     collections::VecDeque,
@@ -15,21 +15,21 @@ use tokio::{
 use super::*;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// Stands for an address that may be connected to, where [`HERE`] may not.
+/// An address that is allowed, unlike [`HERE`].
 const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// A whole GIF.
+/// A complete GIF.
 const PIXEL: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0!\xf9\x04\x01\0\0\0\0,\0\0\0\0\
     \x01\0\x01\0\0\x02\x02D\x01\0;";
 
-/// What a site does once it has read a request's head.
+/// The action of a site after it has read a request's head.
 #[derive(Clone)]
 enum Reply {
     /// Sends these bytes and closes.
     Bytes(Vec<u8>),
-    /// Sends these bytes, and then nothing more.
+    /// Sends these bytes and keeps the connection open.
     Hang(Vec<u8>),
-    /// Sends the first bytes, and then the second for as long as they are taken.
+    /// Sends the first bytes, and then the second ones for as long as the client reads.
     Endless(Vec<u8>, Vec<u8>),
 }
 
@@ -45,17 +45,17 @@ fn redirect(target: &str) -> Reply {
     answer("302 Found", &format!("location: {target}\r\n"), b"")
 }
 
-/// A site that gives its replies one after the other, and the last one again and again.
+/// A site that sends its replies one after another, and then repeats the last one.
 struct Site {
     port: u16,
-    /// Of each connection: the address that it came to, and the request's head.
+    /// For each connection, the address that it was made to and the request's head.
     seen: Arc<Mutex<Vec<(IpAddr, String)>>>,
     server: JoinHandle<()>,
 }
 
 impl Site {
     async fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
-        // Everywhere, so that a test can tell which address was connected to.
+        // The site listens on all addresses, so that a test can see which one was used.
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -108,7 +108,7 @@ where
         }
     }
     note(String::from_utf8(head).expect("utf-8"));
-    // Writing fails once the client has seen enough.
+    // Writing fails when the client closes the connection.
     match reply {
         Reply::Bytes(bytes) => {
             let _ = stream.write_all(&bytes).await;
@@ -127,7 +127,7 @@ where
     }
 }
 
-/// Answers one look-up after the other, and the last answer again and again.
+/// Returns one scripted result per look-up, and then repeats the last one.
 struct Script(Mutex<VecDeque<Vec<IpAddr>>>);
 
 impl Lookup for Script {
@@ -143,7 +143,7 @@ fn script<const N: usize>(answers: [Vec<IpAddr>; N]) -> Arc<Script> {
     Arc::new(Script(Mutex::new(answers.into())))
 }
 
-/// Fetches over http from [`THERE`], not from [`HERE`]; pictures of at most 4 KiB.
+/// A fetcher that allows http and [`THERE`], but not [`HERE`], for images of at most 4 KiB.
 fn fetcher(lookup: Arc<dyn Lookup>, change: impl FnOnce(&mut config::Fetch)) -> Fetcher {
     let mut config = config::Fetch {
         enabled: true,
@@ -165,7 +165,7 @@ async fn refused(fetcher: &Fetcher, url: &str) -> FetchError {
 
 #[tokio::test]
 async fn a_picture_is_fetched_and_nothing_is_told() {
-    // Whatever the other side calls it.
+    // The content type of the response does not matter.
     let site = Site::start([
         redirect("/elsewhere?signature=1"),
         answer("200 OK", "content-type: text/html\r\nset-cookie: a=b\r\n", PIXEL),

@@ -1,4 +1,4 @@
-//! A checkpoint of which one file is anything.
+//! Loads a checkpoint with arbitrary bytes in one file.
 
 use std::{
     fs, io,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::{config, model};
 
-/// The files that may be anything. The first byte of the input says which one it is.
+/// The files that may have arbitrary bytes. The first byte of the input selects one.
 const FILES: [&str; 10] = [
     "config.json",
     "preprocessor_config.json",
@@ -22,11 +22,11 @@ const FILES: [&str; 10] = [
     "model.safetensors.index.json",
 ];
 
-/// A small checkpoint of the tests.
+/// A small valid checkpoint of the tests.
 const SOUND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny");
 
-/// A folder of this process, with a copy of the sound checkpoint. It stays where the process is killed, which
-/// is how fuzzing ends; its place in memory is taken by the next.
+/// A folder of this process with a copy of the valid checkpoint. Fuzzing ends by killing the process, so the
+/// folder is not removed.
 #[expect(clippy::expect_used, reason = "nothing can be fuzzed without it")]
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = std::env::temp_dir().join(format!("siglip-fuzz-{}", std::process::id()));
@@ -37,7 +37,7 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     folder
 });
 
-/// Puts the sound checkpoint's file in its place, or none where it has none.
+/// Restores a file of the valid checkpoint, or removes it if the checkpoint does not have it.
 fn restore(folder: &Path, name: &str) -> io::Result<()> {
     let (from, to) = (Path::new(SOUND).join(name), folder.join(name));
     match fs::copy(from, &to) {
@@ -50,10 +50,10 @@ fn restore(folder: &Path, name: &str) -> io::Result<()> {
     }
 }
 
-/// Loads a checkpoint of which one file is the input behind its first byte.
+/// Loads a checkpoint in which one file has the bytes of the input after its first byte.
 ///
 /// # Panics
-/// Where the folder cannot be written, beside what loading does wrong.
+/// If the folder cannot be written, or loading panics.
 #[expect(clippy::expect_used, reason = "nothing can be fuzzed without it")]
 pub fn checkpoint(bytes: &[u8]) {
     let Some((&which, content)) = bytes.split_first() else { return };

@@ -22,10 +22,10 @@ use crate::{
     small_file,
 };
 
-/// Bytes of a file that names the commit of a revision.
+/// Maximum size of a file that names the commit of a revision.
 const MAX_REF_BYTES: u64 = 1024;
 
-/// The longest name that file systems take, and longer than any branch.
+/// Maximum length of a revision: file systems allow not much longer names, and branches are shorter.
 const MAX_REVISION_BYTES: usize = 200;
 
 /// Whether a text can name a branch, a tag or a commit, and a file below `refs`.
@@ -54,12 +54,12 @@ impl Repo {
         Self { folder: cache.join(&name), locks: cache.join(".locks").join(name), symlinks: true }
     }
 
-    /// The same, with or without symbolic links in its snapshots.
+    /// Sets whether snapshots have symbolic links.
     pub(super) fn with_symlinks(self, symlinks: bool) -> Self {
         Self { symlinks, ..self }
     }
 
-    /// The commit that a revision stands for as far as the cache knows; a commit stands for itself.
+    /// The commit of a revision according to the cache. The commit of a commit is itself.
     pub(super) fn commit_of(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_owned());
@@ -81,31 +81,31 @@ impl Repo {
         self.folder.join(".no_exist").join(commit)
     }
 
-    /// Where the bytes of a file lie.
+    /// The path of a file's bytes.
     pub(super) fn blob(&self, hash: &str) -> PathBuf {
         self.folder.join("blobs").join(hash)
     }
 
-    /// Where they are gathered until they are checked.
+    /// The path of a file's bytes until they are complete and checked.
     pub(super) fn partial(&self, hash: &str) -> PathBuf {
         self.folder.join("blobs").join(format!("{hash}.incomplete"))
     }
 
-    /// What is locked while a blob is written.
+    /// The lock file of a blob.
     pub(super) fn lock(&self, hash: &str) -> PathBuf {
         self.locks.join(format!("{hash}.lock"))
     }
 
-    /// Whether the configuration is there, and the weights that belong to it: enough to try, where nobody can
-    /// be asked.
+    /// Checks that the configuration and its weights are there. This is enough to try to load them if the hub
+    /// cannot be asked.
     ///
     /// # Errors
-    /// What is missing.
+    /// Says what is missing.
     pub(super) fn check_usable(&self, commit: &str) -> Result<(), String> {
         self.chosen(commit).map(drop)
     }
 
-    /// The layout of what is there, and its weights.
+    /// The layout of the cached files, and its weights.
     fn chosen(&self, commit: &str) -> Result<(Layout, Weights), String> {
         let files = self.files(commit);
         let has = |name: &str| files.join(name).is_file();
@@ -131,8 +131,8 @@ impl Repo {
         Ok((layout, weights))
     }
 
-    /// Whether nothing is missing: each small file is there, or is known not to exist. A cache that
-    /// another program filled may hold the weights and no tokenizer, or the weights of another layout.
+    /// Whether the snapshot is complete: each small file is there, or is known not to exist. If another program
+    /// filled the cache, it may have the weights without a tokenizer, or the weights of another layout.
     pub(super) fn is_whole(&self, commit: &str) -> bool {
         let (files, absent) = (self.files(commit), self.absent(commit));
         let known = |name: &&str| files.join(name).is_file() || absent.join(name).is_file();
@@ -143,12 +143,12 @@ impl Repo {
         weights && SMALL_FILES.iter().all(known)
     }
 
-    /// Notes that a commit has no such file.
+    /// Records that a commit has no such file.
     pub(super) fn mark_absent(&self, commit: &str, name: &str) -> Result<(), HubError> {
         write(&self.absent(commit).join(name), "")
     }
 
-    /// Notes which commit a branch or a tag stands for.
+    /// Records the commit of a branch or a tag.
     pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if revision == commit || self.commit_of(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -156,7 +156,7 @@ impl Repo {
         write(&self.folder.join("refs").join(revision), commit)
     }
 
-    /// Puts a blob into a snapshot under its name, and returns the path.
+    /// Links a blob into a snapshot under the file's name, and returns the path.
     pub(super) fn link(&self, commit: &str, name: &str, hash: &str) -> Result<PathBuf, HubError> {
         let path = self.files(commit).join(name);
         let (target, blob) = (Path::new("../../blobs").join(hash), self.blob(hash));
@@ -166,7 +166,7 @@ impl Repo {
         let is_there = if self.symlinks {
             fs::read_link(&path).is_ok_and(|found| found == target)
         } else {
-            // A commit's file never changes, so one of the blob's size is a copy of it.
+            // The file of a commit never changes, so a file with the blob's size is a copy of it.
             let found = length(fs::symlink_metadata(&path));
             found.is_some() && found == length(fs::metadata(&blob))
         };
@@ -180,7 +180,7 @@ impl Repo {
             Err(io::ErrorKind::Unsupported.into())
         };
         linked
-            // Some file systems have no symbolic links, and some systems ask for a privilege.
+            // Some file systems have no symbolic links, and some systems require a privilege for them.
             .or_else(|_| fs::hard_link(&blob, &fresh))
             .or_else(|_| fs::copy(&blob, &fresh).map(drop))
             .and_then(|()| fs::rename(&fresh, &path))
@@ -189,7 +189,7 @@ impl Repo {
     }
 }
 
-/// A small file, whole or not at all.
+/// Writes a small file atomically.
 fn write(path: &Path, text: &str) -> Result<(), HubError> {
     let fresh = beside(path)?;
     fs::write(&fresh, text)
@@ -197,7 +197,7 @@ fn write(path: &Path, text: &str) -> Result<(), HubError> {
         .map_err(|source| HubError::io(path, source))
 }
 
-/// A name next to `path` that nobody uses, in a folder that exists.
+/// An unused name next to `path`, in a folder that exists.
 fn beside(path: &Path) -> Result<PathBuf, HubError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
@@ -261,7 +261,7 @@ mod tests {
             repo.mark_absent(&commit, name).expect("writes");
         }
         assert!(repo.is_whole(&commit));
-        // A link whose blob was deleted is no file.
+        // A link to a deleted blob does not count as a file.
         fs::remove_file(repo.blob(WEIGHTS)).expect("deletes");
         assert!(repo.check_usable(&commit).is_err());
     }

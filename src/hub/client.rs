@@ -1,4 +1,4 @@
-//! The hub's HTTP interface: what a revision is, and the bytes of its files.
+//! The hub's HTTP interface: the commit and the files of a revision, and their bytes.
 
 use std::time::Duration;
 
@@ -17,25 +17,25 @@ use crate::{
     tls,
 };
 
-/// From the hub to its storage is one; a renamed model adds one more.
+/// Maximum number of redirects. The way from the hub to its storage is one; a renamed model adds another.
 const MAX_REDIRECTS: usize = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The commit that an answer is about.
+/// The header with the commit of a response.
 const COMMIT: &str = "x-repo-commit";
-/// A listing of ten thousand files.
+/// Maximum size of a listing: enough for ten thousand files.
 const MAX_LISTING_BYTES: u64 = 16 << 20;
 
 /// The hash that the hub lists for a file. It names the blob in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Hash {
-    /// Of the bytes: large files.
+    /// SHA-256 of the bytes, for large files.
     Sha256(String),
-    /// Of git's header and the bytes: small files.
+    /// SHA-1 of git's header and the bytes, for small files.
     GitSha1(String),
 }
 
 impl Hash {
-    /// From its hexadecimal digits, as an `ETag` may quote them.
+    /// Parses hexadecimal digits, which an `ETag` may have in quotes.
     fn parse(text: &str) -> Option<Self> {
         let text = text.trim_start_matches("W/").trim_matches('"');
         let hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -46,7 +46,7 @@ impl Hash {
         }
     }
 
-    /// Whether another one is of the same kind, and different.
+    /// Whether the other hash is of the same kind and different.
     pub(super) fn contradicts(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other) && self != other
     }
@@ -58,7 +58,7 @@ impl Hash {
     }
 }
 
-/// A file as the hub lists it. Mirrors may leave out what is optional; [`Client::describe`] asks then.
+/// A file as the hub lists it. Mirrors may leave out optional fields; [`Client::describe`] then asks for them.
 #[derive(Debug, Clone)]
 pub(super) struct RemoteFile {
     pub(super) name: String,
@@ -73,7 +73,7 @@ impl RemoteFile {
     }
 }
 
-/// What a revision stands for.
+/// The commit and the files of a revision.
 pub(super) struct Listing {
     pub(super) commit: String,
     pub(super) files: Vec<RemoteFile>,
@@ -112,12 +112,12 @@ impl From<Sibling> for RemoteFile {
     }
 }
 
-/// An answer, after its redirects.
+/// A response, after its redirects.
 pub(super) struct Answer {
     pub(super) response: Response,
-    /// The headers of the hub's own answer about the file, before it sent on to its storage.
+    /// The headers of the hub's own response about the file, before the redirect to its storage.
     hub: HeaderMap,
-    /// Who gave the answer.
+    /// The host that sent the response.
     pub(super) host: String,
 }
 
@@ -126,18 +126,18 @@ impl Answer {
         self.hub.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// The hash that the hub itself gives for the file.
+    /// The hash that the hub itself sends for the file.
     pub(super) fn hash(&self) -> Option<Hash> {
         self.hub_header("x-linked-etag").or_else(|| self.hub_header("etag")).and_then(Hash::parse)
     }
 
-    /// The commit that the hub answered from.
+    /// The commit that the hub's response belongs to.
     pub(super) fn commit(&self) -> Option<&str> {
         self.hub_header(COMMIT)
     }
 }
 
-/// Asks one hub.
+/// A client of one hub.
 pub(super) struct Client {
     http: reqwest::Client,
     endpoint: Url,
@@ -148,7 +148,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(settings: &Settings) -> Result<Self, HubError> {
         tls::install_provider();
-        // Mozilla's roots on top of the system's: a small container image has none.
+        // Mozilla's roots are added to the system's, because a small container image has none.
         let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS
             .iter()
             .filter_map(|der| reqwest::Certificate::from_der(der).ok());
@@ -156,7 +156,8 @@ impl Client {
             .user_agent(concat!("siglip-server/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(settings.idle_timeout)
-            // Followed by hand: the token goes to the hub alone, and the hub's own headers are read.
+            // This module follows redirects itself, because the token goes only to the hub, and the hub's own
+            // headers are needed.
             .redirect(redirect::Policy::none())
             .tls_certs_merge(roots)
             .build()
@@ -200,7 +201,7 @@ impl Client {
         Ok(Listing { commit: info.sha, files: info.siblings.into_iter().map(Into::into).collect() })
     }
 
-    /// Size and hash of a file, asked for where the listing did not tell.
+    /// Size and hash of a file, requested if the listing does not have them.
     pub(super) async fn describe(
         &self,
         id: &RepoId,
@@ -225,7 +226,7 @@ impl Client {
         })
     }
 
-    /// A file's bytes from `offset` on: 200 with all of them, or 206.
+    /// Requests a file's bytes from `offset` on. The response is 200 with all bytes, or 206.
     pub(super) async fn open(
         &self,
         id: &RepoId,
@@ -246,7 +247,7 @@ impl Client {
     }
 
     fn url(&self, path: &str) -> Result<Url, HubError> {
-        // Ids, revisions and names were checked, so that joining them cannot fail.
+        // Ids, revisions and names were checked, so joining them cannot fail.
         let (variable, expected) = ("HF_ENDPOINT", "an address");
         self.endpoint.join(path).map_err(|_| HubError::Setting { variable, expected })
     }
@@ -259,7 +260,7 @@ impl Client {
             let mut request = self
                 .http
                 .request(method.clone(), url.clone())
-                // Sizes and ranges are of the file, not of a compressed form of it.
+                // Sizes and ranges must refer to the uncompressed file.
                 .header(header::ACCEPT_ENCODING, "identity");
             if offset > 0 {
                 request = request.header(header::RANGE, format!("bytes={offset}-"));
@@ -272,7 +273,7 @@ impl Client {
             let sent = request.send().await;
             let response = sent.map_err(|source| HubError::unreachable(&host, source))?;
             let headers = response.headers();
-            // A renamed model is sent on within the hub before anything is said of the file.
+            // For a renamed model, the hub redirects to itself before it sends headers about the file.
             if !hub.as_ref().is_some_and(|hub: &HeaderMap| hub.contains_key(COMMIT)) {
                 hub = Some(headers.clone());
             }
@@ -294,7 +295,7 @@ impl Client {
         Err(HubError::Redirect { host: host(&url), reason: "too often" })
     }
 
-    /// What an answer that is no success says.
+    /// Converts an unsuccessful response to an error.
     fn refusal(&self, id: &RepoId, answer: &Answer, asked: Asked<'_>) -> HubError {
         let (id, token) = (id.to_string(), self.token.is_some());
         let status = answer.response.status();
@@ -326,20 +327,20 @@ impl Client {
     }
 }
 
-/// What a request was about, for the words of its failure.
+/// The purpose of a request, for its error message.
 #[derive(Clone, Copy)]
 enum Asked<'a> {
     Revision(&'a str),
     File(&'a str),
 }
 
-/// Host and port, which is all of an address that is ever shown: the rest may be signed.
+/// Host and port. No other part of an address is ever shown, because it may contain a signature.
 fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// Over plain HTTP the token would be anybody's; on the loopback there is nobody.
+/// Whether the token may be sent: over plain HTTP others could read it, except on loopback.
 fn may_carry_token(endpoint: &Url) -> bool {
     let loopback = |host: &str| {
         let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();

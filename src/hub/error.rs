@@ -11,27 +11,27 @@ use reqwest::StatusCode;
 
 use crate::checkpoint::content::ReadError;
 
-/// Why a checkpoint could not be had. No message holds the token or a signed address.
+/// Why a checkpoint could not be obtained. No message contains the token or a signed address.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// A variable of the environment is wrong.
+    /// An environment variable has an invalid value.
     #[error("{variable} is not {expected}")]
     Setting {
-        /// Its name. Its value may be a secret.
+        /// The variable's name. The value is not shown, because it may be a secret.
         variable: &'static str,
-        /// What it should be.
+        /// The expected kind of value.
         expected: &'static str,
     },
-    /// Nothing says where the cache is.
+    /// The place of the cache is not known.
     #[error("there is no home directory; say with HF_HOME or HF_HUB_CACHE where downloads go")]
     NoCache,
-    /// The HTTPS client could not be made.
+    /// The HTTPS client could not be created.
     #[error("cannot prepare the HTTPS client")]
     Client(#[source] reqwest::Error),
-    /// Not the name of a branch, a tag or a commit.
+    /// The revision is not the name of a branch, a tag or a commit.
     #[error("`{0}` is not a revision: a branch, a tag or a commit")]
     Revision(String),
-    /// The cache lacks it, and asking is forbidden.
+    /// The cache lacks the model, and asking the hub is forbidden.
     #[error(
         "`{id}` at `{revision}` is not in the cache ({}){}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids \
          to ask the hub",
@@ -39,13 +39,13 @@ pub enum HubError {
         lacks.as_deref().map(|lacks| format!(" as a whole ({lacks})")).unwrap_or_default()
     )]
     Offline {
-        /// The model.
+        /// The model's id.
         id: String,
-        /// The revision asked for.
+        /// The requested revision.
         revision: String,
         /// The cache folder.
         cache: PathBuf,
-        /// Why what is there of it is not enough.
+        /// What the cached files lack.
         lacks: Option<String>,
     },
     /// 401 or 404 for the model itself: the hub does not tell absent from private.
@@ -54,7 +54,7 @@ pub enum HubError {
         if *token { "the token may not read it" } else { "no token is set (HF_TOKEN)" }
     )]
     UnknownModel {
-        /// The model.
+        /// The model's id.
         id: String,
         /// Whether a token was sent.
         token: bool,
@@ -65,9 +65,9 @@ pub enum HubError {
         if *token { "use a token of that account" } else { "set a token of that account (HF_TOKEN)" }
     )]
     Gated {
-        /// The model.
+        /// The model's id.
         id: String,
-        /// The hub.
+        /// The hub's address.
         endpoint: String,
         /// Whether a token was sent.
         token: bool,
@@ -78,158 +78,158 @@ pub enum HubError {
         if *token { "the token is not valid, or may not read it" } else { "no token is set (HF_TOKEN)" }
     )]
     Refused {
-        /// The model.
+        /// The model's id.
         id: String,
-        /// 401 or 403.
+        /// The status, 401 or 403.
         status: StatusCode,
         /// Whether a token was sent.
         token: bool,
     },
-    /// No such branch, tag or commit.
+    /// The model has no such branch, tag or commit.
     #[error("`{id}` has no revision `{revision}`")]
     UnknownRevision {
-        /// The model.
+        /// The model's id.
         id: String,
-        /// The revision asked for.
+        /// The requested revision.
         revision: String,
     },
-    /// A file that is listed is not there.
+    /// A listed file does not exist.
     #[error("`{id}` lists `{file}`, but does not have it")]
     UnknownFile {
-        /// The model.
+        /// The model's id.
         id: String,
-        /// The file.
+        /// The file's name.
         file: String,
     },
-    /// The weights are there only as a pickle.
+    /// The weights exist only as a pickle.
     #[error(
         "`{id}` has its weights only as `{file}`, which is not read, because a pickle can run code; \
          convert it to safetensors"
     )]
     Pickle {
-        /// The model.
+        /// The model's id.
         id: String,
-        /// The pickle.
+        /// The pickle's name.
         file: String,
     },
-    /// It is not a checkpoint that the server reads.
+    /// The model is not a checkpoint that the server reads.
     #[error("`{id}` is no checkpoint that can be served: {lacks}")]
     Incomplete {
-        /// The model.
+        /// The model's id.
         id: String,
         /// What it lacks.
         lacks: String,
     },
-    /// The file is not the one that was listed a moment ago.
+    /// The file differs from the one that was listed.
     #[error("`{file}` changed during the download: {what} is `{found}`, not `{expected}`")]
     Changed {
-        /// The file.
+        /// The file's name.
         file: String,
-        /// What differs.
+        /// The property that differs.
         what: &'static str,
-        /// As it was listed.
+        /// The listed value.
         expected: String,
-        /// As it came.
+        /// The value of the response.
         found: String,
     },
-    /// The connection ended early, again and again.
+    /// The connection ended early too many times.
     #[error(
         "the download of `{file}` ended after {got} of {expected} bytes; the next try continues there"
     )]
     Truncated {
-        /// The file.
+        /// The file's name.
         file: String,
-        /// Bytes that are there.
+        /// Bytes that were received.
         got: u64,
-        /// Bytes that it has.
+        /// Bytes of the whole file.
         expected: u64,
-        /// How the last connection ended, where it broke.
+        /// The error of the last connection, if it broke.
         source: Option<reqwest::Error>,
     },
-    /// The bytes are not what the hub lists.
+    /// The bytes do not have the hash that the hub lists.
     #[error("`{file}` is damaged: its hash is {found}, the hub lists {expected}")]
     WrongHash {
-        /// The file.
+        /// The file's name.
         file: String,
-        /// As listed.
+        /// The listed hash.
         expected: String,
-        /// As downloaded.
+        /// The hash of the downloaded bytes.
         found: String,
     },
-    /// Larger than anything the server would load.
+    /// The file is larger than anything that the server would load.
     #[error("`{file}` has {bytes} bytes, more than the limit of {limit}")]
     TooLarge {
-        /// The file, or the answer.
+        /// The name of the file, or of the response.
         file: String,
         /// Its size.
         bytes: u64,
-        /// What is taken.
+        /// The maximum size.
         limit: u64,
     },
-    /// An answer that the client has no use for.
+    /// The response has an unexpected status.
     #[error("{host} answered {status}")]
     Status {
-        /// Who answered.
+        /// The host that responded.
         host: String,
-        /// With what.
+        /// The status.
         status: StatusCode,
-        /// When to come back, where it said so.
+        /// The response's `Retry-After`, if it has one.
         retry_after: Option<Duration>,
     },
-    /// A redirect that is not followed.
+    /// A redirect cannot be followed.
     #[error("{host} redirects {reason}")]
     Redirect {
-        /// Who redirects.
+        /// The host that redirects.
         host: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: &'static str,
     },
-    /// No connection, or one that broke or fell silent.
+    /// There was no connection, or it broke or became silent.
     #[error("no answer from {host}")]
     Unreachable {
-        /// Who was asked.
+        /// The requested host.
         host: String,
-        /// Without its address, which may be signed.
+        /// The error, without the address, which may be signed.
         source: reqwest::Error,
     },
     /// The hub took longer than a start should wait.
     #[error("{host} did not answer within {after:?}")]
     TimedOut {
-        /// Who was asked.
+        /// The requested host.
         host: String,
-        /// How long it was waited for.
+        /// The time that was waited.
         after: Duration,
     },
-    /// An answer that is not what it should be.
+    /// A response is malformed.
     #[error("the answer for {what} cannot be read")]
     Malformed {
-        /// What was asked for.
+        /// The requested thing.
         what: String,
-        /// What it is, or where it went wrong.
+        /// The fault of the content.
         source: ReadError,
     },
-    /// The disk has no room.
+    /// The disk is full.
     #[error("{}: no space left on the disk", path.display())]
     DiskFull {
-        /// The file that was written.
+        /// The path of the file that was written.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A file of the cache cannot be read or written.
     #[error("{}", path.display())]
     Io {
-        /// The file.
+        /// The file's name.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Another process holds the file, and does not get on with it.
+    /// Another process holds the file's lock and makes no progress.
     #[error("another process holds {} and made no progress for {waited:?}", path.display())]
     Locked {
-        /// The lock file.
+        /// The path of the lock file.
         path: PathBuf,
-        /// How long it was waited for.
+        /// The time that was waited.
         waited: Duration,
     },
 }
@@ -250,7 +250,7 @@ impl HubError {
         Self::Unreachable { host: host.to_owned(), source: source.without_url() }
     }
 
-    /// Whether the hub did not answer, as opposed to answering no.
+    /// Whether the hub did not respond, as opposed to refusing.
     pub(super) fn is_unreachable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Truncated { .. } => true,

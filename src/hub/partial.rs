@@ -1,8 +1,8 @@
-//! Files that a download writes into the cache.
+//! Opens the files that a download writes into the cache.
 //!
-//! Others may write to a shared cache too. A link that somebody laid under the name of a file to be written would lead
-//! the download to write over what it points to, with this process's rights. So what is written to is a file of its
-//! own: no link, no pipe, and under no second name.
+//! Other users may write to a shared cache too. If one of them put a link in the place of a file, the download
+//! would overwrite the link's target with this process's rights. So the download only writes to a regular file
+//! that has no other name and is not a link.
 
 use std::{
     fs::{File, Metadata, OpenOptions},
@@ -10,10 +10,10 @@ use std::{
     path::Path,
 };
 
-/// Opens a file to write behind its end; a new one where there is none, or something else.
+/// Opens a file to append to it. If there is none, or something else, a new file is created.
 ///
 /// # Errors
-/// The system's.
+/// The system's error.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let mut existing = OpenOptions::new();
     existing.append(true);
@@ -21,7 +21,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
         Ok(file) if is_own(&file.metadata()?) => return Ok(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) if !is_link(path) => return Err(error),
-        // Removing a link leaves what it points to.
+        // Removing a link does not remove its target.
         _ => std::fs::remove_file(path)?,
     }
     let mut new = OpenOptions::new();

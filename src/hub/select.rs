@@ -1,4 +1,4 @@
-//! Which files of a model on the hub are downloaded: those that the loader reads, and no others.
+//! Selects the files of a model that are downloaded: only those that the loader reads.
 
 use super::{HubError, RepoId, client::RemoteFile};
 use crate::checkpoint::{
@@ -6,13 +6,13 @@ use crate::checkpoint::{
     layout::{self, Layout, LayoutError, WEIGHT_FILES, Weights},
 };
 
-/// Ten times the largest tower there is. A bound, so that a wrong listing cannot fill any disk.
+/// Maximum number of bytes of weights, ten times the largest tower, so that a wrong listing cannot fill a disk.
 pub(super) const MAX_WEIGHT_BYTES: u64 = 64 << 30;
 
-/// The small files to download: those that the model has; and the names of all files that it has not.
+/// The small files that the model has, which are downloaded, and the names of those that it lacks.
 ///
 /// # Errors
-/// The model cannot be served, whatever its configuration says: [`HubError::Pickle`] or [`HubError::Incomplete`].
+/// [`HubError::Pickle`] or [`HubError::Incomplete`] if the model cannot be served with any configuration.
 pub(super) fn small<'f>(
     id: &RepoId,
     files: &'f [RemoteFile],
@@ -21,7 +21,7 @@ pub(super) fn small<'f>(
     if find(CONFIG).is_none() && find(OPEN_CLIP_CONFIG).is_none() {
         return Err(refused(id, LayoutError::NoConfig));
     }
-    // What neither layout finds weights in need not be downloaded to be refused.
+    // A repository without weights for either layout can be refused before any download.
     let names = || files.iter().map(|file| file.name.as_str());
     if let Err(error) = Layout::OpenClip.weights(names()) {
         return Err(refused(id, error));
@@ -31,9 +31,9 @@ pub(super) fn small<'f>(
     Ok((there, all.filter(|name| find(name).is_none()).collect()))
 }
 
-/// The file that the weights begin with, and whether it is an index.
+/// The first file of the weights, and whether it is an index.
 ///
-/// * `config`: the content of `config.json`, where the model has it
+/// * `config`: the content of `config.json`, if the model has it
 ///
 /// # Errors
 /// [`HubError::Pickle`] or [`HubError::Incomplete`].
@@ -55,7 +55,7 @@ pub(super) fn weights<'f>(
 /// The shards that an index names.
 ///
 /// # Errors
-/// The index cannot be read, or the model lacks a shard.
+/// Fails if the index cannot be read, or the model lacks a shard.
 pub(super) fn shards<'f>(
     id: &RepoId,
     files: &'f [RemoteFile],
@@ -86,9 +86,9 @@ mod tests {
     use super::*;
     use crate::checkpoint::{OPEN_CLIP_WEIGHTS, WEIGHTS};
 
-    /// What transformers reads by itself.
+    /// A configuration that transformers reads by itself.
     const OWN: &[u8] = br#"{"model_type": "siglip"}"#;
-    /// What open_clip is wrapped in.
+    /// A configuration of code that wraps open_clip.
     const WRAPPER: &[u8] = br#"{"model_type": "siglip", "auto_map": {"AutoModel": "a.B"}}"#;
 
     fn files(names: &[&str]) -> Vec<RemoteFile> {

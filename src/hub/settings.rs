@@ -1,4 +1,4 @@
-//! The variables that `huggingface_hub` reads, read the same way.
+//! Reads the variables of `huggingface_hub` in the same way.
 
 mod expand;
 
@@ -17,36 +17,37 @@ use super::{
 use crate::small_file;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
-/// A token file is one line; whatever else the variable points at is not read into memory.
+/// Maximum size of a token file, which is one line. A larger file is not read into memory.
 const MAX_TOKEN_BYTES: u64 = 4096;
-/// How long the hub may take to say what a revision is. Short: a start must not hang on it.
+/// Maximum time of a request for a revision. It is short, because a start must not hang.
 const API_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a download may stand still.
+/// Maximum time without progress of a download.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// With the pauses after it, a hub may be away for some seconds.
+/// The first pause before a retry. With the longer pauses after it, the hub may be unreachable for some
+/// seconds.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Where the hub and its cache are.
+/// The places of the hub and its cache, and related settings.
 #[derive(Clone)]
 pub struct Settings {
     /// The hub's address.
     pub endpoint: Url,
     /// The cache folder.
     pub cache: PathBuf,
-    /// What opens private and gated models.
+    /// The token for private and gated models.
     pub token: Option<SecretString>,
     /// Whether only the cache may be used.
     pub offline: bool,
-    /// Whether bars of progress may be drawn.
+    /// Whether progress bars may be drawn.
     pub progress: bool,
     /// Whether snapshots hold symbolic links.
     pub symlinks: bool,
-    /// How long the hub may take to say what a revision is.
+    /// Maximum time of a request for a revision.
     pub api_timeout: Duration,
-    /// How long a download may stand still.
+    /// Maximum time without progress of a download.
     pub idle_timeout: Duration,
-    /// How long after a connection that broke the next one is tried; each further pause is twice as long.
+    /// The pause before the first retry after a broken connection; each further pause is twice as long.
     pub retry_pause: Duration,
 }
 
@@ -58,10 +59,10 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// Reads the environment: [`VARIABLES`] says which variables, and what each means.
+    /// Reads the environment. [`VARIABLES`] lists the variables and their meanings.
     ///
     /// # Errors
-    /// A variable has a value that is none.
+    /// Fails if a variable has an invalid value.
     pub fn from_env() -> Result<Self, HubError> {
         let unreadable = Cell::new(None);
         let variable = |name: &'static str| match std::env::var(name) {
@@ -143,7 +144,7 @@ impl Settings {
     }
 }
 
-/// Where settings come from.
+/// The sources of the settings.
 struct Sources<'s> {
     /// The variables of [`VARIABLES`].
     variable: &'s dyn Fn(&'static str) -> Option<String>,
@@ -161,13 +162,13 @@ fn home(name: &str) -> Option<String> {
     user.ok()??.dir.into_os_string().into_string().ok().filter(|home| !home.is_empty())
 }
 
-/// There is no such list.
+/// Other systems have no such list.
 #[cfg(not(unix))]
 fn home(_: &str) -> Option<String> {
     None
 }
 
-/// An address that paths can be joined to.
+/// Parses an address to which paths can be appended.
 fn endpoint(text: &str) -> Result<Url, HubError> {
     let wrong = HubError::Setting {
         variable: "HF_ENDPOINT",
@@ -195,7 +196,7 @@ fn seconds(
     let Some(text) = text else { return Ok(default) };
     let expected = "a whole number of seconds";
     match text.parse::<u32>() {
-        // As in Python.
+        // Zero means the default, as in Python.
         Ok(0) => Ok(default),
         Ok(seconds) => Ok(Duration::from_secs(seconds.into())),
         Err(_) => Err(HubError::Setting { variable, expected }),
@@ -248,7 +249,7 @@ mod tests {
             ("HF_HOME", "$HOME/hf", "/home/a/hf/hub"),
             ("XDG_CACHE_HOME", "~/x", "/home/a/x/huggingface/hub"),
             ("XDG_CACHE_HOME", "$HOME/x", "/home/a/x/huggingface/hub"),
-            // What names nothing stays.
+            // An unknown name is left unchanged.
             ("HF_HUB_CACHE", "/a$b/hub", "/a$b/hub"),
             ("HF_HUB_CACHE", " /a b ", " /a b "),
         ] {
@@ -265,7 +266,7 @@ mod tests {
 
     #[test]
     fn every_variable_that_is_read_is_in_the_list() {
-        // Read by the HTTP and TLS libraries.
+        // The HTTP and TLS libraries read these variables.
         let elsewhere =
             ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"];
         let asked = std::cell::RefCell::new(std::collections::BTreeSet::from(elsewhere));

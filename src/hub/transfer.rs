@@ -1,4 +1,5 @@
-//! One file into the cache: continued where it stopped, checked, then named.
+//! Downloads one file into the cache. It continues an interrupted download, checks the file and then gives it
+//! its name.
 
 use std::{
     fs::File,
@@ -19,15 +20,15 @@ use super::{
 };
 use crate::small_file;
 
-/// Tries without one byte of progress before a download is given up.
+/// Maximum number of attempts in a row without a byte of progress.
 const ATTEMPTS: u32 = 5;
-/// Tries in all: a connection that breaks after every byte is none.
+/// Maximum number of all attempts, for a connection that breaks after every few bytes.
 const MAX_ATTEMPTS: u32 = 200;
-/// Longer than that nobody waits for a hub that is busy.
+/// Maximum pause before a retry.
 const MAX_PAUSE: Duration = Duration::from_secs(20);
-/// How often another process's lock is looked at.
+/// How often the lock of another process is checked.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
-/// How long another process may hold a file without getting on with it.
+/// Maximum time that another process may hold a file without progress.
 const LOCK_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Downloads files of one commit.
@@ -37,11 +38,11 @@ pub(super) struct Transfer<'a> {
     pub(super) id: &'a RepoId,
     pub(super) commit: &'a str,
     pub(super) progress: &'a dyn Progress,
-    /// After the first failure.
+    /// The pause after the first failure.
     pub(super) pause: Duration,
 }
 
-/// A file with all that is known of it.
+/// A file and the known facts about it.
 struct Target<'a> {
     name: &'a str,
     size: u64,
@@ -50,7 +51,7 @@ struct Target<'a> {
 }
 
 impl Transfer<'_> {
-    /// Makes sure that the snapshot has a file, and returns its path.
+    /// Ensures that the snapshot has a file, and returns its path.
     pub(super) async fn get(&self, file: &RemoteFile, limit: u64) -> Result<PathBuf, HubError> {
         let (size, hash) = self.client.describe(self.id, self.commit, file).await?;
         if size > limit {
@@ -61,7 +62,7 @@ impl Transfer<'_> {
         if !there() {
             let partial = self.repo.partial(hash.as_str());
             let _lock = lock(&self.repo.lock(hash.as_str()), &partial).await?;
-            // Whoever held the lock may have done the work.
+            // The process that held the lock may have downloaded the file.
             if !there() {
                 let target = Target { name: &file.name, size, hash: hash.clone(), partial };
                 self.fill(&target).await?;
@@ -73,7 +74,7 @@ impl Transfer<'_> {
         self.repo.link(self.commit, &file.name, hash.as_str())
     }
 
-    /// Fills the partial file, through as many connections as it takes.
+    /// Fills the partial file with as many connections as needed.
     async fn fill(&self, target: &Target<'_>) -> Result<(), HubError> {
         let (mut failures, mut restarted, mut pause) = (0, false, self.pause);
         for attempt in 1.. {
@@ -86,7 +87,8 @@ impl Transfer<'_> {
                 (failures, pause) = (0, self.pause);
             }
             failures += 1;
-            // Bytes of an earlier run may be at fault; those of this one alone are the hub's.
+            // Bytes of an earlier run may be wrong, so the download starts again once. If all bytes come from
+            // this run, the hub is at fault.
             let stale = matches!(error, HubError::WrongHash { .. }) && before > 0 && !restarted;
             restarted |= stale;
             let over = failures >= ATTEMPTS || attempt >= MAX_ATTEMPTS;
@@ -105,7 +107,7 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// One connection: from what is there to the end.
+    /// Downloads the rest of the file with one connection.
     async fn attempt(&self, target: &Target<'_>) -> Result<(), HubError> {
         let mut sink = Sink::open(target).await?;
         self.progress.at(target.name, sink.written, target.size);
@@ -126,7 +128,7 @@ impl Transfer<'_> {
         sink.finish()
     }
 
-    /// Whether the hub still speaks of the file that it listed.
+    /// Checks that the response is about the file that the hub listed.
     fn check(&self, target: &Target<'_>, answer: &Answer) -> Result<(), HubError> {
         let changed = |what, expected: &str, found: &str| HubError::Changed {
             file: target.name.to_owned(),
@@ -140,7 +142,7 @@ impl Transfer<'_> {
             return Err(changed("the commit", self.commit, commit));
         }
         match answer.hash() {
-            // A tag of another kind says nothing; the bytes themselves are hashed in any case.
+            // An `ETag` with another kind of hash cannot be compared; the bytes are hashed anyway.
             Some(hash) if hash.contradicts(&target.hash) => {
                 Err(changed("the hash", target.hash.as_str(), hash.as_str()))
             }
@@ -149,7 +151,7 @@ impl Transfer<'_> {
     }
 }
 
-/// What is said in the end of a download that stopped on the way.
+/// The error of a download that did not finish.
 fn broken_off(target: &Target<'_>, error: HubError) -> HubError {
     match (error, length(&target.partial)) {
         (HubError::Unreachable { source, .. }, got) if got > 0 => {
@@ -192,7 +194,7 @@ async fn lock(path: &Path, partial: &Path) -> Result<File, HubError> {
     }
 }
 
-/// The partial file, with the hash over what it holds.
+/// The partial file, with the hash of its bytes so far.
 struct Sink<'t> {
     target: &'t Target<'t>,
     file: File,
@@ -201,7 +203,8 @@ struct Sink<'t> {
 }
 
 impl<'t> Sink<'t> {
-    /// Opens the partial file behind what it holds. More than the file may have is of another file.
+    /// Opens the partial file to append to it. If it has more bytes than the whole file, it belongs to another
+    /// file and is emptied.
     async fn open(target: &'t Target<'t>) -> Result<Self, HubError> {
         let at_fault = |source| HubError::io(&target.partial, source);
         let file = partial::open(&target.partial);
@@ -212,7 +215,7 @@ impl<'t> Sink<'t> {
             sink.restart()?;
         } else if there > 0 {
             let (path, digest) = (target.partial.clone(), sink.digest);
-            // Gigabytes, perhaps: not on an async thread.
+            // The file may have gigabytes, so it is not hashed on an async thread.
             let hashed = tokio::task::spawn_blocking(move || hash_file(&path, digest)).await;
             (sink.digest, sink.written) =
                 hashed.map_err(io::Error::other).and_then(|hashed| hashed).map_err(at_fault)?;
@@ -226,7 +229,7 @@ impl<'t> Sink<'t> {
         Ok(())
     }
 
-    /// Makes file and answer meet: an answer that begins elsewhere begins the file anew.
+    /// Aligns the file with the response: if the response has the whole file, the file is started again.
     fn align(&mut self, answer: &Answer) -> Result<(), HubError> {
         if self.written == 0 {
             return Ok(());
@@ -242,7 +245,7 @@ impl<'t> Sink<'t> {
         if answer.response.status() == StatusCode::OK {
             return Ok(());
         }
-        // The server has another idea of the file's length, or answers another range.
+        // The server has another length for the file, or sends another range.
         Err(HubError::Truncated {
             file: self.target.name.to_owned(),
             got: 0,
@@ -261,15 +264,16 @@ impl<'t> Sink<'t> {
                 found: format!("at least {after}"),
             });
         }
-        // Straight to the file: an interrupted download then has all that came. A page cache takes a
-        // chunk in microseconds, so an async thread can do it.
+        // Chunks are written to the file at once, so that an interrupted download keeps them. The page cache
+        // takes a chunk in microseconds, so an async thread can do it.
         self.file.write_all(chunk).map_err(|source| HubError::io(&self.target.partial, source))?;
         self.digest.update(chunk);
         self.written = after;
         Ok(())
     }
 
-    /// Checks what was gathered. What is wrong is deleted, or the next try would build on it.
+    /// Checks the downloaded bytes. Wrong bytes are deleted, so that the next attempt does not continue from
+    /// them.
     fn finish(self) -> Result<(), HubError> {
         let Target { name, size, hash, partial } = self.target;
         let at_fault = |source| HubError::io(partial, source);
@@ -287,7 +291,7 @@ impl<'t> Sink<'t> {
             std::fs::remove_file(partial).map_err(at_fault)?;
             return Err(HubError::WrongHash { file, expected: hash.as_str().to_owned(), found });
         }
-        // On the disk before it is under its name: a crash must not leave a blob of zeros.
+        // The file is synced before it gets its name, so that a crash cannot leave a blob of zeros.
         self.file.sync_all().map_err(at_fault)
     }
 }

@@ -1,26 +1,26 @@
-//! The variables of `huggingface_hub`, and what becomes of each here.
+//! The variables of `huggingface_hub`, and what the server does with each of them.
 
 use std::fmt::Write as _;
 
 /// What the server does with a variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handling {
-    /// It has the meaning that it has in Python.
+    /// It has the same meaning as in Python.
     Honoured,
-    /// It is not read, and something else happens than in Python.
+    /// It is not read, so the behaviour differs from Python's.
     Ignored,
-    /// It is not read, and would change nothing.
+    /// It is not read, and has nothing to change here.
     Needless,
 }
 
 /// A variable that users of `huggingface_hub` may have set.
 #[derive(Debug, Clone, Copy)]
 pub struct Variable {
-    /// Its name.
+    /// The variable's name.
     pub name: &'static str,
     /// What the server does with it.
     pub handling: Handling,
-    /// What it means, or why it means nothing here.
+    /// Its meaning, or why it has none here.
     pub meaning: &'static str,
 }
 

@@ -1,13 +1,13 @@
-//! BMP files whose sixteen bits of colour are said to have an opacity among them, which Pillow and viewers ignore.
+//! BMP files with 16 bits per pixel whose header declares opacity bits. Pillow and viewers ignore these bits.
 
 use std::borrow::Cow;
 
-/// Where the length of the second header stands, the bits of a pixel, and the mask of their opacity.
+/// Offsets of the second header's length, of the bits per pixel, and of the opacity mask.
 const HEADER: usize = 14;
 const BITS: usize = 28;
 const ALPHA_MASK: usize = 66;
 
-/// The file itself, or a copy without that mask.
+/// Returns the file itself, or a copy without the opacity mask.
 pub(super) fn opaque(bytes: &[u8]) -> Cow<'_, [u8]> {
     let part = |at: usize, length: usize| bytes.get(at..at + length).unwrap_or_default();
     let has_mask = part(HEADER, 4).first_chunk().is_some_and(|&length| {

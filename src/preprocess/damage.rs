@@ -1,4 +1,4 @@
-//! What is wrong with an image that a decoder refuses, in words for people who do not know the decoder.
+//! Explains a decoder's refusal to people who do not know the decoder.
 
 use std::{error::Error as StdError, io};
 
@@ -10,8 +10,8 @@ use super::{
     reason::Reason,
 };
 
-/// Says what a decoder means; its own words, which change with its version, go to the log. The decoders of this
-/// module give reasons that are said as they are.
+/// Translates a decoder's error into a plain reason. The decoder's own message changes with its version and
+/// goes to the log. The decoders of this module give reasons that are used unchanged.
 pub(super) fn reason(error: &DecoderError, format: Format) -> String {
     let name = formats::name(format);
     debug!(format = name, error = error as &dyn StdError, "the decoder refuses an image");
@@ -23,13 +23,13 @@ pub(super) fn reason(error: &DecoderError, format: Format) -> String {
         DecoderError::Unsupported(_) => {
             format!("this kind of {name} is not supported; save it as an ordinary JPEG or PNG")
         }
-        // Memory is the caller's to tell apart; what is left are sizes that no image has.
+        // The caller handles memory limits, so the remaining limit errors are about impossible sizes.
         DecoderError::Limits(_) => format!("the {name} data has an impossible size"),
         _ => format!("the {name} data is damaged"),
     }
 }
 
-/// Whether a decoder ran out of data. Some say so by an input error, others by their words alone.
+/// Whether a decoder ran out of data. Some report it as an input error, others only in their message.
 fn ends_early(error: &DecoderError) -> bool {
     let by_kind = |error: &(dyn StdError + 'static)| {
         error

@@ -1,4 +1,4 @@
-//! Encoded bytes to upright RGB.
+//! Decodes encoded bytes to upright RGB.
 
 use std::io::Cursor;
 
@@ -23,41 +23,43 @@ use super::{
     webp::WebPDecoder,
 };
 
-/// What decoding takes beside the decoded image: the coefficients of a progressive JPEG (three planes of
-/// two bytes), or what other decoders hold until they are done.
+/// Bytes per pixel that decoding takes in addition to the decoded image: the coefficients of a progressive JPEG
+/// (three planes of two bytes), or the buffers of other decoders.
 const EXTRA_BYTES_PER_PIXEL: u64 = 6;
 
-/// The copies by which deep or grey images with alpha become RGB: four bytes with alpha, and three without.
+/// Bytes per pixel of the copies during the conversion of deep or grey images with alpha to RGB: four bytes
+/// with alpha, and three without.
 const ALPHA_BYTES_PER_PIXEL: u64 = 7;
 
-/// What a resize takes: the image and what it is between both passes.
+/// Bytes per pixel of a resize: the image, and its state between both passes.
 const RESIZE_BYTES_PER_PIXEL: u64 = 6;
 
-/// What it takes beside them for each pixel of the longer side: the columns of a strip of rows, and weights.
+/// Additional bytes of a resize for each pixel of the longer side: the columns of a strip of rows, and weights.
 const BYTES_PER_COLUMN: u64 = 3 * siglip_kernels::resize::LANES as u64 + 32;
 
-/// Most pixels of a side, as in libpng. The weights of a resize are as many as its longest side has pixels: for
-/// a strip of one by fifty million they cost more than all else together.
+/// Maximum length of a side, as in libpng. A resize has as many weights as the longest side has pixels; for an
+/// image of one by fifty million pixels they would take more memory than everything else.
 const MAX_SIDE: u32 = 1_000_000;
 
-/// What may be allocated for all that is not pixels: a colour profile or a comment can be packed a thousand
-/// to one. The PNG decoder keeps to it to the end, for which it is enough: it holds a row at a time.
+/// Maximum number of bytes that may be allocated for anything but pixels: a colour profile or a comment can
+/// expand a thousand times. The PNG decoder keeps to this limit until the end, because it holds only one row at
+/// a time.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
 
-/// What [`decode`] yields.
+/// The result of [`decode`].
 pub(super) struct Decoded {
-    /// The picture, upright.
+    /// The image, upright.
     pub(super) picture: RgbImage,
     /// Rows and columns by its header, upright.
     pub(super) size: [u32; 2],
-    /// Rows and columns of `picture` that hold something: half of the last one goes over the edge where a side
-    /// of odd length was halved.
+    /// The valid rows and columns of `picture`. If an odd side was halved, the last pixel covers only half a
+    /// source pixel.
     pub(super) extent: [f64; 2],
 }
 
 /// Decodes the first frame, upright, alpha composited on white.
 ///
-/// * `halves`: whether half the size is enough for a picture of these rows and columns
+/// * `halves`: whether half the size is enough for an image with these rows and columns
 pub(super) fn decode(
     bytes: &[u8],
     limits: &ImageLimits,
@@ -65,11 +67,12 @@ pub(super) fn decode(
 ) -> Result<Decoded, ImageError> {
     let format = readable(bytes, limits)?;
     let (mut decoder, _) = open(bytes, format, limits)?;
-    // A damaged EXIF block says nothing about the picture: read it as upright, as viewers do.
+    // An image with a damaged EXIF block is read as upright, as viewers do.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let (width, height) = decoder.dimensions();
     let size = if is_sideways(orientation) { [width, height] } else { [height, width] };
-    // Turning could bring the half of a pixel that is over the edge to the other end.
+    // Rotation would move the half-covered last pixel to the other side, so rotated odd sides are decoded in
+    // full.
     let symmetric = orientation == Orientation::NoTransforms || (width | height) % 2 == 0;
     let halve = symmetric && halves(size);
     let damaged = |error| failure(error, format, limits);
@@ -82,13 +85,13 @@ pub(super) fn decode(
     Ok(Decoded { picture: to_rgb(picture), size, extent })
 }
 
-/// Whether turning the picture upright swaps its rows and columns.
+/// Whether turning the image upright swaps its rows and columns.
 fn is_sideways(orientation: Orientation) -> bool {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
-/// A decoder that gives half the size, for the format and in the builds that have one.
+/// A decoder that decodes at half the size, if the format and the build have one.
 #[cfg(feature = "turbojpeg")]
 fn halved<'b>(
     bytes: &'b [u8],
@@ -111,7 +114,7 @@ fn halved<'b>(
     Ok(None)
 }
 
-/// The header, within the limits.
+/// Reads the header and checks it against the limits.
 pub(super) fn inspect(bytes: &[u8], limits: &ImageLimits) -> Result<Header, ImageError> {
     let format = readable(bytes, limits)?;
     let (mut decoder, mut header) = open(bytes, format, limits)?;
@@ -121,7 +124,7 @@ pub(super) fn inspect(bytes: &[u8], limits: &ImageLimits) -> Result<Header, Imag
     Ok(header)
 }
 
-/// The format of bytes that are worth a decoder's time.
+/// The format of the bytes, if they are not empty, not too many and of a format that is read.
 fn readable(bytes: &[u8], limits: &ImageLimits) -> Result<Format, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
@@ -139,7 +142,7 @@ fn readable(bytes: &[u8], limits: &ImageLimits) -> Result<Format, ImageError> {
     Ok(format)
 }
 
-/// A decoder that has read the header, which is within the limits.
+/// A decoder that has read the header and checked it against the limits.
 fn open<'b>(
     bytes: &'b [u8],
     format: Format,
@@ -147,7 +150,7 @@ fn open<'b>(
 ) -> Result<(Box<dyn ImageDecoder + 'b>, Header), ImageError> {
     let (mut decoder, extra) =
         decoder(bytes, format, limits).map_err(|error| failure(error, format, limits))?;
-    // A copy on its side stands beside the image.
+    // Turning an image on its side needs a copy.
     let turned = decoder.orientation().is_ok_and(is_sideways);
     let extra = extra.max(if turned { decoder.total_bytes() } else { 0 });
     let kept = if format == ImageFormat::Png { png::profile_bytes(bytes) } else { 0 };
@@ -158,9 +161,8 @@ fn open<'b>(
     Ok((decoder, header))
 }
 
-/// A decoder that has read the header, and the bytes that it takes beside the image where it knows them. A
-/// format that needs more than the library's decoder has a module of its own, which gives another
-/// [`ImageDecoder`] here.
+/// A decoder that has read the header, and the additional bytes that it takes if it knows them. A format that
+/// needs more than the library's decoder has its own module, which gives another [`ImageDecoder`] here.
 fn decoder<'b>(
     bytes: &'b [u8],
     format: Format,
@@ -209,10 +211,10 @@ fn decoder<'b>(
     Ok((decoder, 0))
 }
 
-/// Whether bytes begin like an image, be it of a format that is read or of one that is named in the refusal.
+/// Whether the bytes begin like an image, of a format that is read or of one that the refusal names.
 #[must_use]
 pub fn is_image(bytes: &[u8]) -> bool {
-    // HEIC and AVIF are boxes, of which the first says so.
+    // HEIC and AVIF files consist of boxes, and the first one names the format.
     let is_boxes = bytes.get(4..8) == Some(b"ftyp");
     formats::format(bytes).is_some() || is_boxes
 }
@@ -224,10 +226,10 @@ fn heif(bytes: &[u8], coding: Coding) -> ImageResult<(Box<dyn ImageDecoder + '_>
     Ok((Box::new(decoder), extra))
 }
 
-/// Columns and rows as a picture's header says, before it is turned upright; none for what is no picture.
+/// Columns and rows from an image's header, before it is turned upright; none if the bytes are not an image.
 #[must_use]
 pub fn size(bytes: &[u8]) -> Option<(u32, u32)> {
-    // Nothing but the header is read, which the limits of the header bound.
+    // Only the header is read, and its own limits apply.
     let limits = ImageLimits {
         max_bytes: usize::MAX,
         max_pixels: u64::MAX,
@@ -237,10 +239,10 @@ pub fn size(bytes: &[u8]) -> Option<(u32, u32)> {
     Some(decoder.dimensions())
 }
 
-/// Size limits, before any pixel is decoded.
+/// Checks the size limits before any pixel is decoded.
 ///
-/// * `extra`: bytes that decoding takes beside the image, at least
-/// * `kept`: bytes that are taken beside all else, to the end
+/// * `extra`: bytes that decoding takes in addition to the image, at least
+/// * `kept`: further bytes that are held until the end
 fn check_header(
     decoder: &dyn ImageDecoder,
     [extra, kept]: [u64; 2],
@@ -286,8 +288,8 @@ fn failure(error: DecoderError, format: Format, limits: &ImageLimits) -> ImageEr
     }
 }
 
-/// RGB, u8. 16-bit samples keep their high byte, as Pillow does when it opens 16-bit colour; floats and
-/// what else there is go the library's way.
+/// Converts to RGB, u8. 16-bit samples keep their high byte, as Pillow does when it opens 16-bit colour. Floats
+/// and other formats use the `image` crate's conversion.
 fn to_rgb(picture: DynamicImage) -> RgbImage {
     let high = |sample: u16| (sample >> 8) as u8;
     match picture {
@@ -316,7 +318,7 @@ fn to_rgb(picture: DynamicImage) -> RgbImage {
     }
 }
 
-/// Composites on white, rounded as Pillow's `alpha_composite` rounds, which transformers uses.
+/// Composites on white and rounds like Pillow's `alpha_composite`, which transformers uses.
 fn on_white(picture: &RgbaImage) -> RgbImage {
     let mut data = Vec::with_capacity(picture.len() / 4 * 3);
     for pixel in picture.pixels() {

@@ -1,17 +1,17 @@
-//! Antialiased filters: the weights of one result value. Images and position grids are resized with them.
+//! Antialiased filters, which give the weights of one output value. They resize images and position grids.
 
 use std::ops::Range;
 
 use super::Resample;
 
-/// A one-dimensional resize from `input` to `output` values, of which a window may be all that is computed.
+/// A one-dimensional resize from `input` to `output` values. It may compute only a window of the output.
 #[derive(Debug, Clone)]
 pub(crate) struct Filter {
     pub(super) input: usize,
     pub(super) output: usize,
-    /// Those of the output values that are computed.
+    /// The output values that are computed.
     window: Range<usize>,
-    /// How much of the input the result spreads over, from its beginning.
+    /// The length of the input, from its beginning, that the output covers.
     extent: f64,
     resample: Resample,
 }
@@ -21,7 +21,7 @@ impl Filter {
         Self { input, output, window: 0..output, extent: input as f64, resample }
     }
 
-    /// The same for some of the output values.
+    /// Computes only the output values in `window`.
     pub(super) fn within(self, window: Range<usize>) -> Self {
         Self { window, ..self }
     }
@@ -31,7 +31,7 @@ impl Filter {
         self.window.len()
     }
 
-    /// The input values that the window is made of.
+    /// The input values that the window depends on.
     pub(super) fn needed(&self) -> Range<usize> {
         let end = self.computed().checked_sub(1).map_or(0, |last| {
             let (start, weights) = self.weights(last);
@@ -40,19 +40,19 @@ impl Filter {
         self.weights(0).0.min(end)..end
     }
 
-    /// The same of the first `extent` input values alone, which need not be a whole number.
+    /// Resizes only the first `extent` input values, which need not be a whole number.
     pub(super) fn over(self, extent: f64) -> Self {
         Self { extent, ..self }
     }
 
-    /// A side that has its size already is left alone.
+    /// Whether the side already has its size, so that no resize is needed.
     pub(super) fn is_identity(&self) -> bool {
         self.input == self.output && self.window == (0..self.output)
     }
 
-    /// The first of the source values that one value of the window is made of, and their weights: the kernel,
-    /// widened by the scale when shrinking, sampled at the centres of the source values and made to sum
-    /// to one.
+    /// The index of the first source value of one output value, and the weights of its source values: the
+    /// kernel, widened by the scale when shrinking, sampled at the centres of the source values and scaled to
+    /// sum to one.
     pub(crate) fn weights(&self, index: usize) -> (usize, Vec<f64>) {
         let scale = self.extent / self.output as f64;
         let widening = scale.max(1.0);
@@ -84,7 +84,7 @@ impl Resample {
     }
 
     fn kernel(self, x: f64) -> f64 {
-        /// The slope at 1. OpenCV has -0.75 here, and its pictures differ visibly.
+        /// The slope at 1. OpenCV uses -0.75, and its images differ visibly.
         const A: f64 = -0.5;
         let x = x.abs();
         match self {

@@ -8,10 +8,10 @@ use image::ImageFormat;
 use super::sniff;
 use super::tiff;
 
-/// A format that is read.
+/// A format that this build reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
-    /// One that the `image` library knows.
+    /// A format of the `image` crate.
     Library(ImageFormat),
     #[cfg(feature = "heic")]
     Heic,
@@ -44,7 +44,7 @@ const FORMATS: &[(&str, Format)] = &[
     ("JPEG XL", Format::Jxl),
 ];
 
-/// The format, by the first bytes, where it is one that is read.
+/// The format by the first bytes, if this build reads it.
 pub(super) fn format(bytes: &[u8]) -> Option<Format> {
     #[cfg(feature = "jxl")]
     if sniff::is_jxl(bytes) {
@@ -56,10 +56,10 @@ pub(super) fn format(bytes: &[u8]) -> Option<Format> {
         Some(sniff::Heif::Avif) => return Some(Format::Avif),
         #[cfg(feature = "heic")]
         Some(sniff::Heif::Heic | sniff::Heif::Other) => return Some(Format::Heic),
-        // What this build does not read is named in the refusal.
+        // The refusal names a format that this build does not read.
         _ => {}
     }
-    // The library does not know the mark of TIFF files with long offsets.
+    // The `image` crate does not know the signature of TIFF files with long offsets.
     let format = match bytes {
         _ if tiff::is_big(bytes) => ImageFormat::Tiff,
         _ => image::guess_format(bytes).ok()?,
@@ -68,9 +68,9 @@ pub(super) fn format(bytes: &[u8]) -> Option<Format> {
     FORMATS.iter().find(|(_, read)| *read == format).map(|(_, read)| *read)
 }
 
-/// Whether the format's decoder can end the process that it runs in, in place of an error.
+/// Whether the format's decoder can end the process that it runs in instead of returning an error.
 pub(super) fn may_abort(format: Format) -> bool {
-    // A panic of its inner parts, which are C in Rust's clothes, is not passed on.
+    // Its inner functions have C's calling convention, so a panic in them cannot be caught.
     #[cfg(feature = "avif")]
     return format == Format::Avif;
     #[cfg(not(feature = "avif"))]
@@ -80,7 +80,7 @@ pub(super) fn may_abort(format: Format) -> bool {
     }
 }
 
-/// What a format is called in messages.
+/// The format's name in messages.
 pub(super) fn name(format: Format) -> &'static str {
     FORMATS.iter().find(|(_, read)| *read == format).map_or("image", |(name, _)| name)
 }

@@ -1,4 +1,4 @@
-//! The first frame of a GIF, on the screen that Pillow puts it on.
+//! Draws the first frame of a GIF on the same screen as Pillow does.
 
 use gif::{ColorOutput, DecodeOptions, Decoder};
 use image::{ColorType, ImageDecoder, ImageError, ImageFormat, ImageResult, error::DecodingError};
@@ -7,9 +7,9 @@ use super::reason::Reason;
 
 /// A GIF whose first frame is about to be decoded.
 ///
-/// The logical screen grows to hold the first frame, and what the frame leaves free has the transparent colour
-/// or, where there is none, the first colour of the table. The `image` crate crops the frame instead, and leaves
-/// the rest transparent.
+/// The logical screen grows to hold the first frame. The area outside the frame has the transparent colour or,
+/// if there is none, the first colour of the table. The `image` crate crops the frame instead, and leaves the
+/// rest transparent.
 pub(super) struct GifDecoder<'b> {
     decoder: Decoder<&'b [u8]>,
     frame: Frame,
@@ -28,7 +28,7 @@ struct Frame {
 }
 
 impl<'b> GifDecoder<'b> {
-    /// Reads up to the pixels of the first frame.
+    /// Reads the file up to the pixels of the first frame.
     ///
     /// # Errors
     /// Fails for a header that is damaged, and for a file without a frame.
@@ -53,8 +53,8 @@ impl<'b> GifDecoder<'b> {
         Ok(Self { decoder, frame, width, height })
     }
 
-    /// RGBA of each index. Pillow reads a table that only counts up as grey values, of which there are always 256;
-    /// an index behind the end of another table is black.
+    /// The RGBA colour of each index. Pillow reads a table that only counts up as 256 grey values. An index
+    /// after the end of another table is black.
     fn colours(&self) -> ImageResult<[[u8; 4]; 256]> {
         let table = self.decoder.palette().map_err(failure)?.as_chunks::<3>().0;
         let counts_up = table.iter().zip(0..=255).all(|(colour, index)| *colour == [index; 3]);
@@ -91,7 +91,7 @@ impl ImageDecoder for GifDecoder<'_> {
             return Ok(());
         }
         let mut indices = vec![0; width * height];
-        // All at once: given room for a single row, the library loses the end of some rows.
+        // All rows are read at once: with a buffer for a single row, the library loses the end of some rows.
         if !self.decoder.fill_buffer(&mut indices).map_err(failure)? {
             return Err(Reason::new("the GIF data ends early").of(ImageFormat::Gif));
         }
@@ -117,7 +117,7 @@ fn rows(height: usize, interlaced: bool) -> impl Iterator<Item = usize> {
     passes.iter().flat_map(move |&(first, step)| (first..height).step_by(step))
 }
 
-/// The decoder's own words go no further than the log.
+/// The decoder's own message goes only to the log.
 fn failure(error: gif::DecodingError) -> ImageError {
     let reason = match &error {
         gif::DecodingError::UnexpectedEof => "the GIF data ends early",

@@ -1,8 +1,8 @@
-//! HEIF: the container of HEIC and AVIF. It says which coded pictures make up the image, and how it is turned.
+//! HEIF is the container of HEIC and AVIF. It says which coded images make up the image, and how it is turned.
 //!
-//! `heifer-isobmff` reads the boxes. What is done with them is held here to what cameras and encoders write: one
-//! coded picture or a grid of them, perhaps with alpha, cropped and turned. Whatever else the format allows is
-//! refused, and no pixel is decoded before all sizes are known.
+//! `heifer-isobmff` reads the boxes. Only structures that cameras and encoders write are accepted: one coded
+//! image or a grid of them, optionally with alpha, cropped and turned. Everything else that the format allows
+//! is refused, and no pixel is decoded before all sizes are known.
 
 #[cfg(feature = "avif")]
 mod av1;
@@ -28,18 +28,18 @@ use self::{
 };
 use super::reason::Reason;
 
-/// Bytes that decoding holds for a pixel of a coded picture: three planes of two bytes, twice, and what is known
-/// of its blocks.
+/// Bytes that decoding holds for a pixel of a coded image: three planes of two bytes, twice, and data about its
+/// blocks.
 const BYTES_PER_PIXEL: u64 = 16;
 
 /// Why a file is refused.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// A part of the data is behind its end.
+    /// A part of the data would be after the end of the file.
     EndsEarly,
-    /// What it says of itself cannot be.
+    /// The file contradicts itself.
     Damaged,
-    /// It is not among what is read; says why.
+    /// The file has a structure that is not read; the text says why.
     Refused(&'static str),
 }
 
@@ -77,16 +77,16 @@ pub(super) struct HeifDecoder<'b> {
 impl<'b> HeifDecoder<'b> {
     /// Reads the boxes of a file.
     ///
-    /// * `coding`: what the file is said to be coded in
+    /// * `coding`: the coding that the first box names
     ///
     /// # Errors
-    /// Where a box is damaged or missing, or the file holds what is not supported.
+    /// Fails if a box is damaged or missing, or if the file has a structure that is not supported.
     pub(super) fn new(bytes: &'b [u8], coding: Coding) -> ImageResult<Self> {
         let read = || {
             layout::check_boxes(bytes)?;
             let file = HeifFile::parse(bytes)?;
             let layout = Layout::of(&file)?;
-            // Which decoder may run is decided by what the file says first.
+            // The first box decides which decoder runs, so no coded image may have another coding.
             if layout.plans().any(|plan| plan.coding != coding) {
                 return Err(Fault::Refused("it is coded in another way than it says"));
             }
@@ -96,13 +96,13 @@ impl<'b> HeifDecoder<'b> {
         Ok(Self { coding, file, layout })
     }
 
-    /// Bytes that decoding takes beside the image: one coded picture at a time.
+    /// Bytes that decoding takes in addition to the image: one coded image is decoded at a time.
     pub(super) fn extra_bytes(&self) -> u64 {
         let pixels = self.layout.plans().map(|plan| plan.tile.coded_pixels()).max();
         pixels.unwrap_or_default().saturating_mul(BYTES_PER_PIXEL)
     }
 
-    /// Draws all pictures of a plan, cropped, into the rows of the image.
+    /// Draws all coded images of a plan, cropped, into the rows of the image.
     fn draw(
         &self,
         plan: &Plan,
@@ -113,7 +113,7 @@ impl<'b> HeifDecoder<'b> {
         let channels = usize::from(self.color_type().channel_count());
         let stride = area.width as usize * channels;
         for (index, &item) in (0_u32..).zip(&plan.tiles) {
-            // The picture's place on the canvas, of which the image is a part.
+            // The coded image's place on the canvas. The shown image is a part of the canvas.
             let (left, top) =
                 (index % plan.columns * tile.width, index / plan.columns * tile.height);
             let columns = left.max(area.left)..(left + tile.width).min(area.left + area.width);
@@ -150,12 +150,12 @@ impl ImageDecoder for HeifDecoder<'_> {
     }
 
     fn orientation(&mut self) -> ImageResult<Orientation> {
-        // The container's. EXIF repeats it, and is not to be applied on top of it.
+        // The container's orientation counts. EXIF repeats it and must not be applied a second time.
         Ok(self.layout.orientation)
     }
 
     fn set_limits(&mut self, _: Limits) -> ImageResult<()> {
-        // All sizes are known, and each coded picture is held to its own.
+        // Nothing is left to limit: all sizes are known, and each coded image is checked against its own.
         Ok(())
     }
 
@@ -183,7 +183,7 @@ impl ImageDecoder for HeifDecoder<'_> {
     }
 }
 
-/// Decodes a picture of a known size.
+/// Decodes a coded image of a known size.
 fn decode(
     file: &HeifFile<'_>,
     coding: Coding,
@@ -198,7 +198,7 @@ fn decode(
     }
 }
 
-/// Takes back that colours were multiplied by alpha.
+/// Divides colours by alpha, if they were multiplied by it.
 fn divide_by_alpha(pixel: &mut [u8; 4]) {
     let [colours @ .., alpha] = pixel;
     let alpha = u16::from(*alpha);

@@ -1,4 +1,4 @@
-//! JPEG: what the file's markers say decides who decodes it.
+//! JPEG files. The markers of a file decide which library decodes it.
 
 mod layout;
 mod library;
@@ -19,10 +19,10 @@ use layout::Layout;
 pub(super) use layout::Refusal;
 use library::{Colours, Request};
 
-/// What the library may take beside what was estimated.
+/// Bytes that the library may take in addition to the estimate.
 const MARGIN_BYTES: u64 = 1 << 20;
 
-/// A JPEG whose markers were read.
+/// A JPEG file whose markers were read.
 pub(super) struct JpegDecoder<'b> {
     bytes: &'b [u8],
     layout: Layout,
@@ -31,7 +31,7 @@ pub(super) struct JpegDecoder<'b> {
 }
 
 impl<'b> JpegDecoder<'b> {
-    /// Reads the markers, of which every size and limit follows.
+    /// Reads the markers, from which all sizes and limits follow.
     ///
     /// * `max_bytes`: most bytes that decoding may allocate
     pub(super) fn new(bytes: &'b [u8], max_bytes: u64) -> ImageResult<Self> {
@@ -39,13 +39,13 @@ impl<'b> JpegDecoder<'b> {
         Ok(Self { bytes, layout, halve: false, max_bytes })
     }
 
-    /// The same at half its size, the sides rounded up.
+    /// Decodes at half the size, with sides rounded up.
     #[cfg(feature = "turbojpeg")]
     pub(super) fn halved(self) -> Self {
         Self { halve: true, ..self }
     }
 
-    /// Bytes that decoding takes beside the image, estimated from above.
+    /// An upper estimate of the bytes that decoding takes in addition to the image.
     pub(super) fn extra_bytes(&self) -> u64 {
         self.layout.decode_bytes()
     }
@@ -83,7 +83,7 @@ impl ImageDecoder for JpegDecoder<'_> {
     }
 }
 
-/// A JPEG inside another file, which says what its components are.
+/// A JPEG stream inside another file, which says what its components are.
 pub(super) struct Stream<'b> {
     bytes: &'b [u8],
     layout: Layout,
@@ -105,9 +105,9 @@ impl<'b> Stream<'b> {
         self.layout.components.len()
     }
 
-    /// Rows of a byte for each component of each pixel.
+    /// Decodes to rows with one byte for each component of each pixel.
     ///
-    /// * `luma`: whether three components are luma and chroma, which become RGB; others stay as they are
+    /// * `luma`: whether three components are luma and chroma, which become RGB; others are not converted
     pub(super) fn decode(&self, luma: bool) -> Result<Vec<u8>, Refusal> {
         let [columns, rows] = self.size();
         let mut pixels = vec![0; columns * rows * self.components()];
@@ -117,7 +117,7 @@ impl<'b> Stream<'b> {
             layout: &self.layout,
             colours,
             halve: false,
-            // Its size is that of a strip or tile, which was checked.
+            // Its size equals that of a strip or tile, which was checked.
             max_bytes: self.layout.decode_bytes().saturating_add(MARGIN_BYTES),
         };
         library::decode(&request, &mut pixels)?;
@@ -125,7 +125,7 @@ impl<'b> Stream<'b> {
     }
 }
 
-/// Says a refusal as the other formats' decoders do.
+/// Converts a refusal to the error type of the other decoders.
 fn failure(refusal: Refusal) -> ImageError {
     let hint = ImageFormatHint::Exact(ImageFormat::Jpeg);
     match refusal {

@@ -1,4 +1,5 @@
-//! JPEG XL, by `jxl-oxide`: the first frame, eight bits a sample, in the colour space that the file names.
+//! Decodes JPEG XL with `jxl-oxide`: the first frame, eight bits per sample, in the colour space that the file
+//! names.
 
 mod colour;
 
@@ -18,44 +19,45 @@ use tracing::debug;
 use self::colour::Conversion;
 use super::reason::Reason;
 
-/// How much of a file is parsed at a time, until the header is whole.
+/// The bytes of a file that are parsed at a time until the header is complete.
 const PIECE_BYTES: usize = 4096;
 
-/// Bytes that decoding holds for a sample of a pixel: 32-bit numbers as they are decoded, as they are filtered, and as
-/// they are drawn. Two of the three stand at once in images of one frame.
+/// Bytes that decoding holds for a sample of a pixel: 32-bit numbers during decoding, filtering and drawing. An
+/// image of one frame holds two of the three at once.
 const BYTES_PER_SAMPLE: u64 = 12;
 
-/// Most frames up to the first that is shown. Most files have one; layers and parts that are used again make some.
+/// Maximum number of frames up to the first that is shown. Most files have one; layers and reused parts are
+/// further frames.
 const MAX_FRAMES: usize = 64;
 
 /// A file whose header was read.
 pub(super) struct JxlDecoder<'b> {
     image: JxlImage,
-    /// What the image has not been fed with yet.
+    /// The bytes that the decoder has not read yet.
     rest: &'b [u8],
     format: PixelFormat,
-    /// Whither colours are converted that the decoder would cut off.
+    /// The conversion for colours that the decoder would clip.
     conversion: Option<Conversion>,
 }
 
 impl<'b> JxlDecoder<'b> {
     /// Reads the header.
     ///
-    /// * `max_bytes`: most bytes that are allocated, from the header on
+    /// * `max_bytes`: maximum number of bytes that are allocated, from the header on
     ///
     /// # Errors
-    /// Where the header is damaged, or the image has inks in place of colours.
+    /// Fails if the header is damaged, or if the image has inks (CMYK) instead of colours.
     pub(super) fn new(bytes: &'b [u8], max_bytes: u64) -> ImageResult<Self> {
         let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let mut started = JxlImage::builder()
-            // The caller's thread is one of a pool of the right size.
+            // The caller's thread belongs to a pool of the right size, so no further threads are used.
             .pool(JxlThreadPool::none())
             .alloc_tracker(AllocTracker::with_limit(most))
             .build_uninit();
         let mut rest = bytes;
         let mut pending = 0;
         let mut image = loop {
-            // What is not used yet is fed again, with more behind it.
+            // Bytes that the decoder did not use are passed again, together with further ones.
             let piece = rest.len().min(pending + PIECE_BYTES);
             if piece == pending {
                 return Err(ends_early());
@@ -88,10 +90,10 @@ impl<'b> JxlDecoder<'b> {
         Ok(Self { image, rest, format, conversion })
     }
 
-    /// Bytes that decoding takes beside the image.
+    /// Bytes that decoding takes in addition to the image.
     pub(super) fn extra_bytes(&self) -> u64 {
         let pixels = u64::from(self.image.width()) * u64::from(self.image.height());
-        // Grey is decoded as colours are.
+        // Grey is decoded with three channels, like colours.
         let samples = 3 + self.image.image_header().metadata.ec_info.len() as u64;
         pixels.saturating_mul(samples * BYTES_PER_SAMPLE)
     }
@@ -99,7 +101,7 @@ impl<'b> JxlDecoder<'b> {
 
 impl ImageDecoder for JxlDecoder<'_> {
     fn dimensions(&self) -> (u32, u32) {
-        // Upright already: the orientation is part of the format, and EXIF's is not to be applied.
+        // The image is already upright: the orientation is part of the format, and EXIF's must not be applied.
         (self.image.width(), self.image.height())
     }
 
@@ -113,7 +115,7 @@ impl ImageDecoder for JxlDecoder<'_> {
     }
 
     fn set_limits(&mut self, _: Limits) -> ImageResult<()> {
-        // The tracker that the image was begun with holds to them.
+        // The allocation tracker of the image already enforces the limits.
         Ok(())
     }
 
@@ -151,15 +153,15 @@ impl ImageDecoder for JxlDecoder<'_> {
     }
 }
 
-/// The conversion of a lossy image's colours to the colour space that its file names, where the decoder's own conversion
-/// differs from libjxl's; none where it does not.
+/// The conversion of a lossy image's colours to the colour space that its file names, if the decoder's own
+/// conversion differs from libjxl's; none if it does not.
 ///
 /// # Errors
-/// Where no way is known.
+/// Fails if no conversion is known.
 fn conversion(image: &JxlImage) -> ImageResult<Option<Conversion>> {
     let metadata = &image.image_header().metadata;
-    // Lossy files hold light itself, which is written in the transfer curve that the file names; the decoder's curves
-    // for high dynamic range are not libjxl's.
+    // Lossy files hold linear light, which is converted with the transfer curve that the file names. The
+    // decoder's curves for high dynamic range differ from libjxl's.
     if image.hdr_type().is_some() || metadata.tone_mapping.intensity_target != 255.0 {
         let reason = "JPEG XL in high dynamic range is not supported; save it as JPEG or PNG";
         return Err(refused(reason));
@@ -185,7 +187,7 @@ fn conversion(image: &JxlImage) -> ImageResult<Option<Conversion>> {
     Conversion::to(encoding).map(Some).ok_or_else(unknown)
 }
 
-/// Writes an image's pixels in the colours that it names, and says how many bytes.
+/// Writes an image's pixels in the colours that it names, and returns the number of bytes.
 fn converted(stream: &mut ImageStream<'_>, conversion: &Conversion, buffer: &mut [u8]) -> usize {
     let channels = stream.channels() as usize;
     let samples = stream.width() as usize * channels;
@@ -211,7 +213,7 @@ fn ends_early() -> ImageError {
     io::Error::from(io::ErrorKind::UnexpectedEof).into()
 }
 
-/// A failure of the decoder: out of memory, of data, or of luck.
+/// Maps a failure of the decoder: out of memory, out of data, or another one.
 fn failure(error: Box<dyn std::error::Error + Send + Sync>) -> ImageError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
     while let Some(error) = cause {

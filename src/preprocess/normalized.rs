@@ -1,14 +1,15 @@
-//! Pictures that a client prepared itself.
+//! Images that a client has resized and normalised itself.
 
 use super::{ImageSpec, Pixels};
 
-/// Past the first and the last level by more than this, a value was not normalised as the model wants it.
+/// A value that is more than half a level outside 0..=255 was not normalised as the model requires.
 const TOLERANCE: f32 = 0.5;
 
-/// Pixels of a picture that a client resized and normalised: `(level * rescale - mean) / std`.
+/// Recovers the pixels of an image that a client resized and normalised: `(level * rescale - mean) / std`.
 ///
-/// The tower reads 8-bit levels, so each value counts as its nearest one. Values that come from 8-bit pixels,
-/// as the image processors of transformers give them, are met exactly; others move by half a level at most.
+/// The tower reads 8-bit levels, so each value is rounded to the nearest level. Values from 8-bit pixels, as
+/// the image processors of transformers give them, are recovered exactly; others change by at most half a
+/// level.
 ///
 /// * `values`: `[3, height, width]`
 /// * `size`: `[height, width]`

@@ -1,4 +1,4 @@
-//! PNG files with every row but without their end, or with wrong checksums: browsers show them.
+//! PNG files that have every row but no end, or wrong checksums. Browsers show them, so they are read.
 
 use std::{borrow::Cow, io::Cursor};
 
@@ -12,14 +12,14 @@ const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 /// An empty last chunk with its checksum.
 const END: [u8; 12] = *b"\0\0\0\0IEND\xAE\x42\x60\x82";
 
-/// A chunk, as far as it is there.
+/// A chunk, which may be incomplete.
 #[derive(Debug, Clone, Copy)]
 struct Chunk<'b> {
     kind: [u8; 4],
     data: &'b [u8],
     /// Whether the data has the length that the chunk says.
     is_whole: bool,
-    /// The checksum behind the data, where there is one.
+    /// The checksum after the data, if it is there.
     stored: Option<u32>,
 }
 
@@ -30,7 +30,8 @@ enum Checksum {
     Missing,
 }
 
-/// A PNG whose header was read. Where its end or its checksums turn out to be wrong, the rows are read from a copy.
+/// A PNG whose header was read. If its end or its checksums turn out to be wrong, the rows are read from a
+/// corrected copy.
 pub(super) struct PngDecoder<'b> {
     bytes: &'b [u8],
     limits: Limits,
@@ -41,9 +42,10 @@ impl<'b> PngDecoder<'b> {
     /// Reads the header.
     ///
     /// # Errors
-    /// Fails for a header that is damaged or beyond the limits.
+    /// Fails if the header is damaged or exceeds the limits.
     pub(super) fn new(bytes: &'b [u8], limits: Limits) -> ImageResult<Self> {
-        // The library stops reading at the first row, Pillow finds an orientation behind the last one too.
+        // The library stops reading metadata at the first row, but Pillow also finds an orientation after the
+        // last row.
         let source = if turns_late(bytes) { copy(bytes).into() } else { Cow::Borrowed(bytes) };
         let inner = match png::PngDecoder::with_limits(Cursor::new(source), limits.clone()) {
             Err(error) if is_damage(&error) => inner_of_copy(bytes, error, limits.clone())?,
@@ -93,8 +95,8 @@ impl ImageDecoder for PngDecoder<'_> {
     }
 }
 
-/// Bytes that the colour profile takes, which the library unpacks and keeps, estimated from above: deflate makes no
-/// more than 1032 bytes of one, and a list that grows by doubling is copied.
+/// An upper estimate of the bytes of the colour profile, which the library decompresses and keeps. Deflate
+/// expands a byte to at most 1032, and a vector that grows by doubling is copied.
 pub(super) fn profile_bytes(bytes: &[u8]) -> u64 {
     let profiles = chunks(bytes).take_while(|chunk| chunk.kind != *b"IDAT");
     let profiles = profiles.filter(|chunk| chunk.kind == *b"iCCP");
@@ -106,9 +108,9 @@ fn is_damage(error: &ImageError) -> bool {
     matches!(error, ImageError::Decoding(_) | ImageError::IoError(_))
 }
 
-/// A decoder of a copy, where every row is there.
+/// A decoder of a corrected copy, if every row is there.
 ///
-/// * `error`: what the decoder of the file itself had to say, for the log
+/// * `error`: the error of the decoder of the file itself, for the log
 fn inner_of_copy<'b>(
     bytes: &[u8],
     error: ImageError,
@@ -119,13 +121,13 @@ fn inner_of_copy<'b>(
     png::PngDecoder::with_limits(Cursor::new(copy(bytes).into()), limits)
 }
 
-/// Whether an orientation stands behind the rows.
+/// Whether the file has an orientation after the rows.
 fn turns_late(bytes: &[u8]) -> bool {
     let mut kinds = chunks(bytes).map(|chunk| chunk.kind);
     kinds.any(|kind| kind == *b"IDAT") && kinds.any(|kind| kind == *b"eXIf")
 }
 
-/// The same image with right checksums and an end: what is needed of its chunks, the rows last.
+/// A copy of the file with correct checksums and an end. It has only the chunks that are needed, the rows last.
 fn copy(bytes: &[u8]) -> Vec<u8> {
     let mut copy = Vec::with_capacity(bytes.len() + 2 * END.len());
     copy.extend_from_slice(SIGNATURE);
@@ -141,7 +143,7 @@ fn copy(bytes: &[u8]) -> Vec<u8> {
     copy
 }
 
-/// The chunks of a file, of which the last may not be whole.
+/// The chunks of a file. The last one may be incomplete.
 fn chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     let mut rest = bytes.strip_prefix(SIGNATURE).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -152,7 +154,7 @@ fn chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
         let (stored, behind) = behind[data.len()..].split_first_chunk::<4>().unzip();
         rest = behind.unwrap_or_default();
         let stored = stored.map(|stored| u32::from_be_bytes(*stored));
-        // Nothing behind the end is a part of the file.
+        // Bytes after the end chunk are not part of the file.
         if *kind == *b"IEND" {
             rest = &[];
         }
@@ -181,13 +183,13 @@ fn write(copy: &mut Vec<u8>, kind: [u8; 4], data: &[u8]) {
     copy.extend(crc32fast::hash(&copy[start..]).to_be_bytes());
 }
 
-/// Whether every row is there, unharmed as far as can be told.
+/// Checks that every row is there and that no damage is visible.
 fn check(bytes: &[u8]) -> Result<(), Reason> {
     let wrong = |kind: &[u8; 4]| {
         let chunk = chunks(bytes).find(|chunk| chunk.kind == *kind);
         chunk.is_some_and(|chunk| !chunk.is_whole || chunk.checksum() != Checksum::Right)
     };
-    // Writers that have no right checksum at all never computed any.
+    // If no checksum is right, the writer never computed any.
     let computed = chunks(bytes).any(|chunk| chunk.checksum() == Checksum::Right);
     if computed && (wrong(b"PLTE") || wrong(b"tRNS")) {
         return Err(Reason::new("the colours of the PNG are damaged: their checksum is wrong"));
@@ -202,7 +204,7 @@ fn check(bytes: &[u8]) -> Result<(), Reason> {
         let mut input = chunk.data;
         while !ended {
             let (read, written) = (inflater.total_in(), inflater.total_out());
-            // The stream has a checksum of its own, which is wrong where the rows are.
+            // The compressed stream has its own checksum, which is wrong if the rows are damaged.
             let status = inflater.decompress(input, &mut room, FlushDecompress::None);
             let status = status.map_err(|_| Reason::new("the rows of the PNG are damaged"))?;
             input = &input[(inflater.total_in() - read) as usize..];
@@ -220,7 +222,7 @@ fn check(bytes: &[u8]) -> Result<(), Reason> {
     }
 }
 
-/// Bytes of all rows, each with its filter's number before it.
+/// Bytes of all rows, each with its filter byte.
 fn unpacked_length(header: &[u8]) -> Option<u64> {
     let (width, rest) = header.split_first_chunk::<4>()?;
     let (height, rest) = rest.split_first_chunk::<4>()?;
@@ -326,7 +328,7 @@ mod tests {
         parts[2].1.last_mut().into_iter().for_each(|byte| *byte ^= 1);
         let error = decoded(&file(&parts, |kind| kind == *b"IDAT")).expect_err("damaged");
         assert!(error.contains("rows of the PNG are damaged"), "{error}");
-        // A header that says other columns than the rows have.
+        // A header with another number of columns than the rows have.
         let mut parts = super::tests::parts();
         parts[0].1[3] = 3;
         let error = decoded(&file(&parts, |kind| kind == *b"IHDR")).expect_err("damaged");
@@ -344,7 +346,7 @@ mod tests {
         assert!(decoded(&file(&parts, |_| false)).is_ok());
         let error = decoded(&file(&parts, |kind| kind == *b"PLTE")).expect_err("damaged");
         assert!(error.contains("colours of the PNG are damaged"), "{error}");
-        // A writer that computes no checksums at all is believed.
+        // A file without any right checksum is accepted.
         assert!(decoded(&file(&parts, |_| true)).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! Errors of the decoders of this crate.
+//! Errors of the decoders in this module.
 
 use image::{ImageError, ImageFormat, error::DecodingError};
 

@@ -1,8 +1,8 @@
-//! Antialiased resizing, value for value as Pillow's `Image.resize` does it on 8-bit pictures.
+//! Antialiased resizing that gives the same values as Pillow's `Image.resize` on 8-bit images.
 //!
-//! Weights are computed in f64 and rounded to 22 bits behind the point, and each of the two passes rounds and
-//! clips to a byte. Clipping in between makes the order of the passes visible where edges are hard (up to 27
-//! levels of 255 with the bicubic filter), so the order is Pillow's too.
+//! Weights are computed in f64 and rounded to 22 fractional bits, and each of the two passes rounds and clips
+//! to a byte. Because of the clipping, the order of the passes matters at hard edges (up to 27 levels of 255
+//! with the bicubic filter), so the order is Pillow's too.
 
 use std::{borrow::Cow, ops::Range, sync::LazyLock};
 
@@ -17,12 +17,12 @@ use super::{Pixels, Resample, filter::Filter, target::Plan};
 /// Red, green and blue.
 const CHANNELS: usize = 3;
 
-/// The widest vectors of this processor. Integers: the choice changes no bit.
+/// The widest vectors of this processor. The arithmetic is in integers, so the choice changes no bit.
 static LEVEL: LazyLock<Level> = LazyLock::new(Level::vectors);
 
-/// Resizes and crops; the aspect ratio is the plan's to keep. Rows and columns that are cropped away are not computed.
+/// Resizes and crops as the plan says. Rows and columns that are cropped away are not computed.
 ///
-/// * `extent`: the rows and columns that count, in full where that is all of them
+/// * `extent`: the valid rows and columns of the image
 pub(super) fn resize(
     image: Cow<'_, RgbImage>,
     extent: [f64; 2],
@@ -48,17 +48,18 @@ pub(super) fn resize(
     resized.padded(plan)
 }
 
-/// Pillow 13's choice, found by comparing its pixels with both orders on thousands of shapes: when far
-/// more rows than columns go. Earlier versions and torchvision always begin with the columns.
+/// Whether rows are resized first: if far more rows than columns are removed. This is Pillow 13's rule, found
+/// by comparing its pixels with both orders on thousands of shapes. Earlier versions and torchvision always
+/// begin with the columns.
 fn vertical_first(across: &Filter, down: &Filter) -> bool {
-    // How many values go; negative when enlarging.
+    // The number of values that are removed; negative when enlarging.
     let gone = |filter: &Filter| filter.input as i64 - filter.output as i64;
     gone(down) > 0 && gone(down) > 2 * gone(across)
 }
 
-/// An RGB image, or some rows of one, from the top, channels innermost.
+/// Some or all rows of an RGB image, from the top, channels innermost.
 struct Raster<'i> {
-    /// Rows of the image above the first one here.
+    /// Rows of the image above the first row here.
     top: usize,
     width: usize,
     height: usize,
@@ -66,7 +67,7 @@ struct Raster<'i> {
 }
 
 impl Raster<'_> {
-    /// Some of the rows of a whole image.
+    /// Selects some rows of a whole image.
     fn rows(mut self, rows: Range<usize>) -> Self {
         if rows.len() < self.height {
             let row = self.width * CHANNELS;
@@ -82,7 +83,7 @@ impl Raster<'_> {
         self
     }
 
-    /// The image in its final size: black around it where it is smaller.
+    /// The image in its final size, with black around it if it is smaller.
     fn padded(self, plan: &Plan) -> Pixels {
         let [height, width] = plan.size;
         let pixels = |data: &[u8]| Pixels { height, width, data: data.into() };
@@ -106,9 +107,11 @@ impl Raster<'_> {
         }
         let (row, out_row) = (self.width * CHANNELS, filter.computed() * CHANNELS);
         let mut data = vec![0u8; out_row * self.height];
-        // Columns of a strip of rows become adjacent, so that one weight meets a whole vector.
+        // The values of a column in a strip of rows become adjacent, so that one weight multiplies a whole
+        // vector.
         let mut columns = vec![[0u8; LANES]; row];
-        // A strip alone needs each weight once; a table of them could outweigh a very wide picture.
+        // A single strip needs each weight once. A table of weights could take more memory than a very wide
+        // image.
         let table: Option<Vec<Taps>> = (self.height > LANES)
             .then(|| (0..filter.computed()).map(|index| Taps::new(filter, index)).collect());
         for (strip, out) in self.data.chunks(row * LANES).zip(data.chunks_mut(out_row * LANES)) {
@@ -156,7 +159,7 @@ impl Raster<'_> {
     }
 }
 
-/// The source values that one result value is made of, and their weights times `2^PRECISION`.
+/// The source values of one output value, and their weights times `2^PRECISION`.
 #[derive(Debug, Clone)]
 struct Taps {
     start: usize,

@@ -1,7 +1,7 @@
-//! What bytes are that are no image of a format that is read, and what to do about it.
+//! Names the kind of bytes that are not an image of a supported format, and says what to do.
 //!
-//! People send what they have: the photo as the telephone stored it, the error page that a link led to, a
-//! pointer in place of the file. Each is named, so that nobody has to guess.
+//! Clients send photos in formats of phones and cameras, error pages that a link led to, or pointers instead of
+//! files. The error names each of them, so that nobody has to guess.
 
 mod camera;
 mod media;
@@ -24,9 +24,9 @@ const CONVERT: &str = "convert it to JPEG or PNG";
 const RENDER: &str = "render it to PNG or JPEG";
 /// Something with an image inside it.
 const UNPACK: &str = "unpack it and send the image inside it";
-/// An image in a coat of characters.
+/// An image that is encoded as text.
 const DECODE: &str = "decode it and send the bytes of the image";
-/// What a web server sends in place of an image.
+/// Something that a web server sends instead of an image.
 const ANSWER: &str = "the server that it came from sent this in place of an image; send the bytes of the image itself";
 /// No image at all.
 const SEND_BYTES: &str = "send the bytes of an image";
@@ -34,7 +34,7 @@ const SEND_BYTES: &str = "send the bytes of an image";
 /// Bytes that are not of a format that is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreign {
-    /// What they are, with its article; none where nobody knows.
+    /// The kind of bytes, with its article; none if it is not known.
     what: Option<Cow<'static, str>>,
     /// What to do.
     advice: &'static str,
@@ -63,8 +63,8 @@ impl fmt::Display for Foreign {
     }
 }
 
-/// Names bytes that are of no format that is read. More than the first bytes is better: a text is told from
-/// the whole of it.
+/// Names bytes that are of no supported format. Pass all bytes if possible: text is recognised by the whole of
+/// it.
 pub(super) fn name(bytes: &[u8]) -> Foreign {
     signatures::find(bytes)
         .or_else(|| media::find(bytes))
@@ -74,9 +74,9 @@ pub(super) fn name(bytes: &[u8]) -> Foreign {
         .unwrap_or(Foreign { what: None, advice: SEND_BYTES })
 }
 
-/// What is left of a file: its first bytes, or the place that it should have taken.
+/// Recognises the remains of a file: only its first bytes, or zeros in its place.
 fn remains(bytes: &[u8]) -> Option<Foreign> {
-    /// No image is shorter, in any format.
+    /// No image of any format is shorter.
     const LEAST: usize = 12;
     let advice = "the data ends early or was not written; send all bytes of the image";
     if bytes.is_empty() {

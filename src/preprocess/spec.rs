@@ -1,4 +1,4 @@
-//! `preprocessor_config.json`.
+//! Reads `preprocessor_config.json`.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::checkpoint::{
     fields::{Document, Fields, count},
 };
 
-/// Why a preprocessor configuration is not served; names the key, its value and what is read in its place.
+/// Why a preprocessor configuration is refused; names the key, its value and the accepted values.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SpecError(String);
@@ -22,7 +22,7 @@ impl From<ReadError> for SpecError {
 /// The keys that are read.
 struct Raw<'d>(Fields<'d>);
 
-/// What a family's processor has where its file is silent.
+/// A family's values for keys that its file lacks.
 struct Defaults {
     resample: Resample,
     mean: [f32; 3],
@@ -31,7 +31,7 @@ struct Defaults {
 
 const SIGLIP: Defaults = Defaults { resample: Resample::Bicubic, mean: [0.5; 3], std: [0.5; 3] };
 const NAFLEX: Defaults = Defaults { resample: Resample::Bilinear, ..SIGLIP };
-/// OpenAI's statistics of its images.
+/// OpenAI's image statistics.
 const CLIP: Defaults = Defaults {
     resample: Resample::Bicubic,
     mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
@@ -56,7 +56,7 @@ impl ImageSpec {
         raw.resolve(TargetSize::Fixed { height, width }, &SIGLIP)
     }
 
-    /// The same for BLIP, whose images are squashed as SigLIP's and normalised as CLIP's.
+    /// Reads the file of BLIP, whose images are resized like SigLIP's and normalised like CLIP's.
     ///
     /// * `side`: the model's own image size, for files without one
     ///
@@ -72,7 +72,8 @@ impl ImageSpec {
         raw.resolve(TargetSize::Fixed { height, width }, &CLIP)
     }
 
-    /// The same for CLIP, whose images keep their aspect ratio and are cropped, unless the file says otherwise.
+    /// Reads the file of CLIP, whose images keep their aspect ratio and are cropped, unless the file says
+    /// otherwise.
     ///
     /// * `side`: the model's own image size, for files without one
     /// * `offset`: how the file's library rounds the place of the crop
@@ -104,14 +105,14 @@ impl ImageSpec {
         raw.resolve(size, &CLIP)
     }
 
-    /// The same for SigLIP 2 NaFlex, whose files give a number of patches in place of a size.
+    /// Reads the file of SigLIP 2 NaFlex, which has a number of patches instead of a size.
     ///
     /// * `patch_size`: the model's own, for files without one
     ///
     /// # Errors
     /// As [`ImageSpec::parse`].
     pub fn parse_naflex(json: &[u8], patch_size: u32) -> Result<Self, SpecError> {
-        // Far above what a model was trained for, and far below where a picture would not fit in memory.
+        // Far more than any model was trained for, and few enough that an image fits into memory.
         const MOST_PIXELS: u64 = 1 << 26;
         let document = Document::parse(json)?;
         let raw = Raw::of(&document)?;
@@ -133,10 +134,10 @@ impl ImageSpec {
     }
 }
 
-/// The keys of an image processor. Transformers 5 puts them into an object of their own, in `processor_config.json`.
+/// The keys of an image processor. Transformers 5 writes them as a nested object of `processor_config.json`.
 ///
 /// # Errors
-/// That key is no object.
+/// Fails if that key is not an object.
 pub(crate) fn processor_fields(document: &Document) -> Result<Fields<'_>, ReadError> {
     let fields = document.fields();
     Ok(fields.object("image_processor")?.unwrap_or(fields))
@@ -281,7 +282,7 @@ mod tests {
         let spec = ImageSpec::parse_naflex(b"{}", 14).expect("defaults");
         let size = TargetSize::Patches { patch_size: 14, max_num_patches: 256 };
         assert_eq!(spec, ImageSpec { size, resample: Resample::Bilinear, ..DEFAULT });
-        // As published: keys of the other kind are null, or absent.
+        // These are the published files: unused keys are null or absent.
         let json = br#"{"image_processor_type": "Siglip2ImageProcessor", "do_convert_rgb": null,
             "size": null, "max_num_patches": 512, "patch_size": 16, "resample": 3}"#;
         let spec = ImageSpec::parse_naflex(json, 16).expect("a published form");

@@ -1,10 +1,10 @@
-//! To which size an image is resized, and what of it is cropped.
+//! The size after resizing and cropping.
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-/// To which size an image is resized, and what of it is cropped.
+/// The size after resizing and cropping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetSize {
     /// One size for every image; the aspect ratio is not kept.
@@ -14,8 +14,8 @@ pub enum TargetSize {
         /// Columns.
         width: u32,
     },
-    /// One size for every image, out of the middle of one that is resized first. What is smaller than that is put
-    /// on black.
+    /// One size for every image: the image is resized and its middle is cut out. A smaller image is centred on
+    /// black.
     Crop {
         /// The size before the crop.
         resize: Resize,
@@ -23,10 +23,10 @@ pub enum TargetSize {
         height: u32,
         /// Columns.
         width: u32,
-        /// How half a pixel is rounded where the crop is not exactly in the middle.
+        /// How half a pixel is rounded if the crop is not exactly in the middle.
         offset: CropOffset,
     },
-    /// As many whole patches as are allowed, in about the picture's own shape: SigLIP 2 NaFlex.
+    /// As many whole patches as allowed, in about the image's own shape: SigLIP 2 NaFlex.
     Patches {
         /// Pixels of a patch's side.
         patch_size: u32,
@@ -38,7 +38,7 @@ pub enum TargetSize {
 /// The size of an image before it is cropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Resize {
-    /// The shorter side has so many pixels, and the aspect ratio is kept.
+    /// The shorter side gets this length, and the aspect ratio is kept.
     ShortestEdge(u32),
     /// The aspect ratio is not kept.
     Exact {
@@ -66,7 +66,7 @@ impl Resize {
     }
 }
 
-/// How half a pixel is rounded that is left over on each side of a crop.
+/// How half a pixel is rounded if the surplus of a crop is odd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CropOffset {
     /// Down: transformers.
@@ -85,21 +85,21 @@ impl CropOffset {
     }
 }
 
-/// What is done to one image: it is resized, some of it is kept, and that is put on black.
+/// The steps for one image: it is resized, a window of it is kept, and the window is put on black.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Rows and columns after the resize.
     pub(super) resized: [usize; 2],
-    /// Those of them that are kept.
+    /// The rows and columns that are kept.
     pub(super) windows: [Range<usize>; 2],
-    /// Rows above and columns left of what is kept.
+    /// Black rows above and black columns left of the window.
     pub(super) padding: [usize; 2],
-    /// Rows and columns in the end.
+    /// Rows and columns of the result.
     pub(super) size: [u32; 2],
 }
 
 impl TargetSize {
-    /// What is done to an image of this height and width.
+    /// The plan for an image of this height and width.
     pub(super) fn plan(self, height: u32, width: u32) -> Plan {
         let size = self.of(height, width);
         let own = size.map(|side| side as usize);
@@ -129,7 +129,7 @@ impl TargetSize {
         }
     }
 
-    /// Whether the tower reads a picture of `[height, width]` as it is.
+    /// Whether the tower reads an image of `[height, width]` without a resize.
     #[must_use]
     pub fn accepts(self, [height, width]: [u32; 2]) -> bool {
         match self {
@@ -142,7 +142,7 @@ impl TargetSize {
         }
     }
 
-    /// The most patches of one picture, where it is not always the same number.
+    /// Maximum number of patches of one image, if the number varies.
     #[must_use]
     pub fn max_num_patches(self) -> Option<u32> {
         match self {
@@ -164,7 +164,7 @@ impl TargetSize {
         }
     }
 
-    /// The same with at most `count` patches; a fixed size stays.
+    /// Changes the maximum number of patches to `count`; a fixed size is not changed.
     #[must_use]
     pub fn with_max_num_patches(self, count: u32) -> Self {
         match self {
@@ -176,13 +176,13 @@ impl TargetSize {
     }
 }
 
-/// Where the search for the scale stops.
+/// The precision at which the search for the scale stops.
 const PRECISION: f64 = 1e-5;
 
-/// The largest factor found for both sides with which a picture has at most `max_num_patches`.
+/// The largest factor for both sides, as found by bisection, with which an image has at most `max_num_patches`.
 ///
-/// Step for step the bisection of transformers' [`get_image_size_for_max_num_patches`]: where it stops short
-/// of the exact bound decides about a row of patches more or less. It never enlarges beyond 100 times.
+/// The steps are those of transformers' [`get_image_size_for_max_num_patches`], because the point where the
+/// bisection stops can change the number of rows of patches. It never enlarges more than 100 times.
 ///
 /// [`get_image_size_for_max_num_patches`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/siglip2/image_processing_siglip2.py
 fn largest_scale(sides: [u32; 2], patch_size: u32, max_num_patches: u32) -> f64 {
@@ -199,7 +199,7 @@ fn largest_scale(sides: [u32; 2], patch_size: u32, max_num_patches: u32) -> f64 
     fits
 }
 
-/// Patches along a side that is scaled and rounded up to whole ones: one at least.
+/// Patches along a scaled side, rounded up to whole patches, at least one.
 fn patches(side: u32, scale: f64, patch_size: u32) -> u32 {
     // Division after the product, as in the reference, so that both round alike.
     ((f64::from(side) * scale / f64::from(patch_size)).ceil() as u32).max(1)
@@ -258,7 +258,7 @@ mod tests {
         let exact =
             TargetSize::Crop { resize: exact, height: 8, width: 8, offset: CropOffset::Down };
         assert_eq!(exact.plan(1, 1000).windows, [0..8, 2..10]);
-        // A thread of pixels is not resized as a whole.
+        // Of a very long and thin image, only the window is resized.
         assert_eq!(crop(CropOffset::Down, 224, 224).plan(100_000, 1).windows[0].len(), 224);
     }
 

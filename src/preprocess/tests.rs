@@ -1,4 +1,4 @@
-//! Formats, limits and damage. Agreement with Pillow is for the golden tests.
+//! Tests formats, limits and damage. The golden tests compare pixels with Pillow.
 
 use std::io::Cursor;
 
@@ -74,7 +74,7 @@ fn alpha_is_composited_on_white() {
     assert_eq!(pixels.data[..9], [255, 255, 255, 127, 127, 127, 0, 0, 0]);
 }
 
-/// A JPEG with an EXIF block that holds nothing but an orientation.
+/// A JPEG with an EXIF block that has only an orientation.
 fn jpeg_with_orientation(orientation: u8) -> Vec<u8> {
     let mut exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
     exif.extend([orientation, 0, 0, 0, 0, 0, 0, 0]);
@@ -89,7 +89,7 @@ fn jpeg_with_orientation(orientation: u8) -> Vec<u8> {
 
 #[test]
 fn pictures_are_turned_upright() {
-    // Where the red half is after each of the eight orientations.
+    // Whether a pixel is red: checked for each of the eight orientations.
     let red_at = |bytes: &[u8], index: usize| {
         let pixels = prepare(bytes, &spec(4, 4), &LIMITS, Decoding::Full).expect("prepares").pixels;
         pixels.data[index * 3] > 180 && pixels.data[index * 3 + 2] < 80
@@ -187,7 +187,7 @@ fn damage_is_an_error_and_never_a_panic() {
     }
 }
 
-/// The words of decoders change with their versions and mean nothing to a caller.
+/// Decoders' own messages change with their versions and do not help a client.
 #[test]
 fn damage_is_said_in_plain_words() {
     let message = |bytes: &[u8]| {
@@ -199,7 +199,7 @@ fn damage_is_said_in_plain_words() {
         let name = formats::name(formats::Format::Library(format));
         let early = message(&whole[..whole.len() / 2]);
         assert_eq!(early, format!("the image cannot be decoded: the {name} data ends early"));
-        // Whatever stands behind the signature, none of the decoder's own words come through.
+        // Whatever follows the signature, no message of a decoder reaches the client.
         for at in 8..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x55;

@@ -1,8 +1,8 @@
-//! The first image of a TIFF.
+//! Decodes the first image of a TIFF file.
 //!
-//! The tags are read here, since what they say of the samples decides the colours, and the packed bytes are left to
-//! libraries. Memory stays at a few rows beside the output, or at one strip or tile of what is unpacked as a
-//! whole; no byte of the file is read much more than twice.
+//! This module reads the tags, because they decide the colours, and leaves decompression to libraries. It holds
+//! a few rows in addition to the output, or one strip or tile if that is decompressed as a whole. No byte of
+//! the file is read much more than twice.
 
 mod directory;
 mod fax;
@@ -35,8 +35,8 @@ pub(super) use directory::is_big;
 
 type Result<T> = std::result::Result<T, Reason>;
 
-/// Bytes that strips and tiles may have together beside twice those of the file. Some writers point several blank
-/// strips at the same bytes; without a bound a small file could be a day's work.
+/// Bytes that strips and tiles may have together, in addition to twice the bytes of the file. Some writers let
+/// several blank strips share the same bytes; without a limit, a small file could take hours.
 const MOST_SHARED_BYTES: u64 = 1 << 16;
 
 /// A TIFF whose tags were read and understood.
@@ -45,10 +45,10 @@ pub(super) struct TiffDecoder<'b> {
     layout: Layout<'b>,
 }
 
-/// A strip or tile: where its pixels go.
+/// The place of a strip or tile in the image.
 #[derive(Debug, Clone, Copy)]
 struct Place {
-    /// Its number among those of a plane.
+    /// Its index within a plane.
     index: usize,
     left: usize,
     top: usize,
@@ -61,7 +61,7 @@ impl<'b> TiffDecoder<'b> {
     /// Reads the tags of the first image.
     ///
     /// # Errors
-    /// Fails with a plain reason for whatever is not understood.
+    /// Fails with a plain reason for everything that is not understood.
     pub(super) fn new(bytes: &'b [u8]) -> ImageResult<Self> {
         let read = || {
             let layout = Layout::read(&Directory::read(bytes)?)?;
@@ -72,7 +72,7 @@ impl<'b> TiffDecoder<'b> {
         read().map_err(|reason: Reason| reason.of(ImageFormat::Tiff))
     }
 
-    /// Bytes that decoding takes beside the image.
+    /// Bytes that decoding takes in addition to the image.
     pub(super) fn extra_bytes(&self) -> u64 {
         self.layout.unpacked_bytes()
     }
@@ -83,12 +83,12 @@ impl<'b> TiffDecoder<'b> {
         width.div_ceil(chunks.columns) * height.div_ceil(chunks.rows)
     }
 
-    /// Planes that are read: those that are not shown may be missing.
+    /// Planes that are read. Planes that are not shown may be missing.
     fn planes(&self) -> usize {
         if self.layout.planar { self.layout.shown_samples() } else { 1 }
     }
 
-    /// Bounds the work by the file's own length.
+    /// Limits the work by the length of the file.
     fn check_chunks(&self) -> Result<()> {
         let Layout { chunks, compression, .. } = &self.layout;
         let per_plane = self.chunks_per_plane();
@@ -106,12 +106,12 @@ impl<'b> TiffDecoder<'b> {
             counts.ok_or_else(|| Reason::new("the TIFF does not say how long its strips are"))?;
         let sum = counts.iter().fold(0, u64::saturating_add);
         let file = self.bytes.len() as u64;
-        // What goes beyond the end is not there to be read.
+        // Bytes after the end of the file cannot be read.
         let read = if counts.len() == 1 { sum.min(file) } else { sum };
         if read > file.saturating_mul(2).saturating_add(MOST_SHARED_BYTES) {
             return Err(Reason::new("the TIFF has strips or tiles that share the same bytes"));
         }
-        // A JPEG stream costs more than its bytes, which may be thirty.
+        // A JPEG stream costs more time than its bytes suggest: it may have only thirty.
         if *compression == Compression::Jpeg && per_plane > 1 && chunks.rows % 8 != 0 {
             return Err(Reason::new(
                 "the TIFF has JPEG strips of a number of rows that is no multiple of 8",
@@ -120,7 +120,7 @@ impl<'b> TiffDecoder<'b> {
         Ok(())
     }
 
-    /// The bytes of a strip or tile, as they stand in the file.
+    /// The compressed bytes of a strip or tile.
     fn packed(&self, index: usize) -> Result<&'b [u8]> {
         let outside = || Reason::new("the TIFF data ends early");
         let number = |value: Option<u64>| value.and_then(|value| usize::try_from(value).ok());
@@ -128,14 +128,14 @@ impl<'b> TiffDecoder<'b> {
         let start = number(chunks.offsets.get(index)).ok_or_else(outside)?;
         let behind = self.bytes.get(start..).ok_or_else(outside)?;
         if self.layout.compression == Compression::None {
-            // How long they are follows from the size; what writers say is often wrong.
+            // Their length follows from the size, because the tag of writers is often wrong.
             return Ok(behind);
         }
         let length = chunks.byte_counts.and_then(|counts| number(counts.get(index)));
         Ok(&behind[..length.unwrap_or(0).min(behind.len())])
     }
 
-    /// Goes to a strip or tile of a plane.
+    /// Starts to read a strip or tile of a plane.
     fn start(
         &self,
         (source, lzw): (&mut Source<'b>, &mut Lzw),
@@ -145,7 +145,7 @@ impl<'b> TiffDecoder<'b> {
         let layout = &self.layout;
         let packed = self.packed(plane * self.chunks_per_plane() + place.index)?;
         let packed = match layout.compression {
-            // Only what is read of it.
+            // Only the bytes that are read.
             Compression::None if layout.reversed => {
                 &packed[..packed.len().min(layout.packed_length(place.rows))]
             }
@@ -200,7 +200,7 @@ impl<'b> TiffDecoder<'b> {
         Ok(())
     }
 
-    /// Rows whose pixels have all their samples.
+    /// Reads rows whose pixels have all their samples.
     fn read_rows(&self, sources: &mut [Source<'b>], place: Place, out: &mut [u8]) -> Result<()> {
         let layout = &self.layout;
         let in_row = if layout.planar { 1 } else { layout.samples };
@@ -224,7 +224,7 @@ impl<'b> TiffDecoder<'b> {
         Ok(())
     }
 
-    /// Luma and coarser chroma: blocks of pixels, whose luma samples come first.
+    /// Reads luma and subsampled chroma: blocks of pixels, whose luma samples come first.
     fn read_blocks(&self, source: &mut Source<'b>, place: Place, out: &mut [u8]) -> Result<()> {
         let Colour::YCbCr { columns, rows } = self.layout.colour else { return Ok(()) };
         let across = self.layout.chunks.columns.div_ceil(columns);
@@ -246,7 +246,7 @@ impl<'b> TiffDecoder<'b> {
         Ok(())
     }
 
-    /// The pixels of a row that a strip or tile gives.
+    /// The pixels of a row that a strip or tile covers.
     fn line<'o>(&self, place: Place, row: usize, out: &'o mut [u8]) -> &'o mut [u8] {
         let channels = self.layout.channels();
         let start = (row * self.layout.width + place.left) * channels;

@@ -1,6 +1,8 @@
-//! One image as several views: the whole of it, and the tiles of an enlargement. LLaVA calls the rule `anyres`.
+//! Cuts one image into several views: the whole image, and the tiles of an enlargement. LLaVA calls this
+//! `anyres`.
 //!
-//! Mirrors transformers' [`LlavaOnevisionImageProcessorPil`]: every rounding of it decides about a row of pixels.
+//! This mirrors transformers' [`LlavaOnevisionImageProcessorPil`], because every rounding can change a row of
+//! pixels.
 //!
 //! [`LlavaOnevisionImageProcessorPil`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/llava_onevision/image_processing_pil_llava_onevision.py
 
@@ -18,13 +20,13 @@ use crate::checkpoint::{
 /// The key of `config.json` and of `preprocessor_config.json`.
 const KEY: &str = "image_grid_pinpoints";
 
-/// The sizes to which images may be enlarged or shrunk before they are cut into tiles. There is one at least, and each
-/// is a whole number of tiles high and wide.
+/// The sizes to which images may be resized before they are cut into tiles. There is at least one, and each is
+/// a whole number of tiles high and wide.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pinpoints {
     /// Pixels of a tile's side.
     side: u32,
-    /// Heights and widths. Of equally good ones the first is chosen.
+    /// Heights and widths. The first of several equally good sizes is chosen.
     sizes: Arc<[[u32; 2]]>,
 }
 
@@ -39,7 +41,7 @@ impl Pinpoints {
     /// The most tiles of an image. LLaVA-OneVision has 36.
     pub const MAX_TILES: u64 = 64;
 
-    /// * `sizes`: heights and widths; of equally good ones the first is chosen
+    /// * `sizes`: heights and widths; the first of several equally good sizes is chosen
     /// * `side`: pixels of a tile's side
     ///
     /// # Errors
@@ -67,7 +69,7 @@ impl Pinpoints {
         Ok(Self { side, sizes: sizes.into() })
     }
 
-    /// The sizes that a file of a checkpoint gives.
+    /// Reads the sizes from a file of a checkpoint.
     ///
     /// # Errors
     /// Names the key at fault.
@@ -96,7 +98,7 @@ impl Pinpoints {
         1 + self.sizes.iter().map(tiles).max().unwrap_or_default() as usize
     }
 
-    /// How an image of these rows and columns is cut.
+    /// The tiling of an image with these rows and columns.
     #[must_use]
     pub fn tiling(&self, image_size: [u32; 2]) -> Tiling {
         let best = self.best(image_size);
@@ -104,14 +106,14 @@ impl Pinpoints {
         Tiling { image_size, side: self.side, grid, inner_size: inner_size(image_size, best) }
     }
 
-    /// The size in which the most pixels of an image are kept, and of several such sizes the smallest.
+    /// The size that keeps the most pixels of an image, and the smallest of several such sizes.
     fn best(&self, [height, width]: [u32; 2]) -> [u32; 2] {
         let (rows, columns) = (f64::from(height), f64::from(width));
         let pixels = i64::from(height) * i64::from(width);
         let (mut best, mut most, mut least) = (None, 0, i64::MAX);
         for &size in &*self.sizes {
             let scale = (f64::from(size[1]) / columns).min(f64::from(size[0]) / rows);
-            // Rounded down, which takes a pixel where the product falls short of a whole number.
+            // Rounding down removes a pixel if the product is slightly below a whole number.
             let kept = ((columns * scale) as i64 * (rows * scale) as i64).min(pixels);
             let wasted = i64::from(size[0]) * i64::from(size[1]) - kept;
             if kept > most || kept == most && wasted < least {
@@ -122,7 +124,7 @@ impl Pinpoints {
     }
 }
 
-/// The largest size in an image's own shape that fits. Its longer side fits exactly; the other one is rounded up.
+/// The largest size with the image's shape that fits. One side fits exactly, and the other one is rounded up.
 fn inner_size([height, width]: [u32; 2], [rows, columns]: [u32; 2]) -> [u32; 2] {
     let down = f64::from(rows) / f64::from(height);
     let across = f64::from(columns) / f64::from(width);
@@ -142,7 +144,7 @@ pub struct Tiling {
     pub side: u32,
     /// Tiles: rows and columns.
     pub grid: [u32; 2],
-    /// Rows and columns of the resized image, which is in the middle of the tiles. Around it is black.
+    /// Rows and columns of the resized image, which is centred in the tiles with black around it.
     pub inner_size: [u32; 2],
 }
 
@@ -153,7 +155,7 @@ impl Tiling {
         1 + self.grid[0] as usize * self.grid[1] as usize
     }
 
-    /// Black rows and columns: top, left, bottom, right. The odd one is at the bottom or on the right.
+    /// Black rows and columns: top, left, bottom, right. An odd row or column is at the bottom or on the right.
     #[must_use]
     pub fn padding(&self) -> [u32; 4] {
         let spare =
@@ -162,7 +164,7 @@ impl Tiling {
         [top, left, spare(0) - top, spare(1) - left]
     }
 
-    /// Rows and columns of all views, one below the other.
+    /// Rows and columns of all views, stacked one below the other.
     #[must_use]
     pub fn stacked_size(&self) -> [u32; 2] {
         [self.side * (1 + self.grid[0] * self.grid[1]), self.side]
@@ -174,13 +176,14 @@ impl Tiling {
         self.stacked_size().into_iter().map(u64::from).product()
     }
 
-    /// Bytes that making the views takes beside decoding: the resized image, the views, and a copy of them.
+    /// Bytes that making the views takes in addition to decoding: the resized image, the views, and a copy of
+    /// them.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         9 * self.pixels()
     }
 
-    /// The views that stand one below the other: the whole image first, then the tiles row by row.
+    /// Splits the stacked views: the whole image first, then the tiles row by row.
     #[must_use]
     pub fn split(&self, stacked: &Pixels) -> Vec<Pixels> {
         let side = self.side;
@@ -189,10 +192,10 @@ impl Tiling {
         stacked.data.chunks_exact(bytes.max(1)).map(view).collect()
     }
 
-    /// The views, one below the other.
+    /// Stacks the views, one below the other.
     ///
-    /// * `whole`: the image in the size of a view
-    /// * `inner`: the image in the size that is cut
+    /// * `whole`: the image resized to a view
+    /// * `inner`: the image resized to the inner size
     pub(super) fn stack(&self, whole: &Pixels, inner: &Pixels) -> Pixels {
         let [height, width] = self.stacked_size();
         let (row, side) = (self.side as usize * 3, self.side as usize);

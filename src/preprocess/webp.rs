@@ -1,4 +1,4 @@
-//! WebP files whose header says what is not there. libwebp shows them: it goes by the chunks.
+//! WebP files whose header does not match their chunks. libwebp goes by the chunks, so they are read.
 
 use std::{borrow::Cow, io::Cursor};
 
@@ -8,26 +8,26 @@ use image::{
 
 use super::reason::Reason;
 
-/// Bits of the header: what the file has beside an image.
+/// Bits of the header for parts of the file other than the image.
 const ALPHA: u8 = 0x10;
 const EXIF: u8 = 0x08;
 const XMP: u8 = 0x04;
 const ANIMATION: u8 = 0x02;
-/// Where those bits stand.
+/// The offset of these bits.
 const FLAGS: usize = 20;
 
-/// What the first frame of an animation takes for each pixel beside the image: the canvas, the frame, luma, chroma and
-/// alpha.
+/// Bytes per pixel that the first frame of an animation takes in addition to the image: the canvas, the frame,
+/// luma, chroma and alpha.
 const ANIMATION_BYTES: u64 = 11;
 
-/// What a lossy image takes for each pixel beside the image where its alpha is a lossless image of its own.
+/// Bytes per pixel that a lossy image takes in addition to the image if its alpha is a separate lossless image.
 const ALPHA_BYTES: u64 = 7;
 
 /// A WebP whose header was read.
 pub(super) struct WebPDecoder<'b> {
     inner: webp::WebPDecoder<Cursor<Cow<'b, [u8]>>>,
     orientation: Orientation,
-    /// Bytes that decoding takes for each pixel beside the image.
+    /// Bytes per pixel that decoding takes in addition to the image.
     extra_per_pixel: u64,
 }
 
@@ -52,7 +52,7 @@ impl<'b> WebPDecoder<'b> {
         Ok(Self { inner, orientation, extra_per_pixel })
     }
 
-    /// Bytes that decoding takes beside the image.
+    /// Bytes that decoding takes in addition to the image.
     pub(super) fn extra_bytes(&self) -> u64 {
         let (width, height) = self.inner.dimensions();
         u64::from(width) * u64::from(height) * self.extra_per_pixel
@@ -85,12 +85,12 @@ impl ImageDecoder for WebPDecoder<'_> {
     }
 }
 
-/// The header's bits, where there are any.
+/// The header's bits, if the file has them.
 fn flags(bytes: &[u8]) -> Option<u8> {
     (bytes.get(12..16)? == b"VP8X").then(|| bytes.get(FLAGS).copied())?
 }
 
-/// Whether the first image is there to its last byte: a decoder takes missing bytes for zeros.
+/// Whether the first image is complete: a decoder would read missing bytes as zeros.
 fn is_whole(bytes: &[u8]) -> bool {
     let mut rest = bytes.get(12..).unwrap_or_default();
     while let Some((kind, length, data)) = chunk(rest) {
@@ -99,21 +99,21 @@ fn is_whole(bytes: &[u8]) -> bool {
             _ => rest = data.get(length.saturating_add(length % 2)..).unwrap_or_default(),
         }
     }
-    // The decoder says what is missing.
+    // The decoder reports what is missing.
     true
 }
 
-/// The orientation, where both the header and a chunk know of it.
+/// The orientation, if both the header and a chunk declare EXIF data.
 fn orientation(bytes: &[u8]) -> Option<Orientation> {
     if flags(bytes)? & EXIF == 0 {
         return None;
     }
     let (_, exif) = chunks(bytes).find(|(kind, _)| kind == b"EXIF")?;
-    // Some writers put the mark of a JPEG's segment before.
+    // Some writers put the prefix of a JPEG's segment before the data.
     Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif))
 }
 
-/// The file itself, or a copy whose header names the chunks that there are.
+/// Returns the file itself, or a copy whose header matches its chunks.
 fn mended(bytes: &[u8]) -> Cow<'_, [u8]> {
     let Some(flags) = flags(bytes) else { return Cow::Borrowed(bytes) };
     let mut named = flags;
@@ -125,7 +125,8 @@ fn mended(bytes: &[u8]) -> Cow<'_, [u8]> {
         named &= !XMP;
     }
     if flags & ANIMATION == 0 {
-        // Behind a byte of signature: width and height less one of 14 bits each, and whether there is alpha.
+        // After a byte of signature come width and height minus one with 14 bits each, and whether there is
+        // alpha.
         let own = |data: &[u8]| data.get(4).is_some_and(|byte| byte & 0x10 != 0);
         let has_alpha = match find(b"VP8L") {
             Some((_, data)) => own(data),
@@ -141,7 +142,7 @@ fn mended(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(copy)
 }
 
-/// Names and data of the chunks, of which those of an animation's frames are none.
+/// Names and data of the top-level chunks; those inside an animation's frames are not listed.
 fn chunks(bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
     let mut rest = bytes.get(12..).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -151,7 +152,7 @@ fn chunks(bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
     })
 }
 
-/// Name and length of the first chunk, and what is behind its header.
+/// Name and length of the first chunk, and the bytes after its header.
 fn chunk(bytes: &[u8]) -> Option<([u8; 4], usize, &[u8])> {
     let (kind, behind) = bytes.split_first_chunk::<4>()?;
     let (length, data) = behind.split_first_chunk::<4>()?;
@@ -164,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// A file with a header of so many bits, its image, and one more chunk.
+    /// A file with these bits in its header, an image, and one more chunk.
     fn file(flags: u8, more: [u8; 4]) -> Vec<u8> {
         let mut plain = Vec::new();
         let pixels = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];

@@ -1,5 +1,5 @@
-//! BERT's tokenizer, built from its vocabulary as transformers builds it: the normaliser, the splitter and the template
-//! of a `tokenizer.json` are not read.
+//! BERT's tokenizer, built from its vocabulary as in transformers. The normaliser, the splitter and the
+//! template of a `tokenizer.json` are not read.
 
 use serde_json::Value;
 use tokenizers::{
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::checkpoint::{TOKENIZER, VOCABULARY_TEXT, content};
 
-/// The tokens that transformers assumes where the files are silent.
+/// The tokens that transformers assumes if the files declare none.
 const START: &str = "[CLS]";
 const END: &str = "[SEP]";
 const PAD: &str = "[PAD]";
@@ -24,7 +24,7 @@ const UNKNOWN: &str = "[UNK]";
 const MASK: &str = "[MASK]";
 
 impl TextTokenizer {
-    /// BERT's tokenizer. Its start and end tokens stand around every text; a text cannot produce them.
+    /// BERT's tokenizer. Every text has a start and an end token, which its content cannot produce.
     pub(super) fn of_bert(
         files: &TokenizerFiles<'_>,
         declared: &Declared,
@@ -106,7 +106,7 @@ fn of_tokenizer(json: &[u8]) -> Result<Vocabulary, String> {
         .map_err(|message| format!("`model.vocab`: {message}"))
 }
 
-/// The vocabulary of a `vocab.txt`: a token a line, its number the id.
+/// The vocabulary of a `vocab.txt`: one token per line, whose number is the id.
 fn lines(bytes: &[u8]) -> Result<Vocabulary, String> {
     content::check(bytes).map_err(|error| error.to_string())?;
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;

@@ -1,4 +1,4 @@
-//! CLIP's tokenizer, built from its vocabulary and merges as transformers builds it: the normaliser, the splitter and
+//! CLIP's tokenizer, built from its vocabulary and merges as in transformers. The normaliser, the splitter and
 //! the template of a `tokenizer.json` are not read.
 
 use serde_json::Value;
@@ -21,15 +21,15 @@ use super::{
 };
 use crate::checkpoint::{MERGES, TOKENIZER, VOCABULARY, content};
 
-/// The tokens that transformers assumes where the files are silent.
+/// The tokens that transformers assumes if the files declare none.
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 
-/// What a text is cut into before its bytes are merged.
+/// The pattern that splits a text before its bytes are merged.
 const SPLIT: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// * `unknown`: the token in the place of bytes that the vocabulary lacks
+/// * `unknown`: the token for bytes that the vocabulary lacks
 ///
 /// # Errors
 /// Names the file that is missing or cannot be read.
@@ -111,7 +111,7 @@ pub(super) fn vocab<V: FromIterator<(String, u32)>>(value: &Value) -> Result<V, 
     entries.flatten().ok_or_else(|| "it is not an object of tokens with their ids".to_owned())
 }
 
-/// The merges of a `merges.txt`, a pair a line.
+/// The merges of a `merges.txt`, one pair per line.
 fn lines(bytes: &[u8]) -> Result<Merges, String> {
     content::check(bytes).map_err(|error| error.to_string())?;
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
@@ -132,7 +132,7 @@ fn merge_of(line: &str) -> Option<(String, String)> {
 }
 
 impl TextTokenizer {
-    /// CLIP's tokenizer. Its start and end tokens stand around every text; a text cannot produce them.
+    /// CLIP's tokenizer. Every text has a start and an end token, which its content cannot produce.
     pub(super) fn of_clip(
         files: &TokenizerFiles<'_>,
         declared: Declared,

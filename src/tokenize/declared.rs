@@ -1,4 +1,4 @@
-//! `tokenizer_config.json` and `special_tokens_map.json`.
+//! Reads `tokenizer_config.json` and `special_tokens_map.json`.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::checkpoint::{
     fields::{Document, Fields},
 };
 
-/// What is read of both files.
+/// The fields that are read from both files.
 #[derive(Debug, Default)]
 pub(super) struct Declared {
     pub(super) tokenizer_class: Option<String>,
@@ -36,7 +36,7 @@ impl Token {
     }
 }
 
-/// The tokenizer classes with rules of their own, as transformers names them.
+/// The tokenizer classes with their own rules, as transformers names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     /// SigLIP 1.
@@ -47,17 +47,17 @@ pub(super) enum Class {
     Siglip2,
     /// CLIP.
     Clip,
-    /// Any other, or none.
+    /// Any other class, or none.
     Other,
 }
 
 impl Class {
-    /// The tokens that transformers assumes where the files are silent: pad, end and unknown.
+    /// The tokens that transformers assumes if the files declare none: pad, end and unknown.
     fn default_tokens(self) -> Option<[&'static str; 3]> {
         match self {
             Self::Siglip => Some(["</s>", "</s>", "<unk>"]),
             Self::Gemma | Self::Siglip2 => Some(["<pad>", "<eos>", "<unk>"]),
-            // CLIP's tokens are its tokenizer's own affair.
+            // CLIP's tokenizer has its own defaults.
             Self::Clip | Self::Other => None,
         }
     }
@@ -85,7 +85,7 @@ impl Declared {
         })
     }
 
-    /// The same, with what is absent taken from `other`.
+    /// Takes absent values from `other`.
     pub(super) fn or(self, other: Self) -> Self {
         Self {
             tokenizer_class: self.tokenizer_class.or(other.tokenizer_class),
@@ -97,7 +97,7 @@ impl Declared {
         }
     }
 
-    /// The same, with what a class says of itself.
+    /// Takes absent values from the defaults of a class.
     pub(super) fn with_defaults_of(self, class: Class) -> Self {
         let Some(tokens) = class.default_tokens() else { return self };
         let [pad_token, eos_token, unk_token] = tokens.map(|it| Some(Token(it.to_owned())));

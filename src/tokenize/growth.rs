@@ -1,19 +1,20 @@
-//! How much longer a tokenizer's own normaliser may make a text.
+//! Limits how much longer a tokenizer's own normaliser can make a text.
 //!
-//! A text is bounded in bytes where it comes in. A checkpoint whose normaliser writes a megabyte for every letter would
-//! make gigabytes of it, so such a checkpoint is refused when it is loaded.
+//! The length of a text is checked when it arrives. A checkpoint whose normaliser writes a megabyte for every
+//! letter would make gigabytes of it, so such a checkpoint is refused when it is loaded.
 
 use serde_json::Value;
 
 use super::sentencepiece::Charsmap;
 
-/// Bytes for one of the text, by all replacements that follow each other. Published tokenizers stay below 13.
+/// Maximum number of bytes for one byte of the text, after all replacements. Published tokenizers stay below
+/// 13.
 const MAX_GROWTH: usize = 64;
 
 /// Checks a normaliser as `tokenizer.json` describes it.
 ///
 /// # Errors
-/// Says what it does to a text.
+/// Says how it would make a text longer.
 pub(super) fn check(normalizer: &Value) -> Result<(), String> {
     match growth(normalizer)? {
         growth if growth <= MAX_GROWTH => Ok(()),
@@ -38,20 +39,20 @@ fn growth(normalizer: &Value) -> Result<usize, String> {
             let content = text("content").len();
             match normalizer["pattern"]["String"].as_str() {
                 Some(pattern) if !pattern.is_empty() => content.div_ceil(pattern.len()).max(1),
-                // An expression may match nothing, before every letter.
+                // An expression may match the empty text before every letter.
                 _ => 1 + content,
             }
         }
         "Prepend" => 1 + text("prepend").len(),
         "Precompiled" => {
             let bytes = base64_simd::STANDARD.decode_to_vec(text("precompiled_charsmap"));
-            // What is damaged was refused before.
+            // Damaged data was refused before.
             if let Ok(bytes) = bytes {
                 Charsmap::read(&bytes)?;
             }
             1
         }
-        // Unicode's own forms, lower case and what takes away.
+        // These are Unicode's normal forms, lower case, and normalisers that only remove.
         _ => 1,
     })
 }

@@ -7,38 +7,38 @@ use unicode_normalization::UnicodeNormalization;
 use super::{TokenizerOptions, declared::Class};
 use crate::config;
 
-/// SentencePiece's own mark for a space; user text may not smuggle it in.
+/// SentencePiece's mark for a space, which a text must not contain.
 const SPACE_MARK: char = '\u{2581}';
 
-/// What is done to a text before the tokenizer reads it. `docs/numerics.md` says which reference does what.
+/// The normalisation of a text before the tokenizer reads it. `docs/numerics.md` says what each reference does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TextNormalization {
-    /// Nothing beyond the tokenizer's own normaliser.
+    /// Only the tokenizer's own normaliser.
     None,
-    /// Lower-case: SigLIP 2, as it was trained.
+    /// Lower-casing: SigLIP 2, as it was trained.
     LowerCase,
     /// SigLIP 1: ASCII punctuation deleted, white space collapsed and stripped.
     Canonical {
-        /// Lower-case first; the published checkpoints do.
+        /// Whether to lower-case first, as for the published checkpoints.
         lower_case: bool,
     },
-    /// open_clip's.
+    /// open_clip's cleaning.
     OpenClip(Cleaning),
 }
 
-/// What open_clip calls `clean`. Each begins with a repair of the text's characters.
+/// The kinds of cleaning that open_clip calls `clean`. Each first repairs the text's characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cleaning {
     /// White space collapsed and stripped.
     Whitespace,
-    /// The same, lower-case.
+    /// `Whitespace` and lower-casing.
     Lower,
-    /// The same with `_` as a space and all other ASCII punctuation deleted.
+    /// `Lower` with `_` as a space and all other ASCII punctuation deleted.
     Canonicalize,
 }
 
 impl TextNormalization {
-    /// The normalisation that an operator asks for, of a checkpoint's tokenizer.
+    /// The normalisation for a checkpoint's tokenizer and the operator's choice.
     pub(super) fn choose(
         options: TokenizerOptions,
         class: Class,
@@ -100,17 +100,17 @@ impl Cleaning {
     }
 }
 
-/// What open_clip has ftfy and `html.unescape` do, but for ftfy's guesses at text that was decoded wrongly.
+/// Does what open_clip uses ftfy and `html.unescape` for, except ftfy's guesses at wrongly decoded text.
 fn repair(text: &str) -> String {
     let mut text = Cow::Borrowed(text);
-    // ftfy resolves entities where a text has no tags, and open_clip twice more.
+    // ftfy resolves entities if a text has no tags, and open_clip resolves them twice more.
     for _ in 0..if text.contains('<') { 2 } else { 3 } {
         text = Cow::Owned(htmlize::unescape(&*text).into_owned());
     }
     let mut repaired = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
-            // Ligatures and the widths of East Asian type.
+            // These are ligatures, and full-width and half-width characters.
             '\u{132}'
             | '\u{133}'
             | '\u{149}'
@@ -132,7 +132,7 @@ fn repair(text: &str) -> String {
     repaired.chars().map(straight).filter(|&character| !is_stray_control(character)).nfc().collect()
 }
 
-/// Characters without a place in a text: what ftfy removes.
+/// Control characters that ftfy removes.
 fn is_stray_control(character: char) -> bool {
     matches!(
         character,
@@ -142,7 +142,7 @@ fn is_stray_control(character: char) -> bool {
 }
 
 fn lower_case(text: &str) -> Cow<'_, str> {
-    // Labels mostly are lower-case already.
+    // Most labels are already lower-case.
     if text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
         Cow::Borrowed(text)
     } else {
@@ -152,7 +152,7 @@ fn lower_case(text: &str) -> Cow<'_, str> {
 
 fn canonical(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
-    // Punctuation goes first: the spaces around a lone dash collapse into one.
+    // Punctuation is removed first, so that the spaces around a single dash collapse into one.
     for character in text.chars().filter(|character| !character.is_ascii_punctuation()) {
         if !is_space(character) {
             result.push(character);
@@ -168,7 +168,7 @@ fn is_space(character: char) -> bool {
     is_python_space(character) || character == SPACE_MARK
 }
 
-/// What Python's `\s` matches, which has four separators more than Unicode's `White_Space`.
+/// Whether Python's `\s` matches: it has four separators more than Unicode's `White_Space`.
 fn is_python_space(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{1c}'..='\u{1f}')
 }

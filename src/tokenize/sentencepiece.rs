@@ -1,8 +1,8 @@
-//! `spiece.model`: SentencePiece's own file, where a checkpoint has no `tokenizer.json` or its class reads
-//! this one.
+//! Reads `spiece.model`, SentencePiece's own file, if a checkpoint has no `tokenizer.json` or its class uses
+//! this file.
 //!
-//! The pieces go into the unigram model of `tokenizers`. What SentencePiece does to a text before that is done
-//! here as its library does it: the fast tokenizers' conversion is known to differ in corners.
+//! The pieces go into the unigram model of `tokenizers`. SentencePiece's normalisation is done here as in its
+//! library, because the conversion to fast tokenizers differs in rare cases.
 
 mod charsmap;
 
@@ -11,7 +11,7 @@ use tokenizers::{Tokenizer, models::unigram::Unigram};
 
 pub(super) use self::charsmap::Charsmap;
 
-/// Stands for a space inside of pieces.
+/// Stands for a space in pieces.
 const SPACE_MARK: &str = "\u{2581}";
 
 /// The parts of SentencePiece's `ModelProto` that are read.
@@ -69,7 +69,7 @@ struct NormalizerSpec {
     escape_whitespaces: Option<bool>,
 }
 
-/// What SentencePiece does to a text before it looks for pieces.
+/// SentencePiece's normalisation of a text.
 #[derive(Debug)]
 pub(super) struct Normalizer {
     charsmap: Option<Charsmap>,
@@ -77,11 +77,11 @@ pub(super) struct Normalizer {
 }
 
 impl Normalizer {
-    /// The text with its spaces marked and one in front, as transformers' `SiglipTokenizer` asks for it
+    /// The text with its spaces marked and one in front, as transformers' `SiglipTokenizer` always does,
     /// whatever the file says.
     pub(super) fn apply(&self, text: &str) -> String {
         let mut result = String::with_capacity(text.len() + text.len() / 2 + SPACE_MARK.len());
-        // A space is due before the first word, and before each that follows one.
+        // A mark is written before the first word, and before each word after a space.
         let mut after_space = true;
         let mut rest = text;
         result.push_str(SPACE_MARK);
@@ -107,7 +107,7 @@ impl Normalizer {
         result
     }
 
-    /// What the beginning of a text becomes, and how many bytes of it that was.
+    /// The replacement of the beginning of a text, and the number of bytes that it replaces.
     fn next<'t>(&'t self, text: &'t str) -> (&'t str, usize) {
         if let Some(found) = self.charsmap.as_ref().and_then(|map| map.longest(text)) {
             return found;
@@ -120,7 +120,7 @@ impl Normalizer {
 /// Reads the file.
 ///
 /// # Errors
-/// Says what is wrong with it, or what of it is not served.
+/// Says what is wrong with the file, or which of its settings are not supported.
 pub(super) fn read(bytes: &[u8]) -> Result<(Tokenizer, Normalizer), String> {
     let model = Model::decode(bytes).map_err(|error| {
         format!("this is not a SentencePiece model, or it is cut short: {error}")
@@ -149,8 +149,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Tokenizer, Normalizer), String> {
     Ok((Tokenizer::new(unigram), normalizer))
 }
 
-/// The name in the vocabulary of a piece that no text may produce. A normalised text has no spaces, so
-/// what has one is never found in it.
+/// The vocabulary's name for a piece that no text may produce. A normalised text has no spaces, so a name with
+/// a space is never found in it.
 pub(super) fn unreachable_name(piece: &str) -> String {
     format!(" {piece}")
 }
@@ -159,9 +159,9 @@ fn entry(piece: &Piece) -> (String, f64) {
     let text = piece.piece();
     let score = f64::from(piece.score());
     match piece.kind() {
-        // The name is how a byte that is no piece finds its place.
+        // A byte without a piece is looked up by this name.
         Kind::Normal | Kind::Unset | Kind::Byte => (text.to_owned(), score),
-        // SentencePiece never splits one: a whole is always worth more than its parts.
+        // SentencePiece never splits such a piece, so its score is higher than that of any parts.
         Kind::UserDefined => (text.to_owned(), 0.0),
         Kind::Unknown | Kind::Control | Kind::Unused => (unreachable_name(text), score),
     }

@@ -1,6 +1,6 @@
 use super::*;
 
-/// A unigram tokenizer whose vocabulary holds its control tokens' texts as pieces, as SentencePiece's do.
+/// A unigram tokenizer whose vocabulary has the texts of its control tokens as pieces, as in SentencePiece.
 const TOKENIZER: &str = r#"{
     "version": "1.0", "truncation": {"direction": "Left", "max_length": 3, "strategy": "LongestFirst",
     "stride": 0}, "padding": null,
@@ -66,7 +66,7 @@ fn ids_of_a_client_are_padded_and_have_rows() {
     }
     assert_eq!(plain.accept(&[5, 10]), Err(IdsError::Unknown { id: 10, size: 10 }));
     assert_eq!(plain.accept(&[3; 7]), Err(IdsError::TooMany { found: 7, limit: 6 }));
-    // Where the end token pads as well, the first one is still the text's.
+    // If the end token is also the padding, the first one ends the text.
     let as_siglip_1 = tokenizer(r#"{"pad_token": "</s>"}"#, 6);
     assert_eq!(as_siglip_1.accept(&[5, 6, 1, 1]).expect("ids").used, 3);
 }

@@ -1,4 +1,5 @@
-//! The kernels at siglip-base's sizes, at every level that the processor has: `cargo bench -p siglip-kernels`.
+//! Times the kernels at siglip-base's sizes, for every instruction set of the processor: `cargo bench -p
+//! siglip-kernels`.
 
 use std::hint::black_box;
 
@@ -32,7 +33,7 @@ fn products_of_bytes(criterion: &mut Criterion) {
     }
 }
 
-/// One picture is 196 rows, one text 64. Elements a second are multiply-adds.
+/// One image is 196 rows, one text 64. Elements per second are multiply-adds per second.
 fn products(criterion: &mut Criterion) {
     for level in Level::available() {
         let mut group = criterion.benchmark_group(format!("product/{level}"));
@@ -94,7 +95,7 @@ fn rows(criterion: &mut Criterion) {
     }
 }
 
-/// The sums of a resize from 1024 x 768 to 224 x 224, without what is around them.
+/// The sums of a resize from 1024 x 768 to 224 x 224, without the rest of the resize.
 fn resizes(criterion: &mut Criterion) {
     for level in Level::available() {
         let mut group = criterion.benchmark_group(format!("resize/{level}"));

@@ -12,7 +12,7 @@ fn values(count: usize) -> Vec<f32> {
     (0..count).map(|at| ((at * 7919) % 2001) as f32 / 1000.0 - 1.0).collect()
 }
 
-/// What is counted: only what runs inside of this function.
+/// Only instructions inside this function are counted.
 #[inline(never)]
 fn counted(work: &mut dyn FnMut()) {
     work();
@@ -42,7 +42,7 @@ fn linear_int8(level: Level) {
 fn main() {
     let kernel = std::env::args().nth(1).unwrap_or_default();
     let level = Level::choose(Choice::Avx2).unwrap_or_else(|error| panic!("{error}"));
-    // This thread is the pool: what another does would not be counted.
+    // The pool consists of this thread only, because instructions of other threads would not be counted.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread();
     let _pool = pool.build_global();
     match kernel.as_str() {

@@ -1,16 +1,16 @@
-//! Products in tiles, which Intel's processors with AMX have.
+//! Products in tiles, for Intel's processors with AMX.
 //!
-//! There are eight tile registers of 16 rows of 64 bytes. One instruction takes a tile of inputs, in a row of which are
-//! 32 bf16 or 64 bytes of one row of a matrix, and a tile of weights, in a row of which are the two bf16 or four bytes
-//! of each of 16 outputs, and adds the product of 16 x 16 values to a third tile.
+//! There are eight tile registers with 16 rows of 64 bytes. One instruction multiplies a tile of inputs with a
+//! tile of weights and adds the 16 x 16 results to a third tile. A row of the input tile has 32 bf16 or 64
+//! bytes of one row of a matrix. A row of the weight tile has two bf16 or four bytes for each of 16 outputs.
 //!
-//! Tiles of weights are what packed weights consist of anyway: 16 lines of a panel. Inputs are put in the order of tiles
-//! before a product. A step of the inner loop loads two tiles of inputs and two of weights for four products of 32 x 32
-//! sums. While a step is under way some rows of the 32 x 32 before it get their bias, activation and residual, so that
-//! the vector units work beside the tile unit.
+//! A tile of weights is 16 lines of a panel, which is how weights are packed anyway. Inputs are put into the
+//! order of tiles before a product. A step of the inner loop loads two tiles of inputs and two of weights for
+//! four products, which are 32 x 32 sums. During a step, some rows of the previous 32 x 32 sums get their bias,
+//! activation and residual, so that the vector units and the tile unit work at the same time.
 //!
-//! What the instructions do is behind [`Unit`]: the hardware's, in assembly, because the compiler's own names for them
-//! are not stable; and a twin of each in plain Rust, with which everything around them is tested on any processor.
+//! The trait [`Unit`] has the instructions. The hardware's are in assembly, because the compiler's names for
+//! them are not stable. A twin in plain Rust lets everything around them be tested on any processor.
 
 mod blocks;
 mod hardware;
@@ -32,7 +32,8 @@ use crate::{
     simd::{Kernel, PANEL, Simd},
 };
 
-/// The contents of a tile register, in memory. Misaligned, each row would take two lines of the caches.
+/// The contents of a tile register in memory. It is aligned, because a misaligned row would take two cache
+/// lines.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Tile(pub(crate) [u8; 1024]);
@@ -47,7 +48,7 @@ pub(crate) const BLOCK: usize = 32;
 /// Bytes of a row of [`Sums`].
 pub(crate) const ROW_OF_SUMS: usize = 4 * BLOCK;
 
-/// A block of 32 x 32 sums, f32 or i32, row by row: what four tile registers hold.
+/// A block of 32 x 32 sums, f32 or i32, row by row: the contents of four tile registers.
 #[derive(Debug, Clone)]
 #[repr(C, align(64))]
 pub(crate) struct Sums(pub(crate) [[i32; BLOCK]; BLOCK]);
@@ -55,27 +56,28 @@ pub(crate) struct Sums(pub(crate) [[i32; BLOCK]; BLOCK]);
 impl Sums {
     pub(crate) const ZERO: Self = Self([[0; BLOCK]; BLOCK]);
 
-    /// The sums of a row and a vector of a panel, the first or the second.
+    /// A vector of integer sums of one row, from a column on.
     #[inline(always)]
     pub(crate) fn words<S: Simd>(&self, simd: S, row: usize, column: usize) -> S::I {
         let words = &self.0[row][column..column + S::LANES];
-        // SAFETY: as many words are there.
+        // SAFETY: the slice has `LANES` words.
         unsafe { simd.load_i32(words.as_ptr()) }
     }
 
-    /// The same of f32.
+    /// A vector of f32 sums of one row, from a column on.
     #[inline(always)]
     pub(crate) fn floats<S: Simd>(&self, simd: S, row: usize, column: usize) -> S::F {
         let words = &self.0[row][column..column + S::LANES];
-        // SAFETY: as many words are there, and every pattern of bits is an f32.
+        // SAFETY: the slice has `LANES` words, and every bit pattern is a valid f32.
         unsafe { simd.load(words.as_ptr().cast()) }
     }
 }
 
-/// What does the instructions on tiles. Its registers are four of sums, for two tiles of rows by two of columns, two of
-/// inputs and two of weights.
+/// Executes the instructions on tiles. Its registers are four tiles of sums (two tiles of rows by two of
+/// columns), two of inputs and two of weights.
 ///
-/// `HEIGHT` is 2, or 1 where a block has no second tile of rows. Then the second tile of inputs is not read.
+/// `HEIGHT` is 2, or 1 if a block has no second tile of rows. In that case the second tile of inputs is not
+/// read.
 pub(crate) trait Unit {
     /// Makes all sums zero.
     fn zero(&mut self);
@@ -84,29 +86,29 @@ pub(crate) trait Unit {
     /// # Safety
     /// Each tile is readable.
     unsafe fn add_pairs<const HEIGHT: usize>(&mut self, x: [*const Tile; 2], w: [*const Tile; 2]);
-    /// Adds the products of values that are sums of two bf16, all but that of the two smaller ones. Each has two tiles:
-    /// of the larger parts, and behind it of the smaller.
+    /// Adds the products of values that are sums of two bf16, without the product of the two smaller parts.
+    /// Each operand has two adjacent tiles: first the larger parts, then the smaller ones.
     ///
     /// # Safety
-    /// Each tile and the one behind it are readable.
+    /// Each tile and the one after it are readable.
     unsafe fn add_split<const HEIGHT: usize>(&mut self, x: [*const Tile; 2], w: [*const Tile; 2]);
-    /// Adds the products of fours of bytes: inputs without a sign, weights with one.
+    /// Adds the products of groups of four bytes: unsigned inputs, signed weights.
     ///
     /// # Safety
     /// Each tile is readable.
     unsafe fn add_bytes<const HEIGHT: usize>(&mut self, x: [*const Tile; 2], w: [*const Tile; 2]);
-    /// Writes the sums: 32 words of each of 32 rows, or of 16.
+    /// Writes the sums: 32 words of each of 32 rows, or of 16 rows.
     ///
     /// * `stride`: bytes from one row to the next
     ///
     /// # Safety
     /// The words are writable.
     unsafe fn store(&mut self, is_tall: bool, to: *mut i32, stride: usize);
-    /// Asks for a line that is wanted later, in the second cache. Any address will do.
+    /// Prefetches a cache line into the second-level cache. Any address is allowed.
     fn prefetch(&self, address: *const u8);
 }
 
-/// What is multiplied.
+/// The kind of operands.
 pub(crate) trait Kind: Send + Sync + 'static {
     /// Tiles of one operand in a step.
     const TILES: usize;
@@ -114,7 +116,7 @@ pub(crate) trait Kind: Send + Sync + 'static {
     /// Adds the products of a step.
     ///
     /// # Safety
-    /// Each pointer is at as many readable tiles.
+    /// `TILES` tiles are readable at each pointer.
     unsafe fn add<U: Unit, const HEIGHT: usize>(
         unit: &mut U,
         x: [*const Tile; 2],
@@ -122,11 +124,11 @@ pub(crate) trait Kind: Send + Sync + 'static {
     );
 }
 
-/// Pairs of bf16: 32 inputs a step.
+/// Pairs of bf16: 32 inputs per step.
 pub(crate) struct Pairs;
-/// Sums of two bf16: 32 inputs a step.
+/// Sums of two bf16: 32 inputs per step.
 pub(crate) struct Split;
-/// Bytes: 64 inputs a step.
+/// Bytes: 64 inputs per step.
 pub(crate) struct FourBytes;
 
 impl Kind for Pairs {
@@ -171,24 +173,26 @@ impl Kind for FourBytes {
     }
 }
 
-/// Lines of a panel as tiles.
+/// Views lines of a panel as tiles.
 ///
 /// # Panics
-/// If they are no whole number of tiles.
+/// If the lines are not a whole number of tiles.
 pub(crate) fn tiles_of<T>(lines: &[Line<T>]) -> &[Tile] {
     const { assert!(size_of::<Line<T>>() == 64) };
     assert!(lines.len().is_multiple_of(PANEL), "{} lines", lines.len());
-    // SAFETY: 16 lines of 64 bytes each, which begin at a multiple of 64 and have no padding, and live as long.
+    // SAFETY: a tile is 16 lines of 64 bytes. The lines are aligned to 64 bytes, have no padding, and live as
+    // long as the result.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() / PANEL) }
 }
 
-/// Work on tiles, which is compiled once for each set of instructions beside them. As for [`Kernel`], all is inlined.
+/// Work on tiles, which is compiled once for each instruction set of the vectors. As for [`Kernel`], everything
+/// must be inlined.
 pub(crate) trait TileKernel {
     fn run<S: Simd, U: Unit>(self, simd: S, unit: &mut U);
 }
 
-/// Work with the hardware's tiles, whose registers are in use from its beginning to its end only: a thread that has
-/// nothing to do leaves none behind for the system to save.
+/// Work with the hardware's tiles. The tile registers are in use only from its beginning to its end, so that
+/// the system need not save them for an idle thread.
 pub(crate) struct OnHardware<K>(K);
 
 impl<K> OnHardware<K> {
@@ -204,13 +208,13 @@ impl<K: TileKernel> Kernel for OnHardware<K> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        // SAFETY: whoever made this promised it.
+        // SAFETY: the caller of `new` promised that the processor has AMX and that this process may use it.
         let mut unit = unsafe { Hardware::configure() };
         self.0.run(simd, &mut unit);
     }
 }
 
-/// The same in plain Rust.
+/// Work with the twin in plain Rust.
 pub(crate) struct OnTwin<K>(pub(crate) K);
 
 impl<K: TileKernel> Kernel for OnTwin<K> {

@@ -1,8 +1,8 @@
 //! `softmax(q k^T / sqrt(head_dim)) v` without a matrix of scores, over all keys or over those before a query.
 //!
-//! The keys pass by in blocks. Of each query only the sums so far are kept, over the largest score so far; when a
-//! larger one comes they are scaled down. What a task needs beside its result is one block of keys and values, and
-//! the scores of one tile of queries.
+//! Keys are processed in blocks. For each query only its sums so far are kept, relative to the largest score so
+//! far; they are scaled down when a larger score appears. Besides its result, a task needs memory for one block
+//! of keys and values, and for the scores of one tile of queries.
 
 mod scratch;
 mod softmax;
@@ -25,7 +25,7 @@ use crate::{
 use scratch::{NUMBERS, PAIRS, Scratch};
 use softmax::{largest_of, soften};
 
-/// Dimensions of an attention call, and which keys a query sees.
+/// Dimensions of an attention call, and the keys that a query sees.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     /// Images or texts.
@@ -38,8 +38,8 @@ pub struct Shape {
     pub heads: usize,
     /// Values of a head.
     pub head_dim: usize,
-    /// Whether a query sees only the keys up to its own position. The last query's position is the last key's, so
-    /// that there must be at least as many keys as queries.
+    /// Whether a query sees only the keys up to its own position. The last query has the position of the last
+    /// key, so there must be at least as many keys as queries.
     pub causal: bool,
 }
 
@@ -50,34 +50,34 @@ impl Shape {
     }
 }
 
-/// `[batch, rows, heads * head_dim]`, perhaps inside of something larger.
+/// A view `[batch, rows, heads * head_dim]`, which may be inside a larger tensor.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
-    /// From the first value on.
+    /// The values, beginning with the first one of the view.
     pub values: &'a [f32],
-    /// From one element of the batch to the next; 0 repeats one.
+    /// The distance from one element of the batch to the next; 0 repeats one element.
     pub batch_stride: usize,
-    /// From one row to the next.
+    /// The distance from one row to the next.
     pub row_stride: usize,
 }
 
-/// Keys of a block: with 64 values a head, keys and values of so many fill a quarter of a second-level cache of
-/// 512 KiB. A whole number of panels.
+/// Keys of a block, a whole number of panels. With 64 values per head, the keys and values of a block fill a
+/// quarter of a second-level cache of 512 KiB.
 const KEYS: usize = 256;
 
-/// Fewest queries of a task where a head is cut among several: each of them packs the keys anew.
+/// Minimum number of queries of a task if several tasks share a head: each of them packs the keys again.
 const QUERIES: usize = 48;
 
 /// `softmax(q k^T / sqrt(head_dim)) v`, head by head.
 ///
 /// * `element`: bf16 lets a set that multiplies pairs of them round q, k, v and the softmax to it; sums are f32
-/// * `[q, k, v]`: `[batch, queries, width]` and twice `[batch, keys, width]`, width being heads times head_dim
+/// * `[q, k, v]`: `[batch, queries, width]` and twice `[batch, keys, width]`, with width = heads * head_dim
 /// * returns `[batch, queries, width]`
 ///
 /// Runs on the threads of the current pool.
 ///
 /// # Panics
-/// If there is nothing to attend to, or a view ends before its last row does.
+/// If there are no keys, or a view is shorter than its rows.
 #[must_use]
 pub fn attention(
     level: Level,
@@ -126,25 +126,25 @@ pub fn attention(
     mixed
 }
 
-/// Some queries of one head of one picture or text.
+/// Some queries of one head of one image or text.
 struct Head<'a> {
     shape: Shape,
     views: [Rows<'a>; 3],
     batch: usize,
-    /// Of the head's first value.
+    /// The column of the head's first value.
     column: usize,
     queries: Range<usize>,
     out: Out,
 }
 
 impl Head<'_> {
-    /// The values from a row's first one of this head on.
+    /// The values of a row, from the first one of this head on.
     fn row(&self, view: usize, row: usize) -> &[f32] {
         let view = &self.views[view];
         &view.values[self.batch * view.batch_stride + row * view.row_stride + self.column..]
     }
 
-    /// Where a query's first value of this head is in the result.
+    /// The position of a query's first value of this head in the result.
     #[inline(always)]
     fn place(&self, query: usize) -> usize {
         let width = self.shape.heads * self.shape.head_dim;
@@ -181,7 +181,7 @@ impl<T: Operand> Kernel for Task<'_, T> {
 }
 
 impl Head<'_> {
-    /// Takes a block of keys into the sums of some queries.
+    /// Adds a block of keys to the sums of some queries.
     #[inline(always)]
     fn tile<S: Simd, T: Operand, const HEIGHT: usize>(
         &self,
@@ -199,7 +199,7 @@ impl Head<'_> {
         let row =
             |row: usize| unsafe { std::slice::from_raw_parts_mut(scores.add(row * KEYS), padded) };
         let mut factors = [1f32; HEIGHT];
-        // The largest of all rows first: each is waited for, all at the same time.
+        // The largest scores of all rows are computed first, so that their latencies overlap.
         for (index, (factor, (largest, _))) in factors.iter_mut().zip(&mut *sums).enumerate() {
             let scores = row(index);
             scores[self.visible(query + index, block)..].fill(f32::NEG_INFINITY);
@@ -213,7 +213,7 @@ impl Head<'_> {
             let scores = row(index);
             *total = *total * factor + soften(simd, scores, scale, *largest);
             if self.shape.causal {
-                // The exponential of what is hidden is tiny, but not zero.
+                // The exponential of a hidden score is tiny, but not zero.
                 scores[self.visible(query + index, block)..].fill(0.0);
             }
             T::narrow(simd, scores);
@@ -239,13 +239,14 @@ impl Head<'_> {
         let words = dim.div_ceil(T::INPUTS);
         let row = |index: usize| &self.row(0, query + index.min(HEIGHT - 1))[..dim];
         let queries: *mut [T] = scratch.queries.as_mut_slice();
-        // SAFETY: the same words, of which none is read, and only words are written.
+        // SAFETY: `MaybeUninit<T>` has the layout of `T`; nothing is read through it, and only valid words are
+        // written.
         let queries = unsafe { &mut *(queries as *mut [MaybeUninit<T>]) };
         pack_tile(simd, row, queries);
         let scores = scratch.scores.as_mut_ptr().cast::<f32>();
         let panels = scratch.keys.len() / words;
         for first in (0..panels).step_by(panels_of::<S>()) {
-            // One that is left over goes along with itself.
+            // An odd last panel is paired with itself.
             let lines = [first, panels.min(first + panels_of::<S>()) - 1]
                 .map(|panel| &scratch.keys[panel * words..][..words]);
             let near = || Ahead { address: lines[0].as_ptr().cast(), stride: 0 };
@@ -259,16 +260,16 @@ impl Head<'_> {
             for (row, sums) in sums.into_iter().enumerate() {
                 for (vector, sums) in sums.into_iter().enumerate() {
                     let at = row * KEYS + first * PANEL + vector * S::LANES;
-                    // SAFETY: `scores` has `ROWS` rows of `KEYS` values, an even number of panels.
+                    // SAFETY: `scores` has `ROWS` rows of `KEYS` values, which are an even number of panels.
                     unsafe { simd.store(scores.add(at), sums) };
                 }
             }
         }
     }
 
-    /// Takes a block of values into the result of some queries.
+    /// Adds a block of values to the result of some queries.
     ///
-    /// * `factors`: what the sums before must be multiplied with
+    /// * `factors`: the factors for the previous sums
     #[inline(always)]
     fn mix<S: Simd, T: Operand, const HEIGHT: usize>(
         &self,
@@ -290,7 +291,8 @@ impl Head<'_> {
             if !is_first {
                 for panel in first..=last {
                     for ((row, sums), factor) in sums.iter_mut().enumerate().zip(factors) {
-                        // SAFETY: the block before has written them, and nobody else has them.
+                        // SAFETY: the previous block has written these values, and only this task accesses
+                        // them.
                         let values = unsafe {
                             read_line(simd, self.out.0.add(place(row, panel)), &lanes(panel))
                         };
@@ -302,14 +304,14 @@ impl Head<'_> {
             }
             let lines =
                 [first, last].map(|panel| scratch.values[panel * words..][..words].as_ptr());
-            // SAFETY: `HEIGHT` rows of words, one for each line.
+            // SAFETY: there are `HEIGHT` rows with one word for each line.
             unsafe { multiply_rows(simd, weights, lines, words, &mut sums) };
             for panel in first..=last {
                 for (row, sums) in sums.iter().enumerate() {
                     let (_, sum) = scratch.sums[query - self.queries.start + row];
                     let factor = simd.splat(if is_last { 1.0 / sum } else { 1.0 });
                     let values = [simd.mul(sums[panel - first], factor), simd.mul(sums[1], factor)];
-                    // SAFETY: the task's own rows, and values of the head.
+                    // SAFETY: the rows belong to this task, and the values to this head.
                     unsafe {
                         let to = self.out.0.add(place(row, panel));
                         write_line(simd, to, &lanes(panel), &values);
@@ -322,11 +324,11 @@ impl Head<'_> {
 
 /// Adds to `sums` the product of `HEIGHT` rows and two vectors of columns.
 ///
-/// * `x`: rows of `KEYS` words; constant distances cost no registers
-/// * `lines`: a line for each word; of the second panel too, where it takes two for two vectors
+/// * `x`: rows of `KEYS` words; a constant distance between rows needs no registers
+/// * `lines`: a line for each word, also of the second panel if two panels are needed for two vectors
 ///
 /// # Safety
-/// `words` words of each row and as many lines are readable.
+/// `words` words of each row and `words` lines are readable.
 #[inline(always)]
 unsafe fn multiply_rows<S: Simd, T: Operand, const HEIGHT: usize>(
     simd: S,
@@ -340,19 +342,19 @@ unsafe fn multiply_rows<S: Simd, T: Operand, const HEIGHT: usize>(
     let whole = words / UNROLLED * UNROLLED;
     for at in (0..whole).step_by(UNROLLED) {
         for ahead in 0..UNROLLED {
-            // SAFETY: the caller's promise, as below.
+            // SAFETY: the caller promises readable words and lines.
             unsafe { multiply_word(simd, x, lines, at + ahead, &mut local) };
         }
     }
     for at in whole..words {
-        // SAFETY: as above.
+        // SAFETY: the caller promises readable words and lines.
         unsafe { multiply_word(simd, x, lines, at, &mut local) };
     }
     *sums = local;
 }
 
-/// The share of one word in [`multiply_rows`]. No closure: the compiler need not inline those, and one that it leaves
-/// apart is compiled without the set's instructions.
+/// The part of one word in [`multiply_rows`]. This is not a closure, because the compiler need not inline a
+/// closure, and a closure that is not inlined is compiled without the set's instructions.
 ///
 /// # Safety
 /// Word `at` of each row and line `at` are readable.
@@ -364,11 +366,11 @@ unsafe fn multiply_word<S: Simd, T: Operand, const HEIGHT: usize>(
     at: usize,
     sums: &mut [[S::F; 2]; HEIGHT],
 ) {
-    // SAFETY: the caller's promise, as below.
+    // SAFETY: the caller promises readable words and lines.
     let (first, second) = unsafe { (&*lines[0].add(at), &*lines[1].add(at)) };
     let weights = [T::load(simd, first, 0), T::load(simd, second, PANEL / S::LANES - 1)];
     for (row, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: as above.
+        // SAFETY: the caller promises readable words and lines.
         let word = unsafe { *x.add(row * KEYS + at) }.splat(simd);
         for (sum, weights) in sums.iter_mut().zip(weights) {
             *sum = T::multiply(simd, word, weights, *sum);

@@ -1,4 +1,4 @@
-//! What is done to a product's sums, and where they are written.
+//! Finishes a product's sums (activation and residual) and writes them to the result.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use crate::{
     simd::{Out, PANEL, Simd},
 };
 
-/// What is done to each sum.
+/// The activation of each sum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Activation {
     /// Nothing.
@@ -33,38 +33,40 @@ impl Activation {
     }
 }
 
-/// What is added to the result: rows of as many values as the result's, repeated from the first when they end.
+/// Rows that are added to the result. They have the length of the result's rows, and repeat from the first one
+/// if there are fewer.
 #[derive(Debug, Clone, Copy)]
 pub struct Residual<'a>(pub &'a [f32]);
 
-/// What is done to a product before it is written, beside the bias that the weights bring along.
+/// Operations on a product before it is written. The bias belongs to the weights and is added before.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue<'a> {
-    /// First.
+    /// Applied to the sum first.
     pub activation: Activation,
-    /// Then.
+    /// Added after the activation.
     pub residual: Option<Residual<'a>>,
 }
 
-/// Where the two vectors of a register tile's rows are in the rows of a result.
+/// The places of a register tile's two vectors in a row of the result.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     vectors: [Place; 2],
-    /// Of a row of the result.
+    /// Columns of the result.
     columns: usize,
 }
 
 #[derive(Debug, Clone)]
 struct Place {
-    /// Those lanes that are columns of the result, which is narrower where a layer is cut or ends.
+    /// The lanes that are columns of the result; fewer at the end of a layer or of a part of one.
     lanes: Range<usize>,
-    /// Where the first lane would be in a row.
+    /// The column of the first lane, as if all lanes were in the result.
     column: usize,
 }
 
 impl Places {
-    /// * `columns`: of the layer, that are the result's
-    /// * `panels`: of each vector; the same where it has two, or where the second has none
+    /// * `columns`: the columns of the layer that the result has
+    /// * `panels`: the panel of each vector; both are equal if a panel has two vectors, or if there is no
+    ///   second panel
     #[inline(always)]
     pub(crate) fn new<S: Simd>(columns: &Range<usize>, panels: [usize; 2]) -> Self {
         let place = |origin: usize, lanes: usize| {
@@ -81,7 +83,7 @@ impl Places {
         Self { vectors: [first, second], columns: columns.len() }
     }
 
-    /// None at all.
+    /// Places without any lane.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn nowhere() -> Self {
         let place = || Place { lanes: 0..0, column: 0 };
@@ -93,7 +95,7 @@ impl Places {
         self.vectors.iter().all(|place| place.lanes.len() == S::LANES)
     }
 
-    /// Where a row would begin.
+    /// The addresses of both vectors in a row.
     #[inline(always)]
     fn row(&self, values: *mut f32, row: usize) -> [*mut f32; 2] {
         let row = values.wrapping_add(row * self.columns);
@@ -124,12 +126,12 @@ impl Places {
         }
     }
 
-    /// A tile and what was put in its place before.
+    /// Adds a tile to the values that are in its place.
     ///
-    /// * `first`: the result's row of the first line
+    /// * `first`: the row of the result for the tile's first row
     ///
     /// # Safety
-    /// The tile is in the result, initialised, and no other thread's.
+    /// The tile is inside the result and initialised, and no other thread accesses it.
     #[inline(always)]
     pub(crate) unsafe fn add<S: Simd, const HEIGHT: usize>(
         &self,
@@ -145,12 +147,12 @@ impl Places {
         sums
     }
 
-    /// Writes a tile as it is.
+    /// Writes a tile unchanged.
     ///
-    /// * `first`: the result's row of the first line
+    /// * `first`: the row of the result for the tile's first row
     ///
     /// # Safety
-    /// The tile is in the result, and no other thread's.
+    /// The tile is inside the result, and no other thread accesses it.
     #[inline(always)]
     pub(crate) unsafe fn put<S: Simd, const HEIGHT: usize>(
         &self,
@@ -166,10 +168,10 @@ impl Places {
 
     /// Writes a tile after activation and residual.
     ///
-    /// * `first`: the result's row of the first line
+    /// * `first`: the row of the result for the tile's first row
     ///
     /// # Safety
-    /// The tile is in the result, and no other thread's.
+    /// The tile is inside the result, and no other thread accesses it.
     #[inline(always)]
     pub(crate) unsafe fn finish<S: Simd, const HEIGHT: usize>(
         &self,
@@ -178,10 +180,10 @@ impl Places {
         (out, first): (Out, usize),
         sums: [[S::F; 2]; HEIGHT],
     ) {
-        // SAFETY: the caller's promise; the residual has whole rows, as long as the result's.
+        // SAFETY: the caller promises the tile, and the residual has whole rows of the result's length.
         unsafe {
             match (epilogue.activation, epilogue.residual) {
-                // The usual cases apart: the sums go from their registers to the result.
+                // The common cases are separate, so that the sums go directly from registers to the result.
                 (Activation::None, None) if self.are_whole::<S>() => {
                     for (row, sums) in sums.iter().enumerate() {
                         let to = self.row(out.0, first + row);
@@ -220,13 +222,13 @@ impl Places {
 }
 
 impl Residual<'_> {
-    /// Where the values of a row of the result begin. They are only read.
+    /// The address of the residual for a row of the result. The values are only read.
     #[inline(always)]
     fn row(&self, row: usize, columns: usize) -> *mut f32 {
         self.0.as_ptr().wrapping_add(row * columns % self.0.len()).cast_mut()
     }
 
-    /// Where those of the row behind it do.
+    /// The address of the residual for the next row.
     #[inline(always)]
     fn behind(&self, row: *mut f32, columns: usize) -> *mut f32 {
         let next = row.wrapping_add(columns);
@@ -237,10 +239,10 @@ impl Residual<'_> {
     }
 }
 
-/// A vector, of which some lanes may not be there.
+/// Reads the lanes `lanes` of a vector.
 ///
 /// # Safety
-/// The values `lanes` behind `from` are readable.
+/// The values at `lanes`, counted from `from`, are readable.
 #[inline(always)]
 unsafe fn read_lanes<S: Simd>(simd: S, from: *const f32, lanes: &Range<usize>) -> S::F {
     let mut copy = [0f32; PANEL];
@@ -252,14 +254,14 @@ unsafe fn read_lanes<S: Simd>(simd: S, from: *const f32, lanes: &Range<usize>) -
         }
         from = copy.as_ptr();
     }
-    // SAFETY: as many values either way.
+    // SAFETY: the array has `LANES` values, and so has `from` if all lanes are read.
     unsafe { simd.load(from) }
 }
 
-/// The opposite.
+/// Writes only the lanes `lanes`; other values are not changed.
 ///
 /// # Safety
-/// The values `lanes` behind `to` are writable.
+/// The values at `lanes`, counted from `to`, are writable.
 #[inline(always)]
 unsafe fn write_lanes<S: Simd>(simd: S, to: *mut f32, lanes: &Range<usize>, vector: S::F) {
     if lanes.len() == S::LANES {
@@ -267,7 +269,7 @@ unsafe fn write_lanes<S: Simd>(simd: S, to: *mut f32, lanes: &Range<usize>, vect
         return unsafe { simd.store(to, vector) };
     }
     let mut copy = [0f32; PANEL];
-    // SAFETY: no vector has more lanes than a panel has columns; and the caller's promise.
+    // SAFETY: a vector has at most as many lanes as a panel has columns, and the caller promises the values.
     unsafe {
         simd.store(copy.as_mut_ptr(), vector);
         for lane in lanes.clone() {
@@ -276,10 +278,10 @@ unsafe fn write_lanes<S: Simd>(simd: S, to: *mut f32, lanes: &Range<usize>, vect
     }
 }
 
-/// 16 adjacent values, of which some may not be there.
+/// Reads those of 16 adjacent values that are in `lanes`.
 ///
 /// # Safety
-/// The values `lanes` behind `from` are readable.
+/// The values at `lanes`, counted from `from`, are readable.
 #[inline(always)]
 pub(crate) unsafe fn read_line<S: Simd>(
     simd: S,
@@ -297,16 +299,16 @@ pub(crate) unsafe fn read_line<S: Simd>(
     }
     let mut vectors = [simd.splat(0.0); 2];
     for (index, vector) in vectors.iter_mut().enumerate().take(PANEL / S::LANES) {
-        // SAFETY: 16 values either way.
+        // SAFETY: the array has 16 values, and so has `from` if all lanes are read.
         *vector = unsafe { simd.load(from.add(index * S::LANES)) };
     }
     vectors
 }
 
-/// The opposite.
+/// Writes only the lanes `lanes`; other values are not changed.
 ///
 /// # Safety
-/// The values `lanes` behind `to` are writable.
+/// The values at `lanes`, counted from `to`, are writable.
 #[inline(always)]
 pub(crate) unsafe fn write_line<S: Simd>(
     simd: S,
@@ -317,7 +319,7 @@ pub(crate) unsafe fn write_line<S: Simd>(
     let mut copy = [0f32; PANEL];
     let all = if lanes.len() < PANEL { copy.as_mut_ptr() } else { to };
     for (index, vector) in vectors.iter().enumerate().take(PANEL / S::LANES) {
-        // SAFETY: 16 values either way.
+        // SAFETY: the array has 16 values, and so has `to` if all lanes are written.
         unsafe { simd.store(all.add(index * S::LANES), *vector) };
     }
     if lanes.len() < PANEL {

@@ -1,4 +1,4 @@
-//! Which instructions the kernels use, chosen once at start.
+//! The instruction sets for which kernels are compiled, and the choice of one at start.
 
 mod choice;
 #[cfg(target_arch = "x86_64")]
@@ -26,8 +26,8 @@ use crate::{
     },
 };
 
-/// A set of instructions that kernels are compiled for. A value exists only for a set that this processor has,
-/// so that having one is the proof.
+/// An instruction set for which kernels are compiled. A value can only be made if the processor has the set, so
+/// holding one proves that the set may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Level(Set);
 
@@ -50,7 +50,7 @@ enum Set {
     Neon,
 }
 
-/// The processor lacks what was asked for.
+/// The processor does not have the requested instruction set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("this processor has no {0}")]
 pub struct Lacking(Choice);
@@ -62,8 +62,8 @@ impl Level {
         Self::preferred().0.first().copied().unwrap_or(Self(Set::Portable))
     }
 
-    /// The sets that are worth taking, the fastest first; and a sentence on each that this processor has and that is
-    /// not among them.
+    /// The sets to choose from, the fastest first, and a sentence on each other set of this processor that is
+    /// left out.
     #[must_use]
     pub fn preferred() -> (Vec<Self>, Vec<String>) {
         let (mut sets, mut left_out) = (Vec::new(), Vec::new());
@@ -80,8 +80,8 @@ impl Level {
         (sets, left_out)
     }
 
-    /// The widest vectors that this processor has, for work without products: nothing is measured to find them, and
-    /// nothing is asked of the system.
+    /// The set with the widest vectors, for work without products. Finding it needs no measurement and no
+    /// system call.
     #[must_use]
     pub fn vectors() -> Self {
         use Choice::{Avx2, Avx512, Neon};
@@ -89,12 +89,12 @@ impl Level {
         widest.unwrap_or(Self(Set::Portable))
     }
 
-    /// Why a set that this processor has is slower than the one before it.
+    /// Why a set of this processor is slower than the one before it; none if it is not.
     fn drawback(self) -> Option<String> {
         #[cfg(target_arch = "x86_64")]
         if let (Set::Avx512Bf16, Some(simd)) = (self.0, Self::avx512_bf16()) {
             let ratio = rates::pairs_by_numbers(simd);
-            // At 0.5, on an Intel Xeon, towers in pairs were still 1.2 times as fast as with widened weights.
+            // At 0.5, on an Intel Xeon, towers with pairs were still 1.2 times as fast as with widened weights.
             return (ratio < 0.4).then(|| {
                 format!(
                     "it does {ratio:.1} multiply-adds of bf16 in the time of one of f32; bf16 weights are widened to \
@@ -137,11 +137,11 @@ impl Level {
         all.into_iter().filter_map(|choice| Self::choose(choice).ok()).collect()
     }
 
-    /// Whether the set computes what plain Rust computes, on a small product of each kind of weights.
+    /// Whether the set gives the same result as plain Rust, on a small product of each kind of weights.
     #[must_use]
     pub fn is_sound(self) -> bool {
         let (rows, depth, columns) = (17, 67, 35);
-        // Few bits, which rounding to bf16 leaves as they are.
+        // The values have few bits, so that rounding to bf16 does not change them.
         let value = |index: usize| ((index * 7919) % 129) as f32 / 64.0 - 1.0;
         let x: Vec<_> = (0..rows * depth).map(value).collect();
         let weights: Vec<_> = (0..columns * depth).map(|index| value(index + 13)).collect();
@@ -152,7 +152,7 @@ impl Level {
             packer.push(&weights);
             packer.finish()
         });
-        // Packed for this set, which plain Rust multiplies too.
+        // Weights packed for any set can be multiplied by plain Rust too.
         let mut quantizer = Quantizer::new(columns, depth, self);
         quantizer.push(&weights);
         let bytes = quantizer.finish();
@@ -163,7 +163,7 @@ impl Level {
             }
             all.into_iter()
         };
-        // Two orders of rounding in a sum of 67 products of up to 1.
+        // The tolerance covers two orders of rounding in a sum of 67 products of up to 1.
         run(self).zip(run(Self(Set::Portable))).all(|(own, plain)| (own - plain).abs() < 1e-4)
     }
 
@@ -172,7 +172,7 @@ impl Level {
         let has = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
-        // SAFETY: just asked.
+        // SAFETY: the detection above has just confirmed the instructions.
         has.then(|| unsafe { Avx2::assume() })
     }
 
@@ -183,33 +183,34 @@ impl Level {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        // SAFETY: just asked.
+        // SAFETY: the detection above has just confirmed the instructions.
         has.then(|| unsafe { Avx512::assume() })
     }
 
     #[cfg(target_arch = "x86_64")]
     fn avx512_vnni() -> Option<Avx512<VNNI>> {
         let has = Self::avx512().is_some() && is_x86_feature_detected!("avx512vnni");
-        // SAFETY: just asked.
+        // SAFETY: the detection above has just confirmed the instructions.
         has.then(|| unsafe { Avx512::assume() })
     }
 
-    /// With VNNI too, which no processor that has BF16 lacks.
+    /// BF16 together with VNNI, which every processor with BF16 has.
     #[cfg(target_arch = "x86_64")]
     fn avx512_bf16() -> Option<Avx512<BF16>> {
         let has = Self::avx512_vnni().is_some() && is_x86_feature_detected!("avx512bf16");
-        // SAFETY: just asked.
+        // SAFETY: the detection above has just confirmed the instructions.
         has.then(|| unsafe { Avx512::assume() })
     }
 
-    /// Whether the system lets this process use AMX tiles; none where the processor has no AMX, or lacks the AVX-512 BF16
-    /// that the kernels use beside it.
+    /// Whether the system lets this process use AMX tiles; none if the processor has no AMX, or not the AVX-512
+    /// BF16 that the kernels use with it.
     #[cfg(target_arch = "x86_64")]
     fn amx() -> Option<Result<(), amx::Refusal>> {
         Self::avx512_bf16().and_then(|_| amx::granted())
     }
 
-    /// What the twin of tiles has beside it, for all that is not in tiles: what the hardware has, where there is that.
+    /// The set for everything that the twin of tiles does not compute: the same as with the hardware's tiles,
+    /// if the processor has it.
     #[cfg(target_arch = "x86_64")]
     fn beside_twin() -> Self {
         match Self::avx512_bf16() {
@@ -220,15 +221,16 @@ impl Level {
 
     #[cfg(target_arch = "aarch64")]
     fn neon() -> Option<Neon<false>> {
-        // SAFETY: just asked.
+        // SAFETY: the detection above has just confirmed the instructions.
         is_aarch64_feature_detected!("neon").then(|| unsafe { Neon::assume() })
     }
 
-    /// No level of its own: sums of bytes' products are exact, so that all vectors are the same.
+    /// SDOT changes the speed but not the results, because sums of products of bytes are exact. So it is not a
+    /// separate set.
     #[cfg(target_arch = "aarch64")]
     fn neon_dot() -> Option<Neon<true>> {
         let has = Self::neon().is_some() && is_aarch64_feature_detected!("dotprod");
-        // SAFETY: just asked.
+        // SAFETY: the detection above has just confirmed the instructions.
         has.then(|| unsafe { Neon::assume() })
     }
 
@@ -237,28 +239,29 @@ impl Level {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             Set::Portable => kernel.run(Portable),
-            // SAFETY: a level of this set exists only where the processor has it, as do those below.
+            // SAFETY: a level of this set exists only if the processor has it.
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => unsafe { Avx2::assume().vectorize(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above: each of these sets includes AVX-512. What VNNI, BF16 and AMX add is not used here.
+            // SAFETY: a level of these sets exists only if the processor has it, and each of them includes
+            // AVX-512. VNNI, BF16 and AMX are not used here.
             Set::Avx512 | Set::Avx512Vnni | Set::Avx512Bf16 | Set::Amx => unsafe {
                 Avx512::<PLAIN>::assume().vectorize(kernel)
             },
             #[cfg(target_arch = "x86_64")]
             Set::AmxTwin => Self::beside_twin().run(kernel),
             #[cfg(target_arch = "aarch64")]
-            // SAFETY: as above.
+            // SAFETY: a level of this set exists only if the processor has it.
             Set::Neon => unsafe { Neon::<false>::assume().vectorize(kernel) },
         }
     }
 
-    /// The same of a kernel that multiplies bytes.
+    /// Runs a kernel that multiplies bytes.
     #[inline]
     pub(crate) fn run_on_bytes<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a level of these sets exists only where the processor has VNNI.
+            // SAFETY: a level of these sets exists only if the processor has VNNI.
             Set::Avx512Vnni | Set::Avx512Bf16 | Set::Amx => unsafe {
                 Avx512::<VNNI>::assume().vectorize(kernel)
             },
@@ -271,12 +274,12 @@ impl Level {
         }
     }
 
-    /// The same of a kernel that multiplies pairs of bf16.
+    /// Runs a kernel that multiplies pairs of bf16.
     #[inline]
     pub(crate) fn run_on_pairs<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a level of these sets exists only where the processor has BF16.
+            // SAFETY: a level of these sets exists only if the processor has BF16.
             Set::Avx512Bf16 | Set::Amx => unsafe { Avx512::<BF16>::assume().vectorize(kernel) },
             #[cfg(target_arch = "x86_64")]
             Set::AmxTwin if Self::beside_twin() != self => Self::beside_twin().run_on_pairs(kernel),
@@ -287,12 +290,12 @@ impl Level {
     /// Runs a kernel that multiplies tiles.
     ///
     /// # Panics
-    /// If the set has none.
+    /// If the set has no tiles.
     #[cfg(target_arch = "x86_64")]
     #[inline]
     pub(crate) fn run_on_tiles<K: amx::TileKernel>(self, kernel: K) {
         match self.0 {
-            // SAFETY: a level of this set exists only where the processor has it and the system lets it be used.
+            // SAFETY: a level of this set exists only if the processor has it and the system allows its use.
             Set::Amx => unsafe {
                 Avx512::<BF16>::assume().vectorize(amx::OnHardware::new(kernel));
             },
@@ -304,7 +307,7 @@ impl Level {
         }
     }
 
-    /// Whether it multiplies tiles, so that [`Element::Split`] is faster than [`Element::F32`].
+    /// Whether the set multiplies tiles, so that [`Element::Split`] is faster than [`Element::F32`].
     #[must_use]
     pub fn has_tiles(self) -> bool {
         match self.0 {
@@ -314,14 +317,13 @@ impl Level {
         }
     }
 
-    /// What sums of bytes' products have room for.
+    /// The range of bytes whose sums of products do not overflow.
     pub(crate) fn room(self) -> Room {
-        // Sums in tiles have 32 bits.
+        // Sums in tiles have 32 bits, so any bytes fit.
         if self.has_tiles() { Room::Any } else { self.run_on_bytes(Ask) }
     }
 
-    /// Whether products of pairs of bf16 are faster than those of the numbers they stand for. Then inputs are rounded
-    /// to bf16 too.
+    /// Whether products of pairs of bf16 are faster than those in f32. Inputs are then rounded to bf16 too.
     pub(crate) fn has_pairs(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]

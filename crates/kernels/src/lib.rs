@@ -1,11 +1,11 @@
-//! The arithmetic of the towers on a processor: slices in, slices out, no tensors.
+//! The arithmetic of the towers on a processor. Functions take slices and return slices; there are no tensors.
 //!
-//! Each kernel is written once over the trait `Simd` and compiled for every set of instructions; a [`Level`] names
-//! one that the processor has. [`Level`] `portable` is plain Rust, and the twin that the others are tested against.
+//! Each kernel is written once over the trait `Simd` and compiled for every instruction set. A [`Level`] is a
+//! set that the processor has. The level `portable` is plain Rust, and the reference in the tests of the
+//! others.
 //!
-//! This is a package of its own for two reasons. It is compiled with optimisation in every profile, so that tests
-//! of whole towers stay fast; and all code that is `unsafe` for speed is in it, so that the server's own package
-//! need allow none.
+//! This is a separate package for two reasons. It is compiled with optimisation in every profile, so that tests
+//! of whole towers are fast. And it holds all code that is `unsafe` for speed.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

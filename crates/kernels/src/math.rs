@@ -1,4 +1,4 @@
-//! The functions between the products, on vectors.
+//! Elementwise functions on vectors.
 
 use crate::simd::Simd;
 
@@ -49,8 +49,8 @@ pub(crate) fn quick_gelu<S: Simd>(simd: S, x: S::F) -> S::F {
 /// no digits on either side.
 #[inline(always)]
 pub(crate) fn gelu_erf<S: Simd>(simd: S, x: S::F) -> S::F {
-    // P(-a) = e^(-a^2 / 2) times a polynomial in t = 1 / (1 + a / 4): a weighted least-squares fit on
-    // 0 <= a <= 13, by which a P(-a) is off by at most 2e-9.
+    // P(-a) = e^(-a^2 / 2) times a polynomial in t = 1 / (1 + a / 4). The polynomial is a weighted
+    // least-squares fit on 0 <= a <= 13, with an error of `a P(-a)` of at most 2e-9.
     const COEFFICIENTS: [f32; 6] =
         [0.343_943_9, -0.269_279_78, 0.280_908_2, 0.026_633_823, 0.111_071_41, 0.099_038_71];
     let c = |value| simd.splat(value);

@@ -1,4 +1,4 @@
-//! What products multiply: single numbers, or pairs of them.
+//! The operands of products: words of 32 bits, each with one f32 or a pair of bf16.
 
 use std::ops::Range;
 
@@ -10,37 +10,38 @@ use crate::{
     simd::{PANEL, Simd, pair_of},
 };
 
-/// A word of 32 bits, of a product's input and of its weights.
+/// A word of 32 bits, of a product's inputs or of its weights.
 pub(crate) trait Operand: Copy + Default + Send + Sync + 'static {
     /// Inputs in a word.
     const INPUTS: usize;
-    /// As many words as a vector has lanes.
+    /// One word for each lane of a vector.
     type Vector<S: Simd>: Copy;
 
-    /// The values of a word, of which the last may be missing.
+    /// Makes a word of its values; the last one may be missing.
     fn of(values: &[f32]) -> Self;
     /// The lines of some words of a panel.
     ///
-    /// * `scratch`: room for [`WIDENED`](crate::packed::WIDENED) of them, if they are kept otherwise
+    /// * `scratch`: a buffer for [`WIDENED`](crate::packed::WIDENED) lines, used if the weights have another
+    ///   type
     fn lines<'b, S: Simd>(
         simd: S,
         packed: &'b Packed,
         place: (usize, Range<usize>),
         scratch: &'b mut [Line<f32>],
     ) -> &'b [Line<Self>];
-    /// As many words as a vector has lanes.
+    /// One word for each lane of a vector.
     ///
     /// # Safety
-    /// So many words' values are readable behind `from`.
+    /// The values of `LANES` words are readable from `from` on.
     unsafe fn gather<S: Simd>(simd: S, from: *const f32) -> S::I;
     fn splat<S: Simd>(self, simd: S) -> Self::Vector<S>;
     fn load<S: Simd>(simd: S, line: &Line<Self>, vector: usize) -> Self::Vector<S>;
-    /// Stores as many words, each of the values of one lane, or of the first of them.
+    /// Stores `LANES` words. A word is made of both values of a lane, or of the first one only.
     ///
     /// # Safety
-    /// `LANES` words are writable behind `to`.
+    /// `LANES` words are writable from `to` on.
     unsafe fn join<S: Simd>(simd: S, to: *mut i32, values: [S::F; 2]);
-    /// Makes words of values, in place: fewer, from the front on.
+    /// Converts values to words in place. The words are at the front of the slice, and there may be fewer.
     fn narrow<S: Simd>(simd: S, values: &mut [f32]);
     /// Adds the product to the sums.
     fn multiply<S: Simd>(simd: S, x: Self::Vector<S>, w: Self::Vector<S>, sums: S::F) -> S::F;
@@ -79,7 +80,7 @@ impl Operand for f32 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, line: &Line<Self>, vector: usize) -> S::F {
         debug_assert!((vector + 1) * S::LANES <= PANEL);
-        // SAFETY: a line has so many vectors.
+        // SAFETY: `vector` is less than the number of vectors in a line.
         unsafe { simd.load(line.0.as_ptr().add(vector * S::LANES)) }
     }
 
@@ -104,7 +105,8 @@ impl Operand for f32 {
 pub(crate) struct Pair(i32);
 
 impl Pair {
-    /// Two values, of which the last may be missing, as sums of two bf16 each: the nearest, and the rest.
+    /// Splits two values, the last of which may be missing, into sums of two bf16: the nearest one and the
+    /// rest.
     pub(crate) fn split(values: &[f32]) -> [Self; 2] {
         let large = |value: f32| bf16::from_f32(value).to_f32();
         let values = [values[0], values.get(1).copied().unwrap_or(0.0)];
@@ -145,7 +147,7 @@ impl Operand for Pair {
     #[inline(always)]
     fn load<S: Simd>(simd: S, line: &Line<Self>, vector: usize) -> S::I {
         debug_assert!((vector + 1) * S::LANES <= PANEL);
-        // SAFETY: a line has so many vectors; a pair is an i32.
+        // SAFETY: `vector` is less than the number of vectors in a line, and a pair is an i32.
         unsafe { simd.load_i32(line.0.as_ptr().add(vector * S::LANES).cast()) }
     }
 
@@ -161,17 +163,17 @@ impl Operand for Pair {
         let place = values.as_mut_ptr();
         for word in (0..values.len() / 2).step_by(S::LANES) {
             if 2 * (word + S::LANES) <= values.len() {
-                // SAFETY: twice as many values as words are there, and none is read after it was overwritten.
+                // SAFETY: there are two values for each word, and no value is read after it was overwritten.
                 unsafe {
                     let pairs = simd.load_pairs(place.add(2 * word));
                     simd.store_i32(place.add(word).cast(), pairs);
                 }
             } else {
-                // Half a vector: a panel of an odd number of them.
+                // Only half a vector is left: the panel has an odd number of vectors.
                 let mut copy = [0f32; 2 * PANEL];
                 copy[..values.len() - 2 * word].copy_from_slice(&values[2 * word..]);
-                // SAFETY: `copy` has twice as many values as a vector has lanes, and behind the words that are
-                // wanted the row has as many values more.
+                // SAFETY: `copy` has two values for each lane, and the row has at least as many further values
+                // after the written words.
                 unsafe {
                     let pairs = simd.load_pairs(copy.as_ptr());
                     simd.store_i32(place.add(word).cast(), pairs);

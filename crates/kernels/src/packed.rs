@@ -1,4 +1,5 @@
-//! Weights in the order in which the product reads them.
+//! Packs weights in the order in which the product reads them. A panel is 16 outputs; a line has one word for
+//! each of them.
 
 mod fill;
 
@@ -14,60 +15,61 @@ use crate::{
     simd::{PANEL, Simd},
 };
 
-/// One word for each column of a panel: a line of the caches.
+/// One word for each column of a panel, which is one cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 pub(crate) struct Line<T>(pub(crate) [T; PANEL]);
 
-/// The same of 16-bit floats: half a line.
+/// One 16-bit float for each column of a panel, which is half a cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(32))]
 struct Half([f16; PANEL]);
 
-/// What packed weights are made of. Sums are f32 whatever it is.
+/// The type of packed weights. Sums are always f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Element {
     /// 32-bit floats.
     #[default]
     F32,
-    /// 16-bit floats with 10 bits of mantissa; larger values than 65504 become infinite.
+    /// 16-bit floats with 10 bits of mantissa; values above 65504 become infinite.
     F16,
     /// 16-bit floats with 7 bits of mantissa.
     Bf16,
-    /// 32-bit floats as sums of two of those, which keeps 16 bits of them: for [`Level::has_tiles`], which multiplies
-    /// sums in three products, all but that of the two smaller parts.
+    /// 32-bit floats as sums of two bf16, which keeps 16 bits of mantissa. Sets with [`Level::has_tiles`]
+    /// multiply them in three products and leave out the product of the two smaller parts.
     ///
     /// [`Level::has_tiles`]: crate::Level::has_tiles
     Split,
 }
 
-/// Inputs of a pass whose weights are widened to f32 first: 16 columns of so many fill most of a first-level cache of
-/// 32 KiB, and stay there while the rows pass by.
+/// Inputs of a pass whose weights are widened to f32 first. 16 columns of them fill most of a first-level cache
+/// of 32 KiB and stay there for all rows.
 pub(crate) const WIDENED: usize = 384;
 
-/// Words of a layer that takes one pass, its weights read in place: they come from the second-level cache in order,
-/// faster than they are used up, and no sum is written and read again. Where two panels go together any layer does:
-/// servers with vectors of 16 lanes have 1 MiB of it.
+/// Maximum number of words of a layer whose weights are read in place in one pass. The weights come from the
+/// second-level cache faster than they are used, and no sum is written and read again. If two panels are
+/// multiplied together, one pass is used for every layer: servers with vectors of 16 lanes have a second-level
+/// cache of 1 MiB.
 const WHOLE: usize = 1152;
 
-/// Words of a pass of a layer that has more of them: with those of a tile of rows they would no longer fit there.
+/// Words of a pass of a larger layer, whose words would not fit into the cache together with a tile of rows.
 const PART: usize = 512;
 
 #[derive(Debug)]
 enum Lines {
     F32(Vec<Line<f32>>),
     F16(Vec<Half>),
-    /// Of each column two adjacent inputs side by side, as processors multiply them. Behind the last one are zeros up to
-    /// a whole tile of lines.
+    /// Two adjacent inputs of each column form a word, as processors multiply them. After the last word, zeros
+    /// fill a whole tile of lines.
     Bf16(Vec<Line<Pair>>),
-    /// The same, a tile of the larger parts and a tile of the smaller ones in turn.
+    /// As `Bf16`, with tiles of the larger parts and tiles of the smaller parts in turn.
     Split(Vec<Line<Pair>>),
 }
 
 /// Lines of a panel that processors with tiles multiply at once.
 const TILE: usize = 16;
 
-/// What tiles of weights are made of.
+/// The contents of tiles of weights.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TileKind {
@@ -79,7 +81,7 @@ pub(crate) enum TileKind {
 
 /// A layer's weights and bias, packed once.
 ///
-/// Panels of 16 columns (outputs), one after the other; in a panel a line of 16 values for each input. The last
+/// Panels of 16 columns (outputs), one after another. A panel has a line of 16 values for each input. The last
 /// panel is filled up with zeros.
 #[derive(Debug)]
 pub struct Packed {
@@ -113,22 +115,22 @@ impl Packed {
         weights + size_of_val(&self.bias[..])
     }
 
-    /// Some of the outputs, as a layer.
+    /// A part of the outputs, as a layer.
     ///
     /// # Panics
-    /// If they are not there.
+    /// If the layer does not have these outputs.
     #[must_use]
     pub fn part(&self, columns: Range<usize>) -> Columns<'_> {
         assert!(columns.start <= columns.end && columns.end <= self.columns, "{columns:?}");
         Columns { packed: self, columns }
     }
 
-    /// Whether they are pairs of bf16.
+    /// Whether the weights are pairs of bf16.
     pub(crate) fn is_pairs(&self) -> bool {
         matches!(self.lines, Lines::Bf16(_))
     }
 
-    /// What its tiles are, if it has some.
+    /// The contents of its tiles; none if the weights are not in tiles.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn tile_kind(&self) -> Option<TileKind> {
         match self.lines {
@@ -141,7 +143,7 @@ impl Packed {
     /// The tiles of a panel.
     ///
     /// # Panics
-    /// If the weights have none.
+    /// If the weights are not in tiles.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn tiles(&self, panel: usize) -> &[Tile] {
@@ -157,14 +159,15 @@ impl Packed {
         lines_of_panel(&self.lines, self.depth)
     }
 
-    /// Whether the product reads them where they are, without widening them first.
+    /// Whether the product reads the weights in place, without widening them first.
     pub(crate) fn is_in_place<T: Operand>(&self) -> bool {
         T::INPUTS > 1 || matches!(self.lines, Lines::F32(_))
     }
 
-    /// Equal passes over the rows, of so many words each; of an even number, so that none begins inside of a pair.
+    /// The words of one pass. All passes over the rows are about equal, and have an even number of words so
+    /// that none begins inside a pair.
     ///
-    /// * `panels`: worked on at a time
+    /// * `panels`: the number of panels that are multiplied at a time
     pub(crate) fn pass<T: Operand>(&self, panels: usize) -> usize {
         let words = self.depth.div_ceil(T::INPUTS);
         let most = match self.is_in_place::<T>() {
@@ -175,7 +178,7 @@ impl Packed {
         words.div_ceil(words.div_ceil(most)).next_multiple_of(2)
     }
 
-    /// The lines of some inputs of a panel: in place, or widened into `scratch`, which has room for `WIDENED`.
+    /// The lines of some inputs of a panel, in place or widened into `scratch`, which has `WIDENED` lines.
     #[inline(always)]
     pub(crate) fn numbers<'b, S: Simd>(
         &'b self,
@@ -202,7 +205,7 @@ impl Packed {
                 let words = inputs.start / 2..inputs.end.div_ceil(2);
                 for (wide, pairs) in scratch.chunks_exact_mut(2).zip(self.pairs(panel, words)) {
                     for lane in (0..PANEL).step_by(S::LANES) {
-                        // SAFETY: as above; a pair is as large as an i32.
+                        // SAFETY: a line has a whole number of vectors, and a pair is as large as an i32.
                         let pairs = unsafe { simd.load_i32(pairs.0[lane..].as_ptr().cast()) };
                         for (wide, values) in wide.iter_mut().zip(simd.widen_pairs(pairs)) {
                             simd.store_slice(&mut wide.0[lane..], values);
@@ -218,7 +221,7 @@ impl Packed {
                     let large = word / TILE * 2 * TILE + word % TILE;
                     for lane in (0..PANEL).step_by(S::LANES) {
                         let [large, small] = [large, large + TILE].map(|line| {
-                            // SAFETY: as above; a pair is as large as an i32.
+                            // SAFETY: a line has a whole number of vectors, and a pair is as large as an i32.
                             unsafe { simd.load_i32(panel[line].0[lane..].as_ptr().cast()) }
                         });
                         let parts =
@@ -244,9 +247,9 @@ impl Packed {
         &lines[first + words.start..first + words.end]
     }
 
-    /// The way through the weights of some inputs of a panel, so that they are near when they are wanted.
+    /// Addresses for prefetching the weights of some inputs of a panel.
     ///
-    /// * `steps`: how many it takes, at least
+    /// * `steps`: the minimum number of steps that prefetch
     pub(crate) fn ahead(&self, panel: usize, inputs: Range<usize>, steps: usize) -> Ahead {
         let lines = |of_line: usize| {
             let first = panel * self.lines_of_panel();
@@ -256,7 +259,7 @@ impl Packed {
             Lines::F32(all) => Ahead::new(&all[lines(1)], steps),
             Lines::F16(all) => Ahead::new(&all[lines(1)], steps),
             Lines::Bf16(all) => Ahead::new(&all[lines(2)], steps),
-            // Two lines for two inputs.
+            // Two inputs have two lines.
             Lines::Split(all) => Ahead::new(&all[lines(1)], steps),
         }
     }
@@ -266,28 +269,29 @@ impl Packed {
     }
 }
 
-/// What is asked for next, and how far it is to what comes after it.
+/// The next address to prefetch, and the distance to the one after it.
 pub(crate) struct Ahead {
     pub(crate) address: *const u8,
-    /// In bytes. Smaller than a cache's line, where many steps are taken: then some ask again for what has come.
+    /// The distance in bytes. With many steps it is smaller than a cache line, so that some lines are
+    /// prefetched more than once.
     pub(crate) stride: usize,
 }
 
 impl Ahead {
-    /// * `steps`: how many it takes to come through, at least
+    /// * `steps`: the minimum number of steps to reach the end
     pub(crate) fn new<T>(values: &[T], steps: usize) -> Self {
         Self { address: values.as_ptr().cast(), stride: size_of_val(values).div_ceil(steps.max(1)) }
     }
 }
 
-/// Some of a layer's outputs.
+/// A part of a layer's outputs.
 #[derive(Debug, Clone)]
 pub struct Columns<'p> {
     pub(crate) packed: &'p Packed,
     pub(crate) columns: Range<usize>,
 }
 
-/// Fills a [`Packed`], so that weights which are stored in pieces never exist in one.
+/// Fills a [`Packed`] piece by piece, so that the unpacked weights are never in memory as a whole.
 #[derive(Debug)]
 pub struct Packer {
     packed: Packed,
@@ -295,12 +299,12 @@ pub struct Packer {
 }
 
 impl Packer {
-    /// Room for `columns` outputs of `depth` inputs.
+    /// Allocates `columns` outputs of `depth` inputs.
     #[must_use]
     pub fn new(columns: usize, depth: usize, element: Element) -> Self {
         let panels = columns.div_ceil(PANEL);
         let zeros = |lines| vec![Line([Pair::default(); PANEL]); lines];
-        // Zero pages, where the allocator has them: they are first touched by the threads that fill them.
+        // The allocator gives zero pages if it can, so that the threads that fill them touch them first.
         let lines = match element {
             Element::F32 => Lines::F32(vec![Line([0.0; PANEL]); panels * depth]),
             Element::F16 => Lines::F16(vec![Half([f16::ZERO; PANEL]); panels * depth]),
@@ -316,7 +320,7 @@ impl Packer {
     /// * `weights`: `[outputs, depth]`, row-major, as `torch.nn.Linear` has them
     ///
     /// # Panics
-    /// If they are no whole number of rows, or more than there is room for.
+    /// If the weights are not a whole number of rows, or more than were allocated.
     pub fn push(&mut self, weights: &[f32]) {
         let depth = self.packed.depth;
         let rows = weights.len() / depth.max(1);
@@ -351,7 +355,7 @@ impl Packer {
         self.filled = columns.end;
     }
 
-    /// Sets the bias of all outputs; it is zero otherwise.
+    /// Sets the bias of all outputs, which is zero by default.
     ///
     /// # Panics
     /// If there is not one value for each output.
@@ -371,7 +375,7 @@ impl Packer {
     }
 }
 
-/// Lines of a panel of so many inputs, padding included.
+/// Lines of a panel with `depth` inputs, padding included.
 fn lines_of_panel(lines: &Lines, depth: usize) -> usize {
     match lines {
         Lines::F32(_) | Lines::F16(_) => depth,

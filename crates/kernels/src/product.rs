@@ -1,4 +1,4 @@
-//! `y = f(x W^T + b) + residual`, blocked for the caches and spread over the threads.
+//! Computes `y = f(x W^T + b) + residual`, blocked for the caches and spread over the threads.
 
 use std::ops::Range;
 
@@ -15,17 +15,17 @@ use crate::{
     tiles::Tiles,
 };
 
-/// Rows of x that a task works on, at most. They are read once for each panel, in order, so that a cache of the
-/// second level need not hold them; more of them only make the tasks too few.
+/// Maximum number of rows of x in a task. They are read in order once for each panel, so the second-level cache
+/// need not hold them. More rows would only make too few tasks.
 const ROWS: usize = 216;
 
-/// Inputs of one turn of the product's loop, so that counting them costs little.
+/// Inputs of one iteration of the product's loop, so that the loop counter costs little.
 pub(crate) const UNROLLED: usize = 4;
 
-/// Tasks for each thread, so that one which is interrupted leaves its last ones to the others, and none waits long.
+/// Tasks per thread. If a thread is interrupted, others take its last tasks, so that no thread waits long.
 const TASKS_PER_THREAD: usize = 16;
 
-/// Products of words in a task, at least: some 20 us of work.
+/// Minimum number of products of words in a task: about 20 us of work.
 const WORK: usize = 1 << 20;
 
 /// `f(x W^T + b) + residual`.
@@ -37,7 +37,8 @@ const WORK: usize = 1 << 20;
 /// threads.
 ///
 /// # Panics
-/// If `x` is no whole number of rows, or if the residual's rows do not repeat into the result's.
+/// If `x` is not a whole number of rows, or if the number of result rows is not a multiple of the
+/// residual's rows.
 #[must_use]
 pub fn product(level: Level, x: &[f32], weights: &Columns<'_>, epilogue: Epilogue<'_>) -> Vec<f32> {
     let (depth, columns) = (weights.packed.depth(), weights.columns.len());
@@ -50,7 +51,8 @@ pub fn product(level: Level, x: &[f32], weights: &Columns<'_>, epilogue: Epilogu
         #[cfg(target_arch = "x86_64")]
         if let Some(kind) = tiles {
             amx::product(level, x, (weights, kind), &epilogue, out);
-            // SAFETY: as below.
+            // SAFETY: the tiles' tasks cover every row and every column of `weights`, and each writes all of
+            // its values.
             unsafe { y.set_len(rows * columns) };
             return y;
         }
@@ -60,8 +62,8 @@ pub fn product(level: Level, x: &[f32], weights: &Columns<'_>, epilogue: Epilogu
             spread::<f32>(level, x, weights, &epilogue, out);
         }
     }
-    // SAFETY: the tasks cover every row and every panel that has a column of `weights`, and each writes all values
-    // of its own.
+    // SAFETY: the tasks cover every row and every panel that has a column of `weights`, and each task writes
+    // all of its values.
     unsafe { y.set_len(rows * columns) };
     y
 }
@@ -85,10 +87,11 @@ fn spread<T: Operand>(
     });
 }
 
-/// The rows of `x`.
+/// The number of rows of `x`.
 ///
 /// # Panics
-/// If they are no whole number, or if the residual's rows do not repeat into the result's.
+/// If `x` is not a whole number of rows, or if the number of result rows is not a multiple of the
+/// residual's rows.
 pub(crate) fn checked_rows(
     x: &[f32],
     (depth, columns): (usize, usize),
@@ -103,7 +106,7 @@ pub(crate) fn checked_rows(
     rows
 }
 
-/// How the result is cut into tasks.
+/// The division of the result into tasks.
 pub(crate) struct Tasks {
     rows: usize,
     rows_per_task: usize,
@@ -112,8 +115,8 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    /// * `height`: rows of a tile, of which a task has whole ones
-    /// * `words`: of a row of inputs, multiplied at once
+    /// * `height`: rows of a tile; a task has whole tiles
+    /// * `words`: the words of a row of inputs
     pub(crate) fn new(
         (rows, height): (usize, usize),
         words: usize,
@@ -122,13 +125,13 @@ impl Tasks {
     ) -> Self {
         let panels = columns.start / PANEL..columns.end.div_ceil(PANEL);
         let row_tasks = rows.div_ceil(ROWS);
-        // Equal ones, of whole tiles.
+        // Tasks are equal and have whole tiles.
         let rows_per_task = rows.div_ceil(row_tasks).next_multiple_of(height).min(rows);
         let row_tasks = rows.div_ceil(rows_per_task);
         let most = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
         let wanted = (rows * columns.len() * words / WORK).clamp(1, most);
         let panel_tasks = wanted.div_ceil(row_tasks).min(panels.len());
-        // An even number: some sets take two at a time.
+        // The number of panels is even, because some sets multiply two at a time.
         let panels_per_task = panels.len().div_ceil(panel_tasks).next_multiple_of(2);
         Self { rows, rows_per_task, panels_per_task, panels }
     }
@@ -137,7 +140,8 @@ impl Tasks {
         self.rows.div_ceil(self.rows_per_task) * self.panels.len().div_ceil(self.panels_per_task)
     }
 
-    /// Rows and panels of a task. The rows change first, so that threads which are close share weights.
+    /// The rows and panels of a task. Neighbouring tasks have the same panels, so that threads share weights in
+    /// the caches.
     pub(crate) fn get(&self, index: usize) -> (Range<usize>, Range<usize>) {
         let row_tasks = self.rows.div_ceil(self.rows_per_task);
         let row = index % row_tasks * self.rows_per_task;
@@ -174,14 +178,14 @@ impl<T: Operand> Kernel for Block<'_, T> {
             let words = start..depth.min(start + step);
             for panel in self.panels.clone().step_by(panels_of::<S>()) {
                 let lines = T::lines(simd, packed, (panel, words.clone()), first);
-                // One that is left over goes along with itself.
+                // An odd last panel is paired with itself.
                 let panels = [panel, self.panels.end.min(panel + panels_of::<S>()) - 1];
                 let lines = match panels_of::<S>() {
                     1 => [lines; 2],
                     _ => [lines, T::lines(simd, packed, (panels[1], words.clone()), second)],
                 };
                 let tiles = self.rows.len().div_ceil(S::ROWS);
-                // The next panels are on their way while these are worked on.
+                // The next panels are prefetched while these are multiplied.
                 let mut ahead = [1, 2].map(|next| {
                     let next = self.panels.end.min(panels[1] + next + 1) - 1;
                     let inputs = words.start * T::INPUTS..words.end * T::INPUTS;
@@ -198,14 +202,14 @@ impl<T: Operand> Kernel for Block<'_, T> {
     }
 }
 
-/// Panels beside each other in a register tile, which has two vectors of each row.
+/// The number of panels in a register tile, which has two vectors of each row.
 pub(crate) const fn panels_of<S: Simd>() -> usize {
     2 * S::LANES / PANEL
 }
 
-/// Where a register tile is.
+/// The place of a register tile.
 struct Tile<'a, T> {
-    /// The first and the last, where it has two.
+    /// The first and the last panel of the tile.
     panels: [usize; 2],
     words: &'a Range<usize>,
     lines: [&'a [Line<T>]; 2],
@@ -229,7 +233,7 @@ impl<T: Operand> Block<'_, T> {
         let mut sums = multiply::<S, T, HEIGHT>(simd, x, tile.lines, ahead, start);
         let places = Places::new::<S>(&self.weights.columns, tile.panels);
         let place = (self.out, tile.row);
-        // SAFETY: the task's own values, which the pass before has written.
+        // SAFETY: the values belong to this task, and the previous pass has written them.
         unsafe {
             if !is_first {
                 sums = places.add(simd, place, sums);
@@ -242,7 +246,7 @@ impl<T: Operand> Block<'_, T> {
     }
 }
 
-/// What the sums of a tile begin with.
+/// The initial values of a tile's sums.
 #[inline(always)]
 fn bias<S: Simd>(simd: S, packed: &Packed, panels: [usize; 2]) -> [S::F; 2] {
     let [first, second] = panels.map(|panel| packed.bias(panel));
@@ -252,9 +256,9 @@ fn bias<S: Simd>(simd: S, packed: &Packed, panels: [usize; 2]) -> [S::F; 2] {
 
 /// The product of a tile's first `HEIGHT` rows and two vectors of columns.
 ///
-/// * `x`: of each input the words of all rows of a tile, `S::ROWS`
-/// * `lines`: a line for each of them; of the second panel too, where it takes two for two vectors
-/// * `start`: what is in each row before
+/// * `x`: for each input the words of all `S::ROWS` rows of a tile
+/// * `lines`: a line for each input, also of the second panel if two panels are needed for two vectors
+/// * `start`: the initial sums of each row
 #[inline(always)]
 pub(crate) fn multiply<S: Simd, T: Operand, const HEIGHT: usize>(
     simd: S,
@@ -274,7 +278,7 @@ pub(crate) fn multiply<S: Simd, T: Operand, const HEIGHT: usize>(
             }
         }
     };
-    // That they are one panel's is what the compiler can't know: it would count through both.
+    // Tells the compiler that both slices are the same panel, so that it keeps one loop counter.
     let lines = if panels_of::<S>() == 1 { [lines[0]; 2] } else { lines };
     let mut addresses = [ahead[0].address, ahead[1].address];
     let turns = turns(lines[0]);
@@ -282,7 +286,7 @@ pub(crate) fn multiply<S: Simd, T: Operand, const HEIGHT: usize>(
     let (whole, rest) = x.split_at(turns * of_turn);
     let pairs = lines[0].chunks_exact(UNROLLED).zip(lines[1].chunks_exact(UNROLLED));
     for (x, (first, second)) in whole.chunks_exact(of_turn).zip(pairs) {
-        // One at a time: many at once would keep the loads of this tile waiting.
+        // One prefetch at a time, because many at once would delay the loads of this tile.
         for (address, ahead) in addresses.iter_mut().zip(&*ahead).take(panels_of::<S>()) {
             simd.prefetch(*address);
             *address = address.wrapping_add(ahead.stride);
@@ -301,7 +305,7 @@ pub(crate) fn multiply<S: Simd, T: Operand, const HEIGHT: usize>(
     sums
 }
 
-/// Turns of the loop over so many inputs, without the rest.
+/// Iterations of the loop over the inputs, without the remainder.
 fn turns<T>(lines: &[Line<T>]) -> usize {
     lines.len() / UNROLLED
 }

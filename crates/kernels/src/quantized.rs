@@ -1,13 +1,13 @@
-//! Layers whose weights and inputs are bytes: sums of products are exact integers.
+//! Layers whose weights and inputs are bytes. Sums of products are exact integers.
 //!
-//! Each output has a scale of its own, `w = scale * q` with q of -127 to 127, found when the weights are packed. Each
-//! row of inputs has a scale and a lowest value, `x = lowest + scale * q` with q from 0 on, found when the product
-//! begins. Then `x . w = scale_x scale_w (q_x . q_w) + lowest scale_w (1 . q_w)`; the last factor is a constant of
-//! the output.
+//! Each output has its own scale, `w = scale * q` with q from -127 to 127, which is found when the weights are
+//! packed. Each row of inputs has a scale and a lowest value, `x = lowest + scale * q` with q from 0 on, which
+//! are found when the product begins. Then `x . w = scale_x scale_w (q_x . q_w) + lowest scale_w (1 . q_w)`;
+//! the last factor is a constant of the output.
 //!
-//! How large the bytes may be is the set's: `Room`. Where it is narrow, an output's scale is also one by which no
-//! four weights that meet in a sum of 16 bits overflow it. Of the weights of trained layers, which are as often
-//! positive as negative, that is about the scale that their largest has them have anyway.
+//! The range of the bytes depends on the instruction set: `Room`. If sums have 16 bits, the scale of an output
+//! is also chosen so that no four weights in one sum overflow it. For trained weights, which are as often
+//! positive as negative, this is close to the scale that their largest value gives anyway.
 
 mod inputs;
 mod product;
@@ -28,39 +28,39 @@ use crate::{
     simd::{Kernel, PANEL, Room, Simd},
 };
 
-/// Inputs that are multiplied at once.
+/// Inputs that are multiplied together.
 pub(crate) const GROUP: usize = 8;
 
-/// Groups of a panel that processors with tiles multiply at once: a panel has a whole number of them.
+/// Groups of a panel that form a tile. A panel has a whole number of tiles.
 const GROUPS: usize = 8;
 
-/// Groups of a panel of so many inputs.
+/// Groups of a panel with `depth` inputs.
 fn groups_of_panel(depth: usize) -> usize {
     depth.div_ceil(GROUP * GROUPS) * GROUPS
 }
 
-/// Weights of a group for each column of a panel: those of the first four inputs column by column, then of the
-/// others.
+/// Weights of a group for each column of a panel: first those of the first four inputs, column by column, then
+/// those of the others.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 pub(crate) struct Bytes(pub(crate) [i8; PANEL * GROUP]);
 
-/// What turns the sums of a panel into values.
+/// Factors that turn the sums of a panel into values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Factors {
-    /// Of the weights.
+    /// The scales of the weights.
     pub(crate) scales: Line<f32>,
-    /// The sum of an output's weights.
+    /// The sums of each output's weights.
     pub(crate) totals: Line<f32>,
     pub(crate) bias: Line<f32>,
 }
 
-/// A layer's weights as bytes, and its bias, packed once for one set of instructions.
+/// A layer's weights as bytes, and its bias, packed once for one instruction set.
 #[derive(Debug)]
 pub struct Quantized {
     /// Panel by panel, group by group; inputs and outputs are filled up with zeros.
     pub(crate) groups: Vec<Bytes>,
-    /// A panel each.
+    /// One entry per panel.
     pub(crate) factors: Vec<Factors>,
     depth: usize,
     columns: usize,
@@ -68,7 +68,7 @@ pub struct Quantized {
 }
 
 impl Quantized {
-    /// Most inputs of a layer, so that no sum overflows: 65536 * 255 * 127 < 2^31.
+    /// Maximum number of inputs of a layer, so that no sum overflows: 65536 * 255 * 127 < 2^31.
     pub const MOST_INPUTS: usize = 65536;
 
     /// Inputs of the layer.
@@ -89,7 +89,7 @@ impl Quantized {
         size_of_val(&self.groups[..]) + size_of_val(&self.factors[..])
     }
 
-    /// What its weights were made for.
+    /// The range of bytes for which its weights were packed.
     pub(crate) fn room(&self) -> Room {
         self.room
     }
@@ -104,8 +104,8 @@ impl Quantized {
     pub(crate) fn tiles(&self, panel: usize) -> &[Tile] {
         const { assert!(size_of::<Bytes>() * GROUPS == size_of::<Tile>()) };
         let groups = self.panels(panel..panel + 1);
-        // SAFETY: a whole number of tiles of so many groups each, which begin at a multiple of 64 bytes and have no
-        // padding, and live as long.
+        // SAFETY: the groups are a whole number of tiles of `GROUPS` groups. They are aligned to 64 bytes, have
+        // no padding, and live as long as the result.
         unsafe { std::slice::from_raw_parts(groups.as_ptr().cast(), groups.len() / GROUPS) }
     }
 
@@ -116,7 +116,7 @@ impl Quantized {
     }
 }
 
-/// Fills a [`Quantized`], so that weights which are stored in pieces never exist in one.
+/// Fills a [`Quantized`] piece by piece, so that the unpacked weights are never in memory as a whole.
 #[derive(Debug)]
 pub struct Quantizer {
     layer: Quantized,
@@ -124,7 +124,7 @@ pub struct Quantizer {
 }
 
 impl Quantizer {
-    /// Room for `columns` outputs of `depth` inputs, to be multiplied at `level`.
+    /// Allocates `columns` outputs of `depth` inputs, to be multiplied with the set `level`.
     ///
     /// # Panics
     /// If there are more inputs than [`Quantized::MOST_INPUTS`].
@@ -148,7 +148,7 @@ impl Quantizer {
     /// * `weights`: `[outputs, depth]`, row-major, as `torch.nn.Linear` has them
     ///
     /// # Panics
-    /// If they are no whole number of rows, or more than there is room for.
+    /// If the weights are not a whole number of rows, or more than were allocated.
     pub fn push(&mut self, weights: &[f32]) {
         let Quantized { groups, factors, depth, columns, room } = &mut self.layer;
         let (depth, room) = (*depth, *room);
@@ -174,7 +174,7 @@ impl Quantizer {
         self.filled = columns.end;
     }
 
-    /// Sets the bias of all outputs; it is zero otherwise.
+    /// Sets the bias of all outputs, which is zero by default.
     ///
     /// # Panics
     /// If there is not one value for each output.
@@ -194,7 +194,7 @@ impl Quantizer {
     }
 }
 
-/// Some of a layer's outputs.
+/// A part of a layer's outputs.
 #[derive(Debug, Clone)]
 pub struct QuantizedColumns<'q> {
     pub(crate) layer: &'q Quantized,
@@ -202,10 +202,10 @@ pub struct QuantizedColumns<'q> {
 }
 
 impl Quantized {
-    /// Some of the outputs, as a layer.
+    /// A part of the outputs, as a layer.
     ///
     /// # Panics
-    /// If they are not there.
+    /// If the layer does not have these outputs.
     #[must_use]
     pub fn part(&self, columns: Range<usize>) -> QuantizedColumns<'_> {
         assert!(columns.start <= columns.end && columns.end <= self.columns, "{columns:?}");
@@ -213,7 +213,7 @@ impl Quantized {
     }
 }
 
-/// What a set has room for.
+/// Asks a set for its `Room`.
 pub(crate) struct Ask;
 
 impl Kernel for Ask {
@@ -225,8 +225,8 @@ impl Kernel for Ask {
     }
 }
 
-/// The value of a step of an output's weights: the smallest by which they fit. Zero where all are; not a number
-/// where one of them is none, or infinite, so that it shows in the result.
+/// The scale of an output's weights: the smallest with which they fit. It is zero if all weights are zero, and
+/// NaN if a weight is NaN or infinite, so that the result shows it.
 fn scale(row: &[f32], room: Room) -> f32 {
     if !row.iter().all(|weight| weight.is_finite()) {
         return f32::NAN;
@@ -236,18 +236,18 @@ fn scale(row: &[f32], room: Room) -> f32 {
     let Some(largest_sum) = room.largest_sum() else { return by_largest };
     let mut most = 0f32;
     for group in row.chunks(GROUP) {
-        // Of a group, the first two inputs of each four meet, and the last two.
+        // In each four inputs of a group, the first two are added together, and the last two.
         let mut sums = [[0f32; 2]; 2];
         for (at, &weight) in group.iter().enumerate() {
             sums[at % 4 / 2][usize::from(weight < 0.0)] += weight.abs();
         }
         most = sums.iter().flatten().fold(most, |most, &sum| most.max(sum));
     }
-    // Four roundings may add up to two steps.
+    // Four rounding errors add up to at most two steps.
     by_largest.max(most / f32::from(largest_sum - 2))
 }
 
-/// Writes an output's weights to their places.
+/// Rounds an output's weights and writes them to their places.
 ///
 /// * returns their sum
 fn fill(groups: &mut [Bytes], lane: usize, row: &[f32], scale: f32) -> i32 {
@@ -255,7 +255,7 @@ fn fill(groups: &mut [Bytes], lane: usize, row: &[f32], scale: f32) -> i32 {
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     for (group, weights) in groups.iter_mut().zip(row.chunks(GROUP)) {
         for (at, &weight) in weights.iter().enumerate() {
-            // The inverse of a scale that is nearly nothing is infinite; it fits for a weight that is nothing, too.
+            // The inverse of a tiny scale may be infinite. It is limited, so that a weight of zero stays zero.
             let step =
                 (weight * inverse.min(f32::MAX)).round_ties_even().clamp(-127.0, 127.0) as i8;
             group.0[at / 4 * 4 * PANEL + lane * 4 + at % 4] = step;

@@ -1,22 +1,22 @@
-//! Weighted sums of bytes, in integers: every set of instructions gives the same.
+//! Weighted sums of bytes, in integers, so that every instruction set gives the same bits.
 //!
-//! Plain loops, which the compiler turns into the vectors of each set.
+//! These are plain loops, which the compiler vectorises for each set.
 
 use crate::{
     Level,
     simd::{Kernel, Simd},
 };
 
-/// Bits of a weight behind the point: of 32, 8 are the value's and 2 take the overshoot of negative lobes.
+/// Fractional bits of a weight. Of 32 bits, 8 are for the value and 2 for the overshoot of negative lobes.
 pub const PRECISION: u32 = 22;
 
-/// Rows that [`weigh_columns`] treats side by side: the lanes of one vector.
+/// Rows that [`weigh_columns`] processes together: the lanes of one vector.
 pub const LANES: usize = 16;
 
-/// Half of the last place kept, so that the shift rounds.
+/// Half of the last kept bit, so that the shift rounds.
 const HALF: i32 = 1 << (PRECISION - 1);
 
-/// One result value for each lane, from every `step`-th column.
+/// Computes one result value for each lane, from every `step`-th column.
 pub fn weigh_columns(
     level: Level,
     columns: (&[[u8; LANES]], usize),
@@ -26,9 +26,9 @@ pub fn weigh_columns(
     level.run(Columns { columns, weights, out });
 }
 
-/// One result row from adjacent source rows of `row` values.
+/// Computes one result row from adjacent source rows.
 ///
-/// * `rows`: the rows, and the values of each
+/// * `rows`: the source rows, and the number of values of each
 pub fn weigh_rows(level: Level, rows: (&[u8], usize), weights: &[i32], out: &mut [u8]) {
     level.run(Rows { rows, weights, out });
 }
@@ -68,7 +68,7 @@ impl Kernel for Rows<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        // So many sums stay in registers while the rows pass by.
+        // This many sums stay in registers during the loop over the rows.
         const WIDTH: usize = 64;
         let (rows, row) = self.rows;
         for (chunk, out) in self.out.chunks_mut(WIDTH).enumerate() {

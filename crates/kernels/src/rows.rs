@@ -1,4 +1,4 @@
-//! Arithmetic on rows, each on its own.
+//! Arithmetic on single rows.
 
 use std::mem::MaybeUninit;
 
@@ -19,7 +19,7 @@ pub fn softmax_row(level: Level, row: &mut [f32]) {
     level.run(Softmax { row });
 }
 
-/// Rows of a task of a normalisation: some 10 us of work at a width of 768.
+/// Rows of a task of a normalisation: about 10 us of work at a width of 768.
 const ROWS: usize = 16;
 
 /// Layer normalisation of each row of `x`.
@@ -29,8 +29,8 @@ const ROWS: usize = 16;
 /// * `eps`: added to the variance
 /// * returns `[rows, width]`
 ///
-/// Two passes over a row. One pass, `E[x^2] - E[x]^2`, cancels where a few channels are large, as they are in the
-/// deeper layers of real checkpoints. Runs on the threads of the current pool.
+/// It takes two passes over a row. A single pass, `E[x^2] - E[x]^2`, loses digits if a few channels are large,
+/// as in the deeper layers of real checkpoints. It runs on the threads of the current pool.
 ///
 /// # Panics
 /// If the lengths do not agree.
@@ -44,7 +44,7 @@ pub fn layer_norm(level: Level, x: &[f32], affine: (&[f32], &[f32]), eps: f32) -
     tasks.zip(x.par_chunks(ROWS * width)).for_each(|(y, x)| {
         level.run(Normalize { x, weight, bias, eps, y });
     });
-    // SAFETY: each task has whole rows, and writes all values of them.
+    // SAFETY: the tasks cover all rows, and each task writes all values of its rows.
     unsafe { y.set_len(x.len()) };
     y
 }
@@ -135,7 +135,8 @@ impl Kernel for Normalize<'_> {
     }
 }
 
-/// The sum of a term of each value. Four vectors of sums, because one addition takes as long as four begin.
+/// The sum of a term for each value. There are four vectors of sums, because four additions can begin in the
+/// time that one takes.
 #[inline(always)]
 fn sum_of<S: Simd>(
     simd: S,

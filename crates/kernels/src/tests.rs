@@ -6,7 +6,7 @@ use crate::{
     attention, layer_norm, product, softmax_row,
 };
 
-/// Values without structure in -1..1, the same on every run.
+/// Pseudorandom values in -1..1, the same on every run.
 pub(crate) fn values(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
@@ -19,7 +19,7 @@ pub(crate) fn values(count: usize, seed: u64) -> Vec<f32> {
 }
 
 fn erf(x: f64) -> f64 {
-    // The series where it converges fast, else the continued fraction of the complement.
+    // The series is used if it converges fast, otherwise the continued fraction of the complement.
     if x.abs() < 3.0 {
         let (mut term, mut sum) = (x, x);
         for n in 1..200 {
@@ -46,13 +46,13 @@ pub(crate) fn activated(activation: Activation, x: f64) -> f64 {
     }
 }
 
-/// Every set that can be tested here: beside those of the processor the twin of tiles.
+/// Every set that can be tested here: those of the processor, and the twin of tiles.
 pub(crate) fn levels() -> Vec<Level> {
     let twin = Level::choose(Choice::AmxTwin).ok();
     Level::available().into_iter().chain(twin).collect()
 }
 
-/// A layer of random shape, its input, and what comes after.
+/// A layer of random shape, its input, activation and residual.
 #[derive(Debug, Clone)]
 struct Case {
     rows: usize,
@@ -88,7 +88,7 @@ fn cases() -> impl Strategy<Value = Case> {
             let start = seed as usize % columns;
             let end = columns - (seed >> 8) as usize % (columns - start);
             let cut = (seed >> 16) as usize % (columns + 1);
-            // None, one for all, one for each.
+            // No residual row, one for all rows, or one for each row.
             let residual = [0, 1, rows][residual];
             let part = start..end;
             Case { rows, depth, columns, part, cut, element, activation, residual, seed }
@@ -121,13 +121,13 @@ impl Case {
         product(level, x, &self.packed().part(self.part.clone()), epilogue)
     }
 
-    /// The same in f64, from what is multiplied: the weights as they are kept, and the input as it is rounded.
+    /// The expected result in f64, from the stored weights and the rounded input.
     fn expected(&self, level: Level) -> Vec<f64> {
         let weights = values(self.columns * self.depth, self.seed ^ 2);
         let (residual, bias) = (self.residual(), values(self.columns, self.seed ^ 3));
         let narrow = |value: f32| bf16::from_f32(value).to_f32();
         let multiply = |x: f32, w: f32| -> f64 {
-            // The larger part of each, and all of it that is kept.
+            // The larger part of each value, and the sum of both parts.
             let [large, small] = [x, w].map(narrow);
             let [x_, w_] = [(x, large), (w, small)]
                 .map(|(value, large)| f64::from(large) + f64::from(narrow(value - large)));
@@ -137,7 +137,7 @@ impl Case {
                 Element::F16 => f64::from(x) * f16::from_f32(w).to_f64(),
                 Element::Bf16 if level.has_pairs() => large_x * large_w,
                 Element::Bf16 => f64::from(x) * large_w,
-                // But for the product of the smaller parts.
+                // The product of the smaller parts is left out.
                 Element::Split if level.has_tiles() => x_ * w_ - (x_ - large_x) * (w_ - large_w),
                 Element::Split => f64::from(x) * w_,
             }
@@ -158,7 +158,7 @@ impl Case {
     }
 }
 
-/// A sum of 1,155 products reaches 40, where a rounding is 2e-6 at most; they cancel, but not all.
+/// A sum of 1,155 products reaches 40, where a rounding error is at most 2e-6. The errors cancel partly.
 const TOLERANCE: f64 = 1e-4;
 
 pub(crate) fn worst(a: &[f32], b: &[f64]) -> f64 {
@@ -181,7 +181,7 @@ proptest! {
     #[test]
     fn every_level_agrees_with_its_portable_twin(case in cases()) {
         let portable = Level::choose(Choice::Portable).expect("everywhere");
-        // Of values that rounding to pairs leaves as they are.
+        // The values are exact in bf16.
         let x: Vec<_> = case.x().into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
         let twin = case.run(portable, &x, &case.residual());
         let twin: Vec<f64> = twin.into_iter().map(f64::from).collect();
@@ -235,7 +235,7 @@ proptest! {
         }
         for level in levels() {
             let y = layer_norm(level, &x, (&weight, &bias), 1e-3);
-            // The inputs are exact to 6e-5 at this magnitude; the one-pass formula is off by 0.1.
+            // Inputs of this magnitude are exact to 6e-5; the one-pass formula has an error of 0.1.
             let worst = worst(&y, &expected);
             prop_assert!(worst < 2e-3, "{level}: {worst:e}");
         }
@@ -282,7 +282,7 @@ fn nothing_comes_of_no_rows() {
     assert!(product(level, &[1.0; 4], &packed.part(1..1), Epilogue::default()).is_empty());
 }
 
-/// Attention over views of one fused product, as a layer hands them over.
+/// Attention over views of one fused product, as in a layer.
 fn mixed(level: Level, element: Element, shape: Shape, fused: &[f32]) -> Vec<f32> {
     let width = shape.heads * shape.head_dim;
     let (rows, row_stride) = (shape.keys.max(shape.queries), 3 * width);
@@ -347,10 +347,10 @@ proptest! {
         for level in levels() {
             let y = mixed(level, Element::F32, shape, &fused);
             let worst = worst(&y, &expected);
-            // Scores of up to 12 * 12 * 10 have an error of 1e-4 themselves.
+            // Scores of up to 12 * 12 * 10 have an error of 1e-4 already.
             prop_assert!(worst < 1e-5 * f64::from(scale * scale), "{level}: {worst:e}");
         }
-        // Of values that are bf16 only the softmax is rounded, to 2^-9 of each weight.
+        // If the values are exact in bf16, only the softmax is rounded, by up to 2^-9 of each weight.
         let fused: Vec<f32> = fused.iter().map(|&value| bf16::from_f32(value).to_f32()).collect();
         let expected = textbook(shape, &fused);
         for level in levels() {
@@ -397,6 +397,6 @@ fn what_is_fastest_is_one_of_what_there_is() {
     assert!(sets.iter().all(|level| available.contains(level)));
     assert_eq!(sets.first(), Some(&Level::detect()));
     assert!(available.contains(&Level::vectors()));
-    // Asked twice, the processor is not measured twice.
+    // A second call does not measure again.
     assert_eq!(Level::preferred(), (sets, left_out));
 }

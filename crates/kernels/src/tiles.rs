@@ -1,4 +1,4 @@
-//! The input of a product in the order in which its register tiles read it.
+//! Packs the input of a product in the order in which its register tiles read it.
 
 use std::{mem::MaybeUninit, ops::Range};
 
@@ -10,14 +10,16 @@ use crate::{
     simd::{Kernel, PANEL, Simd},
 };
 
-/// Tiles of adjacent rows, one after the other; in a tile the rows' first words, then their second.
+/// Tiles of adjacent rows, one after another. A tile has the first words of its rows, then their second words,
+/// and so on.
 ///
-/// Read in place, the rows of a tile are apart by a multiple of 4 KiB in many layers, and share few of a cache's sets.
+/// Without packing, the rows of a tile would be a multiple of 4 KiB apart in many layers, and would compete for
+/// few sets of the cache.
 #[derive(Debug)]
 pub(crate) struct Tiles<T> {
     words: Vec<T>,
     rows: usize,
-    /// Rows of a tile. The last one repeats the last row to the end.
+    /// Rows of a tile. The last tile repeats the last row.
     height: usize,
     /// Words of a row.
     depth: usize,
@@ -29,7 +31,7 @@ impl<T: Operand> Tiles<T> {
         let (rows, height) = (x.len() / depth, level.run(Height));
         let words = depth.div_ceil(T::INPUTS);
         let tiles = rows.div_ceil(height);
-        // Few tasks: a copy is soon done.
+        // There are few tasks, because a copy is fast.
         let per_task = tiles.div_ceil(rayon::current_num_threads());
         let count = tiles * height * words;
         let mut out = Vec::<T>::with_capacity(count);
@@ -37,7 +39,7 @@ impl<T: Operand> Tiles<T> {
         tasks.enumerate().for_each(|(task, words)| {
             level.run_on_pairs(Pack { x, depth, first: task * per_task * height, words });
         });
-        // SAFETY: each task has whole tiles, and writes every row of them.
+        // SAFETY: the tasks cover all tiles, and each task writes every row of its tiles.
         unsafe { out.set_len(count) };
         Self { words: out, rows, height, depth: words }
     }
@@ -55,7 +57,7 @@ impl<T: Operand> Tiles<T> {
         self.height
     }
 
-    /// Some words of each row of the tile that begins with a row.
+    /// Some words of each row of the tile that begins at `row`.
     #[inline(always)]
     pub(crate) fn words(&self, row: usize, words: Range<usize>) -> &[T] {
         debug_assert!(row.is_multiple_of(self.height));
@@ -78,7 +80,7 @@ impl Kernel for Height {
 struct Pack<'a, T> {
     x: &'a [f32],
     depth: usize,
-    /// Row of the first tile.
+    /// The row of the first tile.
     first: usize,
     words: &'a mut [MaybeUninit<T>],
 }
@@ -108,8 +110,8 @@ pub(crate) fn pack_tile<'x, S: Simd, T: Operand>(
     tile: &mut [MaybeUninit<T>],
 ) {
     let words = tile.len() / S::ROWS;
-    // A column is longer than the rows of a tile: what is behind them is written again with the next word. The last
-    // words have no room for it.
+    // A column has more values than a tile has rows; the surplus is overwritten with the next word. For the
+    // last words there is no space for a surplus.
     let whole = (words + 1).saturating_sub(S::LANES.div_ceil(S::ROWS));
     transpose::<S, T>(
         simd,
@@ -118,11 +120,12 @@ pub(crate) fn pack_tile<'x, S: Simd, T: Operand>(
             let place = &mut tile[word * S::ROWS..];
             if word < whole {
                 let place = &mut place[..S::LANES];
-                // SAFETY: so many words, of 32 bits.
+                // SAFETY: the slice has `LANES` words of 32 bits.
                 unsafe { simd.store_i32(place.as_mut_ptr().cast(), column) };
             } else {
                 let mut lanes = [0i32; PANEL];
-                // SAFETY: no vector has more lanes than a panel has columns; a word is an i32.
+                // SAFETY: the array has `PANEL` words, a vector has at most as many lanes, and a word is an
+                // i32.
                 unsafe {
                     simd.store_i32(lanes.as_mut_ptr(), column);
                     let place = place[..S::ROWS].as_mut_ptr().cast::<i32>();
@@ -133,9 +136,9 @@ pub(crate) fn pack_tile<'x, S: Simd, T: Operand>(
     );
 }
 
-/// Hands on the words of as many rows as a vector has lanes: the first of each row, then the second.
+/// Calls `column` with the words of `LANES` rows: the first word of each row, then the second.
 ///
-/// * `row`: values, the same number in each
+/// * `row`: the values of a row, the same number in each
 #[inline(always)]
 pub(crate) fn transpose<'x, S: Simd, T: Operand>(
     simd: S,
@@ -148,12 +151,12 @@ pub(crate) fn transpose<'x, S: Simd, T: Operand>(
         let values = |index| {
             let values = &row(index)[first * T::INPUTS..];
             if values.len() >= whole {
-                // SAFETY: as many values are there.
+                // SAFETY: the slice has the values of `LANES` words.
                 return unsafe { T::gather(simd, values.as_ptr()) };
             }
             let mut copy = [0f32; 2 * PANEL];
             copy[..values.len()].copy_from_slice(values);
-            // SAFETY: as above.
+            // SAFETY: `copy` has the values of `LANES` words.
             unsafe { T::gather(simd, copy.as_ptr()) }
         };
         simd.transpose(values, |index, of_all| {

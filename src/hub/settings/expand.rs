@@ -1,16 +1,16 @@
-//! `~` and `$NAME` in paths, expanded as Python's `os.path.expanduser` and `os.path.expandvars` do.
+//! Expands `~` and `$NAME` in paths as Python's `os.path.expanduser` and `os.path.expandvars` do.
 
-/// What paths are expanded with.
+/// The environment for expanding paths.
 pub(super) struct Environment<'e> {
-    /// The value of a variable, where it is set.
+    /// The value of a variable, if it is set.
     pub(super) variable: &'e dyn Fn(&str) -> Option<String>,
     /// The home directory of a user of this name, or of the process's user for the empty name.
     pub(super) home: &'e dyn Fn(&str) -> Option<String>,
 }
 
 impl Environment<'_> {
-    /// A path with its `~` or `~NAME` in front, and then its `$NAME` and `${NAME}`, replaced by what they stand for.
-    /// What stands for nothing is left as it is, as in Python. What a variable holds is not expanded again.
+    /// Replaces `~` or `~NAME` at the beginning of a path, and then `$NAME` and `${NAME}`. Unknown names are
+    /// left unchanged, as in Python. The values of variables are not expanded again.
     pub(super) fn expand(&self, path: &str) -> String {
         self.variables(&self.user(path))
     }
@@ -49,7 +49,7 @@ impl Environment<'_> {
     }
 }
 
-/// The name that stands behind a `$`, and how many bytes it takes with its braces.
+/// The name after a `$`, and the number of bytes that it takes with its braces.
 fn variable(text: &str) -> (Option<&str>, usize) {
     if let Some(braced) = text.strip_prefix('{') {
         return match braced.split_once('}') {
@@ -66,7 +66,8 @@ fn variable(text: &str) -> (Option<&str>, usize) {
 mod tests {
     use super::*;
 
-    /// What Python 3 gives, with HOME=/home/a, X=/x, Y=$X, EMPTY set to nothing, and a user `b` with the home /home/b.
+    /// The results of Python 3 with HOME=/home/a, X=/x, Y=$X, an empty EMPTY, and a user `b` with the home
+    /// /home/b.
     const PYTHON: [(&str, &str); 21] = [
         ("~", "/home/a"),
         ("~/", "/home/a/"),
@@ -115,7 +116,7 @@ mod tests {
         }
         assert_eq!(environment(Some("/"))("~"), "/");
         assert_eq!(environment(Some("/home/a/"))("~/b"), "/home/a/b");
-        // A service manager may start processes without the variable.
+        // A service manager may start processes without HOME.
         assert_eq!(environment(None)("~/b"), "/root/b");
         assert_eq!(environment(Some(""))("~/b"), "/root/b");
     }

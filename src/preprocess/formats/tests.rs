@@ -1,4 +1,4 @@
-//! HEIC, AVIF and JPEG XL files that libheif, libavif and libjxl wrote, against Pillow's pixels.
+//! Compares HEIC, AVIF and JPEG XL files that libheif, libavif and libjxl wrote with Pillow's pixels.
 //! `tests/fixtures/formats/make.py` writes them.
 
 use std::{fs, path::PathBuf};
@@ -52,9 +52,9 @@ fn prepared(bytes: &[u8], height: u32, width: u32) -> Result<Prepared, ImageErro
     prepare(bytes, &spec, &LIMITS, Decoding::Full)
 }
 
-/// Holds every file against Pillow's pixels.
+/// Compares every file with Pillow's pixels.
 ///
-/// * `most`: levels that a sample may be off
+/// * `most`: the maximum difference of a sample, in levels
 fn compare(extension: &str, most: impl Fn(&str) -> u8) {
     for (name, bytes) in samples(extension) {
         assert!(looks_like_an_image(&bytes[..32.min(bytes.len())]), "{name}");
@@ -89,7 +89,7 @@ fn jpeg_xl_is_read_as_pillow_reads_it() {
         // those of libjxl, so the two differ by rounding.
         _ if name.contains("from-jpeg") => 6,
         _ if name.contains("lossless") => 0,
-        // Beside the image that was encoded: libjxl does not give its colours.
+        // The reference is the image before encoding, because libjxl does not return its colours.
         _ if name.ends_with("wide-profile.jxl") => 32,
         _ => 2,
     });
@@ -112,8 +112,8 @@ fn jpeg_xl_in_colours_without_a_way_to_them_is_refused() {
     }
 }
 
-/// What is damaged is refused or read, and makes no decoder fail. Those that may end the process are asked in decode
-/// processes, by the tests of those.
+/// A damaged file is refused or read, and makes no decoder panic. Decoders that may end the process are tested
+/// in decode processes.
 #[test]
 fn what_is_damaged_makes_no_decoder_panic() {
     let mut dice = 0x9e37_79b9_u32;
@@ -188,7 +188,7 @@ fn containers_that_lie_are_refused() {
     let grid = sample("heic", "/grid.heic");
     let side = |value: u32| value.to_be_bytes();
     for (what, bytes) in [
-        // The header says less or more than the coded picture has.
+        // The header's size differs from that of the coded image.
         ("narrow", with(&heic, b"ispe", 4, &side(8))),
         ("wide", with(&heic, b"ispe", 4, &side(900))),
         ("narrow AVIF", with(&avif, b"ispe", 4, &side(8))),
@@ -203,7 +203,7 @@ fn containers_that_lie_are_refused() {
         let refused = prepared(&bytes, 8, 8);
         assert!(refused.is_err(), "{what}");
     }
-    // Which decoder runs is decided by the first box.
+    // The first box decides which decoder runs.
     for (bytes, brand, name) in [(avif, b"heic", "HEIC"), (heic, b"avif", "AVIF")] {
         let error = prepared(&with(&bytes, b"ftyp", 0, brand), 8, 8).expect_err("another coding");
         assert_eq!(
@@ -227,7 +227,7 @@ fn only_avif_is_kept_from_threads() {
     }
 }
 
-/// Where the sizes of a grid are, behind the name of the box of data: at its end.
+/// The offset of the grid's sizes: after the name of the data box, at its end.
 #[cfg(all(feature = "heic", feature = "avif"))]
 fn grid_at(bytes: &[u8]) -> usize {
     let start = bytes.windows(4).position(|found| found == b"mdat").expect("data") + 4;

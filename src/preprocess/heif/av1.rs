@@ -1,4 +1,4 @@
-//! AV1 pictures, by `re_rav1d`: dav1d in Rust, without its assembly.
+//! Decodes AV1 images with `re_rav1d`: dav1d in Rust, without its assembly.
 
 use heifer_isobmff::{HeifFile, ItemId};
 use re_rav1d::dav1d::{
@@ -12,22 +12,22 @@ use super::{
     colour::{Meaning, Samples, Widening},
 };
 
-/// A decoded picture.
+/// A decoded image.
 pub(super) struct Frame(Picture);
 
-/// Decodes an item that is a picture of this size.
+/// Decodes an item that is an image of this size.
 pub(super) fn decode(file: &HeifFile<'_>, item: ItemId, size: Size) -> Result<Frame, Fault> {
     let data = file.item_data(item)?;
     if data.is_empty() {
         return Err(Fault::EndsEarly);
     }
     let mut settings = Settings::new();
-    // Here and now: the caller's thread is one of a pool of the right size.
+    // No further threads: the caller's thread belongs to a pool of the right size.
     settings.set_n_threads(1);
     settings.set_max_frame_delay(1);
-    // The best layer alone, where there are several.
+    // If there are several layers, only the best one is decoded.
     settings.set_all_layers(false);
-    // In pixels: what the container says, and no more.
+    // The limit in pixels is the size that the container declares.
     let most = u32::try_from(size.pixels()).unwrap_or(u32::MAX);
     settings.set_frame_size_limit(most);
     let mut decoder = Decoder::with_settings(&settings).map_err(failure)?;

@@ -1,11 +1,11 @@
-//! Luma and chroma into RGB, a row at a time.
+//! Converts luma and chroma to RGB, one row at a time.
 
-/// Which colours the samples mean (ITU-T H.273).
+/// How samples map to colours (ITU-T H.273).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Meaning {
     /// `matrix_coefficients`.
     pub(super) matrix: u16,
-    /// Whether samples use their whole range, rather than that of video.
+    /// Whether samples use their full range instead of the video range.
     pub(super) full_range: bool,
 }
 
@@ -28,7 +28,7 @@ impl Meaning {
     }
 }
 
-/// How chroma that has fewer samples than luma is widened.
+/// How chroma with fewer samples than luma is upsampled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Widening {
     /// Each sample stands for all its pixels, as libheif has it.
@@ -40,7 +40,7 @@ pub(super) enum Widening {
 
 /// A decoded picture's samples.
 pub(super) trait Samples {
-    /// What the stream says of its colours.
+    /// The colours that the stream declares.
     fn meaning(&self) -> Meaning;
     /// How chroma is widened.
     fn widening(&self) -> Widening;
@@ -48,17 +48,17 @@ pub(super) trait Samples {
     fn size(&self) -> (usize, usize);
     /// Bits of a sample.
     fn bits(&self) -> u32;
-    /// By how many columns and rows of luma a sample of chroma stands; none for pictures in grey.
+    /// The columns and rows of luma that one sample of chroma covers; none for grey images.
     fn chroma(&self) -> Option<(usize, usize)>;
     /// Reads a row of a plane (luma, blue, red) from its start.
     fn row(&self, plane: usize, y: usize, into: &mut [f32]);
 }
 
-/// Writes a picture's colours or alpha as bytes, row by row.
+/// Writes an image's colours or alpha as bytes, row by row.
 pub(super) struct Painter<'s> {
     samples: &'s dyn Samples,
     meaning: Meaning,
-    /// Columns on the left that are left out.
+    /// Columns on the left that are not written.
     skipped: usize,
     luma: Vec<f32>,
     chroma: [Vec<f32>; 2],
@@ -66,7 +66,7 @@ pub(super) struct Painter<'s> {
     far: Vec<f32>,
 }
 
-/// Samples as numbers from 0 to 1, or about 0.
+/// Scales samples to numbers from 0 to 1, or around 0 for chroma.
 struct Scale {
     floor: f32,
     luma: f32,
@@ -84,7 +84,7 @@ impl<'s> Painter<'s> {
         Self { samples, meaning, skipped: 0, luma: row(), chroma, near, far }
     }
 
-    /// Leaves out columns on the left.
+    /// Skips columns on the left.
     pub(super) fn skip(&mut self, columns: usize) {
         self.skipped = columns;
     }
@@ -100,7 +100,7 @@ impl<'s> Painter<'s> {
         }
     }
 
-    /// Writes a row of RGB, and leaves a fourth channel as it is.
+    /// Writes a row of RGB and does not change a fourth channel.
     ///
     /// * `channels`: bytes of a pixel
     pub(super) fn paint(&mut self, y: usize, channels: usize, into: &mut [u8]) {
@@ -151,7 +151,7 @@ impl<'s> Painter<'s> {
         }
     }
 
-    /// Chroma of a row, as wide as luma.
+    /// Upsamples the chroma of a row to the width of luma.
     fn widen(&mut self, plane: usize, y: usize, (step_x, step_y): (usize, usize)) {
         let (width, height) = self.samples.size();
         let linear = self.samples.widening() == Widening::Linear;
@@ -170,7 +170,7 @@ impl<'s> Painter<'s> {
         for (x, chroma) in self.chroma[plane].iter_mut().enumerate() {
             let at = (x / step_x).min(last);
             *chroma = self.near[at];
-            // The last pixel of an odd row is left alone, as libyuv leaves it.
+            // The last pixel of an odd row is not interpolated, as in libyuv.
             if linear && step_x == 2 && x + 1 < width {
                 let next = if x % 2 == 0 { at.saturating_sub(1) } else { (at + 1).min(last) };
                 *chroma = *chroma * 0.75 + self.near[next] * 0.25;
@@ -179,8 +179,8 @@ impl<'s> Painter<'s> {
     }
 }
 
-/// A number from 0 to 1 as the nearest byte; others as the nearer end.
+/// Converts a number from 0 to 1 to the nearest byte; other numbers are clamped.
 fn byte(value: f32) -> u8 {
-    // The conversion holds to the type's range.
+    // The cast saturates.
     (value * 255.0 + 0.5) as u8
 }

@@ -1,4 +1,4 @@
-//! HEVC pictures, by `heifer-hevc-dec`.
+//! Decodes HEVC images with `heifer-hevc-dec`.
 
 use heifer_hevc_dec::{
     decoder::{DecodeOptions, decode_picture},
@@ -12,10 +12,10 @@ use super::{
     colour::{Meaning, Samples, Widening},
 };
 
-/// A decoded picture.
+/// A decoded image.
 pub(super) struct Frame(Planes);
 
-/// Decodes an item that is a picture of this size.
+/// Decodes an item that is an image of this size.
 pub(super) fn decode(file: &HeifFile<'_>, item: ItemId, size: Size) -> Result<Frame, Fault> {
     let stream = file.hevc_bitstream(item)?;
     let max_pixels = size.coded_pixels();

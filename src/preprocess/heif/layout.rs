@@ -1,4 +1,4 @@
-//! Which coded pictures make up the image of a HEIF file, and where it is cropped and how it is turned.
+//! Reads which coded images make up the image of a HEIF file, where it is cropped and how it is turned.
 
 use heifer_isobmff::{
     BoxIter, HeifFile, Item, ItemId,
@@ -8,15 +8,15 @@ use image::metadata::Orientation;
 
 use super::{Fault, Meaning};
 
-/// Most bytes of the box that describes the file. A photograph of 200 million pixels in tiles takes some 50,000; the
-/// reader's time grows with the square.
+/// Maximum number of bytes of the box that describes the file. A photograph of 200 million pixels in tiles
+/// needs about 50,000, and the reader's time grows with the square.
 const MAX_META_BYTES: usize = 256 << 10;
-/// Most items in it.
+/// Maximum number of items in that box.
 const MAX_ITEMS: u32 = 4096;
-/// Most coded pictures that make up an image.
+/// Maximum number of coded images that make up an image.
 const MAX_TILES: usize = 1024;
 
-/// How a picture is coded.
+/// The coding of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Coding {
     #[cfg(feature = "avif")]
@@ -26,7 +26,7 @@ pub(in super::super) enum Coding {
 }
 
 impl Coding {
-    /// What files of this coding are called.
+    /// The name of files with this coding.
     pub(super) fn name(self) -> &'static str {
         match self {
             #[cfg(feature = "avif")]
@@ -51,17 +51,17 @@ pub(super) struct Size {
     pub(super) height: u32,
 }
 
-/// A picture is coded in whole blocks of at most this many pixels a side: 64 in HEVC, 128 in AV1.
+/// An image is coded in whole blocks with at most this many pixels per side: 64 in HEVC, 128 in AV1.
 const BLOCK: u64 = 128;
 
 impl Size {
-    /// Pixels of a picture.
+    /// Pixels of an image.
     #[cfg_attr(not(feature = "avif"), expect(dead_code, reason = "AV1's alone"))]
     pub(super) fn pixels(self) -> u64 {
         u64::from(self.width) * u64::from(self.height)
     }
 
-    /// Pixels of the blocks in which a picture is coded.
+    /// Pixels of the blocks in which an image is coded.
     pub(super) fn coded_pixels(self) -> u64 {
         let [width, height] =
             [self.width, self.height].map(|side| u64::from(side).next_multiple_of(BLOCK));
@@ -84,11 +84,11 @@ pub(super) struct Plan {
     pub(super) coding: Coding,
     pub(super) tiles: Vec<ItemId>,
     pub(super) columns: u32,
-    /// Of each of them.
+    /// The size of each coded image.
     pub(super) tile: Size,
-    /// Of all of them together, without what hangs over the edge.
+    /// The size of all coded images together, without the parts outside the image.
     size: Size,
-    /// What the container says of the colours; the stream is asked where it says nothing.
+    /// The colours that the container declares; if it declares none, those of the stream count.
     pub(super) meaning: Option<Meaning>,
 }
 
@@ -99,13 +99,13 @@ pub(super) struct Layout {
     pub(super) alpha: Option<Plan>,
     /// Whether colours were multiplied by alpha.
     pub(super) premultiplied: bool,
-    /// What is shown of the canvas.
+    /// The part of the canvas that is shown.
     pub(super) area: Area,
-    /// How that is turned.
+    /// How the shown part is turned.
     pub(super) orientation: Orientation,
 }
 
-/// Bounds what the reader of boxes is given: it takes as long as items and properties are many, squared.
+/// Limits the input of the box reader, whose time grows with the square of the number of items and properties.
 pub(super) fn check_boxes(bytes: &[u8]) -> Result<(), Fault> {
     let find = |bytes, name: &[u8; 4]| {
         BoxIter::new(bytes)
@@ -135,12 +135,12 @@ pub(super) fn check_boxes(bytes: &[u8]) -> Result<(), Fault> {
 }
 
 impl Layout {
-    /// The colours' plan, and that of alpha.
+    /// The plans of the colours and of alpha.
     pub(super) fn plans(&self) -> impl Iterator<Item = &Plan> {
         std::iter::once(&self.colour).chain(&self.alpha)
     }
 
-    /// The primary image's.
+    /// The layout of the primary image.
     pub(super) fn of(file: &HeifFile<'_>) -> Result<Self, Fault> {
         let primary = file.primary_item()?;
         let colour = Plan::of(file, primary)?;
@@ -156,7 +156,7 @@ impl Layout {
             if plan.size != colour.size {
                 return Err(Fault::Refused("its transparency has another size than its colours"));
             }
-            // libavif turns the colours alone, and means both.
+            // libavif turns only the colours in the file, and means both.
             let turned = shown(file, item, plan.size)?;
             let left = plan.coding.is_av1() && turned == shown_whole(plan.size);
             if turned != (area, orientation) && !left {
@@ -166,7 +166,7 @@ impl Layout {
             alpha = Some(plan);
             break;
         }
-        // Tiles with alpha of their own would be drawn without it.
+        // Tiles with their own alpha would be drawn without it, so they are refused.
         let tiles = colour.tiles.iter().filter(|&&tile| tile != primary.id);
         for &tile in tiles {
             for id in file.referencing_items(tile, b"auxl") {
@@ -214,7 +214,8 @@ impl Plan {
             if self::coding(item)? != coding || size_of(file, id)? != tile {
                 return Err(Fault::Refused("its tiles differ in size or coding"));
             }
-            // libavif once turned the grid and said so of each tile as well, which nobody turns twice.
+            // Old versions of libavif wrote the grid's orientation to each tile as well; it must be applied
+            // only once.
             let (area, turned) = shown(file, item, tile)?;
             let repeated = own_turn != Orientation::NoTransforms && turned == own_turn;
             let is_whole = area == shown_whole(tile).0;
@@ -225,7 +226,7 @@ impl Plan {
         }
         let covers = |tile: u32, count: u32, side: u32| {
             let whole = u64::from(tile) * u64::from(count);
-            // A column or a row too many would be a picture that is not seen at all.
+            // With one column or row more than needed, a coded image would lie completely outside the image.
             whole >= u64::from(side) && whole - u64::from(side) < u64::from(tile) && whole < 1 << 31
         };
         if !covers(tile.width, columns, size.width) || !covers(tile.height, rows, size.height) {
@@ -237,7 +238,7 @@ impl Plan {
     }
 }
 
-/// What an item is coded in.
+/// The coding of an item.
 fn coding(item: &Item) -> Result<Coding, Fault> {
     match &item.item_type.0 {
         #[cfg(feature = "avif")]
@@ -255,13 +256,13 @@ fn coding(item: &Item) -> Result<Coding, Fault> {
     }
 }
 
-/// Columns and rows of a coded picture, as the container has them.
+/// Columns and rows of a coded image, as the container declares them.
 fn size_of(file: &HeifFile<'_>, id: ItemId) -> Result<Size, Fault> {
     let (width, height) = file.image_size(id)?.ok_or(Fault::Damaged)?;
     Ok(Size { width, height })
 }
 
-/// What a property that must be understood says, where nothing here does.
+/// Refuses a property that is marked as essential and not understood here.
 fn check_essential(file: &HeifFile<'_>, item: &Item) -> Result<(), Fault> {
     for association in item.properties.iter().filter(|association| association.essential) {
         let at = usize::from(association.index).checked_sub(1);
@@ -298,15 +299,15 @@ fn shown_whole(size: Size) -> (Area, Orientation) {
     (Area { left: 0, top: 0, width, height }, Orientation::NoTransforms)
 }
 
-/// What is shown of an item, and how it is turned.
+/// The part of an item that is shown, and how it is turned.
 fn shown(file: &HeifFile<'_>, item: &Item, size: Size) -> Result<(Area, Orientation), Fault> {
     let (mut area, _) = shown_whole(size);
-    // Every way to turn an image is to mirror it left to right, or not, and then some quarters clockwise.
+    // Every orientation is an optional left-right mirroring followed by some quarter turns clockwise.
     let (mut mirrored, mut quarters) = (false, 0);
     for property in file.item_properties(item.id)? {
         match *property {
             Property::CleanAperture { width, height, horiz_offset, vert_offset } => {
-                // Pillow's reader of AVIF shows the whole; which is meant cannot be known.
+                // Pillow's AVIF reader ignores the crop, so it is unclear which image is meant.
                 if item.item_type.0 == *b"av01" {
                     return Err(Fault::Refused("it is cropped"));
                 }
@@ -338,8 +339,8 @@ fn shown(file: &HeifFile<'_>, item: &Item, size: Size) -> Result<(Area, Orientat
     Ok((area, orientation))
 }
 
-/// The first pixel of a cropped side and how many there are: a length, and how far its middle is from the
-/// side's, as fractions.
+/// The first pixel and the length of a cropped side, from a length and the distance of its middle from the
+/// side's middle, both fractions.
 fn aperture(side: u32, length: (u32, u32), offset: (i32, u32)) -> Result<(u32, u32), Fault> {
     let refused = Fault::Refused("its crop is not in whole pixels within the picture");
     let crop = || {
@@ -347,7 +348,7 @@ fn aperture(side: u32, length: (u32, u32), offset: (i32, u32)) -> Result<(u32, u
         if length_in_pixels == 0 || !length.0.is_multiple_of(length.1) || offset.1 == 0 {
             return None;
         }
-        // (side - length) / 2 + offset, over twice the offset's denominator.
+        // Computes (side - length) / 2 + offset with the denominator `2 * offset.1`.
         let room = i64::from(side) - i64::from(length_in_pixels);
         let denominator = 2 * i64::from(offset.1);
         let first = room * i64::from(offset.1) + 2 * i64::from(offset.0);

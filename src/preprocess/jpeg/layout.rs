@@ -1,13 +1,13 @@
-//! What a JPEG's own markers say of it, read before any decoder sees the file.
+//! Reads a JPEG's markers before a decoder sees the file.
 
 use std::ops::Range;
 
 use memchr::memchr;
 
-/// Most scans of one image. A few bytes of a file make a scan, and each is a pass over the whole image.
+/// Maximum number of scans of one image. A few bytes make a scan, and each scan is a pass over the whole image.
 pub(super) const MAX_SCANS: usize = 100;
 
-/// Most components that are of use: those of CMYK.
+/// Maximum number of components: CMYK has four.
 const MAX_COMPONENTS: usize = 4;
 
 mod marker {
@@ -32,10 +32,10 @@ mod marker {
     pub(super) const FRAMES: std::ops::RangeInclusive<u8> = 0xC0..=0xCF;
 }
 
-/// Why a file is not decoded, as far as its markers tell.
+/// Why a file is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Refusal {
-    /// No JPEG, or one whose segments cannot be followed.
+    /// The file is no JPEG, or its segments cannot be followed.
     Damaged,
     /// Rows or scans are missing.
     EndsEarly,
@@ -53,11 +53,11 @@ pub(super) struct Component {
     pub(super) id: u8,
     /// Sampling factors, 1 to 4: columns and rows.
     pub(super) sampling: [u8; 2],
-    /// Up to which bit each coefficient has been sent; none where it was not sent at all.
+    /// The lowest bit of each coefficient that was sent; none if no bit was sent.
     sent: [Option<u8>; 64],
 }
 
-/// What the markers of a file say, as far as decoding depends on it.
+/// The facts from a file's markers on which decoding depends.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     pub(super) width: u16,
@@ -71,15 +71,15 @@ pub(super) struct Layout {
     pub(super) jfif: bool,
     /// The transform that an Adobe marker names.
     pub(super) adobe: Option<u8>,
-    /// Whether restart markers stand in the scans.
+    /// Whether the scans have restart markers.
     pub(super) restarts: bool,
-    /// Where the Exif block lies, without its name.
+    /// The range of the EXIF block, without its name.
     pub(super) exif: Option<Range<usize>>,
     /// Where the first scan's data begins.
     pub(super) data: usize,
-    /// Where the end marker stands; none where the file has none.
+    /// The position of the end marker; none if the file has none.
     pub(super) end: Option<usize>,
-    /// Whether every segment is one that an ordinary encoder writes, where it writes it.
+    /// Whether every segment is of a kind, and at a place, that ordinary encoders write.
     pub(super) regular: bool,
 }
 
@@ -98,7 +98,7 @@ impl Layout {
                     layout.end = Some(walk.at - 2);
                     break;
                 }
-                // Another image begins: this one has no end marker.
+                // Another image begins here, so this one has no end marker.
                 marker::SOI if in_data => break,
                 marker::SOI => return Err(Refusal::Damaged),
                 0x01 | 0xD0..=0xD7 => {
@@ -108,7 +108,7 @@ impl Layout {
                 _ => {}
             }
             let Some(segment) = walk.segment() else {
-                // Behind the last row anything may stand, if it is not a segment.
+                // After the last row any bytes are allowed that are not a segment.
                 if in_data {
                     break;
                 }
@@ -156,7 +156,7 @@ impl Layout {
                 [high, low] => self.restarts |= [*high, *low] != [0, 0],
                 _ => return Err(Refusal::Damaged),
             },
-            // Behind the first scan's header they no longer count.
+            // After the first scan's header, application segments no longer count.
             marker::APP0 if self.scans == 0 => {
                 self.jfif |= segment.len() >= 14 && segment.starts_with(b"JFIF\0");
             }
@@ -173,7 +173,7 @@ impl Layout {
             _ if marker::APPS.contains(&code) => {}
             marker::DAC => self.regular = false,
             _ if marker::FRAMES.contains(&code) => return self.frame(code, segment),
-            // The number of lines (DNL) and others, which no ordinary file has.
+            // DNL (the number of lines) and other segments do not occur in ordinary files.
             _ => self.regular = false,
         }
         Ok(())
@@ -242,7 +242,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Whether what was read is an image that can be decoded.
+    /// Checks that the markers describe an image that can be decoded.
     fn check(self) -> Result<Self, Refusal> {
         if self.components.is_empty() {
             return Err(Refusal::Damaged);
@@ -250,14 +250,14 @@ impl Layout {
         if self.scans == 0 {
             return Err(Refusal::EndsEarly);
         }
-        // A height that comes after the data (DNL) is read by no decoder.
+        // No decoder reads a height that comes after the data (DNL).
         if self.height == 0 && self.width > 0 {
             return Err(Refusal::Unsupported);
         }
         if self.width == 0 {
             return Err(Refusal::Damaged);
         }
-        // A component that no scan holds would be grey.
+        // A component without a scan would be decoded as grey.
         if self.components.iter().any(|component| component.sent[0].is_none()) {
             return Err(Refusal::EndsEarly);
         }
@@ -272,19 +272,19 @@ impl Layout {
         self.components.iter().all(|component| component.sent.iter().all(|sent| *sent == Some(0)))
     }
 
-    /// Whether the rows come out while the only scan is read, with nothing kept.
+    /// Whether the image has one scan, so that rows are decoded while it is read and nothing is kept.
     pub(super) fn is_one_pass(&self) -> bool {
         !self.progressive && self.scans == 1
     }
 
-    /// Whether the image is one unit in both directions.
+    /// Whether the image consists of a single unit.
     pub(super) fn is_tiny(&self) -> bool {
         let [across, down] = self.max_sampling().map(|factor| 8 * u16::from(factor));
         self.width <= across && self.height <= down
     }
 
-    /// Whether the samples are red, green and blue, by libjpeg's rules: JFIF decides before Adobe, and
-    /// where there is neither, the names of the components.
+    /// Whether the samples are red, green and blue. By libjpeg's rules JFIF decides before Adobe, and without
+    /// both the names of the components decide.
     #[cfg(not(feature = "turbojpeg"))]
     pub(super) fn is_rgb(&self) -> bool {
         self.components.len() == 3
@@ -308,7 +308,7 @@ impl Layout {
         u32::from(self.height).div_ceil(8 * u32::from(self.max_sampling()[1]))
     }
 
-    /// Bytes that libjpeg takes beside the pixels, estimated from above.
+    /// An upper estimate of the bytes that libjpeg takes in addition to the pixels.
     pub(super) fn decode_bytes(&self) -> u64 {
         let [across, down] = self.max_sampling().map(u64::from);
         let columns = u64::from(self.width).div_ceil(8 * across);
@@ -318,7 +318,7 @@ impl Layout {
             columns * across * rows * down
         });
         let coefficients = if self.is_one_pass() { 0 } else { blocks.sum::<u64>() * 64 * 2 };
-        // Rows of samples before and after they are widened, with those above and below.
+        // Rows of samples before and after upsampling, with the rows above and below.
         let strip = columns * 8 * across * (8 * down * 3 + 16) * self.components.len() as u64;
         coefficients + strip + (64 << 10)
     }
@@ -328,12 +328,12 @@ impl Layout {
 struct Walk<'b> {
     bytes: &'b [u8],
     at: usize,
-    /// Whether nothing was skipped but fill bytes.
+    /// Whether only fill bytes were skipped.
     clean: bool,
 }
 
 impl Walk<'_> {
-    /// Goes behind the next marker, whose code it returns; none at the end of the file.
+    /// Moves past the next marker and returns its code; none at the end of the file.
     fn next_marker(&mut self) -> Option<u8> {
         loop {
             let skipped = memchr(0xFF, self.bytes.get(self.at..)?)?;
@@ -351,7 +351,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Goes behind the segment that begins here; none where the file is shorter.
+    /// Moves past the segment that begins here; none if the file is shorter.
     fn segment(&mut self) -> Option<Range<usize>> {
         let length = self.bytes.get(self.at..self.at + 2)?;
         let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
@@ -362,7 +362,7 @@ impl Walk<'_> {
         })
     }
 
-    /// Goes to the marker that ends the scan, past restart markers.
+    /// Moves to the marker that ends the scan, and skips restart markers.
     fn skip_scan(&mut self) {
         while let Some(found) = self.bytes.get(self.at..).and_then(|rest| memchr(0xFF, rest)) {
             self.at += found;

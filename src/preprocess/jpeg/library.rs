@@ -1,7 +1,7 @@
-//! JPEG through libjpeg-turbo: the decoder that Pillow has, with the same pixels.
+//! Decodes JPEG files with libjpeg-turbo, as Pillow does, so that the pixels are equal.
 //!
-//! The library reports an error by a call that must not return. Here that call unwinds, which its C code is
-//! compiled for (`-fexceptions`), up to [`decode`], which ends it.
+//! The library reports an error by a callback that must not return. Here the callback unwinds, for which the C
+//! code is compiled (`-fexceptions`), and [`decode`] catches it.
 
 use std::{
     any::Any,
@@ -21,7 +21,8 @@ use mozjpeg_sys::{
 
 use super::layout::{Layout, MAX_SCANS, Refusal};
 
-/// So many zeros in a row are no image data: a file was given its full length before all of it came.
+/// So many zeros in a row are not image data: the file was created with its full length, but not written
+/// completely.
 const HOLE: [u8; 32] = [0; 32];
 
 /// The library's `JWRN_ARITH_BAD_CODE`, which the bindings lack.
@@ -30,32 +31,33 @@ const JWRN_ARITH_BAD_CODE: c_int = 126;
 /// Bytes that the library may have read ahead.
 const READ_AHEAD: usize = 8;
 
-/// What the components are, and what becomes of them.
+/// The meaning of the components, and their conversion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Colours {
-    /// What the markers say, by the library's rules: RGB.
+    /// The markers decide by the library's rules; the output is RGB.
     Own,
-    /// Luma and chroma, whatever the markers say: RGB.
+    /// The components are luma and chroma, whatever the markers say; the output is RGB.
     Luma,
-    /// Something else knows: they stay as they are.
+    /// The caller knows their meaning; they are not converted.
     Stored,
 }
 
-/// What is asked of the library.
+/// A request to the library.
 pub(super) struct Request<'b> {
     pub(super) bytes: &'b [u8],
     pub(super) layout: &'b Layout,
     pub(super) colours: Colours,
-    /// Whether an image of half the size is wanted, its sides rounded up.
+    /// Whether to decode at half the size, with sides rounded up.
     pub(super) halve: bool,
     /// Most bytes that coefficients may take.
     pub(super) max_bytes: u64,
 }
 
-/// Decodes into `pixels`: rows of three bytes a pixel, RGB, or of a byte for each component that stays as it is.
+/// Decodes into `pixels`: rows of RGB with three bytes per pixel, or rows with one byte for each unconverted
+/// component.
 ///
-/// An image of which data is missing, or damaged in a way that the library notices, is refused. Pillow reads many
-/// of them, but what it makes of the damage depends on its library's version.
+/// An image is refused if data is missing, or damaged in a way that the library notices. Pillow reads many such
+/// images, but its pixels depend on the version of its library.
 pub(super) fn decode(request: &Request<'_>, pixels: &mut [u8]) -> Result<(), Refusal> {
     let layout = request.layout;
     let mut watch = Watch::default();
@@ -74,7 +76,7 @@ pub(super) fn decode(request: &Request<'_>, pixels: &mut [u8]) -> Result<(), Ref
     Ok(())
 }
 
-/// The refusal that a callback unwinds with. Anything else is a defect, and goes on.
+/// The refusal that a callback unwinds with. Any other panic is a defect and is resumed.
 fn refusal(panic: Box<dyn Any + Send>) -> Refusal {
     match panic.downcast::<Refusal>() {
         Ok(refusal) => *refusal,
@@ -82,12 +84,13 @@ fn refusal(panic: Box<dyn Any + Send>) -> Refusal {
     }
 }
 
-/// Whether zeros were taken for image data.
+/// Whether the library decoded zeros as image data.
 ///
-/// * `position`: where the library stands after the last row
+/// * `position`: the library's position in the data after the last row
 fn has_hole(request: &Request<'_>, position: usize, watch: &Watch) -> bool {
     let length = request.bytes.len();
-    // The data of so few units is shorter than what is read ahead: it cannot be told from the zeros behind it.
+    // The data of so few units is shorter than the bytes that are read ahead, so it cannot be told apart from
+    // zeros after it.
     if request.layout.is_tiny() && request.bytes.ends_with(&[0; READ_AHEAD]) {
         return true;
     }
@@ -100,16 +103,16 @@ fn has_hole(request: &Request<'_>, position: usize, watch: &Watch) -> bool {
     memmem::find(data, &HOLE).is_some()
 }
 
-/// What the library has reported so far.
+/// Reports of the library so far.
 #[derive(Default)]
 struct Watch {
     /// Whether data is missing, at the end or before a restart marker.
     missing: bool,
-    /// Whether there is data that no encoder writes.
+    /// Whether the data cannot come from an encoder.
     damaged: bool,
-    /// Whether the library asked for more than there is.
+    /// Whether the library asked for more data than the file has.
     exhausted: bool,
-    /// Bytes that it has last skipped to find a marker.
+    /// Bytes that the library last skipped to find a marker.
     skipped: usize,
 }
 
@@ -134,15 +137,15 @@ struct Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // SAFETY: these are zeros, or what the library has created; it accepts both.
+        // SAFETY: the state is zeroed or was created by the library, and the library accepts both.
         unsafe { jpeg_destroy_decompress(&mut self.state) }
     }
 }
 
 impl Session {
     fn new() -> Self {
-        // SAFETY: structures of C, which the library wants zeroed before it fills them; null pointers and absent
-        // functions are zeros.
+        // SAFETY: these are C structures for which all zeros are valid (null pointers, absent functions), and
+        // the library requires them to be zeroed.
         let (state, error) = unsafe { (mem::zeroed(), mem::zeroed()) };
         let progress = jpeg_progress_mgr {
             progress_monitor: Some(progress),
@@ -180,7 +183,7 @@ impl Session {
         }
         let state = &mut self.state;
         let size = [layout.width, layout.height].map(u32::from);
-        // The limits were checked on what the markers say.
+        // The limits were checked for the size in the markers, so the library must agree with it.
         if [state.image_width, state.image_height] != size
             || usize::try_from(state.num_components) != Ok(layout.components.len())
         {
@@ -201,7 +204,7 @@ impl Session {
             }
         }
         (state.scale_num, state.scale_denom) = (1, if halve { 2 } else { 1 });
-        // SAFETY: the header was read.
+        // SAFETY: the state is initialised and the header was read, as this function requires.
         unsafe { jpeg_start_decompress(state) };
         let channels = if colours == Colours::Stored { components } else { 3 };
         let row = state.output_width as usize * channels;
@@ -213,8 +216,8 @@ impl Session {
         let mut printed = vec![0; if inks { row / 3 * 4 } else { 0 }];
         for out in pixels.chunks_exact_mut(row) {
             let mut into = if inks { printed.as_mut_ptr() } else { out.as_mut_ptr() };
-            // SAFETY: `into` has room for a row of as many samples as the library says that it writes. Its data
-            // source never suspends, so that it writes exactly one.
+            // SAFETY: `into` points to a row with as many samples as the library says that it writes. The data
+            // source never suspends, so the library writes exactly one row.
             if unsafe { jpeg_read_scanlines(state, &mut into, 1) } != 1 {
                 return Err(Refusal::Damaged);
             }
@@ -222,7 +225,7 @@ impl Session {
                 inks_to_rgb(&printed, out);
             }
         }
-        // SAFETY: the library set its source above, and keeps it.
+        // SAFETY: the library set `src` above, and it stays valid as long as the state.
         Ok(bytes.len().saturating_sub(unsafe { (*state.src).bytes_in_buffer }))
     }
 }
@@ -233,13 +236,14 @@ fn inks_to_rgb(inks: &[u8], rgb: &mut [u8]) {
         let light = u32::from(ink[3]);
         for (value, &ink) in out.iter_mut().zip(ink) {
             let product = u32::from(255 - ink) * light + 128;
-            // A product of two bytes divided by 255, rounded, is at most the second.
+            // A product of two bytes divided by 255 and rounded is at most the second byte, so this does not
+            // underflow.
             *value = (light - ((product + (product >> 8)) >> 8)) as u8;
         }
     }
 }
 
-/// An error of the library's.
+/// Called for an error of the library. It must not return.
 unsafe extern "C-unwind" fn fail(common: &mut jpeg_common_struct) {
     // SAFETY: the library passes the state whose error handler was set.
     let code = unsafe { (*common.err).msg_code };
@@ -247,11 +251,11 @@ unsafe extern "C-unwind" fn fail(common: &mut jpeg_common_struct) {
         JERR_NO_BACKING_STORE | JERR_OUT_OF_MEMORY => Refusal::TooMuchMemory,
         _ => Refusal::Damaged,
     };
-    // Without the hook that reports panics: this is none.
+    // `resume_unwind` does not call the panic hook, because this is not a panic to report.
     resume_unwind(Box::new(refusal))
 }
 
-/// A warning of the library's, or a trace.
+/// Called for a warning or a trace message of the library.
 unsafe extern "C-unwind" fn warn(common: &mut jpeg_common_struct, level: c_int) {
     if level >= 0 {
         return;

@@ -1,25 +1,26 @@
-//! JPEG files as cameras and programs write them, through the decoder of the `image` crate.
+//! Decodes JPEG files as cameras and programs usually write them, with the decoder of the `image` crate.
 //!
-//! It is faster than libjpeg-turbo without assembly, but of many layouts that the standard allows it makes another
-//! image without a word. So it gets what is known to come out right, and libjpeg-turbo has the rest.
+//! It is faster than libjpeg-turbo without assembly, but decodes many layouts of the standard wrongly without
+//! an error. So it gets only layouts that are known to be right, and libjpeg-turbo decodes the others.
 
 use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
 use zune_jpeg::JpegDecoder;
 
 use super::layout::Layout;
 
-/// Fewest pixels of a side: where a row of units has one of them, this decoder widens some chroma wrongly.
+/// Minimum number of pixels of a side. If a row has a single unit, this decoder upsamples some chroma wrongly.
 const MIN_SIDE: u16 = 17;
 
-/// Whether a file has a layout that this decoder reads rightly.
+/// Whether this decoder decodes the file's layout correctly.
 ///
-/// Progressive files are not among them: where a scan ends early it fills up what is missing and does not say so.
-/// Nor are files with restart markers, of which it makes another image at some intervals.
+/// Progressive files are excluded, because the decoder silently fills up missing data if a scan ends early.
+/// Files with restart markers are excluded, because it decodes some intervals wrongly.
 pub(super) fn is_ordinary(layout: &Layout) -> bool {
     let samplings = layout.components.iter().map(|component| component.sampling);
     let usual = match samplings.collect::<Vec<_>>()[..] {
         [[1, 1]] => matches!(layout.adobe, None | Some(0)),
-        // Of JFIF and Adobe's marker this decoder believes the latter, Pillow the former.
+        // If a file has both a JFIF and an Adobe marker, this decoder follows Adobe's and Pillow follows
+        // JFIF's.
         [[1 | 2, 1 | 2], [1, 1], [1, 1]] => {
             !layout.is_rgb() && matches!(layout.adobe, None | Some(1))
         }
@@ -35,14 +36,14 @@ pub(super) fn is_ordinary(layout: &Layout) -> bool {
         && layout.width.min(layout.height) >= MIN_SIDE
 }
 
-/// Decodes into `pixels`, RGB; none where there is any flaw.
+/// Decodes to RGB in `pixels`; none if the decoder reports any flaw.
 pub(super) fn decode(bytes: &[u8], layout: &Layout, pixels: &mut [u8]) -> Option<()> {
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::MAX)
         .set_max_height(usize::MAX)
         .jpeg_set_out_colorspace(ColorSpace::RGB);
-    // Behind an end marker it would go on with zeros. Where the data ends in its stead, it says so.
+    // After an end marker the decoder would continue with zeros. If the data ends there, it reports an error.
     let bytes = bytes.get(..layout.end?)?;
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_into(pixels).ok()

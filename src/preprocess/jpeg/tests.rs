@@ -1,4 +1,4 @@
-//! Thousands of layouts against Pillow's pixels, and what is refused.
+//! Compares thousands of layouts with Pillow's pixels, and checks which files are refused.
 
 #[cfg(feature = "turbojpeg")]
 mod half;
@@ -16,10 +16,11 @@ use super::{
 const LIMITS: ImageLimits =
     ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 20, max_decode_bytes: 1 << 26 };
 
-/// Most levels between the decoder of ordinary files, without `turbojpeg`, and Pillow: docs/numerics.md.
+/// Maximum difference in levels between the decoder of ordinary files (without `turbojpeg`) and Pillow:
+/// docs/numerics.md.
 const LEVELS: u8 = 40;
 
-/// A file that `tests/golden/jpeg/generate.py` drew.
+/// A file that `tests/golden/jpeg/generate.py` generated.
 struct Drawn {
     name: String,
     bytes: Vec<u8>,
@@ -59,7 +60,7 @@ fn drawn() -> Vec<Drawn> {
     found
 }
 
-/// What builds with `turbojpeg` do.
+/// Decodes as builds with `turbojpeg` do.
 fn by_library(bytes: &[u8]) -> Result<RgbImage, Refusal> {
     let layout = Layout::read(bytes)?;
     let (width, height) = (u32::from(layout.width), u32::from(layout.height));
@@ -101,8 +102,8 @@ fn every_layout_is_pillows_image_or_refused() {
             (Ok(served), Some(right)) => match levels(&served.picture, right) {
                 0 => "equal".to_owned(),
                 most if most <= LEVELS => format!("within {LEVELS} levels"),
-                // Bits were changed within the data in a way that nothing notices: each version of each decoder makes
-                // something else of it.
+                // Bits were changed within the data in a way that no decoder notices. Each version of each
+                // decoder gives other pixels.
                 _ if name.ends_with("-damaged") => "unnoticed damage".to_owned(),
                 most => {
                     failures.push(format!("{name}: {most} levels"));
@@ -131,8 +132,7 @@ fn every_layout_is_pillows_image_or_refused() {
     assert!(failures.is_empty(), "{} failures", failures.len());
 }
 
-/// The header of JFIF says that the colours are YCbCr. A marker of Adobe's beside it may claim otherwise, and Pillow
-/// does not believe it.
+/// A JFIF header means that the colours are YCbCr. Pillow ignores an Adobe marker that contradicts it.
 #[test]
 fn jfif_decides_before_adobe() {
     let [width, height] = [64_u16, 48];

@@ -1,14 +1,14 @@
-//! Colours of lossy JPEG XL that are wider than those of sRGB.
+//! Converts colours of lossy JPEG XL that are outside sRGB.
 //!
-//! A lossy file holds light in terms of its own, and names the colours in which it is to be shown. The decoder cuts off
-//! what sRGB does not have on its way to other primaries. So it is asked for light in terms of sRGB's primaries, of
-//! which some is below zero then, and the way from there is gone here.
+//! A lossy file stores linear light in its own primaries and names the colour space to show it in. The decoder
+//! clips colours outside sRGB before it converts to other primaries. So it is asked for linear light in sRGB's
+//! primaries, where such colours have values below zero, and this module converts from there.
 
 use jxl_oxide::color::{Customxy, EnumColourEncoding, Primaries, TransferFunction, WhitePoint};
 
 type Matrix = [[f64; 3]; 3];
 
-/// Where colours lie in the plane of chromaticities (CIE 1931).
+/// A point in the plane of chromaticities (CIE 1931).
 type Chromaticity = [f64; 2];
 
 const SRGB: [Chromaticity; 3] = [[0.64, 0.33], [0.30, 0.60], [0.15, 0.06]];
@@ -16,13 +16,13 @@ const P3: [Chromaticity; 3] = [[0.680, 0.320], [0.265, 0.690], [0.150, 0.060]];
 const BT2100: [Chromaticity; 3] = [[0.708, 0.292], [0.170, 0.797], [0.131, 0.046]];
 const D65: Chromaticity = [0.3127, 0.3290];
 
-/// The way from linear light in sRGB's primaries to the samples of an encoding.
+/// The conversion from linear light in sRGB's primaries to the samples of an encoding.
 pub(super) struct Conversion {
     matrix: [[f32; 3]; 3],
     curve: Curve,
 }
 
-/// From light to samples, both from 0 to 1.
+/// The transfer curve from light to samples, both from 0 to 1.
 #[derive(Debug, Clone, Copy)]
 enum Curve {
     Linear,
@@ -31,13 +31,13 @@ enum Curve {
     Power(f32),
 }
 
-/// Whether an encoding has other primaries or another white than sRGB.
+/// Whether an encoding has other primaries or another white point than sRGB.
 pub(super) fn is_wide(encoding: &EnumColourEncoding) -> bool {
     encoding.primaries != Primaries::Srgb || encoding.white_point != WhitePoint::D65
 }
 
 impl Conversion {
-    /// The way to an encoding; none where it is not known.
+    /// The conversion to an encoding; none if it is not known.
     pub(super) fn to(encoding: &EnumColourEncoding) -> Option<Self> {
         let curve = match encoding.tf {
             TransferFunction::Linear => Curve::Linear,
@@ -71,12 +71,12 @@ impl Conversion {
         matrix.iter().flatten().all(|factor| factor.is_finite()).then_some(Self { matrix, curve })
     }
 
-    /// A pixel as bytes; what the encoding does not have becomes the nearer end of its range.
+    /// Converts a pixel to bytes; colours outside the encoding are clamped.
     pub(super) fn bytes(&self, light: [f32; 3]) -> [u8; 3] {
         self.matrix.map(|row| {
             let light: f32 = row.iter().zip(light).map(|(factor, light)| factor * light).sum();
             let sample = self.curve.sample(light.clamp(0.0, 1.0));
-            // The conversion holds to the type's range.
+            // The cast saturates.
             (sample * 255.0 + 0.5) as u8
         })
     }
@@ -99,19 +99,19 @@ fn chromaticity(point: Customxy) -> Chromaticity {
     [f64::from(point.x) / 1e6, f64::from(point.y) / 1e6]
 }
 
-/// A chromaticity at the luminance of 1.
+/// Converts a chromaticity with a luminance of 1 to XYZ.
 fn xyz([x, y]: Chromaticity) -> [f64; 3] {
     [x / y, 1.0, (1.0 - x - y) / y]
 }
 
-/// From light in these primaries to XYZ: one of each makes the white.
+/// The matrix from light in these primaries to XYZ, scaled so that (1, 1, 1) is the white point.
 fn to_xyz(primaries: &[Chromaticity; 3], white: Chromaticity) -> Option<Matrix> {
     let columns = transposed(&primaries.map(xyz));
     let shares = apply(&inverse(&columns)?, xyz(white));
     Some(columns.map(|row| std::array::from_fn(|at| row[at] * shares[at])))
 }
 
-/// Bradford's: how XYZ changes so that one white becomes another.
+/// Bradford's adaptation of XYZ from one white point to another.
 fn adaptation(from: Chromaticity, to: Chromaticity) -> Option<Matrix> {
     const CONES: Matrix =
         [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]];
@@ -129,13 +129,13 @@ fn apply(matrix: &Matrix, vector: [f64; 3]) -> [f64; 3] {
     matrix.map(|row| row.iter().zip(vector).map(|(factor, value)| factor * value).sum())
 }
 
-/// The second first, then the first.
+/// The product of two matrices, which applies the second one first.
 fn product(first: &Matrix, second: &Matrix) -> Matrix {
     let columns = transposed(second);
     transposed(&columns.map(|column| apply(first, column)))
 }
 
-/// By cofactors; none for a matrix that has no inverse.
+/// Inverts a matrix by cofactors; none if it has no inverse.
 fn inverse(matrix: &Matrix) -> Option<Matrix> {
     let at = |row: usize, column: usize| matrix[row % 3][column % 3];
     let cofactor = |row: usize, column: usize| {

@@ -1,14 +1,14 @@
-//! Cameras' raw files. Most are TIFF files whose first image is a preview the size of a stamp: a vector of
-//! that would pass for one of the photograph.
+//! Recognises cameras' raw files. Most are TIFF files whose first image is a tiny preview, so reading them as
+//! TIFF would give the vector of the preview.
 
 use super::Foreign;
 
-/// Tags of the first directory that are looked at; no camera writes more.
+/// Maximum number of tags of the first directory that are read; no camera writes more.
 const MAX_TAGS: usize = 256;
 
-/// A camera's raw file that looks like TIFF, to a reader that knows no better.
+/// Recognises a camera's raw file that is also a TIFF file.
 pub(in super::super) fn camera_raw(bytes: &[u8]) -> Option<Foreign> {
-    // Canon's mark stands where other TIFF files have whatever they like.
+    // Canon's mark is at a place where other TIFF files may have any bytes.
     if bytes.get(8..10) == Some(b"CR") && bytes.starts_with(b"II*\0") {
         return Some(Foreign::image("a camera's raw file (CR2)"));
     }
@@ -19,13 +19,13 @@ pub(in super::super) fn camera_raw(bytes: &[u8]) -> Option<Foreign> {
     if directory.value(DNG_VERSION).is_some() {
         return Some(Foreign::image("a camera's raw file (DNG)"));
     }
-    // Nikon, Sony, Pentax: a reduced image first, the photograph in a directory below it.
+    // Nikon, Sony and Pentax write a reduced image first, and the photograph in a directory below it.
     let reduced = directory.value(NEW_SUBFILE_TYPE).is_some_and(|value| value & 1 == 1);
     (reduced && directory.value(SUB_IFDS).is_some())
         .then(|| Foreign::image("a camera's raw file (NEF, ARW or the like)"))
 }
 
-/// A camera's raw file with a signature of its own.
+/// Recognises a camera's raw file with its own signature.
 pub(super) fn other_raw(bytes: &[u8]) -> Option<Foreign> {
     let starts = |magic: &[u8]| bytes.starts_with(magic);
     let what = if starts(b"IIRO") || starts(b"IIRS") || starts(b"MMOR") {
@@ -68,7 +68,7 @@ impl<'b> Directory<'b> {
         Some(Self { entries: &entries[..count], little })
     }
 
-    /// The number in a tag's entry: of no more than 32 bits, the first of several.
+    /// The first number in a tag's entry, of at most 32 bits.
     fn value(&self, tag: u16) -> Option<u32> {
         const SHORT: u16 = 3;
         let entry =

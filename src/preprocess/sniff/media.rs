@@ -1,4 +1,5 @@
-//! ISO base media files: HEIF's kinds, and videos, which share one structure and differ by their brands.
+//! Recognises ISO base media files: the kinds of HEIF, and videos. They share one structure and differ in their
+//! brands.
 
 use super::{Foreign, SEND_BYTES};
 
@@ -11,11 +12,11 @@ pub(in super::super) enum Heif {
     Heic,
     /// Coded in AV1.
     Avif,
-    /// Not said, or in another coding.
+    /// Another coding, or none is named.
     Other,
 }
 
-/// What a brand says of its file; nothing where it says too little.
+/// The kind of file that a brand stands for; none if it is not specific.
 fn kind(brand: [u8; 4]) -> Option<Result<Heif, Foreign>> {
     Some(match &brand {
         b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"hevm" | b"hevs" => {
@@ -34,13 +35,13 @@ fn kind(brand: [u8; 4]) -> Option<Result<Heif, Foreign>> {
     })
 }
 
-/// The kind of HEIF that a file is, if it is any.
+/// The kind of HEIF of a file; none if it is another file.
 #[cfg(any(feature = "heic", feature = "avif"))]
 pub(in super::super) fn heif(bytes: &[u8]) -> Option<Heif> {
     file_type(bytes)?.ok()
 }
 
-/// What a file with a `ftyp` box is.
+/// The kind of a file with a `ftyp` box.
 fn file_type(bytes: &[u8]) -> Option<Result<Heif, Foreign>> {
     if bytes.get(4..8)? != b"ftyp" {
         return None;
@@ -49,8 +50,8 @@ fn file_type(bytes: &[u8]) -> Option<Result<Heif, Foreign>> {
     let brands = bytes.get(8..).unwrap_or_default();
     let brands = &brands[..brands.len().min((size as usize).saturating_sub(8))];
     let (brands, _) = brands.as_chunks::<4>();
-    // The major brand decides. `mif1`, a frame for any coding, leaves it to those that it is compatible with,
-    // which stand behind the version: bytes that are no brand.
+    // The major brand decides. `mif1` stands for any coding, so the compatible brands decide then. They follow
+    // the version, whose bytes are not a brand.
     let major = brands.first().and_then(|&brand| kind(brand));
     let compatible = || brands.iter().skip(2).find_map(|&brand| kind(brand));
     let any = || match brands.iter().any(|brand| matches!(brand, b"mif1" | b"msf1" | b"mif2")) {

@@ -1,12 +1,12 @@
-//! Formats that begin with bytes of their own.
+//! Recognises formats by their signatures.
 
 use super::{CONVERT, DECODE, Foreign, RENDER, SEND_BYTES, UNPACK};
 
-/// The bytes that a format has at a place, its name with an article, and what to do.
+/// An offset, the bytes that a format has there, its name with an article, and what to do.
 type Signature = (usize, &'static [u8], &'static str, &'static str);
 
 const FRAME: &str = "send one of its frames as JPEG or PNG";
-/// The bytes of an image went through a program that took them for characters.
+/// A program has treated the bytes of an image as characters.
 const MANGLED: &str = "its bytes were read as text on the way and cannot be restored; \
                        read the file in binary mode and send it again";
 
@@ -21,7 +21,8 @@ pub(in super::super) fn is_jxl(bytes: &[u8]) -> bool {
 
 #[rustfmt::skip]
 const SIGNATURES: &[Signature] = &[
-    // JPEG XL is two formats: a box structure, and the bare codestream, whose two bytes come last of all.
+    // JPEG XL has two formats: a box structure, and the bare codestream. The latter has a signature of only two
+    // bytes, so it comes last.
     (0, JXL_BOXES, "a JPEG XL image", CONVERT),
     (0, b"\0\0\0\x0CjP  \r\n\x87\n", "a JPEG 2000 image", CONVERT),
     (0, b"\xFF\x4F\xFF\x51", "a JPEG 2000 image", CONVERT),
@@ -88,7 +89,8 @@ const SIGNATURES: &[Signature] = &[
     (0, b"PAR1", "a Parquet file", UNPACK),
     (0, b"\x80\x04\x95", "a Python pickle", SEND_BYTES),
 
-    // U+FFFD for each byte of PNG's and JPEG's that is no UTF-8, Latin-1 as UTF-8, and line ends exchanged.
+    // Signatures of PNG and JPEG after such treatment: U+FFFD for bytes that are not UTF-8, Latin-1 as UTF-8,
+    // and changed line ends.
     (0, b"\xEF\xBF\xBDPNG", "a PNG image that was damaged on its way", MANGLED),
     (0, b"\xC2\x89PNG", "a PNG image that was damaged on its way", MANGLED),
     (0, b"\x89PNG\n\x1A", "a PNG image that was damaged on its way", MANGLED),
@@ -106,7 +108,7 @@ const SIGNATURES: &[Signature] = &[
     (0, JXL_STREAM, "a JPEG XL image", CONVERT),
 ];
 
-/// The format whose bytes these begin with.
+/// The format whose signature the bytes have.
 pub(super) fn find(bytes: &[u8]) -> Option<Foreign> {
     let has = |&&(offset, magic, ..): &&Signature| {
         bytes.get(offset..).is_some_and(|rest| rest.starts_with(magic))

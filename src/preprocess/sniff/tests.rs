@@ -1,4 +1,4 @@
-//! A made-up beginning of each kind of file, and what it is called.
+//! Checks the name of each kind of file with a made-up beginning.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
@@ -13,7 +13,7 @@ fn brands(major: &str, compatible: &str) -> Vec<u8> {
         .concat()
 }
 
-/// What bytes are called, in builds that do not read them.
+/// The name of bytes in builds that do not read them.
 fn called(bytes: &[u8]) -> String {
     name(bytes).what.map(Cow::into_owned).unwrap_or_default()
 }

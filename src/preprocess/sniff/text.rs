@@ -1,11 +1,11 @@
-//! What people send as text in place of an image.
+//! Recognises text that clients send instead of an image.
 
 use super::{super::formats, ANSWER, DECODE, Foreign, RENDER, SEND_BYTES};
 
-/// Enough of a text to tell its kind.
+/// The part of a text that is enough to recognise its kind.
 const HEAD_BYTES: usize = 4096;
 
-/// The kind of a text; nothing for what is no text.
+/// The kind of a text; none if the bytes are not text.
 pub(super) fn find(bytes: &[u8]) -> Option<Foreign> {
     if bytes.is_empty() {
         return None;
@@ -42,12 +42,12 @@ pub(super) fn find(bytes: &[u8]) -> Option<Foreign> {
     })
 }
 
-/// The first characters, where all bytes of them are a text's.
+/// The first characters, if all their bytes are text.
 fn head(bytes: &[u8]) -> Option<&str> {
     let head = &bytes[..bytes.len().min(HEAD_BYTES)];
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
-        // The cut may go through a character.
+        // The cut may be inside a character.
         Err(error) if error.error_len().is_none() && head.len() < bytes.len() => {
             std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
         }
@@ -73,7 +73,7 @@ fn markup(text: &str) -> Foreign {
 
 /// The format of an image in base64, in quotes or not: of text that decodes to the first bytes of one.
 fn base64(text: &str) -> Option<&'static str> {
-    /// As much as makes 48 bytes, more than any signature that is looked for.
+    /// As many characters as encode 48 bytes, which is more than any signature needs.
     const CHARACTERS: usize = 64;
     let packed: Vec<u8> = text
         .bytes()

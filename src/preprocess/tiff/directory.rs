@@ -1,10 +1,10 @@
-//! The header and the first directory of a TIFF: its tags and their values, read in place.
+//! Reads the header and the first directory of a TIFF: its tags and their values, without copies.
 
 use crate::preprocess::reason::Reason;
 
 use super::Result;
 
-/// Tags that are read. Others are passed over.
+/// Tags that are read. Other tags are ignored.
 pub(super) mod tag {
     pub(in super::super) const IMAGE_WIDTH: u16 = 256;
     pub(in super::super) const IMAGE_LENGTH: u16 = 257;
@@ -34,7 +34,7 @@ pub(super) mod tag {
     pub(in super::super) const REFERENCE_BLACK_WHITE: u16 = 532;
 }
 
-/// The order of the bytes of a number.
+/// Byte order of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ByteOrder {
     Little,
@@ -66,7 +66,7 @@ pub(super) struct Directory<'b> {
     tags: Vec<(u16, Values<'b>)>,
 }
 
-/// The values of a tag, where they stand in the file.
+/// The values of a tag, as a slice of the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Values<'b> {
     order: ByteOrder,
@@ -77,7 +77,7 @@ pub(super) struct Values<'b> {
 /// The types of values that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Unsigned integers of so many bytes.
+    /// Unsigned integers of this many bytes.
     Number(usize),
     /// Two integers of four bytes, a numerator and a denominator.
     Fraction,
@@ -113,7 +113,7 @@ impl<'b> Values<'b> {
         self.bytes
     }
 
-    /// One value; none past the end, or where the values are fractions.
+    /// One value; none after the end, or if the values are fractions.
     pub(super) fn get(self, index: usize) -> Option<u64> {
         let Kind::Number(size) = self.kind else { return None };
         let start = index.checked_mul(size)?;
@@ -124,7 +124,7 @@ impl<'b> Values<'b> {
         (0..self.len()).map_while(move |index| self.get(index))
     }
 
-    /// The values as fractions; integers are taken as they are.
+    /// The values as floating-point numbers; fractions are divided.
     pub(super) fn fractions(self) -> impl Iterator<Item = f64> {
         self.bytes.chunks_exact(self.kind.size()).map(move |bytes| match self.kind {
             Kind::Number(_) => self.order.number(bytes) as f64,
@@ -169,7 +169,7 @@ impl<'b> Directory<'b> {
             let (count, value) = entry[4..].split_at(offset_size as usize);
             let length = order.number(count).checked_mul(kind.size() as u64).ok_or_else(early)?;
             let values = match value.get(..usize::try_from(length).unwrap_or(usize::MAX)) {
-                // Values that fit stand in the entry itself.
+                // Values that fit are stored in the entry itself.
                 Some(inside) => inside,
                 None => part(order.number(value), length).ok_or_else(|| {
                     Reason::new(format!("the values of TIFF tag {tag} lie beyond the end"))

@@ -1,4 +1,4 @@
-//! Black and white rows as fax machines send them.
+//! Decompresses black and white rows in the codings of fax machines.
 
 use hayro_ccitt::{DecodeSettings, Decoder, DecoderContext, EncodingMode, decode};
 
@@ -12,7 +12,7 @@ struct Rows {
     rows: usize,
 }
 
-/// Unpacks rows of bits, each from a whole byte.
+/// Decompresses rows of bits; each row begins at a whole byte.
 ///
 /// * `size`: columns and rows
 pub(super) fn unpack(
@@ -32,14 +32,14 @@ pub(super) fn unpack(
         end_of_line: false,
         rows_are_byte_aligned: compression == Compression::FaxRuns,
         encoding,
-        // What was damaged on the line would be shown as another image.
+        // Otherwise data that was damaged in transmission would give another image.
         strict: true,
     };
     let bits = Vec::with_capacity(columns.div_ceil(8) * rows);
     let mut sink = Rows { bits, columns, rows };
     let outcome = decode(input, &mut sink, &mut DecoderContext::new(settings));
     let whole = sink.bits.len() == columns.div_ceil(8) * rows;
-    // Nothing behind the last row is of interest.
+    // Data after the last row is ignored.
     match outcome {
         _ if whole => Ok(sink.bits),
         Ok(_) => Err(Reason::new("the fax data of the TIFF ends early")),

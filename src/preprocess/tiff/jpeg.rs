@@ -1,4 +1,4 @@
-//! JPEG streams within a TIFF, each of one strip or tile.
+//! Decodes JPEG streams within a TIFF, each of one strip or tile.
 
 use super::Result;
 use crate::preprocess::{
@@ -6,21 +6,22 @@ use crate::preprocess::{
     reason::Reason,
 };
 
-/// What a strip or tile must be for the file to be right.
+/// The size that a strip or tile must have.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expected {
     pub(super) columns: usize,
-    /// Rows that are shown, and rows that a whole strip has: the last one may have either.
+    /// Rows that are shown, and rows of a full strip. The last strip may have either number.
     pub(super) rows: [usize; 2],
     pub(super) components: usize,
 }
 
-/// Decodes a strip or tile: rows of `components` bytes a pixel, in the colours of the TIFF's tags.
+/// Decodes a strip or tile to rows with `components` bytes per pixel, in the colours of the TIFF's tags.
 ///
-/// The tags say what the components are, whatever the stream's own markers say; only luma and chroma become RGB.
+/// The tags decide the meaning of the components, not the stream's markers. Only luma and chroma are converted
+/// to RGB.
 ///
 /// * `luma`: whether three components are luma and chroma
-/// * `tables`: a stream without an image, whose tables are put before
+/// * `tables`: a stream without an image, whose tables are put before the strip's stream
 pub(super) fn unpack(
     stream: &[u8],
     tables: Option<&[u8]>,
@@ -47,7 +48,8 @@ fn reason(refusal: Refusal) -> Reason {
     })
 }
 
-/// Before any pixel is decoded, of which there may be a thousand times as many as the tags say.
+/// Checks the stream's size before any pixel is decoded: it could have a thousand times as many pixels as the
+/// tags say.
 fn check(stream: &Stream<'_>, expected: Expected) -> Result<()> {
     let [shown, whole] = expected.rows;
     let [columns, rows] = stream.size();
@@ -64,18 +66,18 @@ fn check(stream: &Stream<'_>, expected: Expected) -> Result<()> {
     Ok(())
 }
 
-/// Copies a stream without its first marker and without what applications have put into it: those segments could
-/// contradict the TIFF's tags.
+/// Copies a stream without its first marker and without application segments, which could contradict the TIFF's
+/// tags.
 fn copy_segments(stream: &[u8], joined: &mut Vec<u8>) -> Result<()> {
     let damaged = || reason(Refusal::Damaged);
     let mut rest = stream.strip_prefix(&[0xFF, 0xD8]).ok_or_else(damaged)?;
     loop {
         match rest {
-            // Fill bytes may stand before a marker.
+            // Fill bytes may precede a marker.
             [0xFF, 0xFF, ..] => rest = &rest[1..],
             // The end of tables.
             [0xFF, 0xD9, ..] | [] => return Ok(()),
-            // A scan, and whatever comes behind it.
+            // A scan and everything after it.
             [0xFF, 0xDA, ..] => {
                 joined.extend_from_slice(rest);
                 return Ok(());

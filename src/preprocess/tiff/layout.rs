@@ -1,4 +1,5 @@
-//! What the tags say of an image: its size, its samples and where they stand. What is not understood is refused.
+//! Reads an image's size, its samples and their places from the tags. Anything that is not understood is
+//! refused.
 
 use image::metadata::Orientation;
 
@@ -9,14 +10,14 @@ use super::{
 };
 use crate::preprocess::reason::Reason;
 
-/// Most pixels of tiles that lie outside the image, beside four times the image's own.
+/// Maximum number of pixels of tiles outside the image, in addition to four times the image's own pixels.
 const MOST_PADDING: usize = 1 << 22;
 
 /// How samples are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     None,
-    /// Huffman codes of run lengths, each row from a whole byte.
+    /// Huffman codes of run lengths; each row begins at a whole byte.
     FaxRuns,
     /// ITU-T T.4, with rows that refer to the one above (two-dimensional) or not.
     FaxGroup3 {
@@ -29,13 +30,13 @@ pub(super) enum Compression {
     PackBits,
 }
 
-/// How a row was made smaller before compression.
+/// How a row was changed before compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Predictor {
     None,
     /// Differences between neighbours.
     Horizontal,
-    /// The same of the bytes of floats.
+    /// Differences between neighbouring bytes of floats.
     Float,
 }
 
@@ -46,9 +47,9 @@ pub(super) struct Layout<'b> {
     pub(super) height: usize,
     pub(super) orientation: Orientation,
     pub(super) order: ByteOrder,
-    /// Of each sample: 1, 2, 4, 8, 16, or 32 where samples are floats.
+    /// Bits of each sample: 1, 2, 4, 8, 16, or 32 for floats.
     pub(super) bits: usize,
-    /// Of each pixel, with those that are not shown.
+    /// Samples of each pixel, including those that are not shown.
     pub(super) samples: usize,
     pub(super) colour: Colour,
     pub(super) alpha: Alpha,
@@ -56,7 +57,7 @@ pub(super) struct Layout<'b> {
     pub(super) predictor: Predictor,
     /// Whether the bits of each byte are reversed.
     pub(super) reversed: bool,
-    /// Whether each sample has strips or tiles of its own.
+    /// Whether each sample has its own strips or tiles.
     pub(super) planar: bool,
     pub(super) chunks: Chunks<'b>,
     /// Whether JPEG streams hold luma and chroma, which become RGB.
@@ -151,7 +152,7 @@ impl<'b> Layout<'b> {
 }
 
 impl Layout<'_> {
-    /// Samples of a pixel that make its colour and alpha, which come first.
+    /// The number of samples of a pixel that make up its colour and alpha. They come first.
     pub(super) fn shown_samples(&self) -> usize {
         self.colour.samples() + usize::from(self.alpha != Alpha::None)
     }
@@ -168,7 +169,8 @@ impl Layout<'_> {
         (self.chunks.columns * samples * self.bits).div_ceil(8)
     }
 
-    /// Bytes that stand in memory beside the output: a strip or tile of what is unpacked as a whole, and a row.
+    /// Bytes that are held in addition to the output: a strip or tile that is decompressed as a whole, and a
+    /// row.
     pub(super) fn unpacked_bytes(&self) -> u64 {
         let planes = if self.planar { self.shown_samples() } else { 1 };
         let row = self.row_length() as u64;
@@ -188,7 +190,7 @@ impl Layout<'_> {
         whole.saturating_add(row).saturating_add(samples.saturating_mul(SAMPLE_BYTES))
     }
 
-    /// Bytes of so many rows that are not compressed, and more where chroma is coarser.
+    /// Bytes of this many uncompressed rows; more if chroma is subsampled.
     pub(super) fn packed_length(&self, rows: usize) -> usize {
         self.row_length() * rows.next_multiple_of(4)
     }
@@ -196,23 +198,23 @@ impl Layout<'_> {
 
 /// Bytes that a JPEG decoder takes for each sample: the sample, and a coefficient of two bytes.
 const JPEG_BYTES: u64 = 3;
-/// Columns and rows of the largest unit of a JPEG, in which samples are kept.
+/// Columns and rows of the largest unit of a JPEG.
 const JPEG_UNIT: u64 = 32;
-/// Bytes for each sample of a row: rows before and after chroma is widened, with those above and below.
+/// Bytes for each sample of a row: rows before and after chroma is upsampled, with the rows above and below.
 const JPEG_ROW_BYTES: u64 = 112;
 /// Bytes of tables.
 const JPEG_TABLES: u64 = 64 << 10;
 
-/// Bytes that a sample of a row takes: as two bytes, once in the order of the strip or tile and once in that of the
-/// output, and where a fax changes its colour.
+/// Bytes that a sample of a row takes: two bytes in the order of the strip or tile, two in that of the output,
+/// and the positions of colour changes of a fax.
 const SAMPLE_BYTES: u64 = 12;
 
-/// The strips or tiles that an image is cut into.
+/// The strips or tiles of an image.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chunks<'b> {
-    /// Columns of each. Those of the last tile of a row may go over the edge.
+    /// Columns of each strip or tile. The last tile of a row may extend beyond the image.
     pub(super) columns: usize,
-    /// Rows of each. The last strip has only as many as there are left; a tile always has all.
+    /// Rows of each strip or tile. The last strip has only the remaining rows; a tile always has all.
     pub(super) rows: usize,
     pub(super) tiled: bool,
     pub(super) offsets: Values<'b>,
@@ -237,7 +239,8 @@ impl<'b> Chunks<'b> {
         let [Some(columns @ 1..), Some(rows @ 1..)] = sides else {
             return Err(Reason::new("the TIFF has tiles without a size"));
         };
-        // The edge of a tile that lies outside the image is decoded too: it may not be most of the work.
+        // The part of a tile outside the image is decoded too, so it is limited: it must not be most of the
+        // work.
         let padded = |side: usize, tile: usize| side.div_ceil(tile).saturating_mul(tile);
         let area = padded(width, columns).saturating_mul(padded(height, rows));
         if area > (width * height).saturating_mul(4).saturating_add(MOST_PADDING) {

@@ -1,25 +1,26 @@
-//! LZW as in TIFF.
+//! Decompresses TIFF's LZW.
 
 use weezl::{
     BitOrder, LzwStatus,
     decode::{Configuration, Decoder},
 };
 
-/// Decoders of both kinds of codes, which are kept from strip to strip: there may be a million.
+/// Decoders of both kinds of codes. They are reused for all strips, of which there may be a million.
 #[derive(Default)]
 pub(super) struct Lzw {
-    /// Codes from the highest bit, which grow one code early.
+    /// The usual kind: codes begin at the highest bit and grow one code early.
     usual: Option<Decoder>,
-    /// Codes from the lowest bit, as a GIF has them and old writers had.
+    /// The old kind, as in GIF: codes begin at the lowest bit.
     old: Option<Decoder>,
 }
 
 impl Lzw {
-    /// Unpacks a strip or tile, to its end or to `most` bytes.
+    /// Decompresses a strip or tile, to its end or to `most` bytes.
     ///
-    /// All at once: given room for a row, the decoder loses the end of some strips.
+    /// Everything is decompressed at once: with a buffer for one row, the decoder loses the end of some strips.
     pub(super) fn unpack(&mut self, input: &[u8], most: usize) -> Vec<u8> {
-        // The first code clears the table; it is 256, which begins with a byte of zeros where it is packed from below.
+        // The first code clears the table. It is 256, whose first byte is zero if codes begin at the lowest
+        // bit.
         let is_old = matches!(*input, [0, second, ..] if second & 1 == 1);
         let decoder = if is_old {
             let new = || Configuration::new(BitOrder::Lsb, 8).build();
@@ -35,7 +36,7 @@ impl Lzw {
             let result = decoder.decode_bytes(&input[read..], &mut out[written..]);
             read += result.consumed_in;
             written += result.consumed_out;
-            // Whether enough is there is for the reader of the rows to say.
+            // The reader of the rows checks whether there is enough data.
             if !matches!(result.status, Ok(LzwStatus::Ok)) {
                 break;
             }

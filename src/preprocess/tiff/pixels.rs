@@ -1,4 +1,4 @@
-//! Bytes of a row to samples, and samples to grey or colour of eight bits.
+//! Converts the bytes of a row to samples, and samples to grey or colour with eight bits.
 
 use super::{
     directory::ByteOrder,
@@ -6,10 +6,10 @@ use super::{
     samples::{Alpha, Colour},
 };
 
-/// Samples of a row, spread from its bytes.
+/// Unpacks the samples of a row from its bytes.
 ///
-/// * `stride`: samples from one pixel's sample to the next pixel's, in the bytes
-/// * `samples`: `row.len()` values; those of floats are from 0 to 255
+/// * `stride`: the distance in samples between the same sample of two neighbouring pixels
+/// * `samples`: `row.len()` values; floats are scaled to 0 to 255
 pub(super) fn spread(layout: &Layout<'_>, row: &mut [u8], stride: usize, samples: &mut [u16]) {
     match layout.bits {
         32 => spread_floats(layout, row, stride, samples),
@@ -39,7 +39,7 @@ pub(super) fn spread(layout: &Layout<'_>, row: &mut [u8], stride: usize, samples
     }
 }
 
-/// Floats from 0 to 1.
+/// Unpacks floats, whose range is 0 to 1.
 fn spread_floats(layout: &Layout<'_>, row: &mut [u8], stride: usize, samples: &mut [u16]) {
     let whole = |value: f32| (value.clamp(0.0, 1.0) * 255.0).round() as u16;
     if layout.predictor != Predictor::Float {
@@ -54,7 +54,7 @@ fn spread_floats(layout: &Layout<'_>, row: &mut [u8], stride: usize, samples: &m
     for index in stride..row.len() {
         row[index] = row[index].wrapping_add(row[index - stride]);
     }
-    // First the highest bytes of all samples, then the next ones.
+    // The highest bytes of all samples come first, then the next ones.
     let count = row.len() / 4;
     for (index, sample) in samples.iter_mut().enumerate() {
         let bytes = [0, 1, 2, 3].map(|place| row[place * count + index]);
@@ -64,12 +64,12 @@ fn spread_floats(layout: &Layout<'_>, row: &mut [u8], stride: usize, samples: &m
 
 /// Writes pixels from their samples.
 ///
-/// * `samples`: all of a pixel, one pixel after the other
+/// * `samples`: all samples of a pixel, pixel by pixel
 /// * `out`: a byte for grey, three for colours, and one more for alpha
 pub(super) fn write(layout: &Layout<'_>, samples: &[u16], out: &mut [u8]) {
     let channels = layout.channels();
     let pixels = samples.chunks_exact(layout.samples).zip(out.chunks_exact_mut(channels));
-    // The upper byte of 16 bits, as Pillow takes it.
+    // 16-bit samples keep their upper byte, as in Pillow.
     let byte = |sample: u16| if layout.bits == 16 { (sample >> 8) as u8 } else { sample as u8 };
     match &layout.colour {
         Colour::Grey { inverted } => {
@@ -112,7 +112,7 @@ pub(super) fn write(layout: &Layout<'_>, samples: &[u16], out: &mut [u8]) {
     }
 }
 
-/// Puts an alpha where there is one. Colours that were multiplied by it are divided, as Pillow does it.
+/// Writes alpha, if the image has it. Colours that were multiplied by alpha are divided by it, as in Pillow.
 fn with_alpha(kind: Alpha, alpha: u8, out: &mut [u8]) {
     let Some((last, colours)) = out.split_last_mut().filter(|_| kind != Alpha::None) else {
         return;
@@ -126,7 +126,7 @@ fn with_alpha(kind: Alpha, alpha: u8, out: &mut [u8]) {
     }
 }
 
-/// As JPEG has it: ITU-R BT.601 of the full range.
+/// Converts to RGB as in JPEG: ITU-R BT.601 with the full range.
 pub(super) fn rgb(luma: u8, blue: u8, red: u8) -> [u8; 3] {
     let [luma, blue, red] = [f32::from(luma), f32::from(blue) - 128.0, f32::from(red) - 128.0];
     [luma + 1.402 * red, luma - 0.344_136 * blue - 0.714_136 * red, luma + 1.772 * blue]

@@ -1,4 +1,4 @@
-//! What the samples of a pixel mean, by the tags.
+//! The meaning of a pixel's samples, from the tags.
 
 use super::{
     Result,
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::preprocess::reason::Reason;
 
-/// What the colour samples of a pixel mean.
+/// The meaning of a pixel's colour samples.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Colour {
     /// One sample; `inverted` where 0 is white.
@@ -17,7 +17,7 @@ pub(super) enum Colour {
     /// One sample, which is an index.
     Palette(Vec<[u8; 3]>),
     Cmyk,
-    /// Luma of each pixel, chroma of blocks of so many columns and rows.
+    /// Luma for each pixel, and chroma for blocks of this many columns and rows.
     YCbCr {
         columns: usize,
         rows: usize,
@@ -34,14 +34,14 @@ impl Colour {
     }
 }
 
-/// What the sample behind the colour samples is.
+/// The meaning of the sample after the colour samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Alpha {
-    /// Nothing that is shown.
+    /// The sample is not shown.
     None,
     /// Opacity.
     Separate,
-    /// Opacity, by which the colours were multiplied.
+    /// Opacity; the colours were multiplied by it.
     Associated,
 }
 
@@ -88,7 +88,7 @@ pub(super) fn colour(directory: &Directory<'_>, bits: usize) -> Result<Colour> {
     Err(Reason::new(format!("the TIFF has colours that are not read here: {name}")))
 }
 
-/// The upper byte of each colour, as Pillow takes it.
+/// The upper byte of each colour, as in Pillow.
 fn palette(directory: &Directory<'_>, bits: usize) -> Result<Colour> {
     let colours = 1 << bits.min(8);
     let map = directory.values(tag::COLOR_MAP).filter(|map| map.len() == 3 * colours);
@@ -99,9 +99,9 @@ fn palette(directory: &Directory<'_>, bits: usize) -> Result<Colour> {
     Ok(Colour::Palette((0..colours).map(colour).collect()))
 }
 
-/// What the first sample behind the colours is.
+/// The meaning of the first sample after the colours.
 ///
-/// * samples of a pixel, and planes that they are spread over
+/// * the first arguments are the samples of a pixel and the number of planes
 pub(super) fn alpha(
     directory: &Directory<'_>,
     colour: &Colour,
@@ -113,7 +113,7 @@ pub(super) fn alpha(
     let Some(kinds) = directory.values(tag::EXTRA_SAMPLES) else {
         return match (more, colour) {
             (0, _) => Ok(Alpha::None),
-            // Some writers forget to say what the fourth sample is.
+            // Some writers do not declare the fourth sample.
             (1, Colour::Rgb) if planes == 1 => Ok(Alpha::Separate),
             _ => Err(Reason::new("the TIFF does not say what its further samples are")),
         };
@@ -125,13 +125,13 @@ pub(super) fn alpha(
         (Some(0), _) => Ok(Alpha::None),
         (Some(2), Colour::Grey { .. } | Colour::Rgb | Colour::Palette(_)) => Ok(Alpha::Separate),
         (Some(1), Colour::Grey { inverted: false } | Colour::Rgb) => Ok(Alpha::Associated),
-        // What Corel Draw 10 wrote.
+        // Corel Draw 10 wrote this value.
         (Some(999), Colour::Rgb) => Ok(Alpha::Separate),
         _ => Err(Reason::new("the TIFF has an alpha channel that its colours do not go with")),
     }
 }
 
-/// Refuses samples of types that no agreed range of values goes with.
+/// Refuses samples of types without an agreed range of values.
 pub(super) fn check(
     directory: &Directory<'_>,
     bits: usize,
@@ -153,7 +153,7 @@ pub(super) fn check(
         (Colour::Grey { .. } | Colour::Palette(_), 1 | 2 | 4) => alpha == Alpha::None,
         (Colour::Palette(_) | Colour::YCbCr { .. }, 8) => true,
         (Colour::Grey { .. } | Colour::Rgb | Colour::Cmyk, 8 | 16) => true,
-        // From 0 to 1, by convention.
+        // The range is 0 to 1 by convention.
         (Colour::Rgb, 32) => return if format == 3 { Ok(()) } else { refuse(name, bits) },
         _ => false,
     };
@@ -165,7 +165,7 @@ fn refuse(name: &str, bits: usize) -> Result<()> {
     Err(Reason::new(reason))
 }
 
-/// Refuses luma and chroma that are not those of JPEG.
+/// Refuses luma and chroma with another definition than JPEG's.
 pub(super) fn check_ycbcr(directory: &Directory<'_>) -> Result<()> {
     let is = |tag, expected: &[f64]| {
         let Some(values) = directory.values(tag) else { return true };

@@ -1,4 +1,4 @@
-//! The bytes of one strip or tile, unpacked as they are asked for.
+//! The bytes of one strip or tile, which are decompressed on demand.
 
 use std::borrow::Cow;
 
@@ -10,26 +10,27 @@ use super::{
 };
 use crate::preprocess::reason::Reason;
 
-/// The unpacked bytes of strips or tiles, of one at a time.
+/// The decompressed bytes of strips or tiles, one strip or tile at a time.
 pub(super) struct Source<'b> {
     input: Cow<'b, [u8]>,
-    /// How much of the input is used up.
+    /// Bytes of the input that were used.
     used: usize,
     state: State,
 }
 
-/// What a compression remembers between two calls. The states are kept from strip to strip: there may be a million.
+/// The state of a decompressor between two calls. States are reused for all strips, of which there may be a
+/// million.
 enum State {
     Plain,
     Deflate(Decompress),
     PackBits(Run),
 }
 
-/// What is left of a run of PackBits.
+/// The rest of a run of PackBits.
 #[derive(Default)]
 struct Run {
     length: usize,
-    /// The byte that the run repeats; none where the run's bytes stand in the input.
+    /// The byte that the run repeats; none if the run is a copy of input bytes.
     repeated: Option<u8>,
 }
 
@@ -38,13 +39,13 @@ impl<'b> Source<'b> {
         let state = match layout.compression {
             Compression::Deflate => State::Deflate(Decompress::new(true)),
             Compression::PackBits => State::PackBits(Run::default()),
-            // What others decode as a whole is read like what is not compressed.
+            // Data that is decompressed as a whole is then read like uncompressed data.
             _ => State::Plain,
         };
         Self { input: Cow::Borrowed(&[]), used: 0, state }
     }
 
-    /// Goes on with another strip or tile.
+    /// Starts to read another strip or tile.
     pub(super) fn start(&mut self, input: Cow<'b, [u8]>) {
         match &mut self.state {
             State::Plain => {}
@@ -55,10 +56,10 @@ impl<'b> Source<'b> {
         self.used = 0;
     }
 
-    /// The next bytes, as many as there is room for.
+    /// Fills the buffer with the next bytes.
     ///
     /// # Errors
-    /// Fails for data that are damaged or end before.
+    /// Fails if the data is damaged or ends early.
     pub(super) fn fill(&mut self, mut room: &mut [u8]) -> Result<()> {
         while !room.is_empty() {
             let input = &self.input[self.used..];
@@ -92,7 +93,7 @@ impl<'b> Source<'b> {
 }
 
 impl Run {
-    /// Bytes read and written; none where the input ends within a run.
+    /// Returns the bytes read and written; none if the input ends within a run.
     fn unpack(&mut self, input: &[u8], room: &mut [u8]) -> Option<(usize, usize)> {
         if self.length > 0 {
             let length = self.length.min(room.len());

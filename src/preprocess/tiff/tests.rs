@@ -1,10 +1,10 @@
-//! Bounds and refusals. Agreement with Pillow is for the golden tests.
+//! Tests limits and refusals. The golden tests compare pixels with Pillow.
 
 use image::ImageError;
 
 use super::*;
 
-/// A file of one directory, whose values all fit into its entries; `data` stands behind the header, at 8.
+/// A file with one directory, whose values all fit into its entries; `data` follows the header, at offset 8.
 fn file(tags: &[(u16, u16, u32)], data: &[u8]) -> Vec<u8> {
     let data: Vec<u8> = data.iter().copied().chain(vec![0; data.len() % 2]).collect();
     let mut bytes = b"II*\0".to_vec();
@@ -63,7 +63,7 @@ fn grey_is_read_as_it_stands() {
 
 #[test]
 fn associated_alpha_is_divided_out() {
-    // The second pixel has no opacity, the third a colour beyond it.
+    // The second pixel has no opacity, and the third has a colour larger than its opacity.
     let data = [50, 25, 0, 100, 9, 9, 9, 0, 200, 0, 0, 100];
     let mut tags = grey(3, 1, 1, &data);
     for tag in [(262, 3, 2), (277, 3, 4), (338, 3, 1)] {
@@ -87,7 +87,7 @@ fn missing_rows_are_no_rows() {
         if compression == 4 {
             tags = with(tags, (258, 3, 1));
         }
-        // Nothing stands behind the strip.
+        // The file ends after the strip.
         let mut bytes = file(&tags, &[]);
         let end = bytes.len() as u32;
         tags = with(tags, (273, 4, end));
@@ -122,7 +122,7 @@ fn what_is_not_read_is_refused_by_name() {
 
 #[test]
 fn strips_that_share_bytes_are_bounded() {
-    // 40,000 strips of a row, all of the same 4,000 bytes: two arrays stand behind the directory.
+    // 40,000 strips of one row, which all share the same 4,000 bytes. Two arrays follow the directory.
     let strips = 40_000_u32;
     let data = vec![0x80; 4000];
     let mut tags = grey(16, strips, 5, &data);

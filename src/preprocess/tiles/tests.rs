@@ -1,4 +1,4 @@
-//! Sizes against transformers' own; the pixels are compared in `tests/it/golden/llava.rs`.
+//! Compares sizes with transformers'; `tests/it/golden/llava.rs` compares the pixels.
 
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ fn grids_and_sizes_are_those_of_transformers() {
         ([2000, 100], [6, 1], [2304, 116], [0, 134]),
         // Sides of 47 pixels lose one where they are rounded down.
         ([47, 47], [1, 1], [384, 384], [0, 0]),
-        // A thread of pixels has no pixel left in any size.
+        // A very long and thin image keeps no pixel in any size.
         ([1, 100_000], [1, 1], [1, 384], [191, 0]),
     ] {
         let tiling = onevision().tiling(image);
@@ -121,7 +121,7 @@ fn views_are_cut_row_by_row_with_black_around() {
         [15, 0, 0, 0],
     ];
     assert_eq!(found, expected);
-    // Odd padding on the first side too: 1 of 3 in front.
+    // The padding of the first side is odd too: 1 of 3 is in front.
     let narrow = Tiling { image_size: [10, 10], side: 4, grid: [1, 1], inner_size: [1, 2] };
     assert_eq!(narrow.padding(), [1, 1, 2, 1]);
     let views = narrow.split(&narrow.stack(&pixels(4, 4, 0), &pixels(1, 2, 7)));

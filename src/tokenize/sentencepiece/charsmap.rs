@@ -1,10 +1,10 @@
-//! SentencePiece's precompiled replacements (NFKC and the like): a double-array trie from the beginnings of a
-//! text to what they become.
+//! SentencePiece's precompiled replacements (NFKC and the like): a double-array trie from prefixes of a text to
+//! their replacements.
 
-/// Most bytes of one replacement. The longest of Unicode's own has 33.
+/// Maximum number of bytes of one replacement. The longest of Unicode's has 33.
 const MAX_REPLACEMENT_BYTES: usize = 64;
 
-/// A double-array trie in the layout of darts-clone, and the texts that its values point at.
+/// A double-array trie in the layout of darts-clone, and the texts that its values point to.
 #[derive(Debug)]
 pub(in crate::tokenize) struct Charsmap {
     units: Vec<u32>,
@@ -16,7 +16,7 @@ impl Charsmap {
     /// * `bytes`: the trie's size in bytes (u32), its units (u32 each), the replacements
     ///
     /// # Errors
-    /// Says that the map is damaged, or that it makes a text far longer.
+    /// Says that the map is damaged, or that it would make a text far longer.
     pub(in crate::tokenize) fn read(bytes: &[u8]) -> Result<Self, String> {
         let damaged = || "its precompiled_charsmap is damaged".to_owned();
         let (size, rest) = bytes.split_first_chunk().ok_or_else(damaged)?;
@@ -34,7 +34,7 @@ impl Charsmap {
         })
     }
 
-    /// The replacement of the longest beginning of `text` that has one, and that beginning's bytes.
+    /// The replacement of the longest prefix of `text` that has one, and the prefix's length in bytes.
     pub(super) fn longest(&self, text: &str) -> Option<(&str, usize)> {
         let mut found = None;
         let mut at = offset(*self.units.first()?);
@@ -50,19 +50,19 @@ impl Charsmap {
                 found = Some((value as usize, length + 1));
             }
         }
-        // A prefix that ends inside of a character would be the file's fault; it is not taken.
+        // A prefix that ends inside a character is a fault of the file and is ignored.
         let (start, length) = found.filter(|&(_, length)| text.is_char_boundary(length))?;
         let replacement = self.replacements.get(start..)?;
         Some((replacement.split('\0').next().unwrap_or_default(), length))
     }
 }
 
-/// How far away the children of a node lie, to be combined by exclusive or.
+/// The offset of a node's children, which is combined by exclusive or.
 fn offset(unit: u32) -> usize {
     ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize
 }
 
-/// The byte that leads to a node; a leaf has a bit more than any byte.
+/// The byte that leads to a node. The value of a leaf has a bit that no byte has.
 fn label(unit: u32) -> u32 {
     unit & (0x8000_0000 | 0xFF)
 }

@@ -1,4 +1,4 @@
-//! The loop over blocks of sums, whatever is multiplied and whatever is done to the sums.
+//! The loop over blocks of sums, for any kind of operands and any way to finish the sums.
 
 use std::ops::Range;
 
@@ -9,24 +9,24 @@ use crate::{
     simd::{PANEL, Simd},
 };
 
-/// A layer and its input, in tiles.
+/// A layer and its inputs, in tiles.
 pub(super) trait Layer: Sync {
     type Kind: Kind;
 
     /// The tiles of 16 rows of inputs.
     fn inputs(&self, row: usize) -> &[Tile];
-    /// The tiles of a panel, as many as those of 16 rows.
+    /// The tiles of a panel: as many as the tiles of 16 rows of inputs.
     fn weights(&self, panel: usize) -> &[Tile];
-    /// The layer's columns that the result has.
+    /// The columns of the layer that the result has.
     fn columns(&self) -> &Range<usize>;
-    /// Does to a row of sums what is done to them, and writes them.
+    /// Finishes a row of sums (bias, activation, residual) and writes it.
     ///
-    /// * `place`: where in a row of the result two vectors are, and the panels that they are of
-    /// * `row`: the result's
-    /// * `sums`: the block, the row in it, and the column of the first of them
+    /// * `place`: the columns of two vectors in a row of the result, and their panels
+    /// * `row`: the row of the result
+    /// * `sums`: the block, the row in it, and the column of the first vector
     ///
     /// # Safety
-    /// The places are in the result, and no other thread's.
+    /// The places are inside the result, and no other thread writes them.
     unsafe fn finish<S: Simd>(
         &self,
         simd: S,
@@ -36,7 +36,7 @@ pub(super) trait Layer: Sync {
     );
 }
 
-/// One task: some rows, from a multiple of 16 on, times some panels.
+/// One task: some rows, beginning at a multiple of 16, times some panels.
 pub(super) struct Block<'a, L> {
     pub(super) layer: &'a L,
     pub(super) rows: Range<usize>,
@@ -46,12 +46,13 @@ pub(super) struct Block<'a, L> {
 impl<L: Layer> TileKernel for Block<'_, L> {
     #[inline(always)]
     fn run<S: Simd, U: Unit>(self, simd: S, unit: &mut U) {
-        // One is filled while what is in the other is finished.
+        // One block is filled while the other one is finished.
         let mut sums = [Sums::ZERO, Sums::ZERO];
         let mut turn = false;
         let mut pending = Pending::nothing();
         for panel in self.panels.clone().step_by(2) {
-            // Panels are multiplied in twos. A last one without a partner is given twice, and its second result is not used.
+            // Two panels are multiplied at a time. An odd last panel is paired with itself, and its second
+            // result is not used.
             let panels = [panel, self.panels.end.min(panel + 2) - 1];
             let weights = panels.map(|panel| self.layer.weights(panel));
             let places = places::<S>(self.layer.columns(), panels);
@@ -68,21 +69,21 @@ impl<L: Layer> TileKernel for Block<'_, L> {
                 let x = [row, if is_tall { row + ROWS_OF_TILE } else { row }];
                 let x = x.map(|row| layer.inputs(row));
                 multiply::<U, L::Kind>((unit, is_tall), x, weights, &mut between);
-                // SAFETY: 32 rows of 32 words.
+                // SAFETY: `full` has 32 rows of 32 words.
                 unsafe { unit.store(is_tall, full.0.as_mut_ptr().cast(), ROW_OF_SUMS) };
-                // SAFETY: rows and panels of this task.
+                // SAFETY: the rows and panels belong to this task.
                 unsafe { pending.finish(simd, layer, (other, BLOCK)) };
                 pending = Pending { places: places.clone(), panels, row, rows, done: 0 };
             }
         }
         let [first, second] = &sums;
-        // SAFETY: as above.
+        // SAFETY: the rows and panels belong to this task.
         unsafe { pending.finish(simd, self.layer, (if turn { first } else { second }, BLOCK)) };
     }
 }
 
 impl<L: Layer> Block<'_, L> {
-    /// The panels from one on that are worked on next, to be asked for while others are.
+    /// Prefetches the next panels while the current ones are multiplied.
     #[inline(always)]
     fn ahead(&self, panel: usize, steps: usize) -> Ahead {
         let panels = self.panels.end.saturating_sub(panel).min(2);
@@ -96,7 +97,7 @@ impl<L: Layer> Block<'_, L> {
     }
 }
 
-/// Where the two vectors of a row of two panels are, of each panel where it has two vectors.
+/// The places of the vectors of two panels in a row of the result; each panel may have two vectors.
 #[inline(always)]
 fn places<S: Simd>(columns: &Range<usize>, panels: [usize; 2]) -> [Places; 2] {
     match panels_of::<S>() {
@@ -105,10 +106,10 @@ fn places<S: Simd>(columns: &Range<usize>, panels: [usize; 2]) -> [Places; 2] {
     }
 }
 
-/// Bytes of a line of the caches.
+/// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// What is asked for next, and how much of it in each step.
+/// The next bytes to prefetch, and how many in each step.
 struct Ahead {
     next: *const u8,
     lines: usize,
@@ -127,13 +128,13 @@ impl Ahead {
     }
 }
 
-/// Other work in each step of a product. No closure: the compiler need not inline those, and one that it leaves apart is
-/// compiled without the set's instructions.
+/// Other work during each step of a product. This is a trait, because the compiler need not inline a closure,
+/// and a closure that is not inlined is compiled without the set's instructions.
 pub(crate) trait Beside<U> {
     fn step(&mut self, unit: &U);
 }
 
-/// None.
+/// No other work.
 pub(crate) struct Nothing;
 
 impl<U> Beside<U> for Nothing {
@@ -141,7 +142,7 @@ impl<U> Beside<U> for Nothing {
     fn step(&mut self, _: &U) {}
 }
 
-/// Weights are asked for, and the block before is finished.
+/// Prefetches weights and finishes the previous block.
 struct Between<'a, S, L> {
     simd: S,
     layer: &'a L,
@@ -154,15 +155,15 @@ impl<S: Simd, L: Layer, U: Unit> Beside<U> for Between<'_, S, L> {
     #[inline(always)]
     fn step(&mut self, unit: &U) {
         self.ahead.fetch(unit);
-        // SAFETY: rows and panels of the task that made this.
+        // SAFETY: the rows and panels belong to the task that made this value.
         unsafe { self.pending.finish(self.simd, self.layer, (self.sums, AT_ONCE)) };
     }
 }
 
-/// The sums of a block: all of its steps, with some other work in each.
+/// Computes the sums of a block in all its steps, with some other work in each.
 ///
-/// * `is_tall`: whether there is a second tile of rows; else the second of `x` is not read
-/// * `x`, `w`: as many tiles in each
+/// * `is_tall`: whether there is a second tile of rows; otherwise the second slice of `x` is not read
+/// * `x`, `w`: the same number of tiles in each slice
 #[inline(always)]
 pub(crate) fn multiply<U: Unit, K: Kind>(
     (unit, is_tall): (&mut U, bool),
@@ -175,7 +176,8 @@ pub(crate) fn multiply<U: Unit, K: Kind>(
     unit.zero();
     for tile in (0..tiles).step_by(K::TILES) {
         let at = |tiles: &[Tile]| tiles.as_ptr().wrapping_add(tile);
-        // SAFETY: each has `tiles` tiles, of which a step has `TILES`, and a whole number of steps.
+        // SAFETY: each slice has `tiles` tiles, a step reads `TILES` of them, and there is a whole number of
+        // steps.
         unsafe {
             match is_tall {
                 true => K::add::<U, 2>(unit, x.map(at), w.map(at)),
@@ -190,14 +192,14 @@ pub(crate) fn multiply<U: Unit, K: Kind>(
 struct Pending {
     places: [Places; 2],
     panels: [usize; 2],
-    /// The first of the result.
+    /// The first row in the result.
     row: usize,
     rows: usize,
-    /// Rows that are.
+    /// Rows that are finished.
     done: usize,
 }
 
-/// Rows that are finished in a step: the twenty-four steps of a layer of 768 inputs are enough for a block.
+/// Rows that are finished in a step: the 24 steps of a layer with 768 inputs are enough for a block.
 const AT_ONCE: usize = 2;
 
 impl Pending {
@@ -206,10 +208,10 @@ impl Pending {
         Self { places: [nowhere(), nowhere()], panels: [0; 2], row: 0, rows: 0, done: 0 }
     }
 
-    /// Finishes some rows, or as many as are left.
+    /// Finishes some rows, or the remaining ones.
     ///
     /// # Safety
-    /// The block is the task's own.
+    /// The block belongs to this task.
     #[inline(always)]
     unsafe fn finish<S: Simd, L: Layer>(
         &mut self,

@@ -13,22 +13,22 @@ use super::{Tile, Unit};
 /// Why tiles cannot be used on a processor that has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// The kernel does not save the registers, because it is too old or was told not to.
+    /// The operating system does not save the registers, because it is too old or was configured so.
     #[error("the system does not save the tile registers")]
     NotSaved,
-    /// It would, but this process may not.
+    /// The operating system does not let this process use them.
     #[error("the system does not let this process use the tile registers")]
     NotPermitted,
 }
 
-/// Whether tiles of bf16 and bytes can be used; none where the processor has none. Asks the system once, before the
-/// first use, as it wants to be.
+/// Whether tiles of bf16 and bytes can be used; none if the processor has none. It asks the operating system
+/// once, before the first use, as the system requires.
 pub(crate) fn granted() -> Option<Result<(), Refusal>> {
     static GRANTED: OnceLock<Option<Result<(), Refusal>>> = OnceLock::new();
     *GRANTED.get_or_init(|| is_there().then(ask))
 }
 
-/// Whether the processor has AMX with bf16 and bytes, and tiles as large as the ones here.
+/// Whether the processor has AMX with bf16 and bytes, and tiles of the size that is used here.
 fn is_there() -> bool {
     const TILE: u32 = 1 << 24;
     const BF16: u32 = 1 << 22;
@@ -42,42 +42,43 @@ fn is_there() -> bool {
     bytes_of_row >= 64 && registers >= 8 && palette.ecx & 0xffff >= 16
 }
 
-/// Whether the system saves the registers, and lets this process use them.
+/// Whether the operating system saves the registers and lets this process use them.
 fn ask() -> Result<(), Refusal> {
     const HAS_XGETBV: u32 = 1 << 27;
     const TILE_STATE: u64 = 1 << 17 | 1 << 18;
 
     #[target_feature(enable = "xsave")]
     fn saved() -> u64 {
-        // SAFETY: reads a register that the caller was told of.
+        // SAFETY: the caller has checked that the system enabled `xgetbv`.
         unsafe { _xgetbv(0) }
     }
     if __cpuid_count(1, 0).ecx & HAS_XGETBV == 0 {
         return Err(Refusal::NotSaved);
     }
-    // SAFETY: the system uses the instruction's group, as it just said.
+    // SAFETY: CPUID has just reported that the system enabled `xsave`, and with it `xgetbv`.
     if unsafe { saved() } & TILE_STATE != TILE_STATE {
         return Err(Refusal::NotSaved);
     }
     if may_use() { Ok(()) } else { Err(Refusal::NotPermitted) }
 }
 
-/// Asks Linux for the registers' memory, for this process and all of its threads.
+/// Asks Linux for permission to use the registers, for this process and all of its threads.
 #[cfg(target_os = "linux")]
 fn may_use() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const TILE_DATA: libc::c_long = 18;
-    // SAFETY: the call takes two numbers and touches no memory of ours. Where it is unknown or filtered it fails.
+    // SAFETY: the call takes two numbers and accesses no memory of this process. If it is unknown or filtered
+    // it fails.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
 }
 
-/// Nobody has tried how other systems are asked.
+/// Other systems have not been tried.
 #[cfg(not(target_os = "linux"))]
 fn may_use() -> bool {
     false
 }
 
-/// What the registers are: palette 1, and eight of 16 rows of 64 bytes.
+/// The configuration of the registers: palette 1, with eight registers of 16 rows of 64 bytes.
 #[repr(C, align(64))]
 struct Configuration {
     palette: u8,
@@ -95,13 +96,13 @@ static CONFIGURATION: Configuration = Configuration {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// The tile registers of the thread that runs this, from here until it is dropped.
+/// The tile registers of the current thread, from the creation of this value until it is dropped.
 ///
-/// Registers 0 to 3 are the sums, row of tiles by row of tiles, 4 and 5 the inputs, 6 and 7 the weights. Between two
-/// blocks of assembly they keep their values: the compiler never uses them, since no code is compiled with the feature
-/// that has them, and the system saves them with the thread.
+/// Registers 0 to 3 are the sums, one row of tiles after the other, 4 and 5 the inputs, 6 and 7 the weights.
+/// They keep their values between two blocks of assembly: the compiler never uses them, because no code is
+/// compiled with that feature, and the system saves them with the thread.
 pub(crate) struct Hardware {
-    /// It belongs to its thread.
+    /// Keeps the value on its thread.
     _thread: std::marker::PhantomData<*const ()>,
 }
 
@@ -111,7 +112,7 @@ impl Hardware {
     /// value of this type.
     pub(crate) unsafe fn configure() -> Self {
         let configuration: *const Configuration = &raw const CONFIGURATION;
-        // SAFETY: 64 readable bytes, which describe registers that the processor has.
+        // SAFETY: the operand is 64 readable bytes that describe registers of this processor.
         unsafe {
             asm!(
                 "ldtilecfg [{0}]",
@@ -127,7 +128,7 @@ impl Hardware {
 
 impl Drop for Hardware {
     fn drop(&mut self) {
-        // SAFETY: that the value exists is the proof that the instruction does.
+        // SAFETY: this value exists only on a processor with the instruction.
         unsafe {
             asm!(
                 "tilerelease",
@@ -139,8 +140,8 @@ impl Drop for Hardware {
     }
 }
 
-/// Instructions on tiles, with the addresses of two tiles of inputs and two of weights, and the distance of a tile's
-/// rows. What is loaded is memory that the instructions only read.
+/// Instructions on tiles, with the addresses of two tiles of inputs and two of weights, and the distance
+/// between the rows of a tile. The instructions only read this memory.
 macro_rules! tiles {
     ($x:ident, $w:ident, $($line:expr),+ $(,)?) => {
         asm!(
@@ -154,7 +155,7 @@ macro_rules! tiles {
     };
 }
 
-/// One product of a step: every operand is loaded once, as late as it is wanted.
+/// One product of a step: every operand is loaded once, as late as possible.
 macro_rules! product {
     ($instruction:literal, $height:ident, $x:ident, $w:ident) => {
         if $height == 2 {
@@ -188,7 +189,7 @@ macro_rules! product {
 impl Unit for Hardware {
     #[inline(always)]
     fn zero(&mut self) {
-        // SAFETY: that the value exists is the proof that the registers do.
+        // SAFETY: this value exists only while the registers are configured.
         unsafe {
             asm!(
                 "tilezero tmm0",
@@ -207,11 +208,12 @@ impl Unit for Hardware {
         unsafe { product!("tdpbf16ps", HEIGHT, x, w) }
     }
 
-    /// Three products with eight loads: the smaller parts of inputs, then the larger ones, by the larger parts of weights;
-    /// then by the smaller.
+    /// Three products with eight loads: first the smaller and the larger parts of inputs times the larger parts
+    /// of weights, then the larger parts of inputs times the smaller parts of weights.
     #[inline(always)]
     unsafe fn add_split<const HEIGHT: usize>(&mut self, x: [*const Tile; 2], w: [*const Tile; 2]) {
-        // SAFETY: the caller's promise for the tiles, each with one behind it at 1024 bytes; the registers as above.
+        // SAFETY: the caller promises that each tile and the one 1024 bytes after it are readable. A unit
+        // exists only while the tile registers are configured.
         unsafe {
             if HEIGHT == 2 {
                 tiles!(
@@ -262,14 +264,16 @@ impl Unit for Hardware {
 
     #[inline(always)]
     unsafe fn add_bytes<const HEIGHT: usize>(&mut self, x: [*const Tile; 2], w: [*const Tile; 2]) {
-        // SAFETY: as for pairs.
+        // SAFETY: the caller promises readable tiles, and a unit exists only while the tile registers are
+        // configured.
         unsafe { product!("tdpbusd", HEIGHT, x, w) }
     }
 
     #[inline(always)]
     unsafe fn store(&mut self, is_tall: bool, to: *mut i32, stride: usize) {
-        // SAFETY: the caller's promise: a tile is 16 rows of 64 bytes, the second beside the first, and the others 16 rows
-        // further. A unit exists only while the tile registers are configured.
+        // SAFETY: the caller promises writable words: a tile is 16 rows of 64 bytes, the second tile is next to
+        // the first, and the others are 16 rows further. A unit exists only while the tile registers are
+        // configured.
         unsafe {
             asm!(
                 "tilestored [{to} + {stride}*1], tmm0",
@@ -291,7 +295,7 @@ impl Unit for Hardware {
 
     #[inline(always)]
     fn prefetch(&self, address: *const u8) {
-        // SAFETY: a hint, whatever the address.
+        // SAFETY: a prefetch is only a hint and allows any address.
         unsafe {
             std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
         }

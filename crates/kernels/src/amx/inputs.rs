@@ -1,4 +1,4 @@
-//! The inputs of a product in the order of tiles.
+//! Packs the inputs of a product in the order of tiles.
 
 use std::mem::MaybeUninit;
 
@@ -16,7 +16,8 @@ pub(crate) const ROWS_OF_TILE: usize = 16;
 /// Inputs of a row in a tile of bf16.
 pub(crate) const VALUES: usize = 32;
 
-/// Rows of inputs as tiles of bf16: of 16 rows the first inputs, then the next. The last tiles are filled up with zeros.
+/// Rows of inputs as tiles of bf16: the first inputs of 16 rows, then their next inputs, and so on. The last
+/// tiles are filled up with zeros.
 pub(crate) struct Inputs {
     tiles: Vec<Tile>,
     rows: usize,
@@ -31,14 +32,14 @@ impl Inputs {
         let of_rows = depth.div_ceil(VALUES) * K::TILES;
         let count = rows.div_ceil(ROWS_OF_TILE);
         let mut tiles = Vec::<Tile>::with_capacity(count * of_rows);
-        // Few tasks: a copy is soon done.
+        // There are few tasks, because a copy is fast.
         let per_task = count.div_ceil(rayon::current_num_threads());
         let tasks =
             tiles.spare_capacity_mut()[..count * of_rows].par_chunks_mut(per_task * of_rows);
         tasks.zip(x.par_chunks(per_task * ROWS_OF_TILE * depth)).for_each(|(tiles, x)| {
             level.run_on_pairs(Pack::<K> { x, depth, tiles, kind: std::marker::PhantomData });
         });
-        // SAFETY: each task has whole tiles, and writes every row of them.
+        // SAFETY: the tasks cover all tiles, and each task writes every row of its tiles.
         unsafe { tiles.set_len(count * of_rows) };
         Self { tiles, rows, of_rows }
     }
@@ -47,7 +48,7 @@ impl Inputs {
         self.rows
     }
 
-    /// The tiles of 16 rows from one on, which must be a multiple of 16.
+    /// The tiles of the 16 rows from `row` on, which must be a multiple of 16.
     #[inline(always)]
     pub(crate) fn tiles(&self, row: usize) -> &[Tile] {
         debug_assert!(row.is_multiple_of(ROWS_OF_TILE));
@@ -71,7 +72,7 @@ impl<K: Kind> Kernel for Pack<'_, K> {
         let blocks = self.tiles.chunks_exact_mut(of_rows);
         for (tiles, x) in blocks.zip(self.x.chunks(ROWS_OF_TILE * self.depth)) {
             let row = |row: usize| x.chunks_exact(self.depth).nth(row).unwrap_or(&[]);
-            // SAFETY: so many tiles, of which the function writes all.
+            // SAFETY: `tiles` has `of_rows` tiles, and the function writes all of them.
             unsafe { pack_rows::<S, K>(simd, row, tiles.as_mut_ptr().cast(), of_rows) };
         }
     }
@@ -79,10 +80,10 @@ impl<K: Kind> Kernel for Pack<'_, K> {
 
 /// Writes the tiles of 16 rows.
 ///
-/// * `row`: the values of each, fewer than the tiles have or none at all
+/// * `row`: the values of each row; fewer than the tiles have, or none, are filled up with zeros
 ///
 /// # Safety
-/// `count` tiles are writable behind `tiles`.
+/// `count` tiles are writable from `tiles` on.
 #[inline(always)]
 pub(crate) unsafe fn pack_rows<'x, S: Simd, K: Kind>(
     simd: S,
@@ -102,13 +103,13 @@ pub(crate) unsafe fn pack_rows<'x, S: Simd, K: Kind>(
                     &copy
                 }
             };
-            // SAFETY: the caller's promise: a row of 64 bytes of one tile, or of two.
+            // SAFETY: the caller promises writable tiles; this writes a row of 64 bytes in one tile, or in two.
             unsafe { pack_values::<S, K>(simd, values, tiles.add(step * K::TILES), at) };
         }
     }
 }
 
-/// Writes a row of a tile, or of two where values are sums.
+/// Writes a row of a tile, or of two tiles if values are sums of two bf16.
 ///
 /// # Safety
 /// The tiles are writable.
@@ -120,7 +121,7 @@ unsafe fn pack_values<S: Simd, K: Kind>(
     row: usize,
 ) {
     let place = |part: usize| tile.wrapping_add(part).cast::<i32>().wrapping_add(row * PANEL);
-    // SAFETY: twice as many values as words, and the caller's promise.
+    // SAFETY: there are two values for each word, and the caller promises writable tiles.
     let write = |values: &[f32; VALUES], to: *mut i32| unsafe {
         for word in (0..PANEL).step_by(S::LANES) {
             simd.store_i32(to.add(word), simd.load_pairs(values.as_ptr().add(2 * word)));
@@ -135,13 +136,13 @@ unsafe fn pack_values<S: Simd, K: Kind>(
     }
 }
 
-/// Values as sums of two: of the nearest with 8 bits, and of the rest, which is exact.
+/// Splits values into sums of two: the nearest value with 8 bits of mantissa, and the rest, which is exact.
 #[inline(always)]
 fn split<S: Simd>(simd: S, values: &[f32; VALUES]) -> [[f32; VALUES]; 2] {
     let mut parts = [[0f32; VALUES]; 2];
     for at in (0..VALUES).step_by(S::LANES) {
         let x = simd.load_slice(&values[at..]);
-        // Adding and taking away so much more rounds to the bits that are left.
+        // Adding and subtracting a multiple of the value rounds it to the remaining bits.
         let much = simd.mul(x, simd.splat(65537.0));
         let large = simd.sub(much, simd.sub(much, x));
         simd.store_slice(&mut parts[0][at..], large);

@@ -1,4 +1,4 @@
-//! Products of a layer: of pairs of bf16, of values that are sums of two, and of bytes.
+//! Products of a layer with pairs of bf16, with values that are sums of two bf16, and with bytes.
 
 use std::{marker::PhantomData, ops::Range};
 
@@ -18,10 +18,10 @@ use crate::{
     simd::{Out, PANEL, Simd},
 };
 
-/// Multiply-adds of these in the time of one of f32, about: a task has so many more.
+/// About as many multiply-adds take the time of one in f32, so a task has that many more.
 const FASTER: usize = 8;
 
-/// [`product`](crate::product()) of weights that are in tiles.
+/// [`product`](crate::product()) with weights in tiles.
 pub(crate) fn product(
     level: Level,
     x: &[f32],
@@ -46,12 +46,12 @@ fn spread<K: Kind>(
     let inputs = Inputs::pack::<K>(level, x, depth);
     let rows = inputs.rows();
     let layer = Floats::<K> { inputs, weights, epilogue, out, kind: PhantomData };
-    // Pairs: two inputs a word; values that are sums take three products each.
+    // A pair has two inputs per word, and values that are sums take three products each.
     let words = depth * (2 * K::TILES - 1) / 2;
     each_task(level, &layer, rows, words);
 }
 
-/// Runs a product's tasks.
+/// Runs the tasks of a product.
 fn each_task<L: Layer>(level: Level, layer: &L, rows: usize, words: usize) {
     let threads = rayon::current_num_threads();
     let tasks = Tasks::new((rows, BLOCK), words.div_ceil(FASTER), layer.columns(), threads);
@@ -61,7 +61,7 @@ fn each_task<L: Layer>(level: Level, layer: &L, rows: usize, words: usize) {
     });
 }
 
-/// Of bf16, or of sums of two.
+/// A layer of bf16, or of sums of two bf16.
 struct Floats<'a, K> {
     inputs: Inputs,
     weights: &'a Columns<'a>,
@@ -108,7 +108,7 @@ impl<K: Kind> Layer for Floats<'_, K> {
     }
 }
 
-/// [`quantized_product`](crate::quantized_product()), its inputs made bytes in the order of tiles.
+/// [`quantized_product`](crate::quantized_product()) with inputs as bytes in the order of tiles.
 pub(crate) fn quantized_product(
     level: Level,
     inputs: quantized::Inputs,

@@ -11,8 +11,8 @@ fn twin() -> Level {
     Level::choose(Choice::AmxTwin).expect("plain Rust")
 }
 
-/// What `tdpbf16ps` adds to `before` for 32 inputs `x` and 32 weights `w`. It is written independently of the twin, on
-/// rows in place of tiles.
+/// The sum after `tdpbf16ps` adds the products of 32 inputs `x` and 32 weights `w` to `before`. It is written
+/// independently of the twin, on rows instead of tiles.
 fn add_pairs(before: f32, x: &[f32], w: &[f32]) -> f32 {
     let sum = |half: usize| {
         let values = x.iter().zip(w).skip(half).step_by(2);
@@ -25,7 +25,7 @@ fn narrow(value: f32) -> f32 {
     bf16::from_f32(value).to_f32()
 }
 
-/// A value's larger part and the rest, of inputs and of weights: they are rounded in two ways that differ in ties.
+/// The larger part and the rest of an input. Inputs and weights are rounded in two ways that differ in ties.
 fn split_input(x: f32) -> (f32, f32) {
     let much = x * 65537.0;
     let large = much - (much - x);
@@ -36,7 +36,7 @@ fn split_weight(w: f32) -> (f32, f32) {
     (narrow(w), narrow(w - narrow(w)))
 }
 
-/// The product of `x` and of weights in the order of the instructions, one value after the other.
+/// The product of `x` and the weights in the order of the instructions, one value after another.
 fn expected(element: Element, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<u32> {
     let depth = weights.len() / bias.len();
     let mut y = Vec::new();
@@ -79,7 +79,7 @@ fn check_product(element: Element, (rows, depth, columns): (usize, usize, usize)
     );
 }
 
-/// Every remainder of rows, inputs and outputs, one at a time.
+/// Tests every remainder of rows, inputs and outputs, one at a time.
 #[test]
 fn products_at_every_edge_have_the_bits_of_a_plain_loop() {
     for element in [Element::Bf16, Element::Split] {
@@ -88,7 +88,7 @@ fn products_at_every_edge_have_the_bits_of_a_plain_loop() {
             check_product(element, (17, size, 19), size as u64);
             check_product(element, (18, 31, size), size as u64);
         }
-        // More rows than a task has, and more inputs than there are rows to finish beside them.
+        // This shape has more rows than a task, and more steps than a block has rows to finish.
         check_product(element, (230, 64, 48), 1);
         check_product(element, (40, 1100, 40), 2);
     }
@@ -106,7 +106,7 @@ proptest! {
     }
 }
 
-/// Where the hardware is, its bits are the twin's; elsewhere the plain loop's tests have to do.
+/// Compares the twin with the hardware, if the processor has AMX.
 #[test]
 fn the_twin_has_the_bits_of_the_hardware() {
     let Ok(hardware) = Level::choose(Choice::Amx) else {
@@ -119,7 +119,7 @@ fn the_twin_has_the_bits_of_the_hardware() {
         assert!(a == b);
     };
     for (rows, depth, columns) in [(1, 1, 1), (196, 768, 96), (33, 70, 35), (64, 200, 64)] {
-        // With values that are too small for f32 among them.
+        // Some values are too small for f32.
         for scale in [1.0, 1e-19, 1e-30] {
             let seed = (rows + depth) as u64;
             let scaled = |seed| -> Vec<f32> {
@@ -155,7 +155,7 @@ fn the_twin_has_the_bits_of_the_hardware() {
     }
 }
 
-/// One step of a unit, on tiles of the same pair in every place.
+/// The result of one step of a unit on tiles with the same pair in every place.
 fn sum_of(x: [f32; 2], w: [f32; 2]) -> f32 {
     let tile = |[first, second]: [f32; 2]| {
         let mut tile = Tile::ZERO;
@@ -168,10 +168,10 @@ fn sum_of(x: [f32; 2], w: [f32; 2]) -> f32 {
     let (x, w) = (tile(x), tile(w));
     let mut unit = Twin::new();
     unit.zero();
-    // SAFETY: tiles.
+    // SAFETY: all pointers lead to whole tiles.
     unsafe { unit.add_pairs::<2>([&raw const x; 2], [&raw const w; 2]) };
     let mut sums = Sums::ZERO;
-    // SAFETY: 32 rows of 32 words.
+    // SAFETY: `sums` has 32 rows of 32 words.
     unsafe { unit.store(true, sums.0.as_mut_ptr().cast(), ROW_OF_SUMS) };
     let first = sums.0[0][0];
     assert!(sums.0.iter().flatten().all(|&sum| sum == first));
@@ -180,9 +180,9 @@ fn sum_of(x: [f32; 2], w: [f32; 2]) -> f32 {
 
 #[test]
 fn numbers_that_are_too_small_are_zero_and_others_are_not_hidden() {
-    // 16 steps of two.
+    // The sum has 16 terms of two products.
     assert_eq!(sum_of([1.0, 2.0], [3.0, 0.5]), 64.0);
-    // An input, a product, and a sum.
+    // These are a denormal input, product and sum.
     assert_eq!(sum_of([1e-39, 0.0], [1.0, 0.0]), 0.0);
     assert_eq!(sum_of([1e-30, 0.0], [1e-10, 0.0]), 0.0);
     assert!(sum_of([1.0, 0.0], [f32::MIN_POSITIVE, 0.0]) > 0.0);

@@ -1,8 +1,9 @@
-//! The same instructions in plain Rust, as Intel's manual has them.
+//! The tile instructions in plain Rust, as Intel's manual defines them.
 //!
-//! Of `tdpbf16ps` it says that for each value of the result the products of the first of each pair are added up in order,
-//! with one rounding each, beginning with zero; those of the second of each pair beside them; then one is added to
-//! the other, and the result to what was there. Numbers too small for 2^-126 are taken for zero, and made zero.
+//! For `tdpbf16ps` and each value of the result, the products of the first elements of all pairs are added in
+//! order, with one rounding each, beginning with zero. The products of the second elements are added in the
+//! same way. Then the two sums are added, and the result is added to the previous value. Numbers below 2^-126
+//! are read and written as zero.
 
 use super::{Tile, Unit};
 use crate::{
@@ -16,7 +17,7 @@ type Words = [[u32; PANEL]; PANEL];
 /// The tile registers.
 pub(crate) struct Twin {
     registers: [Words; 8],
-    /// The vectors that plain loops are compiled for, which changes no bit of them.
+    /// The vectors for which the plain loops are compiled. They change no bit of the results.
     vectors: Level,
 }
 
@@ -25,19 +26,19 @@ impl Twin {
         Self { registers: [[[0; PANEL]; PANEL]; 8], vectors: Level::vectors() }
     }
 
-    /// `tileloadd`, of adjacent rows.
+    /// `tileloadd` with adjacent rows.
     ///
     /// # Safety
     /// The tile is readable.
     unsafe fn load(&mut self, register: usize, from: *const Tile) {
-        // SAFETY: the caller's promise; every pattern of bits is a word.
+        // SAFETY: the caller promises a readable tile, and every bit pattern is a valid word.
         self.registers[register] = unsafe { from.cast::<Words>().read() };
     }
 
-    /// A step with one instruction: loads, and four products, or two.
+    /// A step with one instruction: the loads, and four products or two.
     ///
     /// # Safety
-    /// Each tile is readable, of inputs the first `height`.
+    /// Each tile of weights and the first `height` tiles of inputs are readable.
     #[inline(never)]
     unsafe fn step(
         &mut self,
@@ -122,23 +123,23 @@ impl Kernel for AddBytes<'_> {
     }
 }
 
-/// One of the two bf16 of a word as the instruction takes it, the lower one first.
+/// One of the two bf16 of a word as f32; the lower one is the first.
 #[inline(always)]
 fn upper(pair: u32, half: usize) -> f32 {
     normal(f32::from_bits(if half == 0 { pair << 16 } else { pair & 0xffff_0000 }))
 }
 
-/// Zero of the same sign, where a number is smaller than the others.
+/// Replaces a denormal number by zero of the same sign.
 #[inline(always)]
 fn normal(value: f32) -> f32 {
     if value.abs() < f32::MIN_POSITIVE { 0f32.copysign(value) } else { value }
 }
 
-/// An f64 as f32, in one rounding. The sum of an f32 and of a product of two bf16, which has 16 bits, is rounded in f64
-/// before; that changes nothing, since f64 has more than twice the bits of f32.
+/// Rounds an f64 to f32 as if there were one rounding. The sum of an f32 and a product of two bf16 (16 bits)
+/// was rounded to f64 before, which changes nothing, because f64 has more than twice the bits of f32.
 #[inline(always)]
 fn rounded(value: f64) -> f32 {
-    /// What rounds to less than 2^-126 where numbers could be as small as they like.
+    /// Numbers below this would round to less than 2^-126 if the exponent had no limit.
     const TINY: f64 = f32::MIN_POSITIVE as f64 * (1.0 - 1.0 / (1 << 25) as f64);
     if value.abs() < TINY { 0f32.copysign(value as f32) } else { value as f32 }
 }

@@ -1,4 +1,4 @@
-//! Keys and values of a block in the order of the products.
+//! Packs the keys and values of a block in the order of the products.
 
 use std::{cell::RefCell, ops::Range};
 
@@ -15,19 +15,19 @@ thread_local! {
     pub(super) static PAIRS: RefCell<Scratch<Pair>> = const { RefCell::new(Scratch::new()) };
 }
 
-/// What a task needs beside its result; kept for the thread's next one.
+/// The buffers of a task. They are kept for the thread's next task.
 pub(super) struct Scratch<T> {
-    /// The queries of a tile, in a product's order.
+    /// The queries of a tile, in the order of the product.
     pub(super) queries: Vec<T>,
-    /// Panels of 16 keys: in each a line for each word of a head.
+    /// Panels of 16 keys, with a line for each word of a head.
     pub(super) keys: Vec<Line<T>>,
-    /// Panels of 16 values of a head: in each a line for each word of keys.
+    /// Panels of 16 values of a head, with a line for each word of keys.
     pub(super) values: Vec<Line<T>>,
-    /// Rows of a tile: in each a score for each key, and then a weight.
+    /// Rows of a tile, with a score for each key, which later becomes a weight.
     pub(super) scores: Vec<Line<f32>>,
-    /// Of each query the largest score so far, and the sum of the exponentials over it.
+    /// For each query the largest score so far, and the sum of exponentials relative to it.
     pub(super) sums: Vec<(f32, f32)>,
-    /// Lines of a panel are a multiple of this, filled up with zeros.
+    /// The number of lines of a panel is a multiple of this; further lines are zeros.
     multiple: usize,
 }
 
@@ -43,9 +43,9 @@ impl<T: Operand> Scratch<T> {
         }
     }
 
-    /// Makes room for a block; what was there is written anew.
+    /// Allocates the buffers of a block. Old contents are overwritten.
     ///
-    /// * `(rows, multiple)`: rows of a tile, and what the lines of a panel are a multiple of
+    /// * `(rows, multiple)`: rows of a tile, and the number whose multiple the lines of a panel are
     pub(super) fn reserve(&mut self, (rows, multiple): (usize, usize), dim: usize, block: usize) {
         let lines = |values: usize| values.div_ceil(T::INPUTS).next_multiple_of(multiple);
         self.multiple = multiple;
@@ -66,13 +66,13 @@ impl<T: Operand> Scratch<T> {
         for (panel, lines) in self.keys.chunks_exact_mut(of_panel).enumerate() {
             lines[words..].fill(zeros);
             for lane in (0..PANEL).step_by(S::LANES) {
-                // The scores of what is behind the last key are overwritten.
+                // Scores after the last key are overwritten later.
                 let key =
                     |index: usize| (block.start + panel * PANEL + lane + index).min(block.end - 1);
                 let row = |index: usize| &head.row(1, key(index))[..dim];
                 transpose::<S, T>(simd, row, |word, column| {
                     let to = &mut lines[word].0[lane..lane + S::LANES];
-                    // SAFETY: so many words, of 32 bits.
+                    // SAFETY: the slice has `LANES` words of 32 bits.
                     unsafe { simd.store_i32(to.as_mut_ptr().cast(), column) };
                 });
             }
@@ -85,7 +85,7 @@ impl<T: Operand> Scratch<T> {
         for word in 0..words {
             let key = block.start + word * T::INPUTS;
             let rows = [key, (key + 1).min(block.end - 1)].map(|key| &head.row(2, key)[..dim]);
-            // An odd last key has no other; its weight is zero, and times zero it adds nothing.
+            // An odd last key has no partner. The partner's weight is zero, so it adds nothing.
             let is_whole = key + T::INPUTS <= block.end;
             for at in (0..dim).step_by(S::LANES) {
                 let [first, mut second] = rows.map(|row| simd.load_slice(&row[at..]));
@@ -94,7 +94,7 @@ impl<T: Operand> Scratch<T> {
                 }
                 let line = &mut self.values[at / PANEL * of_panel + word];
                 let to = &mut line.0[at % PANEL..][..S::LANES];
-                // SAFETY: so many words, of 32 bits.
+                // SAFETY: the slice has `LANES` words of 32 bits.
                 unsafe { T::join(simd, to.as_mut_ptr().cast(), [first, second]) };
             }
         }

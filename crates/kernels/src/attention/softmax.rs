@@ -1,11 +1,11 @@
-//! The softmax of a block of scores, over the largest one so far.
+//! Computes the softmax of a block of scores, relative to the largest score so far.
 
 use crate::{
     math,
     simd::{PANEL, Simd},
 };
 
-/// The largest of some panels of scores.
+/// The largest score of some panels.
 #[inline(always)]
 pub(super) fn largest_of<S: Simd>(simd: S, scores: &[f32]) -> f32 {
     let mut most = [simd.splat(f32::NEG_INFINITY); 2];
@@ -17,7 +17,7 @@ pub(super) fn largest_of<S: Simd>(simd: S, scores: &[f32]) -> f32 {
     simd.max_of(simd.max(most[0], most[1]))
 }
 
-/// Turns scores into exponentials over the largest one so far.
+/// Replaces scores by exponentials relative to the largest score so far.
 ///
 /// * returns their sum
 #[inline(always)]

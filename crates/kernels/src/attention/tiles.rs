@@ -22,7 +22,7 @@ thread_local! {
     static TILES: RefCell<[Vec<Tile>; 2]> = const { RefCell::new([const { Vec::new() }; 2]) };
 }
 
-/// Some queries of one head, from the first on.
+/// Computes the attention of some queries of one head.
 pub(super) fn attend(level: Level, head: Head<'_>) {
     PAIRS.with_borrow_mut(|scratch| {
         TILES.with_borrow_mut(|[queries, weights]| {
@@ -34,12 +34,12 @@ pub(super) fn attend(level: Level, head: Head<'_>) {
 struct Task<'a> {
     head: Head<'a>,
     scratch: &'a mut Scratch<Pair>,
-    /// 32 queries, and then their weights of a block of keys.
+    /// 32 queries, and later their weights for a block of keys.
     queries: &'a mut Vec<Tile>,
     weights: &'a mut Vec<Tile>,
 }
 
-/// Inputs of a row of a tile.
+/// Inputs in a row of a tile.
 const STEP: usize = 2 * PANEL;
 
 impl TileKernel for Task<'_> {
@@ -65,7 +65,7 @@ impl TileKernel for Task<'_> {
 }
 
 impl Task<'_> {
-    /// Takes a block of keys into the sums of some queries.
+    /// Adds a block of keys to the sums of some queries.
     #[inline(always)]
     fn tile<S: Simd, U: Unit>(
         &mut self,
@@ -81,13 +81,13 @@ impl Task<'_> {
             self.weights.chunks_exact_mut(of_rows).take(if is_tall { 2 } else { 1 }).enumerate()
         {
             let weights = |row: usize| match half * ROWS_OF_TILE + row {
-                // SAFETY: `scores` has 32 rows of `KEYS` values; nothing writes to them meanwhile.
+                // SAFETY: `scores` has 32 rows of `KEYS` values, and nothing writes to them at the same time.
                 row if row < rows.len() => unsafe {
                     std::slice::from_raw_parts(scores.add(row * KEYS), block.len())
                 },
                 _ => &[],
             };
-            // SAFETY: so many tiles.
+            // SAFETY: `tiles` has `of_rows` tiles.
             unsafe { pack_rows::<S, Pairs>(simd, weights, tiles.as_mut_ptr(), of_rows) };
         }
         self.mix((simd, unit, is_tall), (rows, block), &factors);
@@ -109,7 +109,7 @@ impl Task<'_> {
                 row if row < rows.end => &self.head.row(0, row)[..dim],
                 _ => &[],
             };
-            // SAFETY: so many tiles.
+            // SAFETY: `tiles` has `of_rows` tiles.
             unsafe { pack_rows::<S, Pairs>(simd, query, tiles.as_mut_ptr(), of_rows) };
         }
         let x = [0, usize::from(is_tall)].map(|half| &self.queries[half * of_rows..][..of_rows]);
@@ -117,18 +117,19 @@ impl Task<'_> {
         let scores = self.scratch.scores.as_mut_ptr().cast::<i32>();
         let panels = keys.len() / of_rows;
         for first in (0..panels).step_by(2) {
-            // Panels are multiplied in twos. A last one without a partner is given twice, and its second result is not used.
+            // Two panels are multiplied at a time. An odd last panel is paired with itself, and its second
+            // result is not used.
             let panels = [first, panels.min(first + 2) - 1];
             let w = panels.map(|panel| &keys[panel * of_rows..][..of_rows]);
             multiply::<U, Pairs>((unit, is_tall), x, w, &mut Nothing);
-            // SAFETY: `scores` has 32 rows of `KEYS` words, an even number of panels.
+            // SAFETY: `scores` has 32 rows of `KEYS` words, which are an even number of panels.
             unsafe { unit.store(is_tall, scores.add(first * PANEL), 4 * KEYS) };
         }
     }
 
-    /// Makes weights of the scores.
+    /// Replaces scores by weights.
     ///
-    /// * returns what the sums before must be multiplied with
+    /// * returns the factors for the previous sums
     #[inline(always)]
     fn weigh<S: Simd>(
         &mut self,
@@ -157,14 +158,14 @@ impl Task<'_> {
             let scores = row(index);
             *total = *total * factor + soften(simd, scores, scale, *largest);
             if self.head.shape.causal {
-                // The exponential of what is hidden is tiny, but not zero.
+                // The exponential of a hidden score is tiny, but not zero.
                 scores[self.head.visible(rows.start + index, block)..].fill(0.0);
             }
         }
         factors
     }
 
-    /// Takes a block of values into the result of some queries.
+    /// Adds a block of values to the result of some queries.
     #[inline(always)]
     fn mix<S: Simd, U: Unit>(
         &mut self,
@@ -185,7 +186,7 @@ impl Task<'_> {
             let last = panels.min(first + 2) - 1;
             let w = [first, last].map(|panel| &values[panel * of_rows..][..of_rows]);
             multiply::<U, Pairs>((unit, is_tall), x, w, &mut Nothing);
-            // SAFETY: 32 rows of 32 words.
+            // SAFETY: `sums` has 32 rows of 32 words.
             unsafe { unit.store(is_tall, sums.0.as_mut_ptr().cast(), amx::ROW_OF_SUMS) };
             for panel in first..=last {
                 let lanes = 0..PANEL.min(dim - panel * PANEL);
@@ -195,7 +196,8 @@ impl Task<'_> {
                     let at = head.place(rows.start + index) + panel * PANEL;
                     let mut mixed = [simd.splat(0.0); 2];
                     if !is_first {
-                        // SAFETY: the block before has written them, and nobody else has them.
+                        // SAFETY: the previous block has written these values, and only this task accesses
+                        // them.
                         mixed = unsafe { read_line(simd, head.out.0.add(at), &lanes) };
                     }
                     let end = simd.splat(if is_last { 1.0 / total } else { 1.0 });
@@ -204,7 +206,7 @@ impl Task<'_> {
                         let sum = sums.floats(simd, index, column);
                         *mixed = simd.mul(simd.mul_add(*mixed, simd.splat(*factor), sum), end);
                     }
-                    // SAFETY: the task's own rows, and values of the head.
+                    // SAFETY: the rows belong to this task, and the values to this head.
                     unsafe { write_line(simd, head.out.0.add(at), &lanes, &mixed) };
                 }
             }

@@ -1,27 +1,27 @@
-//! What an operator may ask for.
+//! The instruction sets that an operator may choose.
 
 use std::{fmt, str::FromStr};
 
-/// What an operator may ask for.
+/// The instruction sets that an operator may choose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// The fastest that the processor has.
+    /// The fastest set of the processor.
     #[default]
     Auto,
-    /// Plain Rust: what the compiler makes of it for the oldest processor of the architecture.
+    /// Plain Rust, compiled for the oldest processor of the architecture.
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512: F, BW, DQ and VL.
     Avx512,
-    /// The same with VNNI, for products of bytes.
+    /// `Avx512` with VNNI, for products of bytes.
     Avx512Vnni,
-    /// The same with BF16 too, for products of pairs of bf16.
+    /// `Avx512Vnni` with BF16, for products of pairs of bf16.
     Avx512Bf16,
-    /// The same with tiles of bf16 and of bytes.
+    /// `Avx512Bf16` with tiles of bf16 and of bytes.
     Amx,
-    /// What tiles compute, in plain Rust, on any x86: for tests, and many times slower than anything else. It has no
-    /// name that an operator could ask for.
+    /// The tile instructions in plain Rust, on any x86. It is for tests, is many times slower than any other
+    /// set, and has no name for operators.
     AmxTwin,
     /// NEON, of aarch64.
     Neon,

@@ -1,8 +1,8 @@
-//! How fast this processor's multiply-adds of bf16 are beside those of f32.
+//! Measures how fast this processor's multiply-adds of bf16 are compared with those of f32.
 //!
-//! That it has an instruction says nothing of its speed: `vdpbf16ps` does twice the multiply-adds of f32 on AMD's Zen 4,
-//! and half of them on Intel's Xeon of the Sapphire and Emerald Rapids kind. So both are measured, once, in a fraction
-//! of a millisecond.
+//! The presence of an instruction does not tell its speed: `vdpbf16ps` does twice the multiply-adds of f32 on
+//! AMD's Zen 4, and half of them on Intel's Sapphire and Emerald Rapids Xeons. So both are measured once, in a
+//! fraction of a millisecond.
 
 use std::{
     hint::black_box,
@@ -15,17 +15,17 @@ use crate::simd::{
     avx512::{Avx512, BF16},
 };
 
-/// Independent sums: more than a unit needs to be busy on any of today's cores.
+/// The number of independent sums: enough to keep the unit of any of today's cores busy.
 const CHAINS: usize = 12;
 
-/// Steps of each chain that are timed at once: some 10 us.
+/// Steps of each chain that are timed together: about 10 us.
 const STEPS: usize = 2_000;
 
-/// How often each of the two is timed, in turns. The least time of each counts: whatever else the machine does only
-/// adds to it.
+/// How often each of the two is timed, in turns. The smallest time counts, because other work on the machine
+/// only adds time.
 const TURNS: usize = 9;
 
-/// Multiply-adds of bf16 in the time of one of f32, in vectors of sixteen words. Measured once.
+/// The number of multiply-adds of bf16 in the time of one in f32, in vectors of 16 words. It is measured once.
 pub(super) fn pairs_by_numbers(simd: Avx512<BF16>) -> f64 {
     static RATIO: OnceLock<f64> = OnceLock::new();
     *RATIO.get_or_init(|| {
@@ -52,7 +52,7 @@ impl Kernel for Chains {
     fn run<S: Simd>(self, simd: S) {
         let mut sums = [simd.splat(0.0); CHAINS];
         if self.pairs {
-            // 1.0 as bf16, twice.
+            // Two bf16 of the value 1.0.
             let ones = simd.splat_i32(black_box(0x3f80_3f80));
             for _ in 0..STEPS {
                 for sum in &mut sums {

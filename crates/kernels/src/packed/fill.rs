@@ -1,4 +1,4 @@
-//! From rows of weights to the lines of panels.
+//! Writes rows of weights into the lines of panels.
 
 use std::ops::Range;
 
@@ -6,17 +6,17 @@ use rayon::prelude::*;
 
 use crate::simd::PANEL;
 
-/// Writes the weights of some outputs to their places, a task a panel.
+/// Writes the weights of some outputs to their places, with one task per panel.
 ///
-/// * `(of_panel, inputs)`: lines of a panel, and inputs that are written at once
-/// * `set`: writes those of one output, given the panel and how many came before
+/// * `(of_panel, inputs)`: lines of a panel, and the number of inputs that are written together
+/// * `set`: writes the inputs of one output, given the panel and the number of inputs before them
 pub(super) fn fill<L: Send>(
     lines: &mut [L],
     (of_panel, inputs): (usize, usize),
     (columns, weights): (&Range<usize>, &[f32]),
     set: impl Fn(&mut [L], usize, usize, &[f32]) + Sync,
 ) {
-    /// So many lines at a time, that they stay in the first cache.
+    /// The number of lines at a time, which fit into the first-level cache.
     const BLOCK: usize = 64;
     let depth = weights.len() / columns.len();
     let (first, last) = (columns.start / PANEL, columns.end.div_ceil(PANEL));

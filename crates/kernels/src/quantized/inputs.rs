@@ -1,4 +1,4 @@
-//! The inputs of a product as bytes.
+//! Converts the inputs of a product to bytes.
 
 use std::mem::MaybeUninit;
 
@@ -12,26 +12,26 @@ use crate::{
     simd::{Kernel, PANEL, Simd},
 };
 
-/// Bytes of a row that are multiplied at once, at most.
+/// Maximum number of bytes of a row that are multiplied together.
 const CHUNK: usize = GROUP * GROUPS;
 
-/// Some bytes of a row: a line of the caches, and a row of a tile.
+/// Some bytes of a row, which are one cache line and one row of a tile.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 struct Chunk([u8; CHUNK]);
 
-/// In which order rows of bytes are.
+/// The order of rows of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Row by row.
     Rows,
-    /// Of 16 rows the first chunks, then the next. Rows that are missing are zeros.
+    /// The first chunks of 16 rows, then their next chunks, and so on. Missing rows are zeros.
     Tiles,
 }
 
-/// Rows of bytes.
+/// Rows of inputs as bytes.
 pub(crate) struct Inputs {
-    /// Whole chunks, filled up with zeros.
+    /// The bytes in whole chunks, filled up with zeros.
     chunks: Vec<Chunk>,
     /// Chunks of a row.
     of_row: usize,
@@ -39,14 +39,14 @@ pub(crate) struct Inputs {
     order: Order,
 }
 
-/// What a row's bytes stand for: `lowest + scale * byte`.
+/// The meaning of a row's bytes: `lowest + scale * byte`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Row {
     pub(crate) lowest: f32,
     pub(crate) scale: f32,
 }
 
-/// Rows of a task of the pass over the inputs: some 20 us of work at a width of 768. A whole number of tiles.
+/// Rows of a task of the pass over the inputs, a whole number of tiles: about 20 us of work at a width of 768.
 const ROWS: usize = 32;
 
 /// Rows of a tile.
@@ -54,7 +54,7 @@ const TILE: usize = 16;
 
 impl Inputs {
     /// * `(x, depth)`: `[rows, depth]`
-    /// * `largest`: byte
+    /// * `largest`: the largest byte
     pub(crate) fn new(
         level: Level,
         (x, depth): (&[f32], usize),
@@ -75,7 +75,7 @@ impl Inputs {
             let largest = f32::from(largest);
             level.run(Quantize { x, depth, chunks, rows, largest, order });
         });
-        // SAFETY: each task has whole rows, or tiles of them, and writes every chunk.
+        // SAFETY: each task has whole rows or whole tiles of rows, and writes every chunk of them.
         unsafe { chunks.set_len(held * of_row) };
         Self { chunks, of_row, rows, order }
     }
@@ -85,7 +85,7 @@ impl Inputs {
         self.rows.len()
     }
 
-    /// The first byte of a row, and how far apart rows are.
+    /// The address of a row's first byte, and the distance between rows.
     #[inline(always)]
     pub(crate) fn place(&self, row: usize) -> (*const u8, usize) {
         debug_assert_eq!(self.order, Order::Rows);
@@ -93,25 +93,25 @@ impl Inputs {
         (chunks.as_ptr().cast(), self.of_row * size_of_val(&chunks[0].0))
     }
 
-    /// The tiles of 16 rows from one on, which must be a multiple of 16.
+    /// The tiles of the 16 rows from `row` on, which must be a multiple of 16.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn tiles(&self, row: usize) -> &[Tile] {
         const { assert!(size_of::<Chunk>() * TILE == size_of::<Tile>() && TILE == ROWS_OF_TILE) };
         debug_assert!(self.order == Order::Tiles && row.is_multiple_of(TILE));
         let chunks = &self.chunks[row * self.of_row..][..TILE * self.of_row];
-        // SAFETY: so many tiles of 16 chunks each, which begin at a multiple of 64 bytes and have no padding, and live
-        // as long.
+        // SAFETY: the chunks are `of_row` tiles of 16 chunks. They are aligned to 64 bytes, have no padding,
+        // and live as long as the result.
         unsafe { std::slice::from_raw_parts(chunks.as_ptr().cast(), self.of_row) }
     }
 
-    /// What the bytes of some rows stand for.
+    /// The meaning of the bytes of some rows.
     #[inline(always)]
     pub(crate) fn meanings(&self, row: usize, count: usize) -> &[Row] {
         &self.rows[row..row + count]
     }
 
-    /// The bytes of a row, padding included, and what they stand for.
+    /// The bytes of a row, padding included, and their meaning.
     #[cfg(test)]
     pub(crate) fn row(&self, row: usize) -> (Vec<u8>, Row) {
         let chunks = (0..self.of_row).map(|at| {
@@ -146,14 +146,14 @@ impl Kernel for Quantize<'_> {
             let scale = (highest - lowest) / self.largest;
             let inverse = self.largest / (highest - lowest);
             *row = match finite && scale.is_finite() {
-                // A row of one value, or as good as that, is all zeros above its lowest.
+                // If all values of a row are equal, or nearly equal, all its bytes are zero.
                 true if !inverse.is_finite() => Row { lowest, scale: 0.0 },
                 true => Row { lowest, scale },
                 false => Row { lowest: f32::NAN, scale: f32::NAN },
             };
             let (lowest, inverse) = (simd.splat(lowest), simd.splat(inverse.min(f32::MAX)));
             let highest = simd.splat(self.largest);
-            // In this order what is not a number becomes zero.
+            // In this order of operations NaN becomes zero.
             let step = |x| {
                 let step = simd.mul(simd.sub(x, lowest), inverse);
                 simd.min(simd.max(step, simd.splat(0.0)), highest)
@@ -166,14 +166,14 @@ impl Kernel for Quantize<'_> {
                 let place = self.chunks[first + at * distance].as_mut_ptr().cast::<u8>();
                 let whole = values.len() / S::LANES * S::LANES;
                 for (piece, values) in values.chunks_exact(S::LANES).enumerate() {
-                    // SAFETY: a chunk has room for as many bytes as values, a whole number of vectors.
+                    // SAFETY: a chunk has one byte for each value, which are a whole number of vectors.
                     unsafe {
                         simd.store_u8(place.add(piece * S::LANES), step(simd.load_slice(values)))
                     };
                 }
                 if whole < CHUNK {
                     let mut last = [0u8; PANEL];
-                    // SAFETY: no vector has more lanes than a panel has columns.
+                    // SAFETY: a vector has at most as many lanes as a panel has columns.
                     unsafe {
                         simd.store_u8(last.as_mut_ptr(), step(simd.load_slice(&values[whole..])))
                     };
@@ -181,7 +181,7 @@ impl Kernel for Quantize<'_> {
                     last[values.len() - whole..].fill(0);
                     let mut rest = [0u8; CHUNK];
                     rest[..S::LANES].copy_from_slice(&last[..S::LANES]);
-                    // SAFETY: what is left of the chunk.
+                    // SAFETY: the chunk has exactly this many bytes left.
                     unsafe { place.add(whole).copy_from(rest.as_ptr(), CHUNK - whole) };
                 }
             }
@@ -197,7 +197,8 @@ impl Kernel for Quantize<'_> {
     }
 }
 
-/// The lowest and the highest value, and whether all are finite; if they are not, the others mean nothing.
+/// The lowest and the highest value, and whether all values are finite. If they are not, the first two have no
+/// meaning.
 #[inline(always)]
 fn extent<S: Simd>(simd: S, x: &[f32]) -> (f32, f32, bool) {
     let mut lowest = simd.splat(f32::INFINITY);
@@ -208,7 +209,7 @@ fn extent<S: Simd>(simd: S, x: &[f32]) -> (f32, f32, bool) {
         let values = simd.load_slice(values);
         lowest = simd.min(values, lowest);
         highest = simd.max(values, highest);
-        // Zero times any number is zero.
+        // Zero times a finite number is zero; otherwise the result is NaN.
         nothing = simd.mul_add(values, simd.splat(0.0), nothing);
     }
     let negated = simd.sub(simd.splat(0.0), lowest);

@@ -1,4 +1,4 @@
-//! The product of bytes, after a pass over the inputs that makes them bytes.
+//! The product of bytes, after a pass that converts the inputs to bytes.
 
 use std::{hint::black_box, ops::Range};
 
@@ -21,14 +21,14 @@ use crate::{
 /// `f(x W^T + b) + residual`, as [`product`](crate::product), with `x` rounded to bytes row by row.
 ///
 /// * `x`: `[rows, depth]`, row-major
-/// * returns `[rows, columns]`; a row of which a value is infinite or not a number gives none that is one
+/// * returns `[rows, columns]`; a row with an infinite value or NaN gives only NaN
 ///
 /// Runs on the threads of the current pool. A row's result does not depend on the other rows or on the number of
 /// threads.
 ///
 /// # Panics
-/// If `x` is no whole number of rows, if the residual's rows do not repeat into the result's, or if the weights were
-/// packed for a level with room for more.
+/// If `x` is not a whole number of rows, if the number of result rows is not a multiple of the
+/// residual's rows, or if the weights were packed for a set with a larger range of bytes.
 #[must_use]
 pub fn quantized_product(
     level: Level,
@@ -44,13 +44,13 @@ pub fn quantized_product(
     if rows * columns > 0 {
         spread(level, x, weights, &epilogue, Out(y.as_mut_ptr()));
     }
-    // SAFETY: the tasks cover every row and every panel that has a column of `weights`, and each writes all values
-    // of its own.
+    // SAFETY: the tasks cover every row and every panel that has a column of `weights`, and each task writes
+    // all of its values.
     unsafe { y.set_len(rows * columns) };
     y
 }
 
-/// A whole number of tiles of every set.
+/// Rows of a task are a multiple of this, which is a whole number of tiles of every set.
 const TILE_ROWS: usize = 12;
 
 /// Spreads a product over the threads.
@@ -93,17 +93,18 @@ impl Kernel for Block<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let layer = self.weights.layer;
-        // A panel is a quarter of one of f32: a first-level cache holds most of it, or all, without a cut.
+        // A panel of bytes is a quarter of one of f32, so a first-level cache holds all or most of it without
+        // another division.
         for panel in self.panels.clone().step_by(panels_of::<S>()) {
-            // One that is left over goes along with itself.
+            // An odd last panel is paired with itself.
             let panels = [panel, self.panels.end.min(panel + panels_of::<S>()) - 1];
             let behind = panels[1] + 1..self.panels.end.min(panels[1] + 1 + panels_of::<S>());
             let steps = self.rows.len().div_ceil(S::BYTE_ROWS) * layer.groups_of_panel();
-            // The next panels are on their way while these are worked on.
+            // The next panels are prefetched while these are multiplied.
             let mut ahead = Ahead::new(layer.panels(behind), steps);
             let mut row = self.rows.start;
             while row < self.rows.end {
-                // A few heights instead of all: each is code for each set.
+                // Only a few heights are compiled, because each of them is separate code for each set.
                 row += match (self.rows.end - row).min(S::BYTE_ROWS) {
                     12.. if S::BYTE_ROWS >= 12 => self.tile::<S, 12>(simd, panels, row, &mut ahead),
                     4.. if S::BYTE_ROWS >= 4 => self.tile::<S, 4>(simd, panels, row, &mut ahead),
@@ -127,20 +128,20 @@ impl Block<'_> {
     ) -> usize {
         let (layer, inputs) = (self.weights.layer, self.inputs);
         let groups = panels.map(|panel| layer.panels(panel..panel + 1));
-        // SAFETY: rows of `inputs` that the task has, each of as many groups as the panels.
+        // SAFETY: these are rows of `inputs` in this task, and each has as many groups as the panels.
         let sums: [[S::I; 2]; HEIGHT] =
             unsafe { multiply(simd, inputs.place(first), groups, ahead) };
         let factors = panels.map(|panel| &layer.factors[panel]);
         let rows = inputs.meanings(first, HEIGHT);
         let values = dequantize(simd, &sums, factors, rows);
         let places = Places::new::<S>(&self.weights.columns, panels);
-        // SAFETY: the task's own values.
+        // SAFETY: the values belong to this task.
         unsafe { places.finish(simd, self.epilogue, (self.out, first), values) };
         HEIGHT
     }
 }
 
-/// The values that sums stand for, with the bias.
+/// Converts sums to values and adds the bias.
 #[inline(always)]
 pub(crate) fn dequantize<S: Simd, const HEIGHT: usize>(
     simd: S,
@@ -167,13 +168,13 @@ pub(crate) fn dequantize<S: Simd, const HEIGHT: usize>(
     values
 }
 
-/// The sums of products of `HEIGHT` rows and two vectors of columns.
+/// Sums of products of `HEIGHT` rows and two vectors of columns.
 ///
-/// * `x`: the first byte, and how far apart rows are
-/// * `groups`: of the panel of each vector
+/// * `x`: the address of the first byte, and the distance between rows
+/// * `groups`: the groups of each vector's panel
 ///
 /// # Safety
-/// As many groups of bytes of each row are readable as there are of weights.
+/// Each row has as many readable groups of bytes as there are groups of weights.
 #[inline(always)]
 unsafe fn multiply<S: Simd, const HEIGHT: usize>(
     simd: S,
@@ -182,16 +183,16 @@ unsafe fn multiply<S: Simd, const HEIGHT: usize>(
     ahead: &mut Ahead,
 ) -> [[S::I; 2]; HEIGHT] {
     let mut sums = [[simd.splat_i32(0); 2]; HEIGHT];
-    // So many pointers fit the registers; the compiler would add up the distances in the loop.
+    // These pointers fit into the registers; otherwise the compiler would add the distances in the loop.
     let rows: [*const u8; HEIGHT] =
         black_box(std::array::from_fn(|row| x.0.wrapping_add(row * x.1)));
-    // That they are one panel's is what the compiler can't know: it would count through both.
+    // Tells the compiler that both slices are the same panel, so that it keeps one loop counter.
     let groups = if panels_of::<S>() == 1 { [groups[0]; 2] } else { groups };
     let mut address = ahead.address;
     for (index, (first, second)) in groups[0].iter().zip(groups[1]).enumerate() {
         simd.prefetch(address);
         address = address.wrapping_add(ahead.stride);
-        // SAFETY: a group has two times four bytes for each of 16 columns.
+        // SAFETY: a group has twice four bytes for each of 16 columns.
         let weights = unsafe { [load(simd, first, 0), load(simd, second, PANEL - S::LANES)] };
         for (row, sums) in rows.iter().zip(&mut sums) {
             let inputs = [0, 4].map(|half| {
@@ -211,7 +212,7 @@ unsafe fn multiply<S: Simd, const HEIGHT: usize>(
 /// The weights of a vector of columns, of the first four inputs and of the others.
 ///
 /// # Safety
-/// The panel has as many columns from `column` on.
+/// The panel has `LANES` columns from `column` on.
 #[inline(always)]
 unsafe fn load<S: Simd>(simd: S, group: &Bytes, column: usize) -> [S::I; 2] {
     let from = group.0.as_ptr().wrapping_add(column * 4);

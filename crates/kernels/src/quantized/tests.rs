@@ -11,7 +11,7 @@ use crate::{
     tests::{activated, levels, values, worst},
 };
 
-/// What the bytes of a layer stand for, and the bytes: `[columns, depth]`, `[columns]`.
+/// The bytes of a layer and their scales: `[columns, depth]`, `[columns]`.
 fn unpacked(layer: &Quantized) -> (Vec<Vec<i64>>, Vec<f64>) {
     let weight = |column: usize, input: usize| {
         let panel = column / PANEL;
@@ -24,7 +24,7 @@ fn unpacked(layer: &Quantized) -> (Vec<Vec<i64>>, Vec<f64>) {
     (columns.clone().map(row).collect(), columns.map(scale).collect())
 }
 
-/// The product of the bytes in whole numbers of 64 bits, and what follows in f64.
+/// The expected result: the product of the bytes in 64-bit integers, and the rest in f64.
 fn expected(
     level: Level,
     x: &[f32],
@@ -84,7 +84,7 @@ proptest! {
             let y = quantized_product(level, &x, &layer.part(0..columns), end);
             let apart = worst(&y, &expected);
             prop_assert!(apart < 1e-4, "{level}: {apart:e}");
-            // Plain Rust multiplies what was packed for any set.
+            // Plain Rust can multiply weights packed for any set.
             let portable = Level::choose(Choice::Portable).expect("everywhere");
             let y = quantized_product(portable, &x, &layer.part(0..columns), end);
             prop_assert!(worst(&y, &expected) < 1e-4, "{level}");
@@ -137,7 +137,8 @@ proptest! {
     }
 }
 
-/// All that could overflow: the largest of everything, of one sign, of both, and in the places that meet.
+/// Tests everything that could overflow: the largest inputs and weights, of one sign, of both signs, and in the
+/// places that are added together.
 #[test]
 fn no_sum_saturates() {
     let depth = 4096;
@@ -151,7 +152,7 @@ fn no_sum_saturates() {
         |at| [-1.0, -1.0, 0.25, 0.0, -1.0, -1.0, 1.0, 1.0][at % 8],
         |at| if at == 0 { 0.0 } else { 1e15 },
     ];
-    // Inputs of a group whose products are added in 16 bits.
+    // The inputs of a group whose products are added in 16 bits.
     let meeting: [(Room, &[&[usize]]); 2] = [
         (Room::Seven, &[&[0, 4], &[1, 5], &[2, 6], &[3, 7]]),
         (Room::Sixteen, &[&[0, 1, 4, 5], &[2, 3, 6, 7]]),
@@ -174,7 +175,7 @@ fn no_sum_saturates() {
                 let x: Vec<f32> = (0..depth).map(|at| x(at) / 2.0).collect();
                 let expected = expected(level, &x, &layer, (Activation::None, &[0.0], &[]));
                 let y = quantized_product(level, &x, &layer.part(0..1), Epilogue::default());
-                // Of what is added, the largest bounds the rounding.
+                // The largest of the added values limits the rounding error.
                 let largest = |values: &[f32]| values.iter().fold(0f32, |a, b| a.max(b.abs()));
                 let near = f64::from(largest(&weights) * largest(&x)) * depth as f64 * 1e-6;
                 let apart = (f64::from(y[0]) - expected[0]).abs();
@@ -195,7 +196,7 @@ fn what_is_no_number_is_not_hidden() {
                 let y = quantized_product(level, &x, &layer.part(0..2), Epilogue::default());
                 assert!(y[..2].iter().all(|value| value.is_finite()), "{level} {y:?}");
                 assert!(y[2..].iter().all(|value| value.is_nan()), "{level} {y:?}");
-                // In a weight it shows in that output.
+                // NaN in a weight shows in its output.
                 let layer = quantized(level, (&x, &[0.0; 2]), 1);
                 let y = quantized_product(level, &weights, &layer.part(0..2), Epilogue::default());
                 assert!(y[0].is_finite() && y[1].is_nan(), "{level} {y:?}");
@@ -223,7 +224,7 @@ fn rows_and_columns_of_one_value_are_exact() {
 fn weights_of_a_level_with_more_room_are_refused() {
     let portable = Level::choose(Choice::Portable).expect("everywhere");
     let narrow = levels().into_iter().find(|level| level.room() != Room::Any);
-    // Nothing to refuse where no set is narrow.
+    // There is nothing to refuse if the processor has no set with a narrow range.
     let narrow = narrow.expect("packed for another level");
     let layer = quantized(portable, (&[1.0; 8], &[0.0]), 0);
     let _ = quantized_product(narrow, &[1.0; 8], &layer.part(0..1), Epilogue::default());

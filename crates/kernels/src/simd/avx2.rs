@@ -36,7 +36,7 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     // Twelve sums, two vectors of weights, one broadcast.
     const ROWS: usize = 6;
-    // Eight sums: with more rows, what is on its way to a sum no longer fits.
+    // Eight sums; with more rows, intermediate products would not fit into the registers.
     const BYTE_ROWS: usize = 4;
     const ROOM: Room = Room::Sixteen;
 
@@ -96,7 +96,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn max(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: see above the impl. The instruction gives its second operand where one is not a number.
+        // SAFETY: see above the impl. The instruction returns its second operand if one operand is NaN.
         unsafe { _mm256_max_ps(a, b) }
     }
 
@@ -154,8 +154,8 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn add_products(self, a: [__m256i; 2], w: [__m256i; 2], sums: __m256i) -> __m256i {
-        // SAFETY: see above the impl. The first instruction saturates, the second wraps: neither does either on
-        // what keeps to `ROOM`.
+        // SAFETY: see above the impl. The first instruction can saturate and the second can wrap, but not for
+        // bytes in the range of `ROOM`.
         unsafe {
             let pairs = [_mm256_maddubs_epi16(a[0], w[0]), _mm256_maddubs_epi16(a[1], w[1])];
             let fours = _mm256_add_epi16(pairs[0], pairs[1]);
@@ -180,7 +180,7 @@ impl Simd for Avx2 {
             for (index, values) in rows.iter_mut().enumerate() {
                 *values = row(index);
             }
-            // Pairs of words of two rows each, then fours of four rows; the halves are still apart.
+            // First words of two rows are interleaved, then of four rows; the two halves are still separate.
             let (mut pairs, mut fours) = (rows, rows);
             for at in (0..8).step_by(2) {
                 pairs[at] = _mm256_unpacklo_epi32(rows[at], rows[at + 1]);
@@ -220,13 +220,13 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn prefetch<T>(self, address: *const T) {
-        // SAFETY: a hint, whatever the address.
+        // SAFETY: a prefetch is only a hint and allows any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }
 
 #[inline(always)]
 fn lanes(vector: __m256) -> [f32; 8] {
-    // SAFETY: eight f32 either way, and every pattern of bits is one.
+    // SAFETY: both types are eight f32, and every bit pattern is a valid f32.
     unsafe { std::mem::transmute(vector) }
 }

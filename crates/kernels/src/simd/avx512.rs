@@ -6,18 +6,20 @@ use half::f16;
 
 use super::{Kernel, Room, Simd};
 
-/// What there may be beside F, BW, DQ and VL.
+/// Optional extensions beyond F, BW, DQ and VL.
 pub(crate) const PLAIN: u8 = 0;
 pub(crate) const VNNI: u8 = 1;
 pub(crate) const BF16: u8 = 2;
 
-/// Proof that the processor has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C; and what `WITH` names.
+/// Proof that the processor has AVX-512 F, BW, DQ and VL, AVX2, FMA and F16C, and the extensions that `WITH`
+/// names.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx512<const WITH: u8>(());
 
 impl<const WITH: u8> Avx512<WITH> {
     /// # Safety
-    /// The processor has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C; and what `WITH` names.
+    /// The processor has AVX-512 F, BW, DQ and VL, AVX2, FMA and F16C, and the extensions that `WITH`
+    /// names.
     pub(crate) unsafe fn assume() -> Self {
         Self(())
     }
@@ -53,7 +55,7 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
     type F = __m512;
     type I = __m512i;
     const LANES: usize = 16;
-    // Twenty-four sums, two vectors of weights, and broadcasts on their way.
+    // Twenty-four sums, two vectors of weights, and registers for broadcasts.
     const ROWS: usize = 12;
     // Twenty-four sums, four vectors of weights, and two broadcasts.
     const BYTE_ROWS: usize = 12;
@@ -115,7 +117,7 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
 
     #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see above the impl. The instruction gives its second operand where one is not a number.
+        // SAFETY: see above the impl. The instruction returns its second operand if one operand is NaN.
         unsafe { _mm512_max_ps(a, b) }
     }
 
@@ -175,8 +177,8 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
 
     #[inline(always)]
     fn add_products(self, a: [__m512i; 2], w: [__m512i; 2], sums: __m512i) -> __m512i {
-        // SAFETY: see above the impl. With VNNI the sums are of 32 bits at once; else the first instruction
-        // saturates and the second wraps, but neither on what keeps to `ROOM`.
+        // SAFETY: see above the impl. With VNNI sums have 32 bits. Otherwise the first instruction can saturate
+        // and the second can wrap, but not for bytes in the range of `ROOM`.
         unsafe {
             if WITH == VNNI {
                 return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sums, a[0], w[0]), a[1], w[1]);
@@ -199,7 +201,7 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
     #[inline(always)]
     fn add_pairs(self, inputs: __m512i, weights: __m512i, sums: __m512) -> __m512 {
         if WITH == BF16 {
-            // SAFETY: see above the impl; sixteen pairs of bf16 either way.
+            // SAFETY: see above the impl; both types are sixteen pairs of bf16.
             return unsafe {
                 _mm512_dpbf16_ps(
                     sums,
@@ -215,7 +217,8 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
     #[inline(always)]
     unsafe fn load_pairs(self, from: *const f32) -> __m512i {
         if WITH == BF16 {
-            // SAFETY: the caller's promise, and see above the impl; thirty-two bf16 either way.
+            // SAFETY: the caller promises readable values, and see above the impl; both types are thirty-two
+            // bf16.
             return unsafe {
                 transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(
                     self.load(from.add(16)),
@@ -228,15 +231,15 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
             // SAFETY: the caller's promise.
             *pair = super::pair_of(unsafe { [*from.add(2 * index), *from.add(2 * index + 1)] });
         }
-        // SAFETY: sixteen values.
+        // SAFETY: the array has sixteen values.
         unsafe { self.load_i32(pairs.as_ptr()) }
     }
 
     #[inline(always)]
     fn join_pairs(self, [first, second]: [__m512; 2]) -> __m512i {
         if WITH == BF16 {
-            // SAFETY: see above the impl. The halves are put beside each other: each of sixteen bits, of which the
-            // upper ones of the second move up.
+            // SAFETY: see above the impl. The two bf16 of a word are combined: the second one is shifted to the
+            // upper 16 bits.
             return unsafe {
                 let low = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(
                     _mm512_cvtneps_pbh(first),
@@ -252,7 +255,7 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
         for (lane, pair) in pairs.iter_mut().enumerate() {
             *pair = super::pair_of([lanes[0][lane], lanes[1][lane]]);
         }
-        // SAFETY: sixteen values.
+        // SAFETY: the array has sixteen values.
         unsafe { self.load_i32(pairs.as_ptr()) }
     }
 
@@ -264,7 +267,7 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
             for (index, values) in rows.iter_mut().enumerate() {
                 *values = row(index);
             }
-            // Pairs of words of two rows each, then fours of four rows; the quarters are still apart.
+            // First words of two rows are interleaved, then of four rows; the four quarters are still separate.
             let (mut pairs, mut fours) = (rows, rows);
             for at in (0..16).step_by(2) {
                 pairs[at] = _mm512_unpacklo_epi32(rows[at], rows[at + 1]);
@@ -278,7 +281,7 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
                 }
             }
             for at in 0..4 {
-                // Of each half of the rows the first and third quarters, and the second and fourth.
+                // Combines the first and third quarters of each half of the rows, and the second and fourth.
                 let (a, b) = (fours[at], fours[at + 4]);
                 let (c, d) = (fours[at + 8], fours[at + 12]);
                 let even = [
@@ -317,13 +320,13 @@ impl<const WITH: u8> Simd for Avx512<WITH> {
 
     #[inline(always)]
     fn prefetch<T>(self, address: *const T) {
-        // SAFETY: a hint, whatever the address.
+        // SAFETY: a prefetch is only a hint and allows any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }
 
 #[inline(always)]
 fn lanes(vector: __m512) -> [f32; 16] {
-    // SAFETY: sixteen f32 either way, and every pattern of bits is one.
+    // SAFETY: both types are sixteen f32, and every bit pattern is a valid f32.
     unsafe { transmute(vector) }
 }

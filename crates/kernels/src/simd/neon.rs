@@ -1,4 +1,4 @@
-//! NEON, which every aarch64 has: eight lanes in two registers, of which there are thirty-two.
+//! NEON, which every aarch64 has: eight lanes in two of its thirty-two registers.
 
 use std::{
     arch::{aarch64::*, asm},
@@ -9,7 +9,7 @@ use half::f16;
 
 use super::{Kernel, Room, Simd};
 
-/// Proof that the processor has NEON; with `DOT`, also its products of bytes, which give the same sums.
+/// Proof that the processor has NEON and, with `DOT`, its products of bytes (SDOT), which give the same sums.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Neon<const DOT: bool>(());
 
@@ -18,7 +18,7 @@ type Integers = [int32x4_t; 2];
 
 impl<const DOT: bool> Neon<DOT> {
     /// # Safety
-    /// The processor has NEON; with `DOT`, also its products of bytes.
+    /// The processor has NEON and, with `DOT`, SDOT.
     pub(crate) unsafe fn assume() -> Self {
         Self(())
     }
@@ -44,14 +44,14 @@ fn each<T: Copy>(a: [T; 2], b: [T; 2], f: impl Fn(T, T) -> T) -> [T; 2] {
     [f(a[0], b[0]), f(a[1], b[1])]
 }
 
-/// Adds to each sum the products of four bytes, by the instruction that has no stable function yet.
+/// Adds the products of four bytes to each sum. The instruction has no stable function in Rust yet.
 ///
 /// # Safety
 /// The processor has the instruction, and the caller is compiled for it.
 #[inline(always)]
 unsafe fn add_fours(sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     let mut sums = sums;
-    // SAFETY: the caller's promise; nothing but the sums is written.
+    // SAFETY: the caller promises the instruction, and only the sums are written.
     unsafe {
         asm!(
             "sdot {sums:v}.4s, {a:v}.16b, {b:v}.16b",
@@ -94,10 +94,10 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     type F = Floats;
     type I = Integers;
     const LANES: usize = 8;
-    // Twenty-four sums, four registers of weights, and room for broadcasts.
+    // Twenty-four sums, four registers of weights, and registers for broadcasts.
     const ROWS: usize = 6;
-    // Eight sums, eight registers of weights, and what is on its way to a sum. With `DOT` twice as many would fit, but
-    // the compiler does not unroll a loop of so much assembly.
+    // Eight sums, eight registers of weights, and intermediate products. With `DOT` twice as many rows would
+    // fit, but the compiler does not unroll a loop with so much assembly.
     const BYTE_ROWS: usize = 2;
     const ROOM: Room = Room::Seven;
 
@@ -163,7 +163,8 @@ impl<const DOT: bool> Simd for Neon<DOT> {
 
     #[inline(always)]
     fn max(self, a: Floats, b: Floats) -> Floats {
-        // SAFETY: see above the impl. The instruction for it gives what is not a number, wherever that stands.
+        // SAFETY: see above the impl. NEON's own maximum returns NaN for either operand, so this compares and
+        // selects.
         unsafe { each(a, b, |a, b| vbslq_f32(vcgtq_f32(a, b), a, b)) }
     }
 
@@ -239,7 +240,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
             if DOT {
                 return add_fours(add_fours(sums[half], a, v), b, w);
             }
-            // Sums of two products, in 16 bits: `ROOM` has what they hold.
+            // Sums of two products have 16 bits, which is enough for the range of `ROOM`.
             let low = vmull_s8(vget_low_s8(a), vget_low_s8(v));
             let low = vmlal_s8(low, vget_low_s8(b), vget_low_s8(w));
             let high = vmlal_high_s8(vmull_high_s8(a, v), b, w);
@@ -265,7 +266,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         unsafe {
             let rows: [Integers; 8] = array::from_fn(row);
             let halves = [rows.map(|row| row[0]), rows.map(|row| row[1])];
-            // A column is of two quarters, which are squares themselves.
+            // A column consists of two quarters, which are squares themselves.
             for (half, [a, b, c, d, e, f, g, h]) in halves.into_iter().enumerate() {
                 let columns = transposed([a, b, c, d]).into_iter().zip(transposed([e, f, g, h]));
                 for (index, (upper, lower)) in columns.enumerate() {
@@ -292,7 +293,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
 
     #[inline(always)]
     fn prefetch<T>(self, address: *const T) {
-        // SAFETY: a hint, whatever the address.
+        // SAFETY: a prefetch is only a hint and allows any address.
         unsafe {
             asm!("prfm pldl1keep, [{}]", in(reg) address, options(readonly, nostack, preserves_flags));
         }

@@ -1,4 +1,4 @@
-//! Plain Rust: the twin that every other set is compared with, and what other architectures run.
+//! Plain Rust: the reference for every other set, and the set of other architectures.
 
 use half::f16;
 
@@ -6,7 +6,7 @@ use super::{Room, Simd};
 
 const LANES: usize = 8;
 
-/// No instructions beyond the architecture's own.
+/// Uses no instructions beyond the architecture's baseline.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Portable;
 
@@ -23,7 +23,7 @@ impl Simd for Portable {
     type F = [f32; LANES];
     type I = [i32; LANES];
     const LANES: usize = LANES;
-    // A row is four registers of the oldest x86, which has 16 of them.
+    // A row takes four registers of the oldest x86, which has 16.
     const ROWS: usize = if cfg!(target_arch = "aarch64") { 6 } else { 2 };
     const BYTE_ROWS: usize = 2;
     const ROOM: Room = Room::Any;
@@ -75,7 +75,7 @@ impl Simd for Portable {
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         let mut result = c;
         for ((c, a), b) in result.iter_mut().zip(a).zip(b) {
-            // Elsewhere a fused product is a call into the C library.
+            // On other targets a fused multiply-add is a call into the C library.
             *c = if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
                 a.mul_add(b, *c)
             } else {

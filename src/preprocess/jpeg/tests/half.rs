@@ -1,4 +1,4 @@
-//! What decoding at half the size may change, and what it may not.
+//! Tests how much decoding at half the size changes an image.
 
 use image::{RgbImage, imageops};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
@@ -49,7 +49,7 @@ fn compressed(picture: &RgbImage, subsamp: Subsamp, progressive: bool) -> Vec<u8
     bytes
 }
 
-/// What no photograph is.
+/// White noise, unlike any photograph.
 fn noise(width: u32, height: u32) -> RgbImage {
     let mut state = 1_u64;
     let mut byte = || {
@@ -74,7 +74,7 @@ fn levels(bytes: &[u8], resample: Resample) -> (u8, f64) {
     (pairs().max().unwrap_or_default(), sum as f64 / fast.data.len() as f64)
 }
 
-/// Prints a difference, for docs/numerics.md, and holds it against its bound.
+/// Prints a difference for docs/numerics.md and compares it with its limit.
 fn within(name: &str, (most, mean): (u8, f64), bound: (u8, f64)) {
     println!("{name}: at most {most}, mean {mean:.3}");
     assert!(most <= bound.0 && mean <= bound.1, "{name}: {most}, {mean:.3}; bound {bound:?}");
@@ -82,7 +82,7 @@ fn within(name: &str, (most, mean): (u8, f64), bound: (u8, f64)) {
 
 #[test]
 fn half_the_size_moves_a_photograph_by_few_levels() {
-    // Four times the target exactly is where it shows most; odd sides end within a pixel.
+    // The change is largest at exactly four times the target. Odd sides end within a pixel.
     for (width, height) in [(896, 896), (901, 899)] {
         let picture = photo::photo(width, height);
         for subsamp in [Subsamp::None, Subsamp::Sub2x1, Subsamp::Sub2x2, Subsamp::Gray] {
