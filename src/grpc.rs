@@ -1,9 +1,8 @@
-//! The gRPC surface: the same engine as the REST surface, over tonic.
+//! The gRPC surface, over the same engine as the REST surface, with tonic.
 //!
-//! The protocol is `proto/siglip/v1`, and `proto/inference` for clients of the Open Inference Protocol. Beside
-//! them the listener answers `grpc.health.v1` (asked of the
-//! registry on every call, never remembered) and server reflection, so that `grpcurl` and gRPC-aware
-//! probes work without a copy of the protocol.
+//! The protocol is `proto/siglip/v1`, and `proto/inference` for clients of the Open Inference Protocol. The
+//! listener also serves `grpc.health.v1` (from the registry's current state on every call) and server
+//! reflection, so that `grpcurl` and gRPC-aware probes work without a copy of the protocol.
 
 mod call;
 mod captions;
@@ -42,7 +41,7 @@ use crate::{auth::Keys, engine::Engine};
 pub mod proto {
     tonic::include_proto!("siglip.v1");
 
-    /// The compiled protocol, as the reflection service hands it out.
+    /// The compiled protocol, for the reflection service.
     pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptors");
 }
 
@@ -56,20 +55,21 @@ pub mod oip_proto {
     tonic::include_proto!("inference");
 }
 
-/// Most values (images x texts x matrices) of one similarity answer: 16 MiB of f32. The answer is one
-/// message, held whole on both ends; the REST surface streams what is larger.
+/// Maximum number of values (images x texts x matrices) of one similarity response: 16 MiB of f32. The response
+/// is one message, which both sides hold whole; the REST surface streams larger ones.
 pub const MAX_SCORE_VALUES: usize = 4 << 20;
 
-/// The gRPC service over an engine. It speaks HTTP/2 alone; the listener, its connections and its TLS are the caller's.
+/// The gRPC service over an engine. It uses HTTP/2 only; the caller provides the listener, its connections and
+/// its TLS.
 ///
-/// * `keys`: the keys of which every call but the health checks must present one; none are asked for without
-/// * `stopping`: ends the health watches, which have no end of their own and would hold a drain open
+/// * `keys`: every call except health checks must present one of these keys; without this, no key is required
+/// * `stopping`: ends the health watches, which otherwise never end and would block a drain
 ///
 /// Health turns to `NOT_SERVING` as soon as [`crate::registry::Registry::close`] was called, which may be
 /// earlier than `stopping`.
 ///
 /// # Errors
-/// The reflection service does not accept the compiled protocol; a defect of the build.
+/// Fails if the reflection service does not accept the compiled protocol, which is a defect of the build.
 pub fn router(
     engine: &Arc<Engine>,
     keys: Option<Arc<Keys>>,
@@ -83,12 +83,12 @@ pub fn router(
     Ok(axum::Router::new().fallback_service(service))
 }
 
-/// Every service of the listener, without the layer that counts, times and bounds calls.
+/// All services of the listener, without the layer that counts, times and limits calls.
 fn routes(
     engine: &Arc<Engine>,
     stopping: CancellationToken,
 ) -> Result<Routes, tonic_reflection::server::Error> {
-    // Messages are plain by the time they are here; what is accepted is what a refusal of another encoding names.
+    // Messages are already decompressed here. The accepted encoding is named in the refusal of another one.
     let embedding =
         embedding::EmbeddingServiceServer::new(EmbeddingService::new(Arc::clone(engine)))
             .max_decoding_message_size(engine.limits().max_body_bytes)
@@ -106,6 +106,6 @@ fn routes(
         .add_service(inference)
         .add_service(health)
         .add_service(reflection().build_v1()?)
-        // What `grpcurl` and most clients of today still speak.
+        // `grpcurl` and most current clients still use this version.
         .add_service(reflection().build_v1alpha()?))
 }

@@ -1,5 +1,5 @@
-//! The Open Inference Protocol without its transports: named tensors to requests of the engine, and answers
-//! back. REST and gRPC are thin above it.
+//! The Open Inference Protocol without its transports: it converts named tensors to requests of the engine, and
+//! results back. REST and gRPC are thin layers above it.
 
 mod describe;
 mod read;
@@ -23,60 +23,60 @@ use crate::{
     registry::Model,
 };
 
-/// Most dimensions of a tensor: more than any that is read here has.
+/// Maximum number of dimensions of a tensor, which is more than any known tensor has.
 pub const MAX_RANK: usize = 8;
 
 /// A tensor of a request.
 #[derive(Debug, Clone)]
 pub struct Tensor {
-    /// Its name.
+    /// The tensor's name.
     pub name: String,
     /// The type of its elements.
     pub datatype: String,
-    /// Its shape, of at most [`MAX_RANK`] dimensions.
+    /// The shape, of at most [`MAX_RANK`] dimensions.
     pub shape: Vec<i64>,
-    /// Its elements, row-major.
+    /// The elements, row-major.
     pub elements: Elements,
 }
 
-/// A tensor's elements as they came.
+/// A tensor's elements as they were sent.
 #[derive(Debug, Clone)]
 pub enum Elements {
-    /// Little-endian; elements of BYTES each behind its length as four bytes.
+    /// Little-endian values. Each element of BYTES follows its length in four bytes.
     Raw(Bytes),
     /// Elements of BYTES.
     Bytes(Vec<Bytes>),
-    /// Elements of BYTES in JSON: texts, or pictures as data URIs or base64.
+    /// Elements of BYTES in JSON: texts, or images as data URIs or base64.
     Strings(Vec<ByteString>),
     /// Numbers.
     Floats(Vec<f32>),
-    /// Whole numbers.
+    /// Integers.
     Integers(Vec<i64>),
 }
 
-/// Tensors in.
+/// A request with its tensors.
 #[derive(Debug, Clone)]
 pub struct InferRequest {
-    /// The model's name; the default model where none is given.
+    /// The model's name; none means the default model.
     pub model: Option<String>,
-    /// What is embedded.
+    /// The input tensors.
     pub inputs: Vec<Tensor>,
-    /// Which tensors to answer; all of them where empty.
+    /// The requested tensors; empty means all.
     pub outputs: Vec<String>,
     /// Whether embeddings are scaled to length 1.
     pub normalize: bool,
 }
 
-/// A tensor of an answer.
+/// A tensor of a response.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
-    /// Its name.
+    /// The tensor's name.
     pub name: &'static str,
     /// Its values and their shape.
     pub values: Values,
 }
 
-/// What a tensor of an answer holds.
+/// The values of a tensor of a response.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Values {
     /// FP32.
@@ -85,12 +85,12 @@ pub enum Values {
     Texts(Vec<String>),
 }
 
-/// Tensors out.
+/// A response with its tensors.
 #[derive(Debug, Clone)]
 pub struct InferAnswer {
-    /// The name of the model that answered.
+    /// The name of the model.
     pub model: Arc<str>,
-    /// The tensors that were asked for, in that order.
+    /// The requested tensors, in the order of the request.
     pub outputs: Vec<Output>,
 }
 
@@ -113,13 +113,13 @@ impl Output {
         }
     }
 
-    /// Elements, for how much there is to write.
+    /// The number of elements, for the size of the response.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape().iter().product()
     }
 
-    /// The elements, little-endian; those of BYTES each behind its length as four bytes.
+    /// The elements, little-endian. Each element of BYTES follows its length in four bytes.
     #[must_use]
     pub fn to_raw(&self) -> Bytes {
         match &self.values {
@@ -138,7 +138,7 @@ impl Output {
     }
 }
 
-/// For fuzzing: the items of a request's tensors, pictures first.
+/// The items of a request's tensors, images first, for fuzzing.
 ///
 /// # Errors
 /// Names the tensor at fault.
@@ -148,11 +148,11 @@ pub(crate) fn items(tensors: Vec<Tensor>, image: &ImageSpec) -> Result<Vec<Input
     Ok(sides.pictures.into_iter().chain(sides.texts).collect())
 }
 
-/// Embeds the tensors of a request, scores pictures against texts where both are there, and writes captions with a model
-/// that does.
+/// Embeds the tensors of a request, scores images against texts if it has both, and writes captions if the
+/// model can.
 ///
 /// # Errors
-/// Names the tensor at fault, as `IMAGE[2]` where one element is; or a limit's error before any work.
+/// Names the tensor at fault, as `IMAGE[2]` for a single element; or a limit's error before any work.
 pub async fn infer(
     engine: &Engine,
     request: InferRequest,
@@ -208,14 +208,14 @@ fn all(model: &Model, is_both: bool) -> &'static [&'static str] {
     let has_vectors = model.card.queries.is_some();
     match (is_both, model.writer.is_some()) {
         (_, true) => &[EMBEDDING, CAPTION],
-        // An image that has several vectors has no row of this output.
+        // An image with several vectors does not fit into this output.
         (true, false) if has_vectors => &[LOGIT, PROBABILITY],
         (true, false) => &[EMBEDDING, LOGIT, PROBABILITY],
         (false, false) => &[EMBEDDING],
     }
 }
 
-/// The outputs to answer, by name.
+/// The outputs of the response, by name.
 fn wanted(asked: Vec<String>, all: &[&'static str]) -> Result<Vec<&'static str>, Error> {
     if asked.is_empty() {
         return Ok(all.to_vec());
@@ -230,7 +230,7 @@ fn wanted(asked: Vec<String>, all: &[&'static str]) -> Result<Vec<&'static str>,
         })
     };
     let mut found = asked.into_iter().map(find).collect::<Result<Vec<_>, _>>()?;
-    // Each is written once, so that an answer's size does not grow with how often one is named.
+    // Each output is written once, so that repeating a name does not make the response larger.
     let mut seen = Vec::new();
     found.retain(|name| {
         !seen.contains(name) && {
@@ -241,7 +241,7 @@ fn wanted(asked: Vec<String>, all: &[&'static str]) -> Result<Vec<&'static str>,
     Ok(found)
 }
 
-/// The engine counts over both sides, pictures first.
+/// The engine counts items over both sides, images first.
 fn element(field: &str, pictures: usize, [picture, text]: [&str; 2]) -> String {
     let index = field.strip_prefix("input[").and_then(|rest| rest.strip_suffix(']'));
     match index.and_then(|index| index.parse::<usize>().ok()) {
@@ -258,7 +258,7 @@ fn stacked(rows: &[crate::embedding::Embedding]) -> Matrix {
     Matrix { rows: rows.len(), dim, data }
 }
 
-/// What a request's tensors hold.
+/// The items of a request's tensors.
 struct Sides {
     pictures: Vec<Input>,
     texts: Vec<Input>,

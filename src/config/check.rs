@@ -1,4 +1,4 @@
-//! Values that are each fine, but contradict each other.
+//! Finds values that are valid alone but contradict each other.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{
     options::{OPTIONS, Spec},
 };
 
-/// A pair of options of which the first must not be more than the second, and what would follow.
+/// Two options of which the first must not be more than the second, and the consequence otherwise.
 struct AtMost {
     less: (&'static str, fn(&Config) -> usize),
     more: (&'static str, fn(&Config) -> usize),
@@ -66,7 +66,7 @@ const AT_MOST: [AtMost; 9] = [
     },
 ];
 
-/// Everything that cannot hold together.
+/// All contradictions.
 pub(super) fn contradictions(effective: &Effective) -> Vec<Problem> {
     let config = &effective.config;
     let mut problems: Vec<_> = AT_MOST
@@ -126,7 +126,7 @@ pub(super) fn contradictions(effective: &Effective) -> Vec<Problem> {
     problems
 }
 
-/// Why this build cannot use a device, where it cannot.
+/// Why this build cannot use a device; none if it can.
 fn missing_backend(device: Device) -> Option<&'static str> {
     match device {
         Device::Cuda(_) if !cfg!(feature = "cuda") => {

@@ -1,4 +1,4 @@
-//! The values of options that choose among a few.
+//! The types of options with a few named values.
 
 use std::{fmt, str::FromStr};
 
@@ -42,7 +42,7 @@ impl FromStr for Device {
 /// Where images are decoded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DecodeIsolation {
-    /// In processes of their own, with limits on memory and time. Linux only; elsewhere as `Thread`.
+    /// In separate processes, with limits on memory and time. On systems other than Linux this means `Thread`.
     #[default]
     Process,
     /// On the server's own threads.
@@ -80,7 +80,8 @@ pub enum DType {
     F16,
     /// 16-bit floats with 7 bits of mantissa.
     Bf16,
-    /// Bytes: an encoder layer's weights with a scale for each output, its inputs with one for each row.
+    /// 8-bit integers: an encoder layer's weights with a scale for each output, and its inputs with a scale for
+    /// each row.
     Int8,
 }
 
@@ -114,11 +115,10 @@ impl FromStr for DType {
 pub struct Agreement(f32);
 
 impl Agreement {
-    /// Measures nothing.
+    /// Turns the check off.
     pub const UNCHECKED: Self = Self(0.0);
 
-    /// What is asked of embeddings in a type, unless the configuration says otherwise: what a sound checkpoint
-    /// reaches easily, and a broken one does not.
+    /// The default minimum for a type, which a correct checkpoint reaches easily and a broken one does not.
     #[must_use]
     pub fn usual(dtype: DType) -> Self {
         Self(match dtype {
@@ -152,12 +152,12 @@ impl FromStr for Agreement {
     }
 }
 
-/// How exactly products of f32 are computed, in PyTorch's words.
+/// The precision of products of f32, in PyTorch's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MatmulPrecision {
     /// In f32.
     Highest,
-    /// Where that is faster, in three products of bf16, of which each f32 is the sum of two.
+    /// In three products of bf16 if that is faster; each f32 is the sum of two bf16.
     High,
 }
 
@@ -213,22 +213,22 @@ impl FromStr for LoadTime {
     }
 }
 
-/// Which instructions of the processor the towers use.
+/// The instruction set of the towers.
 pub use siglip_kernels::Choice as CpuFeatures;
 
-/// What is done to a text before the tokenizer reads it; references disagree.
+/// The normalisation of a text before the tokenizer reads it. References disagree about it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TextNormalization {
-    /// What the checkpoint was trained with, as its files tell.
+    /// As the checkpoint was trained, according to its files.
     #[default]
     Auto,
     /// As transformers does for the checkpoint's tokenizer class.
     Hf,
-    /// Lower-case, and nothing else.
+    /// Only lower-casing.
     BigVision,
-    /// As open_clip canonicalises.
+    /// As open_clip's cleaning.
     OpenClip,
-    /// Nothing beyond the tokenizer's own normaliser.
+    /// Only the tokenizer's own normaliser.
     None,
 }
 
@@ -261,10 +261,10 @@ impl FromStr for TextNormalization {
     }
 }
 
-/// Which token stands before a text that BLIP's matching head reads.
+/// The token before a text that BLIP's matching head reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum MatchingToken {
-    /// The tokenizer's own `[CLS]`, as transformers has it.
+    /// The tokenizer's own `[CLS]`, as in transformers.
     #[default]
     Cls,
     /// `[ENC]`, as the models were trained.
@@ -298,7 +298,7 @@ pub enum LogFormat {
     /// For people.
     #[default]
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 

@@ -1,11 +1,11 @@
-//! How option values are read from text and written back: every source hands over text, so a value
-//! means the same on the command line, in the environment and in the file.
+//! Reads option values from text and writes them back. Every source gives text, so a value means the same on
+//! the command line, in the environment and in the file.
 
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{List, served};
 
-/// What stands for the value of a [`Switch`] in the help, and marks its flag as one that may stand alone.
+/// The placeholder of a [`Switch`] in the help. It also marks flags that may be given without a value.
 pub(super) const SWITCH: &str = "BOOL";
 
 /// A value as the config file writes it.
@@ -23,11 +23,11 @@ pub enum Literal {
 
 /// Reads and writes values of type `T`.
 pub(super) trait Codec<T> {
-    /// Whether a value is a list, and its text the items with a separator between them.
+    /// Whether a value is a list, whose text has a separator between the items.
     const LIST: bool = false;
 
     /// # Errors
-    /// What is wrong with the text, for a sentence that names its origin.
+    /// Says what is wrong with the text. The message is completed with its origin.
     fn parse(text: &str) -> Result<T, String>;
     fn print(value: &T) -> Literal;
 }
@@ -45,7 +45,7 @@ impl<C: Codec<T>, T> Codec<Option<T>> for C {
     }
 }
 
-/// Any text but the empty one.
+/// Any text that is not empty.
 pub(super) struct Text;
 
 impl Codec<String> for Text {
@@ -108,7 +108,7 @@ pub(super) struct Address;
 
 impl Codec<SocketAddr> for Address {
     fn parse(text: &str) -> Result<SocketAddr, String> {
-        // `localhost` is what people type; it is the loopback wherever it means anything.
+        // People type `localhost`, which is the loopback address on every system.
         let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
         numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
             format!("`{text}` is not an address with a port, such as 127.0.0.1:8080 or [::]:8080")
@@ -120,7 +120,7 @@ impl Codec<SocketAddr> for Address {
     }
 }
 
-/// One of a few words; the type's own message lists them.
+/// One of a few words. The type's error message lists them.
 pub(super) struct Choice;
 
 /// Marks the types that [`Choice`] reads.
@@ -146,7 +146,7 @@ impl<T: Word> Codec<T> for Choice {
     }
 }
 
-/// On or off. As a flag it may stand alone, which switches it on.
+/// On or off. A flag without a value means on.
 pub(super) struct Switch;
 
 impl Codec<bool> for Switch {
@@ -227,14 +227,14 @@ impl Codec<Duration> for Time {
     }
 }
 
-/// Digits, with `_` between them where it helps the eye.
+/// Parses digits, with optional `_` between them.
 fn integer<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     let digits = text.replace('_', "");
     let value: u64 = digits.parse().map_err(|_| format!("`{text}` is not a whole number"))?;
     T::try_from(value).map_err(|_| format!("`{text}` is too large"))
 }
 
-/// Bytes: a plain number, or one with a unit.
+/// Parses a number of bytes, with an optional unit.
 fn bytes<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     let wrong = || format!("`{text}` is not a size, such as 64MiB, 512KiB, 20MB or 65536");
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
@@ -254,7 +254,7 @@ fn bytes<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     T::try_from(value).map_err(|_| format!("`{text}` is too large"))
 }
 
-/// Written with the largest unit that divides it, so that nothing is lost.
+/// Writes a number of bytes with the largest unit that divides it, so that the value stays exact.
 pub(super) fn print_bytes(value: u64) -> Literal {
     let units = [(1_u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.iter().find(|(factor, _)| value > 0 && value.is_multiple_of(*factor)) {
@@ -292,11 +292,11 @@ macro_rules! number_codecs {
 number_codecs! {
     /// A number of things, at least one.
     Count: |text| integer(text).and_then(positive), Literal::Integer;
-    /// A number of things; 0 has a meaning of its own.
+    /// A number of things; 0 has a special meaning.
     CountOrZero: integer, Literal::Integer;
     /// A number of bytes, at least one.
     Size: |text| bytes(text).and_then(positive), print_bytes;
-    /// A number of bytes; 0 has a meaning of its own.
+    /// A number of bytes; 0 has a special meaning.
     SizeOrZero: bytes, print_bytes;
 }
 

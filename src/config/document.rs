@@ -1,4 +1,4 @@
-//! The configuration in writing: in force with origins, as a commented file, as a table.
+//! Writes the configuration: the current values with their origins, a commented file, and a table.
 
 use std::fmt::Write as _;
 
@@ -20,7 +20,7 @@ fn toml_value(literal: Literal) -> Option<String> {
     }
 }
 
-/// Appends to a string, which cannot fail.
+/// Appends formatted text to a string, which cannot fail.
 macro_rules! put {
     ($out:expr, $($arg:tt)*) => {
         writeln!($out, $($arg)*).unwrap_or_default()
@@ -32,8 +32,7 @@ fn options_of(section: &str) -> impl Iterator<Item = &'static Spec> {
     OPTIONS.iter().filter(move |option| option.section == section)
 }
 
-/// The values in force as a config file, the origin of each behind it. What it prints can be given back
-/// as `--config`.
+/// The current values as a config file, each followed by its origin. The result can be used as `--config`.
 #[must_use]
 pub fn effective_toml(effective: &Effective) -> String {
     let mut out = String::new();
@@ -51,7 +50,7 @@ pub fn effective_toml(effective: &Effective) -> String {
     out
 }
 
-/// The values in force by section and key, each as `{"value", "origin"}`.
+/// The current values by section and key, each as `{"value", "origin"}`.
 #[must_use]
 pub fn effective_json(effective: &Effective) -> Value {
     let sections = Config::section_docs().into_iter().map(|(section, _)| {

@@ -1,4 +1,4 @@
-//! The config file: TOML, one table a section.
+//! Reads the config file: TOML with one table per section.
 
 use std::ops::Range;
 
@@ -9,17 +9,17 @@ use super::{
     options::{LIST_SEPARATOR, OPTIONS},
 };
 
-/// A value as the file gives it.
+/// A value of the file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) section: String,
     pub(super) key: String,
     pub(super) text: String,
-    /// Counted from 1.
+    /// The line of the value, counted from 1.
     pub(super) line: usize,
 }
 
-/// Reads a file's text: the values, and whatever is wrong with the rest.
+/// Reads a file's text. It returns the valid values and all problems.
 ///
 /// * `name`: the file's name, for the problems
 pub(super) fn parse(name: &str, text: &str) -> (Vec<Entry>, Vec<Problem>) {
@@ -74,7 +74,7 @@ pub(super) fn parse(name: &str, text: &str) -> (Vec<Entry>, Vec<Problem>) {
             }
         }
     }
-    // In the order of the file, so that a reader meets the problems from top to bottom.
+    // The values are sorted by line, so that problems appear in the order of the file.
     entries.sort_by_key(|entry| entry.line);
     (entries, problems)
 }
@@ -83,7 +83,7 @@ fn sections() -> impl Iterator<Item = &'static str> {
     OPTIONS.iter().map(|option| option.section)
 }
 
-/// A value as text: the options' own codecs take it from there.
+/// A value as text, for the codec of its option.
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
@@ -97,7 +97,7 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-/// An array of texts as one text; a single one needs no array.
+/// An array of texts as one text; a single value needs no array.
 fn list(value: &DeValue<'_>) -> Option<String> {
     let DeValue::Array(items) = value else { return scalar(value) };
     let texts = items.iter().map(|item| match item.get_ref() {
@@ -107,13 +107,13 @@ fn list(value: &DeValue<'_>) -> Option<String> {
     Some(texts.collect::<Option<Vec<_>>>()?.join(LIST_SEPARATOR))
 }
 
-/// `; did you mean ...?` where one of the known names is close.
+/// `; did you mean ...?` if one of the known names is similar.
 pub(crate) fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
     let length = name.chars().count();
-    // A third of the letters wrong is still a typing error, more is another word.
+    // With more than a third of its letters changed, a name counts as another word.
     let may_differ = |candidate: &str| candidate.len().div_ceil(3);
     known
-        // A name of a request may have megabytes, which would take seconds to compare.
+        // A name in a request may have megabytes, whose comparison would take seconds.
         .filter(|candidate| length.abs_diff(candidate.len()) <= may_differ(candidate))
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
         .min()

@@ -1,4 +1,4 @@
-//! A limit in the words of an error: its value in a unit that one can read, and the option that sets it.
+//! A limit as error messages show it: its value in a readable unit, and the option that sets it.
 
 use std::fmt;
 
@@ -18,26 +18,26 @@ pub(crate) struct Limit {
 impl Limit {
     /// A limit on bytes.
     ///
-    /// * `option`: as the config file names it, `limits.max_text_bytes`
+    /// * `option`: its name in the config file, such as `limits.max_text_bytes`
     pub(crate) fn bytes(value: impl TryInto<u64>, option: &'static str) -> Self {
         Self { value: value.try_into().unwrap_or(u64::MAX), is_bytes: true, option }
     }
 
-    /// A limit on anything else.
+    /// A limit on a number of things.
     ///
-    /// * `option`: as the config file names it, `limits.max_items`
+    /// * `option`: its name in the config file, such as `limits.max_items`
     pub(crate) fn count(value: impl TryInto<u64>, option: &'static str) -> Self {
         Self { value: value.try_into().unwrap_or(u64::MAX), is_bytes: false, option }
     }
 
-    /// Whether so many are too many.
+    /// Whether `count` is above the limit.
     pub(crate) fn is_below(self, count: usize) -> bool {
         u64::try_from(count).is_ok_and(|count| count > self.value)
     }
 }
 
 impl Limits {
-    /// How many texts and images a request may have.
+    /// The limit on texts and images of a request.
     pub(crate) fn items(&self) -> Limit {
         Limit::count(self.max_items, "limits.max_items")
     }

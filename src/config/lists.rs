@@ -1,4 +1,4 @@
-//! The values of options that hold several: hosts, networks and origins.
+//! Types of options with several values: hosts, networks and origins.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::options::LIST_SEPARATOR;
 
-/// Several values in one text, with `;` between them; a comma does as well.
+/// Several values in one text, separated by `;` or commas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 
@@ -31,17 +31,17 @@ impl<T: FromStr<Err = String>> FromStr for List<T> {
 /// A host name, or all host names below one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
-    /// In lower case, without the star.
+    /// The name in lower case, without `*.`.
     name: String,
-    /// Whether it stands for the names below `name`, and not for `name` itself.
+    /// Whether this means the names below `name` instead of `name` itself.
     below: bool,
 }
 
 impl Host {
-    /// Whether a host, in lower case, is meant.
+    /// Whether this matches a host, given in lower case.
     #[must_use]
     pub fn matches(&self, host: &str) -> bool {
-        // A name may be written with the root's dot at its end, which changes nothing.
+        // A name may end with the root's dot, which changes nothing.
         let host = host.strip_suffix('.').unwrap_or(host);
         match host.strip_suffix(self.name.as_str()) {
             Some("") => !self.below,
@@ -104,7 +104,7 @@ impl FromStr for Network {
             return Ok(Self::Public);
         }
         let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        // Host bits that are set are a slip of the pen, or an address that was meant alone.
+        // Set host bits are a typing error, or a single address was meant.
         network
             .ok()
             .filter(|network| network.addr() == network.network())
@@ -116,7 +116,7 @@ impl FromStr for Network {
 /// The origin of a page: scheme, host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WebOrigin {
-    /// Pages from everywhere.
+    /// Pages of all origins.
     Any,
     /// One origin, as browsers write it in the `Origin` header.
     Of(String),
@@ -139,7 +139,7 @@ impl FromStr for WebOrigin {
             return Ok(Self::Any);
         }
         let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        // Browsers compare letter by letter, so what they would never send must not be accepted.
+        // Origins are compared letter by letter, so a value that browsers never send must not be accepted.
         let usable = |host: &str| {
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
             !host.is_empty() && host.bytes().all(|byte| plain(byte) || b"-.:[]_".contains(&byte))

@@ -1,4 +1,4 @@
-//! Merging flags, environment, file and defaults, with the origin of every value.
+//! Merges flags, environment, file and defaults, and keeps the origin of every value.
 
 use std::{
     collections::HashMap,
@@ -14,23 +14,23 @@ use super::{
 };
 use crate::small_file;
 
-/// Bytes of a config file: every option with its description has some 20 KB.
+/// Maximum size of a config file. All options with their descriptions have about 20 KB.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The variable that names the config file where no `--config` does.
+/// The variable that names the config file if there is no `--config`.
 pub const CONFIG_ENV: &str = "SIGLIP_CONFIG";
 
-/// Variables with the server's prefix that are no options: what the build script reads and sets, which `cargo run` hands
-/// on to the program.
+/// Variables with the server's prefix that are not options. The build script reads and sets them, and `cargo
+/// run` passes them to the program.
 const OTHER_ENV: [&str; 3] = [CONFIG_ENV, "SIGLIP_BUILD_COMMIT", "SIGLIP_BUILD_TARGET"];
 
-/// The variable that orders faults, in builds for tests.
+/// The variable that requests faults, in builds for tests.
 pub(crate) const FAILPOINT_ENV: &str = "SIGLIP_FAILPOINT";
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Origin {
-    /// Nobody set it.
+    /// The value is the default.
     #[default]
     Default,
     /// A line of the config file, counted from 1.
@@ -52,7 +52,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing that is wrong with the configuration, and where it stands.
+/// One fault of the configuration, and its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{origin}: {message}")]
 pub struct Problem {
@@ -66,7 +66,7 @@ impl Problem {
     }
 }
 
-/// All that is wrong with the configuration, so that one start shows all of it.
+/// All faults of the configuration, so that one start shows all of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Problems(Vec<Problem>);
 
@@ -80,7 +80,7 @@ impl fmt::Display for Problems {
     }
 }
 
-/// What was set, by whom; the defaults apart.
+/// The sources of values, without the defaults.
 #[derive(Debug, Default)]
 pub struct Sources {
     /// The file that `--config` names.
@@ -91,17 +91,17 @@ pub struct Sources {
     pub flags: Vec<(String, String)>,
 }
 
-/// The configuration in force.
+/// The merged configuration.
 #[derive(Debug, Default)]
 pub struct Effective {
     /// The values.
     pub config: Config,
-    /// By `section.key`; what is missing is a default.
+    /// The origins by `section.key`. An option without an entry has its default.
     origins: HashMap<String, Origin>,
 }
 
 impl Effective {
-    /// Where an option's value came from.
+    /// The origin of an option's value.
     #[must_use]
     pub fn origin(&self, option: &Spec) -> Origin {
         self.origins.get(&option.path()).cloned().unwrap_or_default()
@@ -110,8 +110,8 @@ impl Effective {
     /// Merges the sources over the defaults.
     ///
     /// # Errors
-    /// Everything that is wrong, each with its origin: an unknown name in the file or in the environment, a
-    /// value that is not one, values that contradict each other.
+    /// All faults with their origins: an unknown name in the file or the environment, an invalid value, values
+    /// that contradict each other.
     pub fn load(sources: &Sources) -> Result<Self, Problems> {
         let mut merge = Merge::default();
         let env = merge.environment(&sources.env);
@@ -125,7 +125,7 @@ impl Effective {
             }
         }
         for option in OPTIONS.iter() {
-            // A list is given by repeating its flag.
+            // A list is set by repeating its flag.
             let given = sources.flags.iter().filter(|(flag, _)| option.flag == *flag);
             let texts: Vec<_> = given.map(|(_, text)| text.as_str()).collect();
             if !texts.is_empty() {
@@ -133,7 +133,7 @@ impl Effective {
                 merge.set(option, Origin::Flag(option.flag.clone()), &text);
             }
         }
-        // Values that contradict each other are only worth a word once each is one.
+        // Contradictions are only reported if every value is valid.
         if merge.problems.is_empty() {
             merge.problems = check::contradictions(&merge.effective);
         }
@@ -154,7 +154,7 @@ impl Merge {
                 self.effective.origins.insert(option.path(), origin);
             }
             Err(message) => {
-                // In a file the line alone does not say which of its keys is meant.
+                // In a file, the line alone does not identify the key.
                 let place = match &origin {
                     Origin::File(..) => format!("{origin}: [{}] {}", option.section, option.key),
                     _ => origin.to_string(),
@@ -183,8 +183,8 @@ impl Merge {
         }
     }
 
-    /// The server's own variables. One that is empty counts as not set: that is how compose files and
-    /// shell scripts leave a variable out.
+    /// Reads the server's own variables. An empty one counts as not set, because compose files and shell
+    /// scripts leave variables out in this way.
     fn environment(&mut self, env: &[(OsString, OsString)]) -> Vec<(String, String)> {
         let mut found = Vec::new();
         for (name, value) in env {
@@ -192,7 +192,7 @@ impl Merge {
                 continue;
             };
             let known = OPTIONS.iter().any(|option| option.env == name);
-            // Builds without faults to give refuse it like any unknown name.
+            // Builds without failpoints refuse this variable like any unknown name.
             if cfg!(debug_assertions) && name == FAILPOINT_ENV {
                 continue;
             }
@@ -217,8 +217,8 @@ impl Merge {
     }
 }
 
-/// Whether Kubernetes put the variable there: for a service called `siglip` (or `siglip-anything`) every
-/// pod of the namespace gets `SIGLIP_SERVICE_HOST`, `SIGLIP_PORT_8080_TCP_ADDR` and the like.
+/// Whether Kubernetes set the variable. For a service called `siglip` (or `siglip-anything`), every pod of the
+/// namespace gets `SIGLIP_SERVICE_HOST`, `SIGLIP_PORT_8080_TCP_ADDR` and similar ones.
 fn is_service_link(name: &str) -> bool {
     let after = |mark: &str| name.find(mark).map(|at| &name[at + mark.len()..]);
     name.ends_with("_SERVICE_HOST")

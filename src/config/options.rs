@@ -1,4 +1,4 @@
-//! The table of options: each is written down once, in a `section!`, and everything else is derived.
+//! The table of options. Each option is written once, in a `section!`, and everything else is derived from it.
 
 use std::sync::LazyLock;
 
@@ -7,13 +7,13 @@ use super::{
     codec::{Literal, SWITCH},
 };
 
-/// What precedes every environment variable of the server.
+/// The prefix of every environment variable of the server.
 pub const ENV_PREFIX: &str = "SIGLIP_";
 
-/// What stands between the values of a list where it is one text.
+/// The separator of a list's values in one text.
 pub const LIST_SEPARATOR: &str = ";";
 
-/// One option, under all of its names.
+/// One option with all of its names.
 #[derive(Debug)]
 pub struct Spec {
     /// The table in the config file.
@@ -22,23 +22,23 @@ pub struct Spec {
     pub key: &'static str,
     /// The flag, without its dashes: `section-key` unless the option has a shorter one.
     pub flag: String,
-    /// The environment variable: the flag in capitals behind [`ENV_PREFIX`].
+    /// The environment variable: [`ENV_PREFIX`] and the flag in capitals.
     pub env: String,
-    /// What stands for the value in the help.
+    /// The placeholder for the value in the help.
     pub placeholder: &'static str,
-    /// What it means: the field's documentation, on one line.
+    /// The documentation of the field, on one line.
     pub doc: String,
-    /// Whether the option has a name of its own, and so a place in the short help.
+    /// Whether the option has a short flag, and so appears in the short help.
     pub main: bool,
-    /// Whether it holds several values: the flag may be repeated, the file may have an array, and text
-    /// separates them by [`LIST_SEPARATOR`].
+    /// Whether the option has several values: the flag may be repeated, the file may have an array, and text
+    /// separates values by [`LIST_SEPARATOR`].
     pub list: bool,
-    /// Whether the flag may stand alone, which means `true`.
+    /// Whether the flag may be given without a value, which means `true`.
     pub switch: bool,
 }
 
 impl Spec {
-    /// The option as one names it in the file: `section.key`.
+    /// The option's name in the file: `section.key`.
     #[must_use]
     pub fn path(&self) -> String {
         format!("{}.{}", self.section, self.key)
@@ -71,7 +71,7 @@ fn spec(section: &'static str, field: &Field) -> Spec {
     }
 }
 
-/// A field of a section, as its `section!` writes it.
+/// A field of a section, as written in its `section!`.
 #[derive(Debug)]
 pub(super) struct Field {
     pub(super) key: &'static str,
@@ -81,11 +81,11 @@ pub(super) struct Field {
     pub(super) list: bool,
 }
 
-/// A struct of options, by the names of its fields.
+/// Access to a struct of options by the names of its fields.
 pub(super) trait Section {
     fn fields(&self) -> &'static [Field];
     /// # Errors
-    /// What is wrong with the text.
+    /// Says what is wrong with the text.
     fn set(&mut self, key: &str, text: &str) -> Result<(), String>;
     fn get(&self, key: &str) -> Literal;
 }
@@ -184,7 +184,7 @@ impl Config {
     /// Sets an option from text.
     ///
     /// # Errors
-    /// What is wrong with the text.
+    /// Says what is wrong with the text.
     pub(super) fn set(&mut self, option: &Spec, text: &str) -> Result<(), String> {
         match self.section_mut(option.section) {
             Some(section) => section.set(option.key, text),
@@ -192,7 +192,7 @@ impl Config {
         }
     }
 
-    /// An option's value, as the file writes it.
+    /// An option's value, as in the file.
     #[must_use]
     pub fn get(&self, option: &Spec) -> Literal {
         self.sections()
@@ -201,7 +201,7 @@ impl Config {
             .map_or(Literal::Unset, |(_, _, section)| section.get(option.key))
     }
 
-    /// An option's value, as a flag takes it; none where it is not set.
+    /// An option's value, as for a flag; none if it is not set.
     #[must_use]
     pub fn text(&self, option: &Spec) -> Option<String> {
         match self.get(option) {

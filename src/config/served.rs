@@ -1,4 +1,4 @@
-//! The list of models: `NAME=SOURCE@REVISION,SETTING=VALUE`, all but the source optional.
+//! Parses the list of models: `NAME=SOURCE@REVISION,SETTING=VALUE`, where only the source is required.
 
 use std::{path::Path, time::Duration};
 
@@ -10,21 +10,21 @@ use super::{
     options::LIST_SEPARATOR,
 };
 
-/// The longest part of a hub id.
+/// Maximum length of a part of a hub id.
 const MAX_ID_PART_BYTES: usize = 96;
 
-/// One model to serve, with what holds for it alone.
+/// One model to serve, with its own settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Served {
     /// The name that requests use, unique among the models.
     pub name: String,
     /// Further names that requests may use.
     pub aliases: Vec<String>,
-    /// Its options: one source, and the settings in force for it.
+    /// Its options: one source, and the settings of this model.
     pub model: Model,
 }
 
-/// An entry as it is written.
+/// A parsed entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Entry {
     name: Option<String>,
@@ -49,7 +49,7 @@ pub fn is_hub_id(text: &str) -> bool {
             && part.chars().all(plain)
             && !part.starts_with(['.', '-'])
             && !part.ends_with(['.', '-'])
-            // They stand for the slash in the cache's folder names.
+            // `--` stands for the slash in the cache's folder names.
             && !part.contains("--")
             && !part.contains("..")
     };
@@ -62,13 +62,13 @@ fn is_name(text: &str, also: &str) -> bool {
     !text.is_empty() && text.chars().all(plain) && !text.starts_with(['.', '/'])
 }
 
-/// The embedded checkpoint, whatever folders there are.
+/// The name of the embedded checkpoint, even if there is a folder of that name.
 const EMBEDDED: &str = "demo";
 
-/// The entries of a list. A folder that exists is one whatever characters its path has.
+/// The entries of a list. The path of an existing folder may have any characters.
 ///
 /// # Errors
-/// What is wrong with the first that is wrong.
+/// Says what is wrong with the first invalid entry.
 pub(super) fn entries(text: &str) -> Result<Vec<Entry>, String> {
     entries_among(text, &|path| path != EMBEDDED && Path::new(path).is_dir())
 }
@@ -77,7 +77,7 @@ fn entries_among(text: &str, is_folder: &dyn Fn(&str) -> bool) -> Result<Vec<Ent
     let parts: Vec<&str> = text.split(LIST_SEPARATOR).collect();
     let (mut entries, mut at) = (Vec::new(), 0);
     while at < parts.len() {
-        // The longest run of parts that names a folder: its path may hold what separates entries.
+        // The longest run of parts that names a folder, because its path may contain separators.
         let folder = (at + 1..=parts.len()).rev().find_map(|end| {
             let text = parts[at..end].join(LIST_SEPARATOR);
             Some((end, folder(&text, is_folder).or_else(|| folder(text.trim(), is_folder))?))
@@ -92,7 +92,7 @@ fn entries_among(text: &str, is_folder: &dyn Fn(&str) -> bool) -> Result<Vec<Ent
     Ok(entries)
 }
 
-/// An entry whose source is a folder that exists: `[NAME=]DIR[,SETTING=VALUE]`.
+/// An entry whose source is an existing folder: `[NAME=]DIR[,SETTING=VALUE]`.
 fn folder(text: &str, is_folder: &dyn Fn(&str) -> bool) -> Option<Result<Entry, String>> {
     let last_part = text.rfind(LIST_SEPARATOR).unwrap_or_default();
     let commas = text.rmatch_indices(',').map(|(at, _)| at).filter(|&at| at > last_part);
@@ -128,7 +128,7 @@ fn entry(text: &str) -> Result<Entry, String> {
             Some((key, value)) => {
                 found.set(key, value).map_err(|why| format!("`{text}`: {why}"))?
             }
-            // A comma in the name of a folder.
+            // The comma is part of a folder's name.
             None if index > 0 => head = format!("{head},{part}"),
             None => part.clone_into(&mut head),
         }
@@ -169,10 +169,10 @@ impl Entry {
     }
 }
 
-/// The pairs of a list of `ALIAS=NAME`.
+/// Parses a list of `ALIAS=NAME`.
 ///
 /// # Errors
-/// What is wrong with the first that is wrong.
+/// Says what is wrong with the first invalid entry.
 pub(super) fn aliases(text: &str) -> Result<Vec<(String, String)>, String> {
     let pair = |text: &str| {
         let pair = text.trim().split_once('=').filter(|(alias, _)| is_name(alias, "/"));
@@ -183,14 +183,14 @@ pub(super) fn aliases(text: &str) -> Result<Vec<(String, String)>, String> {
     text.split(LIST_SEPARATOR).map(pair).collect()
 }
 
-/// What is wrong, behind the option that it is wrong in.
+/// The path of an option, and the message.
 type Wrong = (&'static str, String);
 
 impl Config {
-    /// The models to serve, the default first. There is at least one.
+    /// The models to serve, the default one first. There is at least one.
     ///
     /// # Errors
-    /// The path of the option that contradicts another, and how. A configuration that was loaded has none.
+    /// The path of an option that contradicts another, and how. A loaded configuration has no such error.
     pub fn served(&self) -> Result<Vec<Served>, Wrong> {
         let options = &self.model;
         let entries = entries(&options.source).map_err(|why| ("model.source", why))?;
@@ -211,7 +211,7 @@ impl Config {
         Ok(served.into_values().collect())
     }
 
-    /// Name and revision are of one model, so they need just one, and one that has them.
+    /// Name and revision belong to a single model, so there must be only one model, and it must allow them.
     fn check_singular(&self, entries: &[Entry]) -> Result<(), Wrong> {
         let given = [("model.name", &self.model.name), ("model.revision", &self.model.revision)];
         for (path, _) in given.iter().filter(|(_, value)| value.is_some()) {
@@ -261,7 +261,8 @@ impl Config {
             taken.push(alias.clone());
             one.aliases.push(alias);
         }
-        // Clients often name a model from the hub in full. The first of several with one source has it.
+        // Clients often use the full id of a model of the hub. If several models have the same source, the
+        // first one gets it.
         for one in served.values_mut() {
             let id = &one.model.source;
             if is_hub_id(id) && !taken.contains(id) {

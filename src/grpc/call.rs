@@ -1,4 +1,4 @@
-//! What a call's metadata says: its deadline, its priority, its id.
+//! Reads a call's metadata: its deadline, its priority, its id.
 
 use std::{
     sync::Arc,
@@ -19,16 +19,16 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 const PRIORITY: &str = "x-priority";
 const TIMEOUT: &str = "grpc-timeout";
 
-/// Most bytes of a request id taken over from the client: ids go into every log line of the call.
+/// Maximum number of bytes of a client's request id, which is part of every log line of the call.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// What the edge read of a call, handed to the method in the request's extensions.
+/// Facts about a call that the edge has read. The method gets them in the request's extensions.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub(super) received: Instant,
     pub(super) deadline: Instant,
     pub(super) priority: Priority,
-    /// The name of its API key, where keys are asked for.
+    /// The name of its API key, if keys are required.
     pub(super) key: Option<Arc<str>>,
     /// See [`Context::work`].
     pub(super) work: Shares,
@@ -37,7 +37,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Reads a call's metadata; `max_timeout` holds where the client sets no deadline, or a later one.
+    /// Reads a call's metadata. `max_timeout` applies if the client sets no deadline, or a later one.
     ///
     /// # Errors
     /// `invalid_request` at the metadata's key.
@@ -61,7 +61,7 @@ impl Call {
         })
     }
 
-    /// What the engine needs to know.
+    /// The context for the engine.
     pub(super) fn context(&self) -> Context {
         let context = Context {
             work: self.work.clone(),
@@ -101,7 +101,7 @@ fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
     }
 }
 
-/// The client's request id where it is fit for a log line and a header, else a new one.
+/// The client's request id if it is valid for a log line and a header, or else a new one.
 pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let fit = |value: &&HeaderValue| {
         (1..=MAX_REQUEST_ID_BYTES).contains(&value.len())

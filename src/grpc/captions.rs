@@ -1,4 +1,4 @@
-//! Captions as a stream of tokens.
+//! Sends captions as a stream of tokens.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -10,14 +10,14 @@ use tonic::Status;
 use super::{call::Call, convert, proto, status::status};
 use crate::engine::{CaptionRequest, Engine, Written};
 
-/// Tokens of captions, and the whole answer at the end.
+/// Tokens of captions, and the whole response at the end.
 pub(super) type CaptionStream =
     Pin<Box<dyn Stream<Item = Result<proto::CaptionStreamResponse, Status>> + Send>>;
 
-/// Tokens that are written ahead of a client that reads slowly.
+/// Maximum number of tokens that wait for a slow client.
 const TOKENS_AHEAD: usize = 64;
 
-/// Writes captions for as long as the stream is read.
+/// Writes captions while the stream is read.
 pub(super) fn stream(
     engine: Arc<Engine>,
     (request, by_item): (CaptionRequest, bool),
@@ -26,7 +26,7 @@ pub(super) fn stream(
     let (tell, mut told) = mpsc::channel::<Written>(TOKENS_AHEAD);
     let work = async move {
         let context = call.context();
-        // Nobody reads on where the receiver is gone, and the work is dropped with it.
+        // If the receiver is gone, the client has left, and this work is dropped too.
         let written = |token| async { drop(tell.send(token).await) };
         let captioned = engine.caption(request, written, &context).await?;
         let response = convert::caption_message(captioned, by_item)?;

@@ -1,4 +1,4 @@
-//! Messages that are held against a bound before they are taken apart.
+//! Checks messages against a limit before they are decoded.
 
 use std::any::TypeId;
 
@@ -13,16 +13,16 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 use super::{oip_proto, proto, receive, status::status};
 use crate::error::{Code, Error};
 
-/// Most fields of a message, each item of a list being one, and each whole number. Items are bounded by the engine,
-/// which sees them once they are taken apart.
+/// Maximum number of fields of a message. Each item of a list counts as a field, and so does each integer. The
+/// engine limits items, but only after decoding.
 const MAX_FIELDS: usize = 1 << 19;
-/// Most bytes that a field takes once it is taken apart, beside its own: an empty item has two on the wire, and a list
-/// has room for twice as many while it grows. A test measures it for every method.
+/// Maximum number of bytes that a decoded field takes in addition to its own: an empty item has two bytes on
+/// the wire, and a growing list has capacity for twice its items. A test measures this for every method.
 const FIELD_BYTES: usize = 640;
-/// The same for a whole number.
+/// Maximum number of bytes that a decoded integer takes.
 const NUMBER_BYTES: usize = 24;
 
-/// protobuf with at most [`MAX_FIELDS`] fields a message. The generated code names it.
+/// Protobuf with at most [`MAX_FIELDS`] fields per message. The generated code refers to this name.
 #[derive(Debug)]
 pub(super) struct BoundedCodec<T, U>(ProstCodec<T, U>);
 
@@ -60,7 +60,7 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        // A message lies in one piece.
+        // The bytes of a message are contiguous.
         let Some(found) = measured(buf.chunk(), lists::<U>(), MAX_FIELDS) else {
             let message =
                 format!("the message has more than {MAX_FIELDS} fields and numbers; split it");
@@ -71,17 +71,16 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     }
 }
 
-/// Where a message holds lists other than in its own fields.
+/// The places of lists in a message, other than its own repeated fields.
 #[derive(Debug)]
 struct Lists {
-    /// Fields that are messages with lists in them.
+    /// Fields that are messages and contain lists.
     within: &'static [(usize, Self)],
-    /// Fields that are lists of whole numbers without keys between them: one takes a byte on the wire, and up to
-    /// eight in memory.
+    /// Fields that are packed lists of integers: an integer takes a byte on the wire and up to eight in memory.
     packed: &'static [usize],
 }
 
-/// No lists below the message's own fields, as in most messages.
+/// There are no lists below the message's own fields, as in most messages.
 const FLAT: Lists = Lists { within: &[], packed: &[] };
 
 /// `scores` of a [`proto::SimilarityRequest`].
@@ -97,7 +96,7 @@ const INFER: Lists = Lists {
     packed: &[],
 };
 
-/// Where messages of a type hold lists.
+/// The places of lists in messages of a type.
 fn lists<T: 'static>() -> &'static Lists {
     let of = TypeId::of::<T>();
     if of == TypeId::of::<oip_proto::ModelInferRequest>() {
@@ -109,29 +108,30 @@ fn lists<T: 'static>() -> &'static Lists {
     }
 }
 
-/// What a message has.
+/// Counts of a message's contents.
 #[derive(Debug, Default, Clone, Copy)]
 struct Found {
     fields: usize,
-    /// Whole numbers that stand in a list without keys between them.
+    /// Integers in packed lists.
     numbers: usize,
 }
 
 impl Found {
-    /// Most bytes that it takes once it is taken apart, beside those of the message.
+    /// Maximum number of bytes that the decoded message takes, in addition to those of the message.
     fn decoded_bytes(self) -> usize {
         self.fields * FIELD_BYTES + self.numbers * NUMBER_BYTES
     }
 }
 
-/// What a message has; none if that is more than `limit`. What is no message is for the decoder to refuse.
+/// Counts a message's contents; none if there are more than `limit`. The decoder refuses bytes that are not a
+/// message.
 fn measured(message: &[u8], lists: &Lists, limit: usize) -> Option<Found> {
     let mut found = Found::default();
     measure(message, lists, limit, &mut found)?;
     Some(found)
 }
 
-/// Adds to `found` what a message has, unless that is too much.
+/// Adds a message's contents to `found`; none if there are too many.
 fn measure(mut message: &[u8], lists: &Lists, limit: usize, found: &mut Found) -> Option<()> {
     while let Some((number, payload)) = next_field(&mut message) {
         found.fields += 1;
@@ -149,7 +149,7 @@ fn measure(mut message: &[u8], lists: &Lists, limit: usize, found: &mut Found) -
     Some(())
 }
 
-/// A field's number, and its bytes where it has a length.
+/// A field's number, and its bytes if it has a length.
 fn next_field<'m>(rest: &mut &'m [u8]) -> Option<(usize, &'m [u8])> {
     // A key and a length are numbers of the same kind.
     let mut number = || decode_length_delimiter(&mut *rest).ok();
@@ -159,7 +159,7 @@ fn next_field<'m>(rest: &mut &'m [u8]) -> Option<(usize, &'m [u8])> {
         1 => 8,
         2 => number()?,
         5 => 4,
-        // The ends of groups, which have no content of their own.
+        // Ends of groups have no content.
         _ => 0,
     };
     let (field, behind) = rest.split_at_checked(skipped)?;
@@ -175,7 +175,7 @@ mod tests {
         model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     };
 
-    /// Holds a message to have as many fields.
+    /// Checks that a message has this many fields.
     fn check<T: Message + std::fmt::Debug + 'static>(message: &T, fields: usize) {
         let bytes = message.encode_to_vec();
         assert!(measured(&bytes, lists::<T>(), fields - 1).is_none(), "{message:?}");

@@ -1,7 +1,7 @@
-//! Messages of the protocol to requests of the engine, and answers back.
+//! Converts messages of the protocol to requests of the engine, and results back.
 //!
-//! Only what the wire leaves open is checked here (a `oneof` without a value, a matrix whose shape does
-//! not fit its values); what a request may ask for is the engine's to judge.
+//! This module checks only what the protocol's types allow to be wrong (a `oneof` without a value, a matrix
+//! whose shape does not fit its values). The engine checks everything else.
 
 mod captions;
 mod classify;
@@ -28,11 +28,11 @@ use crate::{
     telemetry::{Stage, Timings},
 };
 
-/// Reads an embedding request, and whether its items fail one by one.
+/// Reads an embedding request, and whether failed items are reported one by one.
 ///
 /// # Errors
-/// `invalid_request` for a value of an enum that is unknown; and for an item without content, unless items
-/// fail one by one.
+/// `invalid_request` for an unknown value of an enum, and for an item without content unless items are reported
+/// one by one.
 pub(super) fn embed_request(message: proto::EmbedRequest) -> Result<(EmbedRequest, bool), Error> {
     let by_item = match proto::OnError::try_from(message.on_error) {
         Ok(proto::OnError::Unspecified | proto::OnError::Fail) => false,
@@ -47,7 +47,7 @@ pub(super) fn embed_request(message: proto::EmbedRequest) -> Result<(EmbedReques
     let request = EmbedRequest {
         model: model(message.model),
         inputs: inputs.collect::<Result<_, _>>()?,
-        // A value that does not fit is out of every model's range.
+        // A value that does not fit is outside every model's range.
         dimensions: message.dimensions.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
         normalize: message.normalized.unwrap_or(true),
         truncate: message.truncate.unwrap_or(true),
@@ -68,7 +68,7 @@ pub(super) fn input(item: proto::Input, field: impl FnOnce() -> String) -> Resul
     }
 }
 
-/// A similarity request, and which matrices it asks for, each once.
+/// A similarity request, and the requested matrices, each once.
 pub(super) struct Comparison {
     pub(super) request: SimilarityRequest,
     pub(super) kinds: Vec<ScoreKind>,
@@ -77,8 +77,8 @@ pub(super) struct Comparison {
 /// Reads a similarity request.
 ///
 /// # Errors
-/// `invalid_request` for a side that is missing, given twice or malformed; `payload_too_large` where the
-/// answer would have more than [`MAX_SCORE_VALUES`].
+/// `invalid_request` for a side that is missing, given twice or malformed; `payload_too_large` if the response
+/// would have more than [`MAX_SCORE_VALUES`].
 pub(super) fn comparison(message: proto::SimilarityRequest) -> Result<Comparison, Error> {
     let kinds = kinds(&message.scores)?;
     let (images, rows) = match (message.images, message.image_embeddings) {
@@ -146,7 +146,7 @@ fn kinds(scores: &[i32]) -> Result<Vec<ScoreKind>, Error> {
                 return Err(Error::invalid(format!("scores[{index}]"), "no such score"));
             }
         };
-        // At most three survive, however often a client repeats itself.
+        // At most three kinds remain, however often a client repeats them.
         if !kinds.contains(&kind) {
             kinds.push(kind);
         }
@@ -176,8 +176,8 @@ fn model(name: String) -> Option<String> {
     Some(name).filter(|name| !name.is_empty())
 }
 
-/// Rows of one length, in one message, and the items that have none: their rows are NaN, which no reader can
-/// take for an embedding.
+/// Rows of one length in one message, and the failed items. Their rows are NaN, so that they cannot be mistaken
+/// for embeddings.
 pub(super) fn stacked(
     items: &[Result<Embedding, Error>],
 ) -> (proto::Matrix, Vec<proto::ItemError>) {
@@ -198,7 +198,7 @@ pub(super) fn stacked(
     (matrix, errors)
 }
 
-/// Why one item has no answer.
+/// Why one item has no embedding.
 pub(super) fn item_error(index: u64, error: &Error) -> proto::ItemError {
     proto::ItemError {
         index,
@@ -208,7 +208,7 @@ pub(super) fn item_error(index: u64, error: &Error) -> proto::ItemError {
     }
 }
 
-/// A matrix as a message; its values are taken over.
+/// Converts a matrix to a message without a copy.
 pub(super) fn matrix_message(matrix: Matrix) -> proto::Matrix {
     proto::Matrix {
         rows: wire_count(matrix.rows),
@@ -217,12 +217,12 @@ pub(super) fn matrix_message(matrix: Matrix) -> proto::Matrix {
     }
 }
 
-/// Counts on the wire have 32 bits; every count that gets here is bounded far below.
+/// Counts on the wire have 32 bits, and all counts here are far below that limit.
 pub(super) fn wire_count(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// What a call consumed.
+/// The usage of a call.
 pub(super) fn usage(usage: Usage) -> proto::Usage {
     proto::Usage {
         text_tokens: usage.text_tokens as u64,
@@ -231,7 +231,7 @@ pub(super) fn usage(usage: Usage) -> proto::Usage {
     }
 }
 
-/// Where the time went, for a call received at `received`.
+/// The times of the stages, for a call received at `received`.
 pub(super) fn timings(timings: &Timings, received: Instant) -> proto::Timings {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     proto::Timings {

@@ -1,7 +1,7 @@
-//! What every call passes before its method: id, deadline, bounds, panics, metrics and one log line.
+//! The layer around every call: id, deadline, limits, panics, metrics and one log line.
 //!
-//! One layer in place of several, because they share what they know: the line and the metrics want the
-//! code of a failure, and failures come from the method, from the deadline, from a panic and from tonic.
+//! It is one layer instead of several, because the parts share data: the log line and the metrics need the code
+//! of a failure, and failures come from the method, the deadline, a panic or tonic.
 
 use std::{
     convert::Infallible,
@@ -37,18 +37,19 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// What is open to everybody where keys are asked for.
+/// Methods that need no key.
 const PROBES: [&str; 3] = [
     "/grpc.health.v1.Health/",
     "/inference.GRPCInferenceService/ServerLive",
     "/inference.GRPCInferenceService/ServerReady",
 ];
 
-/// Most health watches and reflection streams at once. One has some kilobytes, and no end of its own.
+/// Maximum number of health watches and reflection streams at once. Each takes some kilobytes and may never
+/// end.
 const MAX_WATCHES: usize = 1024;
-/// Until a client that finds no place for a watch should ask again.
+/// The `Retry-After` for a client whose watch is refused.
 const RETRY_WATCH: Duration = Duration::from_secs(5);
-/// Most bytes of a status's message, as it is sent. Reflection repeats the name that was asked for.
+/// Maximum number of bytes of a status's message as it is sent. Reflection repeats the requested name.
 const MAX_MESSAGE_BYTES: usize = 4096;
 const MESSAGE: &str = "grpc-message";
 
@@ -75,7 +76,7 @@ impl EdgeLayer {
         }
         Self(Arc::new(Shared {
             metrics,
-            // As much again as admission holds for requests that are complete.
+            // A second budget, for messages that are still being received. Admission counts complete requests.
             received: Received::new(limits.max_bytes_in_flight),
             row_room: engine.row_room(),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
@@ -94,7 +95,7 @@ impl<S> Layer<S> for EdgeLayer {
     }
 }
 
-/// A service behind the [`EdgeLayer`].
+/// A service wrapped by the [`EdgeLayer`].
 #[derive(Clone)]
 pub(super) struct Edge<S> {
     inner: S,
@@ -126,8 +127,8 @@ where
         );
         let mut exchange = Exchange::begin(Arc::clone(&shared.metrics), route, span.clone());
         let watch = shared.watch(route);
-        // Read here and not in the future: tonic starts a timer of its own for the same deadline right
-        // after, and its status would know nothing of our codes.
+        // The metadata is read here and not in the future: tonic starts its own timer for the same deadline
+        // right after, and its status would not have this server's code.
         let call = watch.and_then(|watch| {
             exchange.watch = watch;
             shared.admit(&request)
@@ -138,7 +139,7 @@ where
                 span.record("key", admitted.name());
                 call.key = Some(admitted.name().into());
                 let admitted = Arc::new(admitted);
-                // Until the client has its response, and until what it gave up has ended.
+                // The key's place is held until the client has its response and all work of the call has ended.
                 call.response.keep(Arc::clone(&admitted) as _);
                 call.work.keep(admitted);
             }
@@ -149,7 +150,7 @@ where
             request.extensions_mut().insert(call.clone());
             let (max, packed) = (shared.max_message_bytes, inflate::is_packed(&request));
             if route == EMBED_STREAM {
-                // A stream has no whole that could be held; its rows have room of their own.
+                // A stream is never held as a whole; its rows have their own budget.
                 let rows = Rows::new(shared.row_room.for_another());
                 request.extensions_mut().insert(rows.clone());
                 request = request.map(|body| rows.bound(body, max));
@@ -157,7 +158,7 @@ where
                     request = inflate::inflated(request, max);
                 }
             } else {
-                // What arrives and what comes out of it are both held until the message is complete.
+                // A compressed message and its decompressed bytes are both held until the message is complete.
                 let bound =
                     |request: Request<Body>| request.map(|body| shared.received.bound(body));
                 request = bound(request);
@@ -180,7 +181,7 @@ where
 }
 
 impl Shared {
-    /// Takes a place for a stream that stays open for as long as its client likes; other calls need none.
+    /// Takes a place for a stream that may stay open without an end; other calls need none.
     fn watch(&self, route: &'static str) -> Result<Option<OwnedSemaphorePermit>, Error> {
         if !STREAMS.contains(&route) {
             return Ok(None);
@@ -192,7 +193,7 @@ impl Shared {
         })
     }
 
-    /// Lets a call in by its key, where keys are asked for. Health checks are open: probes have no key.
+    /// Admits a call by its key, if keys are required. Health checks need no key, because probes have none.
     fn admit(&self, request: &Request<Body>) -> Result<Option<Admitted>, Error> {
         let path = request.uri().path();
         let open = PROBES.iter().any(|probe| path.starts_with(probe));
@@ -200,7 +201,7 @@ impl Shared {
         keys.map(|keys| keys.admit(request.headers())).transpose()
     }
 
-    /// Awaits a method, no longer than its deadline, and gives every failure a code.
+    /// Awaits a method until its deadline, and gives every failure a code.
     async fn answer<F>(&self, deadline: Instant, future: F) -> Response<Body>
     where
         F: Future<Output = Result<Response<Body>, Infallible>>,
@@ -216,7 +217,7 @@ impl Shared {
         }
     }
 
-    /// Failures that tonic makes itself get the code that the same failure has elsewhere.
+    /// Gives failures that tonic makes the same code as over REST.
     fn with_code(&self, mut response: Response<Body>) -> Response<Body> {
         if response.headers().contains_key(CODE) {
             return response;
@@ -227,12 +228,12 @@ impl Shared {
                 Code::PayloadTooLarge,
                 format!("the message has more than {} bytes", self.max_message_bytes),
             ),
-            // A message that is not of the protocol is the client's fault, not the server's.
+            // A message that does not follow the protocol is the client's fault.
             GrpcCode::Internal => Error::new(Code::InvalidRequest, failure.message().to_owned()),
             GrpcCode::Unimplemented if failure.message().is_empty() => {
                 Error::new(Code::MethodNotAllowed, "no such method; see server reflection")
             }
-            // An encoding that is not spoken keeps its headers, which name those that are.
+            // The refusal of an unsupported encoding keeps its headers, which name the supported ones.
             GrpcCode::Unimplemented => {
                 let slug = HeaderValue::from_static(Code::UnsupportedMediaType.slug());
                 response.headers_mut().insert(CODE, slug);
@@ -250,7 +251,8 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     format!("the method panicked: {}", text.unwrap_or("without a text"))
 }
 
-/// Ends the exchange with the response: at once if it is a failure without a body, else with its body.
+/// Ends the exchange with the response: at once if it is a failure without a body, otherwise at the end of its
+/// body.
 fn observed(mut response: Response<Body>, mut exchange: Exchange) -> Response<Body> {
     cut_message(response.headers_mut());
     if let Some(failure) = Status::from_header_map(response.headers()) {
@@ -261,11 +263,11 @@ fn observed(mut response: Response<Body>, mut exchange: Exchange) -> Response<Bo
     response.map(|body| Body::new(ObservedBody { body, exchange }))
 }
 
-/// Cuts a status's message that no client would take: many have a limit of 8 KiB for all headers.
+/// Cuts a long status message, because many clients accept at most 8 KiB for all headers.
 fn cut_message(headers: &mut HeaderMap) {
     let Some(message) = headers.get(MESSAGE) else { return };
     let Some(kept) = message.as_bytes().get(..MAX_MESSAGE_BYTES) else { return };
-    // No half of an escaped byte.
+    // The cut must not be inside an escaped byte.
     let end = kept.iter().rposition(|&byte| byte == b'%').filter(|&at| at + 3 > kept.len());
     if let Ok(cut) = HeaderValue::from_bytes(&kept[..end.unwrap_or(kept.len())]) {
         headers.insert(MESSAGE, cut);

@@ -1,7 +1,7 @@
-//! `grpc.health.v1`, answered from the registry at the moment of the question.
+//! Serves `grpc.health.v1` from the registry's current state.
 //!
-//! A reporter that is told of changes would be wrong between a change and its report; readiness is a
-//! handful of atomic loads, so it is asked instead.
+//! A reporter that is notified of changes would be wrong between a change and its notification. Readiness is a
+//! few atomic loads, so it is read on every call.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -25,10 +25,10 @@ use crate::{
     registry::Readiness,
 };
 
-/// How often a watch looks for a change; a load balancer does not act faster than this.
+/// How often a watch checks for a change. Load balancers are not faster.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Health of the whole server (the empty name) and of each of its services, which are the same.
+/// The health of the server (the empty name) and of each of its services, which is always the same.
 pub(super) struct HealthService {
     engine: Arc<Engine>,
     stopping: CancellationToken,
@@ -41,8 +41,8 @@ impl HealthService {
     }
 }
 
-/// Every service of the listener: what reflection lists, reflection in both of its versions, and the server itself,
-/// whose name is empty.
+/// The services of the listener: those that reflection lists, reflection in both versions, and the server
+/// itself with the empty name.
 const SERVICES: [&str; 6] = [
     "",
     EmbeddingServiceServer::<EmbeddingService>::NAME,
@@ -103,7 +103,7 @@ impl Health for HealthService {
                     yield Ok(response(now));
                 }
             }
-            // A watcher must not keep the last good news of a server that is gone.
+            // A watcher must not keep the state `SERVING` of a server that has ended.
             if known && last != ServingStatus::NotServing {
                 yield Ok(response(ServingStatus::NotServing));
             }

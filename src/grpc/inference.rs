@@ -23,11 +23,12 @@ use crate::{
     registry::{Model, Readiness},
 };
 
-/// Parameters of a request. But for the first they are for Triton's scheduler and its streams, and change nothing here.
+/// Known parameters of a request. Only the first has an effect; the others are for Triton's scheduler and
+/// streams.
 const PARAMETERS: [&str; 4] =
     ["normalized", "priority", "timeout", "triton_enable_empty_final_response"];
 
-/// Answers calls from an engine.
+/// The service over an engine.
 pub(super) struct InferenceService {
     engine: Arc<Engine>,
 }
@@ -53,13 +54,13 @@ impl InferenceService {
     }
 }
 
-/// A model in Triton's words.
+/// Triton's configuration of a model.
 fn config(model: &Model) -> proto::ModelConfig {
     let input = |spec: TensorSpec| proto::ModelInput {
         name: spec.name.to_owned(),
         data_type: data_type(spec.datatype).into(),
         dims: spec.shape,
-        // Pictures or texts are enough.
+        // Images or texts alone are enough.
         optional: true,
     };
     let output = |spec: TensorSpec| proto::ModelOutput {
@@ -124,13 +125,13 @@ fn read(message: proto::ModelInferRequest) -> Result<InferRequest, Error> {
     })
 }
 
-/// Refuses parameters that nothing here reads: an answer without them would not be the one that was asked for.
+/// Refuses unknown parameters, because a result that ignores them would not be what the client requested.
 ///
-/// * `place`: whose parameters they are
-/// * `known`: those that are read, or that change nothing here
+/// * `place`: the owner of the parameters
+/// * `known`: parameters that are read, or that may be ignored
 ///
 /// # Errors
-/// `invalid_request` at the first one by name.
+/// `invalid_request`, which names the first unknown one.
 fn check_parameters<V>(
     place: &str,
     given: &HashMap<String, V>,
@@ -162,7 +163,7 @@ fn tensor(input: InferInputTensor, raw: Option<Bytes>) -> Result<Tensor, Error> 
 }
 
 fn written(answer: &InferAnswer, id: String) -> proto::ModelInferResponse {
-    // Counts are bounded far below.
+    // Counts are far below this limit.
     let size = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
     let tensor = |output: &oip::Output| InferOutputTensor {
         name: output.name.to_owned(),
@@ -214,7 +215,7 @@ impl server::GrpcInferenceService for InferenceService {
         Ok(Response::new(proto::ServerMetadataResponse {
             name: oip::PLATFORM.to_owned(),
             version: build_info::VERSION.to_owned(),
-            // Raw tensors are part of the protocol here, not an extension.
+            // Over gRPC, raw tensors are part of the protocol, not an extension.
             extensions: vec!["model_configuration".to_owned()],
         }))
     }

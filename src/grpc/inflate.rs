@@ -1,8 +1,8 @@
-//! Reads messages that a client compressed.
+//! Decompresses messages of clients.
 //!
-//! tonic can do so itself, but what comes out of it is counted by nobody until the method is called, and a client can
-//! hold that off: a few kilobytes would hold a whole message's worth of memory for as long as it likes. Here they are
-//! plain again before they are counted.
+//! tonic can do this too, but nothing counts the decompressed bytes until the method is called, and a client
+//! can delay that: a few kilobytes would hold the memory of a whole message for as long as the client likes.
+//! Here messages are decompressed before they are counted.
 
 use std::{
     io::{self, Read as _},
@@ -24,31 +24,31 @@ use crate::{
 
 /// The header that names the encoding of the messages.
 const ENCODING: &str = "grpc-encoding";
-/// Before every message: whether it is compressed, and its length.
+/// The prefix of every message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
-/// Whether the messages are packed with gzip. Other encodings are for tonic to refuse.
+/// Whether the messages are compressed with gzip. tonic refuses other encodings.
 pub(super) fn is_packed(request: &Request<Body>) -> bool {
     request.headers().get(ENCODING).is_some_and(|value| value.as_bytes() == b"gzip")
 }
 
-/// A packed request with its messages plain; each has at most `limit` bytes in either form.
+/// Decompresses the messages of a request. Each has at most `limit` bytes, compressed and decompressed.
 pub(super) fn inflated(mut request: Request<Body>, limit: usize) -> Request<Body> {
     request.headers_mut().remove(ENCODING);
     request.map(|body| Body::new(Inflated { body, held: BytesMut::new(), limit, failed: false }))
 }
 
-/// A body whose compressed messages come out plain, each in one frame.
+/// A body that decompresses its messages, and gives each in one frame.
 struct Inflated {
     body: Body,
-    /// What came of a message that is not complete.
+    /// The received part of an incomplete message.
     held: BytesMut,
     limit: usize,
     failed: bool,
 }
 
 impl Inflated {
-    /// The next message with its prefix, if all of it came.
+    /// The next message with its prefix, if it is complete.
     fn message(&mut self) -> Result<Option<Bytes>, Error> {
         let Some((&[flag, ref length @ ..], _)) = self.held.split_first_chunk::<PREFIX_BYTES>()
         else {
@@ -72,7 +72,7 @@ impl Inflated {
 
     fn inflate(&self, packed: &[u8]) -> Result<Bytes, Error> {
         let mut plain = vec![0; PREFIX_BYTES];
-        // One byte more than there may be tells what is too large.
+        // One byte more than allowed is enough to detect a message that is too large.
         let most = u64::try_from(self.limit).unwrap_or(u64::MAX).saturating_add(1);
         let read = MultiGzDecoder::new(packed).take(most).read_to_end(&mut plain);
         let length = read.map_err(|_: io::Error| {
@@ -83,7 +83,7 @@ impl Inflated {
         }
         let length = u32::try_from(length).map_err(|_| self.too_large())?;
         plain[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
-        // Room that was reserved and not used would be held, and not counted.
+        // Unused capacity would be held without being counted.
         plain.shrink_to_fit();
         Ok(plain.into())
     }
@@ -120,7 +120,7 @@ impl HttpBody for Inflated {
                     Ok(data) => self.held.extend_from_slice(&data),
                     Err(frame) => return Poll::Ready(Some(Ok(frame))),
                 },
-                // Half a message is for tonic to refuse.
+                // tonic refuses an incomplete message.
                 None if !self.held.is_empty() => {
                     let rest = self.held.split().freeze();
                     return Poll::Ready(Some(Ok(Frame::data(rest))));
@@ -158,7 +158,7 @@ mod tests {
         framed(1, &encoder.finish().expect("to memory"))
     }
 
-    /// The body after inflating, which came in pieces of `size` bytes.
+    /// The decompressed body, which arrives in pieces of `size` bytes.
     async fn read(bytes: Vec<u8>, size: usize) -> Result<Vec<u8>, Status> {
         let pieces: Vec<_> = bytes
             .chunks(size)

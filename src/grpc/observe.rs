@@ -1,4 +1,4 @@
-//! One log line and one set of metrics for every call, in the words of the REST surface.
+//! One log line and one set of metrics for every call, in the same terms as over REST.
 
 use std::{error::Error as StdError, sync::Arc, time::Instant};
 
@@ -28,7 +28,7 @@ pub(super) const ROUTES: [&str; 9] = [
 const EMBED: &str = "/siglip.v1.EmbeddingService/Embed";
 const SIMILARITY: &str = "/siglip.v1.EmbeddingService/Similarity";
 const CLASSIFY: &str = "/siglip.v1.EmbeddingService/Classify";
-/// Its bytes are bounded row by row, not as one message.
+/// The bytes of this method are limited row by row, not as one message.
 pub(super) const EMBED_STREAM: &str = "/siglip.v1.EmbeddingService/EmbedStream";
 const FEATURES: &str = "/siglip.v1.EmbeddingService/Features";
 const CAPTION: &str = "/siglip.v1.EmbeddingService/Caption";
@@ -36,19 +36,19 @@ const CAPTION_STREAM: &str = "/siglip.v1.EmbeddingService/CaptionStream";
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// Paths that no method has never become labels: a scanner would create a series for each.
+/// Unknown paths never become labels, because a scanner would create a series for each.
 const UNMATCHED: &str = "unmatched";
-/// Streams that stay open as long as the client likes. Their duration means nothing, and would drown the
-/// latency of the methods; nor are they requests that wait for an answer.
+/// Streams that may stay open without an end. They are not timed, because their duration would hide the latency
+/// of the methods, and not counted as requests in flight.
 pub(super) const STREAMS: [&str; 3] = [
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
-/// The code of a call that was answered.
+/// The code of a successful call.
 const OK: &str = "ok";
-/// The code of a call that the client broke off.
+/// The code of a call whose client has left.
 const CLIENT_CLOSED: &str = "client_closed";
 
 /// The label of a method.
@@ -57,14 +57,14 @@ pub(super) fn route(path: &str) -> &'static str {
     known.into_iter().find(|&route| route == path).unwrap_or(UNMATCHED)
 }
 
-/// A call in progress. Dropping it before its end means that the client left.
+/// A call in progress. Dropping it before its end means that the client has left.
 pub(super) struct Exchange {
     metrics: Arc<Metrics>,
     route: &'static str,
     span: Span,
     start: Instant,
     ended: bool,
-    /// What the call takes until its client has the response.
+    /// Permits that the call holds until its client has the response.
     pub(super) held: Option<Shares>,
     /// The place of a stream that stays open.
     pub(super) watch: Option<OwnedSemaphorePermit>,
@@ -102,7 +102,7 @@ impl Exchange {
         self.log(code, cause, (seconds * 1e5).round() / 1e2);
     }
 
-    /// The one line about the call: no path, no messages, no keys.
+    /// Writes the log line of the call, which has no path, messages or keys.
     fn log(&self, code: &'static str, cause: Option<&Error>, duration_ms: f64) {
         let _entered = self.span.enter();
         match cause {
@@ -117,7 +117,7 @@ impl Exchange {
                 let cause = cause.without_quotations();
                 info!(code, duration_ms, cause, "request refused");
             }
-            // Probes come every few seconds; at `info` they would drown the rest.
+            // Probes come every few seconds and would fill the log at `info`.
             None if self.route != HEALTH_CHECK && ROUTES.contains(&self.route) => {
                 info!(code, duration_ms, "request answered");
             }
@@ -132,7 +132,7 @@ impl Drop for Exchange {
     }
 }
 
-/// The metrics' label of a status: ours where it carries one, else the nearest of the table.
+/// The metrics' label of a status: its own code if it has one, or else the nearest one of the table.
 fn code(status: &Status) -> &'static str {
     let slug = status.metadata().get(CODE).and_then(|value| value.to_str().ok());
     let known = Code::ALL.into_iter().map(Code::slug).find(|&known| Some(known) == slug);
@@ -146,7 +146,7 @@ fn code(status: &Status) -> &'static str {
     })
 }
 
-/// An error and its causes, for the log alone.
+/// An error and its causes, for the log only.
 fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

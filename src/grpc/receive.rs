@@ -1,7 +1,7 @@
-//! Bounds the bytes of all request messages that are still being received.
+//! Limits the bytes of all request messages that are still being received.
 //!
-//! Admission counts a request once it is whole. Before that, each open stream may hold up to a message,
-//! and there may be many streams on many connections; this counts them together.
+//! Admission counts a request once it is complete. Before that, each open stream may hold up to a whole
+//! message, and there may be many streams on many connections. This module counts them together.
 
 use std::{
     pin::Pin,
@@ -19,7 +19,7 @@ use tonic::{Status, body::Body};
 use super::status::status;
 use crate::error::{Code, Error};
 
-/// The bytes under way, and the most that there may be.
+/// The bytes being received, and their maximum.
 #[derive(Debug)]
 pub(super) struct Received {
     bytes: AtomicUsize,
@@ -31,12 +31,12 @@ impl Received {
         Arc::new(Self { bytes: AtomicUsize::new(0), limit })
     }
 
-    /// Counts a request's body while it is read, and fails it when all of them are too much.
+    /// Counts a request's body while it is read, and fails it if all bodies together exceed the maximum.
     pub(super) fn bound(self: &Arc<Self>, body: Body) -> Body {
         Body::new(Bounded { body, share: self.share() })
     }
 
-    /// Runs a call so that what its message takes once it is taken apart is counted until the call is over.
+    /// Runs a call so that the memory of its decoded message is counted until the call ends.
     pub(super) fn counting<F: Future>(
         self: &Arc<Self>,
         call: F,
@@ -50,21 +50,21 @@ impl Received {
 }
 
 tokio::task_local! {
-    /// That of the call whose message is being taken apart: a decoder is made anew for each message, and knows
-    /// nothing of its call.
+    /// The share of the call whose message is being decoded. A decoder is created for each message and does not
+    /// know its call.
     static SHARE: Share;
 }
 
-/// Counts bytes of what comes of the message that is being taken apart. In a stream, whose messages are single rows,
-/// nothing is counted.
+/// Counts bytes of the message that is being decoded. In a stream, whose messages are single rows, nothing is
+/// counted.
 ///
 /// # Errors
-/// There are too many bytes.
+/// Fails if there are too many bytes.
 pub(super) fn count(bytes: usize) -> Result<(), Status> {
     SHARE.try_with(|share| share.add(bytes)).unwrap_or(Ok(()))
 }
 
-/// What one request takes of the bound.
+/// The bytes of one request.
 #[derive(Debug)]
 struct Share {
     held: AtomicUsize,
@@ -99,7 +99,7 @@ impl Drop for Share {
     }
 }
 
-/// A body whose bytes are counted until it is dropped, which is when its message is complete.
+/// A body whose bytes are counted until it is dropped, after its message is complete.
 struct Bounded {
     body: Body,
     share: Share,

@@ -1,5 +1,5 @@
-//! The rows of a stream while they are received: each is a message, whose length stands before it, so room for it is
-//! taken before it comes.
+//! Limits the rows of a stream while they are received. Each row is a message with its length in front, so its
+//! budget is taken before it arrives.
 
 use std::{
     future::Future,
@@ -15,10 +15,10 @@ use tonic::{Status, body::Body};
 
 use crate::engine::{RowBytes, RowRoom};
 
-/// Before every message: whether it is compressed, and its length.
+/// The prefix of every message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
-/// The room of a stream, and what was taken of it for the message that was received last.
+/// The budget of a stream, and the part of it for the last received message.
 #[derive(Debug, Clone)]
 pub(super) struct Rows {
     pub(super) room: RowRoom,
@@ -30,14 +30,14 @@ impl Rows {
         Self { room, taken: Arc::default() }
     }
 
-    /// What was taken for the message that was just read; nothing where it is short.
+    /// The part of the budget for the message that was just read; none if it is short.
     pub(super) fn taken(&self) -> Option<RowBytes> {
         self.taken.lock().take()
     }
 
-    /// A body whose messages wait for room.
+    /// A body whose messages wait for the budget.
     ///
-    /// * `max`: bytes of the largest message, which is as much as a compressed one may come to
+    /// * `max`: maximum size of a message, also after decompression
     pub(super) fn bound(&self, body: Body, max: usize) -> Body {
         let (rows, head, rest) = (self.clone(), BytesMut::new(), Bytes::new());
         Body::new(Bounded { body, rows, max, head, rest, left: 0, waiting: None })
@@ -48,17 +48,17 @@ struct Bounded {
     body: Body,
     rows: Rows,
     max: usize,
-    /// The beginning of a message's prefix, until all of it is there.
+    /// The first bytes of a message's prefix, until it is complete.
     head: BytesMut,
-    /// What came and was not handed on.
+    /// Received bytes that were not passed on.
     rest: Bytes,
-    /// Bytes of the message under way that were not handed on.
+    /// Bytes of the current message that were not passed on.
     left: usize,
     waiting: Option<Pin<Box<dyn Future<Output = Option<RowBytes>> + Send>>>,
 }
 
 impl Bounded {
-    /// Begins the next message, if its prefix is there.
+    /// Begins the next message, if its prefix is complete.
     fn begin(&mut self) -> bool {
         if !self.head.is_empty() {
             self.head.extend_from_slice(&self.rest);
@@ -73,9 +73,9 @@ impl Bounded {
         let &[a, b, c, d] = length;
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         self.left = PREFIX_BYTES + length;
-        // The message before was read, or nobody would ask for more.
+        // The previous message was read, because the reader asks for more.
         drop(self.rows.taken());
-        // What is too long is refused by its prefix.
+        // A message that is too long is refused by its prefix.
         let takes = match flag {
             _ if length > self.max => 0,
             0 => length,
@@ -117,7 +117,7 @@ impl HttpBody for Bounded {
                     Ok(data) => self.rest = data,
                     Err(frame) => return Poll::Ready(Some(Ok(frame))),
                 },
-                // Half a prefix is for tonic to refuse.
+                // tonic refuses an incomplete prefix.
                 None if !self.head.is_empty() => {
                     let head = self.head.split().freeze();
                     return Poll::Ready(Some(Ok(Frame::data(head))));

@@ -20,10 +20,10 @@ use crate::{
     telemetry::Stage,
 };
 
-/// The answers of a stream of rows.
+/// The results of a stream of rows.
 type AnswerStream = Pin<Box<dyn Stream<Item = Result<proto::EmbedStreamResponse, Status>> + Send>>;
 
-/// Answers calls from an engine.
+/// The service over an engine.
 pub(super) struct EmbeddingService {
     engine: Arc<Engine>,
 }
@@ -104,7 +104,7 @@ impl EmbeddingService {
         Ok(proto::ClassifyResponse { timings, ..response })
     }
 
-    /// Answers rows as they come; the options are in the first message, if anywhere.
+    /// Embeds rows as they arrive. The first message may have the options.
     async fn streamed(
         &self,
         mut messages: Streaming<proto::EmbedStreamRequest>,
@@ -141,7 +141,7 @@ impl EmbeddingService {
         let (request, encoding) = convert::features_request(message)?;
         let features = self.engine.features(request, &context).await?;
         let started = Instant::now();
-        // Megabytes of values: not on an async thread.
+        // The values may be megabytes, so they are not written on an async thread.
         let write = move || convert::features_message(&features, encoding);
         let response = tokio::task::spawn_blocking(write).await.map_err(Error::internal)?;
         self.note_encoded(&context, started);
@@ -169,7 +169,7 @@ impl EmbeddingService {
     }
 }
 
-/// Every chunk of one kind of score. The request's size was checked, so this is bounded.
+/// All chunks of one kind of score. The request's size was checked, so the result is limited.
 async fn whole(scored: &Scored, kind: ScoreKind) -> Result<Matrix, Error> {
     let (rows, dim) = (scored.rows(), scored.columns());
     let mut data = Vec::with_capacity(rows * dim);
@@ -179,7 +179,7 @@ async fn whole(scored: &Scored, kind: ScoreKind) -> Result<Matrix, Error> {
     Ok(Matrix { rows, dim, data })
 }
 
-/// The message of a call, and what the edge read of its metadata.
+/// The message of a call, and the facts that the edge has read.
 pub(super) fn accept<T>(request: Request<T>) -> Result<(T, Call), Error> {
     let call = request.extensions().get::<Call>().cloned();
     let call = call.ok_or_else(|| Error::internal("a method was called past the edge"))?;

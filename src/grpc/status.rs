@@ -1,6 +1,6 @@
-//! [`Error`] to [`Status`]: the code from the one table, machine-readable details beside it.
+//! Converts an [`Error`] to a [`Status`] with the code from the table of errors and machine-readable details.
 //!
-//! Details go out twice: as plain metadata for a person at `grpcurl`, and as the standard
+//! Details are sent twice: as plain metadata for people with `grpcurl`, and as the standard
 //! `grpc-status-details-bin` for libraries that read `google.rpc.Status`.
 
 use std::sync::Arc;
@@ -14,24 +14,24 @@ use crate::error::Error;
 pub(super) const CODE: &str = "siglip-code";
 const FIELD: &str = "siglip-field";
 const RETRY_AFTER: &str = "retry-after-ms";
-/// Who defines the reasons in `ErrorInfo`.
+/// The domain of the reasons in `ErrorInfo`.
 const DOMAIN: &str = "siglip.v1";
 
-/// Most bytes of a message. Messages may quote the request, and metadata past 8 KiB is refused by
-/// common clients, which would then show no error but their own.
+/// Maximum number of bytes of a message. Messages may quote the request. Common clients refuse metadata above 8
+/// KiB and would then show only their own error.
 const MAX_MESSAGE_BYTES: usize = 512;
-/// Most bytes of one item's message, for the same reason.
+/// Maximum number of bytes of one item's message, for the same reason.
 const MAX_ITEM_BYTES: usize = 160;
-/// Most failed items that are listed one by one.
+/// Maximum number of failed items that are listed.
 const MAX_ITEMS: usize = 8;
 
-/// The status for a caller. Keeps the error as its source, for the log.
+/// The status for a client. It keeps the error as its source, for the log.
 pub(super) fn status(error: Error) -> Status {
     let message = error.message().to_owned();
     with_message(error, &message)
 }
 
-/// The same with the part at fault in the message, for clients that show nothing else.
+/// The status with the part at fault in its message, for clients that show only the message.
 pub(super) fn status_in_words(error: Error) -> Status {
     let message = error.to_string();
     with_message(error, &message)
@@ -49,7 +49,7 @@ fn with_message(error: Error, message: &str) -> Status {
 fn metadata(error: &Error) -> MetadataMap {
     let mut metadata = MetadataMap::new();
     let mut insert = |key: &'static str, value: &str| {
-        // A field may quote the request; one that metadata cannot carry is left to the details.
+        // A field may quote the request. A field that metadata cannot carry is only in the details.
         if let Ok(value) = value.parse() {
             metadata.insert(key, value);
         }
@@ -84,7 +84,7 @@ fn details(error: &Error, message: &str) -> RpcStatus {
     if !field_violations.is_empty() {
         details.push(any("BadRequest", &BadRequest { field_violations }));
     }
-    // A delay that does not fit is centuries long, and as good as none.
+    // A delay that does not fit is centuries long, so it is left out.
     if let Some(delay) = error.retry_after().and_then(|after| Duration::try_from(after).ok()) {
         details.push(any("RetryInfo", &RetryInfo { retry_delay: Some(delay) }));
     }
@@ -98,12 +98,12 @@ fn any(name: &str, message: &impl Message) -> Any {
     }
 }
 
-/// The head of `text`, at most `bytes` of it, whole characters only.
+/// The first `bytes` bytes of `text` at most, without cutting a character.
 fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
-/// `google.rpc.Status`, as far as it is used here.
+/// The used fields of `google.rpc.Status`.
 #[derive(Clone, PartialEq, Message)]
 struct RpcStatus {
     #[prost(int32, tag = "1")]

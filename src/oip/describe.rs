@@ -1,4 +1,4 @@
-//! What the protocol tells of a server and its models.
+//! Describes the server and its models for the protocol.
 
 use crate::{
     error::{Code, Error},
@@ -8,30 +8,30 @@ use crate::{
 
 /// The protocol's name of this server.
 pub const PLATFORM: &str = "siglip-server";
-/// There is one version of each model.
+/// The only version of each model.
 pub const VERSION: &str = "1";
-/// Extensions of the protocol: raw tensors behind the JSON, and Triton's words for a model.
+/// The supported extensions: raw tensors after the JSON, and Triton's configuration of a model.
 pub const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "model_configuration"];
 
-/// Encoded pictures, `[n]` or `[n, 1]`.
+/// Encoded images, `[n]` or `[n, 1]`.
 pub const IMAGE: &str = "IMAGE";
 /// Texts in UTF-8, `[n]` or `[n, 1]`.
 pub const TEXT: &str = "TEXT";
-/// Prepared pictures, `[n, 3, height, width]`, normalised.
+/// Prepared images, `[n, 3, height, width]`, normalised.
 pub const PIXEL_VALUES: &str = "PIXEL_VALUES";
 /// Token ids, `[n, length]`.
 pub const INPUT_IDS: &str = "INPUT_IDS";
-/// Embeddings, `[n, dimension]`, pictures first.
+/// Embeddings, `[n, dimension]`, images first.
 pub const EMBEDDING: &str = "EMBEDDING";
-/// The logits of pairs by the model's rule, `[pictures, texts]`.
+/// The logits of pairs by the model's rule, `[images, texts]`.
 pub const LOGIT: &str = "LOGIT";
-/// Their probabilities, `[pictures, texts]`.
+/// The probabilities of pairs, `[images, texts]`.
 pub const PROBABILITY: &str = "PROBABILITY";
 
-/// Captions of pictures, `[pictures]`.
+/// Captions of images, `[images]`.
 pub const CAPTION: &str = "CAPTION";
 
-/// The type of a tensor's elements, as far as answers and descriptions name it.
+/// The element types that responses and descriptions use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Datatype {
     /// Byte strings.
@@ -64,21 +64,21 @@ impl Datatype {
     }
 }
 
-/// What is known of a tensor.
+/// The description of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
     /// Its name.
     pub name: &'static str,
     /// The type of its elements.
     pub datatype: Datatype,
-    /// Its shape; -1 for a size that requests choose.
+    /// The shape, with -1 for a size that requests choose.
     pub shape: Vec<i64>,
 }
 
 /// The tensors that a model reads.
 #[must_use]
 pub fn inputs(model: &Model) -> Vec<TensorSpec> {
-    // Of a model that reads pictures in variable resolution each size is a multiple of the patch's side.
+    // For a model that reads images in variable resolution, each size is a multiple of the patch's side.
     let [height, width] = match model.image.size {
         TargetSize::Fixed { height, width } | TargetSize::Crop { height, width, .. } => {
             [height, width].map(i64::from)
@@ -100,7 +100,7 @@ pub fn inputs(model: &Model) -> Vec<TensorSpec> {
     specs
 }
 
-/// The tensors that a model answers.
+/// The tensors that a model returns.
 #[must_use]
 pub fn outputs(model: &Model) -> Vec<TensorSpec> {
     let dimension = i64::try_from(model.card.embedding_dim).unwrap_or(i64::MAX);
@@ -119,7 +119,7 @@ pub fn outputs(model: &Model) -> Vec<TensorSpec> {
     specs
 }
 
-/// Whether a version's name is of the one version that there is.
+/// Checks that a version is the only one that exists.
 ///
 /// # Errors
 /// [`Code::ModelNotFound`] for any other.

@@ -1,4 +1,4 @@
-//! Tensors to items: shape, type and values are checked here, what a request may ask for by the engine.
+//! Converts tensors to items. It checks shape, type and values; the engine checks the limits of the request.
 
 use bytes::{Buf, Bytes};
 
@@ -12,8 +12,8 @@ use crate::{
 
 /// The two sides of a request.
 ///
-/// * `max_items`: the most that a request may have. A tensor's elements are counted before they are taken apart: a few
-///   bytes on the wire can be an element that takes a hundred
+/// * `max_items`: maximum number of items of a request. A tensor's elements are counted before they are parsed,
+///   because an element of a few bytes on the wire can take a hundred in memory
 ///
 /// # Errors
 /// Names the tensor at fault.
@@ -47,10 +47,10 @@ pub(super) fn sides(
     Ok(Sides { pictures, texts, picture_name, text_name })
 }
 
-/// Elements of a shape, and the size of each dimension.
+/// The number of elements of a shape, and the size of each dimension.
 ///
 /// # Errors
-/// For more dimensions than any tensor has, a negative size, or more elements than there can be.
+/// Fails for too many dimensions, a negative size, or too many elements.
 fn sizes(name: &'static str, shape: &[i64]) -> Result<(usize, Vec<usize>), Error> {
     if shape.len() > MAX_RANK {
         let message = format!("its shape has {} dimensions, more than {MAX_RANK}", shape.len());
@@ -91,7 +91,7 @@ fn check_items(name: &'static str, items: usize, max_items: usize) -> Result<(),
     Err(Error::new(Code::TooManyItems, message).with_field(name))
 }
 
-/// How many elements of BYTES a tensor of this shape has: `[n]` or `[n, 1]`.
+/// The number of elements of a BYTES tensor with the shape `[n]` or `[n, 1]`.
 fn count(name: &'static str, tensor: &Tensor, max_items: usize) -> Result<usize, Error> {
     check_type(name, &tensor.datatype, &["BYTES"])?;
     match sizes(name, &tensor.shape)?.1[..] {
@@ -146,9 +146,10 @@ fn not_numbers(name: &'static str) -> Error {
     Error::invalid(name, "the elements are not numbers")
 }
 
-/// Elements of BYTES, each behind its length as four bytes. They stay slices of the message.
+/// Splits elements of BYTES, each of which follows its length in four bytes. The elements are slices of the
+/// message.
 ///
-/// Reads one more than `expected` at most: that is enough to be refused.
+/// It reads at most one element more than `expected`, which is enough to refuse the tensor.
 fn split(name: &'static str, mut raw: Bytes, expected: usize) -> Result<Vec<Bytes>, Error> {
     let mut elements = Vec::new();
     while !raw.is_empty() && elements.len() <= expected {
@@ -196,7 +197,7 @@ fn prepared(tensor: Tensor, spec: &ImageSpec, max_items: usize) -> Result<Vec<In
     values.chunks_exact(values_of_one).enumerate().map(picture).collect()
 }
 
-/// `[height, width]` of `[n, 3, height, width]`, where the model reads pictures of that size.
+/// `[height, width]` of `[n, 3, height, width]`, if the model reads images of that size.
 fn picture_size(sizes: &[usize], spec: &ImageSpec) -> Option<[u32; 2]> {
     let &[_, 3, height, width] = sizes else { return None };
     let [height, width] = [u32::try_from(height).ok()?, u32::try_from(width).ok()?];
@@ -213,7 +214,7 @@ fn ids(tensor: Tensor, max_items: usize) -> Result<Vec<Input>, Error> {
     check_items(INPUT_IDS, rows, max_items)?;
     let values: Vec<i64> = match tensor.elements {
         Elements::Integers(values) => values,
-        // A fraction is cut off like any other value that is no id of the vocabulary would be refused.
+        // Numbers in JSON may be written as floats; fractions are refused.
         Elements::Floats(values) if values.iter().all(|value| value.fract() == 0.0) => {
             values.into_iter().map(|value| value as i64).collect()
         }
@@ -295,7 +296,7 @@ mod tests {
                 let raw = Elements::Raw(empty.clone());
                 let refused = read(tensor(name, "BYTES", &[count], raw), 1024).expect_err("many");
                 assert_eq!(refused.code(), Code::TooManyItems);
-                // The shape lies about what stands there.
+                // The shape does not match the data.
                 let raw = Elements::Raw(empty.clone());
                 let refused = read(tensor(name, "BYTES", &[2], raw), 1024).expect_err("more");
                 assert!(refused.message().starts_with("has 3 elements"), "{refused}");

@@ -1,4 +1,4 @@
-//! Scores of pairs, and captions: what an answer holds beside embeddings.
+//! Computes scores of pairs and captions, the outputs other than embeddings.
 
 use super::{INPUT_IDS, Sides};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     registry::Model,
 };
 
-/// The pair scores of embeddings that are there already, pictures first.
+/// The pair scores of existing embeddings, images first.
 pub(super) async fn by_vectors(
     engine: &Engine,
     model: &Model,
@@ -27,7 +27,7 @@ pub(super) async fn by_vectors(
     engine.similarity(request(model, sides), context).await
 }
 
-/// Every chunk of one kind of score. Both sides are bounded by the limit on items.
+/// All chunks of one kind of score. The limit on items limits both sides.
 pub(super) async fn whole(scored: Option<&Scored>, kind: ScoreKind) -> Result<Matrix, Error> {
     let Some(scored) = scored else { return Ok(Matrix::default()) };
     let (rows, dim) = (scored.rows(), scored.columns());
@@ -38,7 +38,7 @@ pub(super) async fn whole(scored: Option<&Scored>, kind: ScoreKind) -> Result<Ma
     Ok(Matrix { rows, dim, data })
 }
 
-/// The pair scores of a head that reads pictures and texts.
+/// The pair scores of a matching head, which reads images and texts.
 ///
 /// # Errors
 /// Names the tensor at fault; token ids are refused.
@@ -69,10 +69,10 @@ pub(super) async fn by_head(
     })
 }
 
-/// A caption of each picture.
+/// A caption for each image.
 ///
 /// # Errors
-/// Names the pictures at fault.
+/// Names the images at fault.
 pub(super) async fn captions(
     engine: &Engine,
     model: &Model,

@@ -112,7 +112,7 @@ fn what_is_not_ours_in_the_environment_is_left_alone() {
     let effective = Effective::load(&Sources {
         env: env(&[
             ("SIGLIP_MODEL_NAME", ""),
-            // As `cargo run` sets them.
+            // `cargo run` sets these.
             ("SIGLIP_BUILD_COMMIT", "abc"),
             ("SIGLIP_BUILD_TARGET", "x86_64-unknown-linux-gnu"),
             ("SIGLIP_SERVICE_HOST", "10.0.0.1"),

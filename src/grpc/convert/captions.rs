@@ -1,4 +1,4 @@
-//! Messages of the methods `Caption` and `CaptionStream`.
+//! Converts messages of the methods `Caption` and `CaptionStream`.
 
 use super::{image, model, usage, wire_count};
 use crate::{
@@ -7,10 +7,10 @@ use crate::{
     grpc::proto,
 };
 
-/// Reads a request for captions, and whether its images fail one by one.
+/// Reads a request for captions, and whether failed images are reported one by one.
 ///
 /// # Errors
-/// `invalid_request` for an image without content, and for a value of an enum that is unknown.
+/// `invalid_request` for an image without content, and for an unknown value of an enum.
 pub(in crate::grpc) fn caption_request(
     message: proto::CaptionRequest,
 ) -> Result<(CaptionRequest, bool), Error> {
@@ -21,7 +21,7 @@ pub(in crate::grpc) fn caption_request(
     };
     let images = message.images.into_iter().enumerate();
     let images = images.map(|(index, item)| image(item, || format!("images[{index}]")));
-    // A value that does not fit is out of every model's range.
+    // A value that does not fit is outside every model's range.
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     let request = CaptionRequest {
         model: model(message.model),
@@ -39,10 +39,10 @@ pub(in crate::grpc) fn caption_request(
     Ok((request, by_item))
 }
 
-/// The answer, but for its timings.
+/// The response without its timings.
 ///
 /// # Errors
-/// The errors of the images, where one of them is the request's.
+/// The errors of the images, unless they are reported one by one.
 pub(in crate::grpc) fn caption_message(
     captioned: Captioned,
     by_item: bool,
@@ -80,7 +80,7 @@ pub(in crate::grpc) fn caption_message(
     Ok(proto::CaptionResponse { model, captions: messages, errors, usage, timings: None })
 }
 
-/// A token that was just written.
+/// The message of a new token.
 pub(in crate::grpc) fn token_message(token: Written) -> proto::CaptionStreamResponse {
     let Written { index, id, text } = token;
     let token = proto::CaptionToken { index: wire_count(index), token_id: id, text };

@@ -1,4 +1,4 @@
-//! Messages of the method `Classify`.
+//! Converts messages of the method `Classify`.
 
 use super::{image, matrix, model, usage, wire_count};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     grpc::proto,
 };
 
-/// Reads a request for labels.
+/// Reads a classification request.
 ///
 /// # Errors
 /// `invalid_request` for an image side that is missing, given twice or malformed, and for a `top_k` of 0.
@@ -39,7 +39,7 @@ pub(in crate::grpc) fn classify_request(
     })
 }
 
-/// The answer, but for its timings.
+/// The response without its timings.
 pub(in crate::grpc) fn classify_message(classified: Classified) -> proto::ClassifyResponse {
     let score = |score: LabelScore| proto::LabelScore {
         label: wire_count(score.label),

@@ -1,4 +1,4 @@
-//! Messages of the method `Features`.
+//! Converts messages of the method `Features`.
 
 use super::{image, model, usage, wire_count};
 use crate::{
@@ -10,11 +10,11 @@ use crate::{
     preprocess::Tiling,
 };
 
-/// Reads a request for features, and how its values are to be written.
+/// Reads a request for features, and the encoding of the response's values.
 ///
 /// # Errors
-/// `invalid_request` for an image without content, an enum's value that is unknown, and a `layer` that
-/// does not go with `output`.
+/// `invalid_request` for an image without content, an unknown value of an enum, and a `layer` that contradicts
+/// `output`.
 pub(in crate::grpc) fn features_request(
     message: proto::FeaturesRequest,
 ) -> Result<(FeaturesRequest, Encoding), Error> {
@@ -84,7 +84,7 @@ fn tiling(tiling: Tiling) -> proto::Tiling {
     }
 }
 
-/// The answer, but for its timings.
+/// The response without its timings.
 pub(in crate::grpc) fn features_message(
     features: &Features,
     encoding: Encoding,

@@ -1,4 +1,4 @@
-//! Messages of the method `EmbedStream`.
+//! Converts messages of the method `EmbedStream`.
 
 use tonic::Status;
 
@@ -13,10 +13,10 @@ use crate::{
 /// Most bytes of an id.
 const MAX_ID_BYTES: usize = 256;
 
-/// Reads what holds for every row.
+/// Reads the options of a stream.
 ///
 /// # Errors
-/// `invalid_request` for an encoding that is unknown, or does not go with rows that are not normalised.
+/// `invalid_request` for an unknown encoding, or one that needs normalised rows.
 pub(in crate::grpc) fn stream_options(
     message: proto::EmbedStreamOptions,
 ) -> Result<(BulkOptions, Encoding), Error> {
@@ -36,7 +36,7 @@ pub(in crate::grpc) fn stream_options(
     }
     let options = BulkOptions {
         model: model(message.model),
-        // A value that does not fit is out of every model's range.
+        // A value that does not fit is outside every model's range.
         dimensions: message.dimensions.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
         normalize,
         truncate: message.truncate.unwrap_or(true),
@@ -45,10 +45,10 @@ pub(in crate::grpc) fn stream_options(
     Ok((options, encoding))
 }
 
-/// Reads a row; a message that is no row is a row that fails.
+/// Reads a row. A message without a row is a failed row.
 ///
 /// # Errors
-/// The stream broke off.
+/// Fails if the stream was broken off.
 pub(in crate::grpc) fn stream_row(
     message: Result<proto::EmbedStreamRequest, Status>,
     bytes: Option<RowBytes>,
@@ -75,7 +75,7 @@ pub(in crate::grpc) fn stream_row(
     Ok(BulkRow { id, input: row.unwrap_or_else(Input::Unreadable), bytes })
 }
 
-/// A row's answer; at the end nothing, or why the stream was cut.
+/// The result of a row; at the end nothing, or the reason why the stream was ended early.
 pub(in crate::grpc) fn stream_answer(
     event: BulkEvent<String>,
     encoding: Encoding,

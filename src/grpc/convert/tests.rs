@@ -106,7 +106,7 @@ fn scores_are_all_three_unless_asked_for_and_count_once() {
 
 #[test]
 fn an_answer_that_is_too_large_is_refused_before_any_work() {
-    // 2048 x 2048 values are the limit exactly, so one matrix of them passes and two do not.
+    // 2048 x 2048 values are exactly the limit, so one matrix of this size passes and two do not.
     let message = |scores| proto::SimilarityRequest {
         scores,
         ..sides(Some(rows(2048, 1, 2048)), Some(rows(2048, 1, 2048)))

@@ -28,7 +28,7 @@ fn request(headers: &[(&'static str, &str)]) -> Request<Body> {
     request
 }
 
-/// Calls a method that answers with `work`, and reads the answer to its end.
+/// Calls a method that returns `work`, and reads the response to its end.
 async fn call<W>(
     metrics: &Arc<Metrics>,
     request: Request<Body>,
