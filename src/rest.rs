@@ -71,22 +71,22 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// What every handler shares. Cheap to clone.
+/// The state that all handlers share. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState(Arc<Shared>);
 
-/// Who may use a listener, and what is on it.
+/// Who may use a listener, and which routes it has.
 #[derive(Debug)]
 pub struct Access {
-    /// The keys of which every request must present one; none are asked for without.
+    /// The API keys. Every request must present one of them. `None` means that no key is needed.
     pub keys: Option<Arc<Keys>>,
-    /// Origins whose pages may call from a browser.
+    /// Web origins whose pages may call the API from a browser (CORS).
     pub origins: Vec<WebOrigin>,
     /// The host names under which the server answers.
     pub hosts: Hosts,
-    /// Whether `/metrics` is here, and not on a listener of its own.
+    /// Whether this listener serves `/metrics`. Otherwise a separate listener does.
     pub metrics: bool,
-    /// Whether this is that listener, which has nothing else but the probes.
+    /// Whether this is the separate admin listener, which serves only the metrics and the probes.
     pub is_admin: bool,
 }
 
@@ -105,9 +105,9 @@ impl Default for Access {
 struct Shared {
     engine: Arc<Engine>,
     access: Access,
-    /// Bytes of request bodies that may be held at once, over all connections.
+    /// Budget in bytes for the request bodies of all connections together.
     body_budget: Arc<Semaphore>,
-    /// Turns of streamed answers at computing.
+    /// Permits to compute. Streamed responses take turns with them.
     stream_turns: Arc<Semaphore>,
     /// `/openapi.json`, rendered once.
     openapi_json: Packed,
@@ -116,7 +116,7 @@ struct Shared {
 }
 
 impl AppState {
-    /// The state of a router over `engine` that is open to everybody.
+    /// The state of a router over `engine` without access control.
     #[must_use]
     pub fn new(engine: Arc<Engine>) -> Self {
         Self::with_access(engine, Access::default())
@@ -128,7 +128,7 @@ impl AppState {
         let budget = engine.limits().max_bytes_in_flight.min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Shared {
             body_budget: Arc::new(Semaphore::new(budget)),
-            // They shall leave most of the processor to others.
+            // Streamed responses use only a small part of the processor.
             stream_turns: Arc::new(Semaphore::new(
                 std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(4)),
             )),
@@ -146,7 +146,7 @@ impl AppState {
         &self.0.engine
     }
 
-    /// For answers that outlive their handler.
+    /// For responses that are still being written after their handler has returned.
     fn shared_engine(&self) -> Arc<Engine> {
         Arc::clone(&self.0.engine)
     }
@@ -160,17 +160,17 @@ impl AppState {
     }
 }
 
-/// Every documented route but that of the metrics.
+/// Every documented route except that of the metrics.
 fn api() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::frame()).merge(bounded()).merge(streams())
 }
 
-/// Routes whose body is read without an end: their rows are bounded one by one, where they are read.
+/// Routes that read a body of unlimited length. Each row has a limit, which is checked while the row is read.
 fn streams() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(bulk::embeddings))
 }
 
-/// Routes whose body is held whole.
+/// Routes that read the whole body into memory.
 fn bounded() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(embeddings::embeddings))
@@ -187,7 +187,7 @@ fn bounded() -> OpenApiRouter<AppState> {
         .routes(routes!(openapi::serve))
 }
 
-/// The pages for people. They are not part of the API, so the document leaves them out.
+/// The web pages. They are not part of the API, so the OpenAPI document does not list them.
 fn pages() -> Router<AppState> {
     Router::new()
         .route("/", get(page::index))
@@ -200,7 +200,7 @@ fn pages() -> Router<AppState> {
 
 /// The whole HTTP service over an engine: routes, fallbacks and middleware.
 ///
-/// The metrics of every route are created here, so that a scrape before the first request shows them.
+/// The metrics of every route are created here, so that they exist before the first request.
 pub fn router(state: AppState) -> Router {
     let document = documented().into_openapi();
     let unmatched = std::iter::once(layers::UNMATCHED);
@@ -211,8 +211,8 @@ pub fn router(state: AppState) -> Router {
     finished(Router::from(api).merge(pages()), streams().into(), state)
 }
 
-/// The metrics, the probes and the models' towers, for a listener that is not reachable from everywhere: no key is
-/// asked for.
+/// Only the metrics, the probes and the models' towers, for the admin listener. It needs no key, since it should
+/// not be publicly reachable.
 pub fn admin_router(engine: Arc<Engine>, hosts: Hosts) -> Router {
     let health = OpenApiRouter::new().routes(routes!(health::live)).routes(routes!(health::ready));
     let access = Access { hosts, is_admin: true, ..Access::default() };
@@ -220,7 +220,7 @@ pub fn admin_router(engine: Arc<Engine>, hosts: Hosts) -> Router {
     finished(routes, Router::new(), AppState::with_access(engine, access))
 }
 
-/// The documented route of the metrics, which may stand on a listener of its own.
+/// The documented route of the metrics, which may be served on a separate listener.
 fn metrics() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(metrics::scrape))
 }
@@ -230,49 +230,49 @@ fn documented() -> OpenApiRouter<AppState> {
     api().merge(metrics())
 }
 
-/// Routes with their fallbacks and the middleware: those whose body is held whole, and those that stream.
+/// Adds the fallbacks and the middleware to the routes: those that read a whole body, and those that stream.
 fn finished(bounded: Router<AppState>, streams: Router<AppState>, state: AppState) -> Router {
-    // Outermost first. Each layer says why it stands where it does.
+    // Outermost first. The comment on each layer gives the reason for its position.
     let layers = ServiceBuilder::new()
-        // Outside of everything: what is counted, timed and rendered below is the answer itself.
+        // Outermost, so that the layers below count, time and render the uncompressed response.
         .layer(middleware::from_fn(plain_unless_named))
         .layer(compress())
-        // Before the rest, so that whatever happens below is logged and answered under the request's id.
+        // Before the rest, so that all logs and responses from the layers below have the request id.
         .layer(middleware::from_fn(carry_request_id))
-        // Counts, times and logs what the client really got, rendered failures and panics included.
+        // Counts, times and logs the response that the client gets, including rendered failures and panics.
         .layer(middleware::from_fn_with_state(state.clone(), observe))
-        // Answers a browser's preflight, which carries no key, and marks failures too: a page that may not
-        // read them could not tell what is wrong.
+        // Answers a browser's preflight request, which has no key. It also adds the CORS headers to failures:
+        // without them, a page could not read what is wrong.
         .option_layer(cors(&state.0.access.origins))
-        // Below here a failure is a typed error without a body. Only this layer knows the route's error
-        // format and the request id, so handlers and layers need not.
+        // In the layers below, a failure is a typed error without a body. This layer writes the body. Only this
+        // layer needs to know the route's error format and the request id.
         .layer(middleware::from_fn(render_failures))
-        // Sets the deadline and the priority, and ends the wait when the deadline passes. It also writes
-        // `Server-Timing`, so it stands outside of the panic trap: such an answer has its times too.
+        // Sets the deadline and the priority, and ends the request when the deadline passes. It also writes
+        // `Server-Timing`. It is outside of the panic handler, so that a response after a panic has the times
+        // too.
         .layer(middleware::from_fn_with_state(state.clone(), set_context))
-        // Before a key is looked at: a page of another site shall not even learn whether one is asked for.
+        // Before the key is checked: a page of another site must not learn whether a key is needed.
         .layer(middleware::from_fn_with_state(state.clone(), check_host))
-        // Before anything is read of the body or done for the request.
+        // Before the body is read and before any work is done for the request.
         .layer(middleware::from_fn_with_state(state.clone(), authorize))
-        // Every route, streams included, reads bodies as they come.
+        // No route accepts a compressed body, including the streams.
         .layer(middleware::from_fn(plain_body))
-        // The same for what no route that is only read would look at.
+        // No GET route reads a query.
         .layer(middleware::from_fn(no_query))
-        // A panicking handler answers `internal` and takes nothing else down.
+        // If a handler panics, the response is `internal`, and other requests are not affected.
         .layer(middleware::from_fn(catch_panic));
-    // Innermost: the body is bounded where it is read, and what it holds is released once the handler is
-    // done with it.
+    // Innermost: the limit applies while the body is read, and the budget is released when the handler is done.
     let bound = middleware::from_fn_with_state(state.clone(), bound_body);
     let routes = bounded
         .layer(bound)
-        // The library's own limit of 2 MB on forms would come before ours.
+        // Without this, the library's limit of 2 MB on forms would apply before ours.
         .layer(DefaultBodyLimit::disable())
         .merge(streams)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(layers)
         .with_state(state);
-    // Outside of the router, whose layers run once the route is chosen.
+    // Outside of the router, because the router's layers run after the route was chosen.
     Router::new()
         .fallback_service(ServiceBuilder::new().map_request(paths::canonical).service(routes))
 }

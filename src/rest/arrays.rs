@@ -1,4 +1,4 @@
-//! Heads of binary answers: numpy's format and safetensors. The values behind them are row-major and
+//! Headers of binary responses: numpy's format and safetensors. The values that follow are row-major and
 //! little-endian.
 
 use std::collections::HashMap;
@@ -11,10 +11,10 @@ use safetensors::{
 
 use crate::{embedding::Element, error::Error};
 
-/// Both formats want their data at a multiple of this many bytes, or read it faster there.
+/// Alignment of the data in bytes. numpy's format needs it, and safetensors is read faster with it.
 const ALIGNMENT: usize = 64;
 
-/// The head of a file in numpy's format (version 1.0) with one array.
+/// The header of a file in numpy's format (version 1.0) with one array.
 pub(super) fn npy_head(element: Element, shape: &[usize]) -> Bytes {
     const MAGIC: &[u8] = b"\x93NUMPY\x01\x00";
     let descr = match element {
@@ -24,11 +24,11 @@ pub(super) fn npy_head(element: Element, shape: &[usize]) -> Bytes {
         Element::U8 => "|u1",
     };
     let mut sides: String = shape.iter().map(|side| format!("{side}, ")).collect();
-    // A tuple of one is written `(3,)`.
+    // A tuple with one element is written `(3,)`.
     let cut = if shape.len() == 1 { 1 } else { 2 };
     sides.truncate(sides.len().saturating_sub(cut));
     let mut dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sides}), }}");
-    // Spaces fill the head up; a line break ends it.
+    // The header is padded with spaces and ends with a line break.
     let length = MAGIC.len() + 2 + dict.len() + 1;
     dict.extend(std::iter::repeat_n(' ', length.next_multiple_of(ALIGNMENT) - length));
     dict.push('\n');
@@ -36,10 +36,10 @@ pub(super) fn npy_head(element: Element, shape: &[usize]) -> Bytes {
     [MAGIC, &size.to_le_bytes(), dict.as_bytes()].concat().into()
 }
 
-/// The head of a safetensors file whose tensors follow in this order.
+/// The header of a safetensors file whose tensors follow in this order.
 ///
 /// # Errors
-/// Fails if a tensor's size overflows, which no answer that is bounded can do.
+/// Fails if a tensor's size overflows, which cannot happen for a response within the limits.
 pub(super) fn safetensors_head(
     element: Element,
     tensors: Vec<(String, Vec<usize>)>,

@@ -1,4 +1,4 @@
-//! Request bodies: JSON, one raw picture, or a form with files, read into the same request type.
+//! Request bodies. JSON, one raw image and a form with files are read into the same request type.
 
 mod depth;
 mod fault;
@@ -39,15 +39,15 @@ use crate::{
     preprocess,
 };
 
-/// A request that JSON can carry, and perhaps other content types.
+/// A request type that can be read from JSON, and possibly from other content types.
 pub(super) trait FromPayload: DeserializeOwned + Send + 'static {
-    /// The content types that the route reads, for the message of a 415.
+    /// The content types that the route reads, for the message of a 415 response.
     const ACCEPTS: &'static str;
 
     /// Reads JSON.
     ///
     /// # Errors
-    /// [`Code::InvalidRequest`] at the field at fault.
+    /// [`Code::InvalidRequest`], which names the invalid field.
     fn from_json(bytes: &Bytes) -> Result<Self, Error> {
         parse(bytes)
     }
@@ -55,23 +55,25 @@ pub(super) trait FromPayload: DeserializeOwned + Send + 'static {
     /// Reads a form.
     ///
     /// # Errors
-    /// [`Code::UnsupportedMediaType`] where the route takes no form; else names the part at fault.
+    /// [`Code::UnsupportedMediaType`] if the route takes no form. Otherwise an error that names the invalid
+    /// part.
     fn from_form(form: Form) -> Result<Self, Error> {
         let _ = form;
         Err(unsupported::<Self>())
     }
 
-    /// Reads a body that is one encoded picture, its options in the query.
+    /// Reads a body that is one encoded image. The options are in the query.
     ///
     /// # Errors
-    /// [`Code::UnsupportedMediaType`] where the route has no such form; else names the option at fault.
+    /// [`Code::UnsupportedMediaType`] if the route takes no raw image. Otherwise an error that names the
+    /// invalid option.
     fn from_image(image: Bytes, uri: &Uri) -> Result<Self, Error> {
         let _ = (image, uri);
         Err(unsupported::<Self>())
     }
 }
 
-/// A request, read from whatever content type it came in.
+/// A request, read from any of its content types.
 pub(super) struct Payload<T>(pub(super) T);
 
 impl<T: FromPayload> FromRequest<AppState> for Payload<T> {
@@ -88,7 +90,7 @@ impl<T: FromPayload> FromRequest<AppState> for Payload<T> {
         let is_image = media_type.starts_with("image/");
         let intake = Intake::of(state, &request);
         let bytes = read(request.into_body()).await?;
-        // Whatever else a body is called, its content says what it is: clients label it wrongly or not at all.
+        // Clients send a wrong content type or none, so the content decides.
         if is_json || !is_image && looks_like_json(&bytes) {
             refuse_query(&uri, "options stand in the JSON body")?;
             return Ok(Self(json::request(bytes, intake).await?));
@@ -101,13 +103,13 @@ impl<T: FromPayload> FromRequest<AppState> for Payload<T> {
     }
 }
 
-/// Whether a body can only be meant as JSON: no image begins so, and every request is an object.
+/// Whether a body is clearly JSON. Every request is an object, and no image format begins like one.
 fn looks_like_json(bytes: &[u8]) -> bool {
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     text.trim_ascii_start().first() == Some(&b'{')
 }
 
-/// The media type in lower case, without parameters; empty where there is none.
+/// The media type in lower case, without parameters. Empty if there is none.
 pub(super) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = value.unwrap_or_default().split(';').next().unwrap_or_default();
@@ -122,19 +124,21 @@ fn unsupported<T: FromPayload>() -> Error {
     .with_field("content-type")
 }
 
-/// The whole body in one piece.
+/// Reads the whole body.
 ///
 /// # Errors
-/// That of the bound that it is over, or [`Code::InvalidRequest`] if the client broke off.
+/// The error of the limit that the body exceeds, or [`Code::InvalidRequest`] if the client ended the body
+/// early.
 pub(super) async fn read(mut body: Body) -> Result<Bytes, Error> {
     let mut first = None;
-    // As long as announced, so that it does not grow by copying; what does not come is never touched.
+    // Reserve the announced length, so that the buffer is not copied when it grows. Memory for bytes that do
+    // not arrive is never touched.
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or_default();
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| broken_off(&error))?;
         let Ok(data) = frame.into_data() else { continue };
-        // A body of one frame, as small ones are, is not copied at all.
+        // A body of one frame, as most small bodies are, is not copied.
         match first {
             None if rest.is_empty() => first = Some(data),
             _ => {
@@ -149,7 +153,7 @@ pub(super) async fn read(mut body: Body) -> Result<Bytes, Error> {
     Ok(first.unwrap_or_else(|| rest.freeze()))
 }
 
-/// Why the body ended early: our own bound, which hides under the reader's errors, or the client.
+/// The reason why the body ended early: our own limit, which is inside of the reader's error, or the client.
 fn broken_off(error: &(dyn StdError + 'static)) -> Error {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -161,7 +165,7 @@ fn broken_off(error: &(dyn StdError + 'static)) -> Error {
     Error::new(Code::InvalidRequest, "the body could not be read to its end")
 }
 
-/// The bytes of a file, for the document.
+/// The bytes of a file, for the OpenAPI document.
 pub(super) struct File;
 
 impl PartialSchema for File {
@@ -177,8 +181,8 @@ impl ToSchema for File {}
 #[derive(Debug, Default)]
 pub(super) struct Strings(pub(super) Vec<String>);
 
-// Written by hand: an untagged enum keeps what it reads until it knows what it is, and a number of two bytes
-// takes thirty-two then.
+// Written by hand: an untagged enum buffers the whole value before it chooses a variant, and a two-byte number
+// takes 32 bytes in this buffer.
 impl<'de> Deserialize<'de> for Strings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct StringsVisitor;

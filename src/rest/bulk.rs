@@ -1,4 +1,4 @@
-//! `POST /v1/bulk/embeddings`: a stream of rows in, a stream of their embeddings out.
+//! `POST /v1/bulk/embeddings`: reads a stream of rows and writes a stream of their embeddings.
 
 mod frames;
 #[cfg(debug_assertions)]
@@ -35,32 +35,33 @@ use crate::{
     error::{Code, Error},
 };
 
-/// Our binary framing; there is no registered type for anything like it.
+/// The content type of our binary framing. There is no registered type for it.
 const FRAMES_TYPE: &str = "application/vnd.siglip.rows";
 const LINES_TYPE: &str = "application/x-ndjson";
 
-/// Names, quotes and escapes of a line around its content.
+/// Bytes of a line in addition to its content: names, quotes and escapes.
 const LINE_OVERHEAD_BYTES: usize = 64 << 10;
 
-/// What holds for every row of the stream.
+/// Options for all rows of the stream.
 #[derive(Debug, Clone, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct BulkQuery {
-    /// The model's name; the default model where none is given.
+    /// The model's name. Without a name, the default model is used.
     model: Option<String>,
-    /// How each embedding is written; in binary framing it is the type of the values.
+    /// How each embedding is written. In binary framing, this is the type of the values.
     #[serde(default)]
     encoding_format: EncodingFormat,
-    /// Keep only the first values of each embedding, and normalise after that. It costs accuracy, as
-    /// `/v1/embeddings` says.
+    /// Keep only the first values of each embedding and normalise them again. This costs accuracy, see
+    /// `/v1/embeddings`.
     #[param(minimum = 1)]
     dimensions: Option<usize>,
-    /// Whether embeddings are scaled to length 1; yes by default.
+    /// Whether embeddings are scaled to length 1. True by default.
     normalized: Option<bool>,
-    /// Whether a text that is too long is cut, which is the default; otherwise its row fails.
+    /// Whether a text that is too long is truncated (the default). Otherwise its row fails.
     truncate: Option<bool>,
-    /// Most patches of each picture, for models that read pictures in variable resolution. Refused for others.
+    /// Maximum number of patches of each image, for models that read images in variable resolution. Other
+    /// models refuse it.
     #[param(minimum = 1)]
     max_num_patches: Option<u32>,
 }
@@ -82,10 +83,10 @@ impl BulkQuery {
     }
 }
 
-/// How rows are told apart, in both directions.
+/// How rows are separated, in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
-    /// A JSON object a line.
+    /// One JSON object per line.
     Lines,
     /// Length, id, kind and payload.
     Frames,
@@ -112,11 +113,11 @@ impl Framing {
         }
     }
 
-    /// Most bytes of a row, of whatever kind.
+    /// Maximum number of bytes of a row of any kind.
     fn max_row_bytes(self, limits: &config::Limits) -> usize {
         let raw = limits.max_text_bytes.max(limits.max_image_bytes);
         match self {
-            // Base64 is a third longer; a text may be all escapes.
+            // Base64 is a third longer than its bytes. A text can consist of escapes only.
             Self::Lines => (raw / 3 * 4).max(limits.max_text_bytes * 6) + LINE_OVERHEAD_BYTES,
             Self::Frames => raw,
         }
@@ -127,57 +128,57 @@ impl Framing {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only describes a line; `lines` reads it")]
 pub(super) struct BulkLine {
-    /// The client's name for the row, a string or a number, echoed in its answer.
+    /// The client's id for the row, a string or a number. It is copied to the row's result.
     #[schema(value_type = Option<String>)]
     id: Option<String>,
-    /// A text. Or give `image`.
+    /// A text. A row has either `text` or `image`.
     text: Option<String>,
-    /// A picture: a data URI or base64.
+    /// An image: a data URI or base64.
     image: Option<String>,
 }
 
-/// A line of the answer: a row's outcome, or the last line, which says how the stream ended.
+/// A line of the response: the result of a row, or the last line, which says how the stream ended.
 #[derive(ToSchema)]
 #[schema(example = json!({"index": 0, "id": "a", "embedding": [0.018, -0.041]}))]
 #[expect(dead_code, reason = "only describes a line; `lines` writes it")]
 pub(super) struct BulkAnswer {
-    /// The row's place in the stream, from 0.
+    /// The row's position in the stream, from 0.
     #[schema(required = false)]
     index: u64,
-    /// The row's id; null where it had none or could not be read.
+    /// The row's id. Null if it had none or could not be read.
     #[schema(required = false)]
     id: Option<String>,
-    /// The embedding, in the format asked for.
+    /// The embedding in the requested format.
     #[schema(required = false)]
     embedding: Vec<f32>,
-    /// True for a text that was longer than the model reads, and was cut. Absent for all others.
+    /// True for a text that was truncated because it was longer than the model reads. Absent otherwise.
     #[schema(required = false)]
     truncated: bool,
-    /// Why the row has none; in the last line, why the stream was cut.
+    /// Why the row has no embedding. In the last line: why the stream ended early.
     #[schema(required = false)]
     error: RowError<'static>,
-    /// The last line only: whether every row was read.
+    /// Only in the last line: whether every row was read.
     #[schema(required = false)]
     done: bool,
-    /// The last line only: rows answered.
+    /// Only in the last line: number of rows with a result, including failed rows.
     #[schema(required = false)]
     rows: u64,
-    /// The last line only: rows that failed.
+    /// Only in the last line: number of rows that failed.
     #[schema(required = false)]
     failed: u64,
-    /// The last line only: what the others consumed.
+    /// Only in the last line: usage of the rows that did not fail.
     #[schema(required = false)]
     usage: Usage,
 }
 
-/// Why a row failed, or the stream.
+/// Why a row or the stream failed.
 #[derive(Debug, serde::Serialize, ToSchema)]
 pub(super) struct RowError<'e> {
-    /// The machine-readable name, stable.
+    /// The machine-readable name, which does not change.
     code: &'static str,
     /// What is wrong.
     message: &'e str,
-    /// The part of the row at fault.
+    /// The invalid part of the row.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'e str>,
 }
@@ -188,18 +189,18 @@ impl<'e> From<&'e Error> for RowError<'e> {
     }
 }
 
-/// Why no more rows are read: the client broke the body off.
+/// The error when the client ends the body early.
 fn broken_off() -> Error {
     Error::new(Code::InvalidRequest, "the body could not be read to its end")
 }
 
-/// Embeds a stream of rows of any length
+/// Embeds a stream of rows
 ///
-/// Rows go in as JSON lines (`{"id": "a", "text": "a cat"}`, `{"id": 7, "image": "<base64>"}`) or in binary
-/// framing, answers come out in the same framing, in the order of the rows, while later rows are still being
-/// sent. A row that is too long, malformed or undecodable is answered by an error row. The last line says how
-/// the stream ended; a stream without it broke off. Rows run with bulk priority. Read while you send: the
-/// server takes no more rows while answers wait for their reader.
+/// The stream can have any length. Rows are JSON lines (`{"id": "a", "text": "a cat"}`, `{"id": 7, "image":
+/// "<base64>"}`) or use binary framing. Results have the same framing and come in the order of the rows, while
+/// later rows are still being sent. A row that is too long, malformed or cannot be decoded gets an error row.
+/// The last line says how the stream ended. A stream without this line was interrupted. Rows run with bulk
+/// priority. Read the results while you send: the server reads no more rows while results wait to be read.
 #[utoipa::path(
     post,
     path = "/v1/bulk/embeddings",

@@ -1,4 +1,4 @@
-//! `POST /v1/captions`: captions of images, by models that write them.
+//! `POST /v1/captions`: captions of images, for models that can generate them.
 
 use std::convert::Infallible;
 
@@ -30,7 +30,7 @@ use crate::{
     error::Error,
 };
 
-/// Images to write captions of, and how tokens are chosen.
+/// Images for which captions are generated, and how tokens are chosen.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(examples(
@@ -38,34 +38,34 @@ use crate::{
     json!({"images": ["data:image/png;base64,iVBORw0..."], "prompt": "a picture of", "temperature": 0.7, "seed": 1})
 ))]
 pub(super) struct CaptionsRequest {
-    /// The model's name; the default model where none is given.
+    /// The model's name. Without a name, the default model is used.
     model: Option<String>,
     /// Images: data URIs or base64.
     #[schema(inline)]
     images: Option<Vec<LongText>>,
-    /// How every caption begins.
+    /// The text with which every caption begins.
     prompt: Option<String>,
-    /// The most tokens behind the prompt.
+    /// Maximum number of tokens after the prompt.
     #[schema(minimum = 1, default = 20)]
     max_new_tokens: Option<usize>,
-    /// Divides the logits before a token is drawn. The likeliest token is taken where it is 0, and where none of
-    /// `temperature`, `top_p`, `top_k` and `seed` is given.
+    /// The logits are divided by this before a token is sampled. With 0, or if none of `temperature`, `top_p`,
+    /// `top_k` and `seed` is given, the most likely token is taken.
     #[schema(minimum = 0, maximum = 100)]
     temperature: Option<f32>,
-    /// Tokens are drawn from the likeliest that have this much probability together: above 0, and 1 at most.
+    /// Tokens are sampled from the most likely ones that together have this probability: above 0 and at most 1.
     #[schema(maximum = 1)]
     top_p: Option<f32>,
-    /// Tokens are drawn from so many of the likeliest.
+    /// Tokens are sampled from this many of the most likely ones.
     #[schema(minimum = 1)]
     top_k: Option<usize>,
-    /// Above 1 it makes tokens less likely that are there already.
+    /// A value above 1 makes tokens that already occur less likely.
     repetition_penalty: Option<f32>,
-    /// The same seed draws the same tokens.
+    /// The same seed gives the same tokens.
     seed: Option<u64>,
-    /// Whether the answer comes as server-sent events, a token each.
+    /// Whether the response is a stream of server-sent events, one per token.
     #[schema(default = false)]
     stream: Option<bool>,
-    /// What an image that fails does to the others.
+    /// What happens to the other images when one fails.
     on_error: Option<OnError>,
     /// Files of a form.
     #[serde(skip)]
@@ -134,7 +134,7 @@ impl FromPayload for CaptionsRequest {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only describes the form; `from_form` reads it")]
 pub(super) struct CaptionsForm {
-    /// Images. Any field with a file name counts as one, whatever it is called.
+    /// Images. Any field with a file name counts as an image, whatever its name.
     image: Vec<File>,
     /// As in the JSON body.
     model: Option<String>,
@@ -166,15 +166,15 @@ pub(super) struct CaptionsForm {
     "usage": {"prompt_tokens": 3, "total_tokens": 3, "images": 1}
 }))]
 pub(super) struct CaptionsResponse {
-    /// The model that answered.
+    /// The model that was used.
     model: String,
-    /// One an image, in the order of the request.
+    /// One per image, in the order of the request.
     captions: Vec<CaptionOrError>,
-    /// The tokens are those that were written.
+    /// The tokens are those that were generated.
     usage: Usage,
 }
 
-/// A caption, or with `on_error: item` why there is none.
+/// A caption. With `on_error: item` it can be the error of an image.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum CaptionOrError {
@@ -192,9 +192,10 @@ pub(super) enum CaptionOrError {
 pub(super) struct CaptionObject {
     /// The text, with the prompt and without special tokens.
     text: String,
-    /// The ids: the start token, those of the prompt, and what was written, with the end token if it was reached.
+    /// The token ids: the start token, the prompt and the generated tokens, with the end token if it was
+    /// reached.
     token_ids: Vec<u32>,
-    /// `stop` where the model ended the caption, `length` where it has as many tokens as it may have.
+    /// `stop` if the model ended the caption, `length` if it has the maximum number of tokens.
     #[schema(pattern = "^(stop|length)$")]
     finish_reason: &'static str,
 }
@@ -202,7 +203,7 @@ pub(super) struct CaptionObject {
 /// Why an image has no caption.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct CaptionError {
-    /// The machine-readable name, stable.
+    /// The machine-readable name, which does not change.
     code: &'static str,
     /// What is wrong with the image.
     detail: String,
@@ -217,7 +218,7 @@ impl From<Caption> for CaptionObject {
 
 impl CaptionsResponse {
     /// # Errors
-    /// The errors of the images, where one of them is the request's.
+    /// The errors of the images, if a failed image fails the request.
     fn new(captioned: Captioned, on_error: OnError) -> Result<Self, Error> {
         let Captioned { model, captions, usage } = captioned;
         if on_error == OnError::Fail {
@@ -236,7 +237,7 @@ impl CaptionsResponse {
     }
 }
 
-/// Tokens that are written ahead of a client that reads slowly.
+/// Number of tokens that are generated ahead of a client that reads slowly.
 const TOKENS_AHEAD: usize = 64;
 
 /// A token of a streamed caption.
@@ -247,12 +248,12 @@ struct TokenEvent {
     text: String,
 }
 
-/// Writes captions of images
+/// Generates captions for images
 ///
-/// For models that write captions (`/info` has `captions`). The likeliest token is taken at each step unless an option of
-/// sampling is given. With `stream` the answer is a stream of server-sent events: `token` with the image's `index`, the
-/// `token_id` and the `text` so far; `done` with what the answer is without `stream`; or `error` with a `code` and a
-/// `detail`.
+/// For models that generate captions (`captions` is true in `/info`). At each step the most likely token is
+/// taken, unless a sampling option is given. With `stream` the response is a stream of server-sent events:
+/// `token` with the image's `index`, the `token_id` and the `text` so far; at the end `done` with the response
+/// as it is without `stream`, or `error` with a `code` and a `detail`.
 #[utoipa::path(
     post,
     path = "/v1/captions",
@@ -282,12 +283,12 @@ pub(super) async fn captions(
     let (tell, mut told) = mpsc::channel::<Written>(TOKENS_AHEAD);
     let engine = state.shared_engine();
     let mut work = Box::pin(async move {
-        // Nobody reads on where the receiver is gone, and the work is dropped with it.
+        // If the receiver was dropped, nobody reads the tokens, and this work is dropped too.
         let written = |token| async { drop(tell.send(token).await) };
         let captioned = engine.caption(request, written, &context).await?;
         CaptionsResponse::new(captioned, on_error)
     });
-    // What is refused before the first token has a status of its own.
+    // Wait for the first token, so that a request that fails before it gets an error status.
     let first = tokio::select! {
         biased;
         Some(token) = told.recv() => Ok(token),
@@ -327,6 +328,7 @@ fn token_event(Written { index, id, text }: Written) -> Event {
 
 fn event(name: &str, data: &impl Serialize) -> Event {
     let event = Event::default().event(name);
-    // Strings and numbers always become JSON; an empty event would be a defect that the client sees.
+    // Strings and numbers can always be written as JSON. The fallback would show the client that there is a
+    // defect.
     event.json_data(data).unwrap_or_else(|_| Event::default().event("error"))
 }

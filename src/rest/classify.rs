@@ -25,7 +25,7 @@ use crate::{
     error::Error,
 };
 
-/// Pictures and the labels to judge them by.
+/// Images, and the labels with which to score them.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
@@ -35,28 +35,30 @@ use crate::{
     "top_k": 1
 }))]
 pub(super) struct ClassifyRequest {
-    /// The model's name; the default model where none is given.
+    /// The model's name. Without a name, the default model is used.
     model: Option<String>,
-    /// Pictures: data URIs or base64. Or give `image_embeddings`.
+    /// Images: data URIs or base64. Give either `images` or `image_embeddings`.
     #[schema(inline)]
     images: Option<Vec<LongText>>,
-    /// Stored embeddings of pictures, normalised or not.
+    /// Stored embeddings of images, normalised or not.
     #[schema(inline)]
     image_embeddings: Option<Rows>,
     /// The labels.
     labels: Vec<String>,
-    /// One prompt template or several, each with a `{label}` (or `{}`); the normalised embeddings of several are
-    /// averaged. `This is a photo of {label}.` by default; `{label}` alone takes labels as they are.
+    /// One or several prompt templates, each with a `{label}` (or `{}`). With several templates, the normalised
+    /// embeddings are averaged. The default is `This is a photo of {label}.` Use `{label}` to take labels
+    /// unchanged.
     #[schema(inline, value_type = Option<OneOrMany>)]
     templates: Option<Strings>,
-    /// Keep only the best labels of each picture.
+    /// Keep only this many of the best labels of each image.
     #[schema(minimum = 1)]
     top_k: Option<usize>,
-    /// Keep only labels whose probability is at least this; `siglip-server eval` finds one for your images.
+    /// Keep only labels with at least this probability. `siglip-server eval` finds a good value for your
+    /// images.
     #[schema(minimum = 0, maximum = 1)]
     min_probability: Option<f32>,
-    /// Most patches of each picture, for models that read pictures in variable resolution (`/info` has
-    /// their own number, and the limit). Refused for others.
+    /// Maximum number of patches of each image, for models that read images in variable resolution (`/info` has
+    /// the model's own number and the limit). Other models refuse it.
     #[schema(minimum = 1)]
     max_num_patches: Option<u32>,
     /// Files of a form.
@@ -65,7 +67,7 @@ pub(super) struct ClassifyRequest {
 }
 
 impl ClassifyRequest {
-    /// The engine's request, and the labels for the answer.
+    /// The engine's request, and the labels for the response.
     pub(super) fn split(self) -> Result<(engine::ClassifyRequest, Vec<Arc<str>>), Error> {
         if self.top_k == Some(0) {
             return Err(Error::invalid("top_k", "must be 1 or more"));
@@ -121,15 +123,15 @@ impl FromPayload for ClassifyRequest {
     }
 }
 
-/// A form: every file is a picture, every `label` a label.
+/// A form: every file is an image, and every `label` field is a label.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only describes the form; `from_form` reads it")]
 pub(super) struct ClassifyForm {
-    /// Pictures. Any field with a file name counts as one, whatever it is called.
+    /// Images. Any field with a file name counts as an image, whatever its name.
     image: Vec<File>,
     /// Labels, one field for each.
     label: Vec<String>,
-    /// Templates, one field for each.
+    /// Prompt templates, one field for each.
     template: Option<Vec<String>>,
     /// As in the JSON body.
     model: Option<String>,
@@ -141,7 +143,7 @@ pub(super) struct ClassifyForm {
     max_num_patches: Option<u32>,
 }
 
-/// The labels of each picture, best first.
+/// The labels of each image, best first.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "model": "demo",
@@ -153,28 +155,29 @@ pub(super) struct ClassifyForm {
     "usage": {"prompt_tokens": 16, "total_tokens": 16, "images": 1}
 }))]
 pub(super) struct ClassifyResponse {
-    /// The model that answered.
+    /// The model that was used.
     model: String,
-    /// The model's rule for probabilities: `sigmoid` judges each label on its own, `softmax` all labels together.
+    /// How the model computes probabilities: `sigmoid` scores each label on its own, `softmax` scores all
+    /// labels together.
     #[schema(pattern = "^(sigmoid|softmax|matching)$")]
     scoring: &'static str,
-    /// One list an image, in the order of the request.
+    /// One list per image, in the order of the request.
     results: Vec<Vec<Label>>,
     usage: Usage,
 }
 
-/// A label's score for one picture.
+/// The score of a label for one image.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Label {
-    /// The label as it was given.
+    /// The label as it was sent.
     #[schema(value_type = String)]
     label: Arc<str>,
-    /// Its place in the request's labels.
+    /// Its position in the request's labels.
     index: usize,
-    /// SigLIP: `sigmoid(logit)`, each label on its own, so several may be near 1, or none. CLIP: the softmax over all
-    /// labels, which sums to 1.
+    /// SigLIP: `sigmoid(logit)` of each label on its own, so several labels can be near 1, or none. CLIP: the
+    /// softmax over all labels, which sums to 1.
     probability: f32,
-    /// `exp(logit_scale) * cosine`, with SigLIP `+ logit_bias`.
+    /// `exp(logit_scale) * cosine`, plus `logit_bias` for SigLIP.
     logit: f32,
 }
 
@@ -200,10 +203,11 @@ impl ClassifyResponse {
     }
 }
 
-/// Scores images by labels
+/// Scores images against labels
 ///
-/// Zero-shot. Of a SigLIP model every label gets its own probability, and they do not sum to 1; a CLIP model spreads a
-/// probability of 1 over the labels. Labels come back best first.
+/// Zero-shot classification. With a SigLIP model, every label gets its own probability, and the probabilities
+/// do not sum to 1. With a CLIP model, the probabilities of all labels sum to 1. Labels are sorted by score,
+/// best first.
 #[utoipa::path(
     post,
     path = "/v1/classify",

@@ -1,7 +1,7 @@
-//! Routes that speak the format of another server, so that its clients work unchanged.
+//! Routes in the formats of other servers, so that the clients of these servers work unchanged.
 //!
-//! Each is thin: its own request to the engine's, the engine's answer to its own. What each supports and
-//! where it differs stands in `docs/compatibility.md`.
+//! Each route only converts its request to the engine's request, and the engine's response to its own.
+//! `docs/compatibility.md` says what each route supports and where it differs.
 
 pub(super) mod cohere;
 pub(super) mod content;
@@ -56,7 +56,7 @@ fn embed_all(model: Option<String>, inputs: Vec<Input>) -> EmbedRequest {
     EmbedRequest { model, inputs, ..EmbedRequest::default() }
 }
 
-/// The engine names items `input[3]`; here the field is called `name`.
+/// The engine names items `input[3]`. This replaces the field name with `name`.
 fn in_field(error: Error, name: &'static str) -> Error {
     error.map_field(|field| match field.strip_prefix("input") {
         Some(rest) if rest.is_empty() || rest.starts_with('[') => format!("{name}{rest}"),
@@ -64,7 +64,7 @@ fn in_field(error: Error, name: &'static str) -> Error {
     })
 }
 
-/// A row as base64 over little-endian 32-bit floats.
+/// A row as base64 of little-endian 32-bit floats.
 fn base64_floats(row: &Embedding) -> String {
     base64_simd::STANDARD.encode_to_string(row.encoded(Encoding::F32))
 }

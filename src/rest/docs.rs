@@ -1,4 +1,4 @@
-//! `/docs`: the API's pages. Everything comes out of the binary, so they work offline.
+//! `/docs`: the pages with the API reference. All files are embedded in the binary, so they work offline.
 
 mod errors;
 
@@ -20,23 +20,24 @@ pub(super) use self::errors::{errors, problem_type};
 use super::{packed::Packed, page::secured, problem::Failure};
 use crate::error::{Code, Error};
 
-/// Allows what the pages need and nothing from elsewhere: their icons are data URIs, and their scripts set
+/// Allows only what the pages need and nothing from other sites. The icons are data URIs, and the scripts set
 /// inline styles.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
 
 static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
-    // Relative, so that a path prefix of a proxy stays. The default would ask a public validator about the document.
+    // Relative, so that a path prefix of a proxy is kept. By default, the page would send the document to a
+    // public validator.
     Arc::new(Config::from("../openapi.json").validator_url("none").display_request_duration(true))
 });
 
-/// The pages link to their files relatively, so they live under a path that ends in a slash.
+/// The pages have relative links to their files, so their path must end in a slash.
 pub(super) async fn redirect() -> Redirect {
     Redirect::permanent("docs/")
 }
 
-/// The files that were asked for, of those that there are.
+/// The files that were requested so far.
 static FILES: LazyLock<Mutex<HashMap<String, Arc<Packed>>>> = LazyLock::new(Mutex::default);
 
 pub(super) async fn index(headers: HeaderMap) -> Result<Response, Failure> {

@@ -1,4 +1,4 @@
-//! `POST /v1/embeddings`: texts and pictures to vectors, in OpenAI's shape.
+//! `POST /v1/embeddings`: embeds texts and images, in OpenAI's format.
 
 pub(super) mod answer;
 mod conversation;
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{embedding::Encoding, engine::EmbedRequest, error::Error};
 
-/// What to embed, and how the answer is written.
+/// What to embed, and how the response is written.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(examples(
@@ -43,21 +43,22 @@ use crate::{embedding::Encoding, engine::EmbedRequest, error::Error};
     json!({"input": [EXAMPLE_IMAGE], "modality": "image"})
 ))]
 pub(super) struct EmbeddingsRequest {
-    /// The model's name; the default model where none is given.
+    /// The model's name. Without a name, the default model is used.
     #[serde(default)]
     model: Option<String>,
-    /// What to embed, unless `messages` says it.
+    /// What to embed. Give either `input` or `messages`.
     #[serde(default)]
     input: Inputs,
-    /// In vLLM's form: one conversation, or an array of several, for one embedding each. A conversation has one
-    /// message, whose content is texts, which become the lines of one text, or one image.
+    /// What to embed, in vLLM's format: one conversation, or an array of several, with one embedding each. A
+    /// conversation has one message. Its content is one image, or texts, which are joined as the lines of one
+    /// text.
     #[serde(default)]
     #[schema(value_type = Option<ConversationsSchema>)]
     messages: Option<Conversations>,
-    /// What plain strings in `input` are. Items that are objects say it themselves.
+    /// The kind of plain strings in `input`. Items that are objects name their own kind.
     #[serde(default)]
     modality: Modality,
-    /// How each embedding is written. Jina's clients send an array of one.
+    /// How each embedding is written. Jina's clients send an array with one element.
     #[serde(
         default,
         alias = "embedding_type",
@@ -65,9 +66,9 @@ pub(super) struct EmbeddingsRequest {
         deserialize_with = "others::one_format"
     )]
     encoding_format: EncodingFormat,
-    /// Keep only the first values of each embedding, and normalise after that. The model was not trained for this:
-    /// where the demo model searches drawings by name, the first hit is right for 88 % of the names with all of its
-    /// 192 values, 78 % with 160, 56 % with 128 and 14 % with 64.
+    /// Keep only the first values of each embedding and normalise them again. The model was not trained for
+    /// this. In a search for drawings by name with the demo model, the first result is right for 88 % of the
+    /// names with all 192 values, 78 % with 160, 56 % with 128 and 14 % with 64.
     #[serde(default, alias = "output_dimension")]
     #[schema(minimum = 1)]
     dimensions: Option<usize>,
@@ -75,42 +76,43 @@ pub(super) struct EmbeddingsRequest {
     #[serde(default = "yes")]
     #[schema(default = true)]
     normalized: bool,
-    /// Whether a text that is too long is cut; otherwise it is refused.
+    /// Whether a text that is too long is truncated. Otherwise it is refused.
     #[serde(default = "yes", alias = "truncation")]
     #[schema(default = true)]
     truncate: bool,
-    /// Most patches of each picture, for models that read pictures in variable resolution (`/info` has
-    /// their own number, and the limit). Refused for others.
+    /// Maximum number of patches of each image, for models that read images in variable resolution (`/info` has
+    /// the model's own number and the limit). Other models refuse it.
     #[serde(default)]
     #[schema(minimum = 1)]
     max_num_patches: Option<u32>,
-    /// Whether an image has several vectors, of a model that gives several (BLIP-2). Its `embedding` is then an array
-    /// of them; in base64 they stand one behind the other, and `shape` says how many there are. Texts have one vector
-    /// as always. Without it such a model's images are refused; of any other model it is refused.
+    /// Whether an image gets several vectors, for a model that produces several (BLIP-2). The `embedding` of an
+    /// image is then an array of vectors. In base64 the vectors are concatenated, and `shape` has their number.
+    /// Texts still have one vector. Such a model refuses images without this option, and other models refuse
+    /// this option.
     #[serde(default)]
     #[schema(default = false)]
     multi_vector: bool,
-    /// What an item that fails does to the others.
+    /// What happens to the other items when one fails.
     #[serde(default)]
     on_error: OnError,
-    /// Accepted for OpenAI's clients, and not used.
+    /// Accepted for OpenAI's clients and ignored.
     #[serde(default)]
     #[expect(dead_code, reason = "part of OpenAI's request; the server keeps no users")]
     user: Option<String>,
-    /// Accepted for the clients of Jina and (as `input_type`) of Voyage, and not used: the model has one embedding
-    /// for a text, whatever it is for.
+    /// Accepted for the clients of Jina and (as `input_type`) of Voyage, and ignored: the model has one
+    /// embedding for a text, whatever its use.
     #[serde(default, alias = "input_type")]
     #[expect(dead_code, reason = "part of Jina's request; the model knows no tasks")]
     task: Option<String>,
-    /// Accepted for Jina's clients: only `false` is served, since each text has an embedding of its own.
+    /// Accepted for Jina's clients. Only `false` is supported, since each text has its own embedding.
     #[serde(default)]
     #[schema(default = false)]
     late_chunking: bool,
-    /// Accepted for Jina's clients: only `false` is served, since the model has one vector for an item.
+    /// Accepted for Jina's clients. Only `false` is supported, since the model has one vector per item.
     #[serde(default)]
     #[schema(default = false)]
     return_multivector: bool,
-    /// Voyage's name for the type of the values. Beside `base64` only `float` is served.
+    /// Voyage's name for the type of the values. Together with `base64`, only `float` is supported.
     #[serde(default)]
     output_dtype: EncodingFormat,
 }
@@ -119,7 +121,7 @@ fn yes() -> bool {
     true
 }
 
-/// What a plain string is.
+/// The kind of a plain string.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Modality {
@@ -130,26 +132,26 @@ pub(super) enum Modality {
     Image,
 }
 
-/// How an embedding is written. In a binary answer (`Accept`) it is the type of the values.
+/// How an embedding is written. In a binary response (see `Accept`), this is the type of the values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum EncodingFormat {
     /// An array of numbers.
     #[default]
     Float,
-    /// Base64 over little-endian 32-bit floats.
+    /// Base64 of little-endian 32-bit floats.
     Base64,
-    /// Base64 over little-endian 16-bit floats.
+    /// Base64 of little-endian 16-bit floats.
     Base64F16,
     /// An array of integers: `round(127 * value)`, in `[-127, 127]`.
     Int8,
-    /// The same plus 128, in `[1, 255]`.
+    /// `int8` plus 128, in `[1, 255]`.
     Uint8,
-    /// `ubinary` minus 128, in `[-128, 127]`. In the search that `dimensions` speaks of the first hit is right for
-    /// 19 % of the names.
+    /// `ubinary` minus 128, in `[-128, 127]`. In the search that `dimensions` describes, the first result is
+    /// right for 19 % of the names.
     Binary,
-    /// One bit a value, set where it is more than 0, eight to an integer in `[0, 255]`, the first value in
-    /// the highest bit.
+    /// One bit per value, set if the value is above 0. Each integer in `[0, 255]` holds eight bits, with the
+    /// first value in the highest bit.
     Ubinary,
 }
 
@@ -165,20 +167,20 @@ impl EncodingFormat {
         }
     }
 
-    /// Whether it is base64 where JSON holds it.
+    /// Whether it is base64 in JSON.
     pub(super) const fn is_base64(self) -> bool {
         matches!(self, Self::Base64 | Self::Base64F16)
     }
 }
 
-/// What an item that fails does to the others.
+/// What happens to the other items when one fails.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum OnError {
-    /// The request fails; its error lists every item that failed.
+    /// The request fails. Its error lists every item that failed.
     #[default]
     Fail,
-    /// An error object stands in the item's place, and the others are answered.
+    /// The failed item is replaced with an error object, and the other items succeed.
     Item,
 }
 
@@ -204,7 +206,7 @@ impl EmbeddingsRequest {
         }
     }
 
-    /// How the answer is to be written.
+    /// How the response is written.
     fn layout(&self, headers: &HeaderMap) -> Result<Layout, Error> {
         let format = others::format(self.encoding_format, self.output_dtype)?;
         if self.late_chunking {
@@ -231,7 +233,7 @@ impl EmbeddingsRequest {
         Ok(Layout { container, format })
     }
 
-    /// The engine's request, and what an item that fails does to the others.
+    /// The engine's request, and what happens to the other items when one fails.
     pub(super) fn split(self) -> Result<(EmbedRequest, OnError), Error> {
         let inputs = match (self.messages, self.on_error) {
             (Some(_), _) if !self.input.0.is_empty() => {
@@ -319,12 +321,13 @@ impl FromPayload for EmbeddingsRequest {
     }
 }
 
-/// Embeds texts and pictures
+/// Embeds texts and images
 ///
-/// Takes OpenAI's request; items may also be `{"text": ...}` and `{"image": ...}`, mixed. A raw picture
-/// (`Content-Type: image/*`) and a form with many files are taken too. One failed item fails the request,
-/// and the error lists every item that failed; with `on_error: item` an error object stands in its place.
-/// `Accept` may ask for one array in numpy's format, or for safetensors with the tensor `embeddings`.
+/// Takes OpenAI's request. Items can also be `{"text": ...}` and `{"image": ...}`, mixed. A raw image
+/// (`Content-Type: image/*`) and a form with several files are also accepted. If an item fails, the request
+/// fails, and the error lists every item that failed. With `on_error: item`, only the failed items are replaced
+/// with error objects. With `Accept`, the response can be one array in numpy's format, or safetensors with the
+/// tensor `embeddings`.
 #[utoipa::path(
     post,
     path = "/v1/embeddings",

@@ -1,4 +1,4 @@
-//! Error bodies of the compatible APIs, each as its clients read it.
+//! The formats of error bodies in the compatible APIs.
 
 use axum::http::StatusCode;
 use serde::Serialize;
@@ -6,16 +6,16 @@ use utoipa::ToSchema;
 
 use crate::error::{Code, Error};
 
-/// How a route words its failures.
+/// The format of a route's error bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Envelope {
     /// `application/problem+json`.
     Problem,
-    /// `{"error": {...}}`, as OpenAI's clients expect, and vLLM's.
+    /// `{"error": {...}}`, as the clients of OpenAI and vLLM expect.
     OpenAi,
     /// `{"message": ...}`, as Cohere's clients expect.
     Cohere,
-    /// `{"detail": ...}`: Voyage, and what is written with FastAPI.
+    /// `{"detail": ...}`: Voyage and servers that use FastAPI.
     Detail,
     /// `{"error": ..., "error_type": ...}`: text-embeddings-inference.
     Tei,
@@ -24,8 +24,8 @@ pub(super) enum Envelope {
 }
 
 impl Envelope {
-    /// The format of a path, whether a route has it or not: who asks for a route that is not here reads the failure
-    /// with the client of the API that has it.
+    /// The format for a path. It also covers paths without a route: a request for an unsupported route of an
+    /// API comes from a client of this API.
     pub(super) fn of(path: &str) -> Self {
         let below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
         match path {
@@ -40,14 +40,14 @@ impl Envelope {
             _ if below(&["/v1/", "/chat/", "/models/", "/embeddings/"]) => Self::OpenAi,
             _ if below(&["/v2/models/", "/v2/health/", "/v2/repository/"]) => Self::Plain,
             _ if below(&["/v2/"]) => Self::Cohere,
-            // Ollama's, and Weaviate's probes.
+            // Ollama's routes, and Weaviate's probes.
             _ if below(&["/api/", "/.well-known/"]) => Self::Plain,
             _ => Self::Problem,
         }
     }
 
-    /// The status of a code. One table for all, but for text-embeddings-inference, whose clients tell its
-    /// own statuses apart.
+    /// The HTTP status of a code. All formats use one table, except text-embeddings-inference, whose clients
+    /// depend on its own statuses.
     pub(super) fn status(self, code: Code) -> StatusCode {
         match (self, code) {
             (Self::Tei, Code::InvalidRequest) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -56,7 +56,7 @@ impl Envelope {
         }
     }
 
-    /// The content type of a failure's body.
+    /// The content type of an error body.
     pub(super) fn content_type(self) -> &'static str {
         match self {
             Self::Problem => "application/problem+json",
@@ -64,7 +64,7 @@ impl Envelope {
         }
     }
 
-    /// The schema of a failure's body in the OpenAPI document.
+    /// The schema of an error body in the OpenAPI document.
     pub(super) fn schema(self) -> &'static str {
         match self {
             Self::Problem => "Problem",
@@ -77,7 +77,7 @@ impl Envelope {
     }
 }
 
-/// A failure in Cohere's format.
+/// An error in Cohere's format.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "id": "0198c9a4-6f0e-7c6b-9f3a-2b1d7c1e5a44",
@@ -85,26 +85,26 @@ impl Envelope {
     "code": "invalid_request"
 }))]
 pub(super) struct CohereError<'e> {
-    /// The id to look for in the server's log.
+    /// The request id, which is also in the server's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'e str>,
-    /// What is wrong, with the part of the request at fault.
+    /// What is wrong, with the invalid part of the request.
     message: String,
     /// The machine-readable name, as in problem documents. Not in Cohere's format.
     code: &'static str,
 }
 
-/// A failure as FastAPI words it: Voyage and Immich.
+/// An error in FastAPI's format: Voyage and Immich.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"detail": "inputs: must not be empty", "code": "invalid_request"}))]
 pub(super) struct DetailError {
-    /// What is wrong, with the part of the request at fault.
+    /// What is wrong, with the invalid part of the request.
     detail: String,
     /// The machine-readable name, as in problem documents. Not in the original format.
     code: &'static str,
 }
 
-/// A failure in the format of text-embeddings-inference.
+/// An error in the format of text-embeddings-inference.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "error": "inputs: must not be empty",
@@ -112,7 +112,7 @@ pub(super) struct DetailError {
     "code": "invalid_request"
 }))]
 pub(super) struct TeiError {
-    /// What is wrong, with the part of the request at fault.
+    /// What is wrong, with the invalid part of the request.
     error: String,
     /// `Unhealthy`, `Backend`, `Overloaded`, `Validation` or `Tokenizer`.
     error_type: &'static str,
@@ -120,11 +120,11 @@ pub(super) struct TeiError {
     code: &'static str,
 }
 
-/// A failure as one text: the Open Inference Protocol, and Weaviate's module.
+/// An error as one string: the Open Inference Protocol, Ollama and Weaviate's module.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"error": "TEXT: must not be empty", "code": "invalid_request"}))]
 pub(super) struct PlainError {
-    /// What is wrong, with the part of the request at fault.
+    /// What is wrong, with the invalid part of the request.
     error: String,
     /// The machine-readable name, as in problem documents. Not in the original format.
     code: &'static str,

@@ -1,4 +1,4 @@
-//! `POST /v1/features`: the vision tower's token maps, for models that read pictures through it.
+//! `POST /v1/features`: the vision tower's token features, for models that read images through a vision tower.
 
 mod answer;
 mod pinpoints;
@@ -32,7 +32,7 @@ use crate::{
     error::Error,
 };
 
-/// Pictures, and which output of the vision tower to answer with.
+/// Images, and which output of the vision tower to return.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(examples(
@@ -40,42 +40,46 @@ use crate::{
     json!({"images": [EXAMPLE_IMAGE], "output": "pooled", "encoding_format": "base64"})
 ))]
 pub(super) struct FeaturesRequest {
-    /// The pictures: data URIs, base64, or `{"image": ...}`; one, or an array. Also called `images`.
+    /// The images: data URIs, base64, or `{"image": ...}`. One image, or an array. `images` is another name for
+    /// this field.
     #[serde(alias = "images")]
     input: Inputs,
-    /// The model's name; the default model where none is given.
+    /// The model's name. Without a name, the default model is used.
     model: Option<String>,
-    /// `hidden_state` where a `layer` is given. Else `last_hidden_state`, and of a model with a language model what this
-    /// one reads: the hidden state that a LLaVA model's files name, the `language_projection` of a BLIP-2 model.
+    /// The default is `hidden_state` if `layer` is given, and `last_hidden_state` otherwise. For a model with a
+    /// language model, the default is what the language model reads: the hidden state that a LLaVA model's
+    /// files name, or the `language_projection` of a BLIP-2 model.
     output: Option<Output>,
-    /// Which hidden state, as in transformers' `hidden_states`: 0 is the embeddings' output, the number of
-    /// layers the last layer's; a negative one counts from the end.
+    /// Index into transformers' `hidden_states`: 0 is the output of the embeddings, and the number of layers is
+    /// the output of the last layer. A negative index counts from the end.
     #[schema(example = -2)]
     layer: Option<i64>,
     /// The type of each value.
     #[serde(default)]
     dtype: DType,
-    /// Most patches of each picture, for models that read pictures in variable resolution (`/info` has
-    /// their own number, and the limit). Refused for others.
+    /// Maximum number of patches of each image, for models that read images in variable resolution (`/info` has
+    /// the model's own number and the limit). Other models refuse it.
     #[schema(minimum = 1)]
     max_num_patches: Option<u32>,
-    /// `anyres` cuts each image as LLaVA does: `views` holds the whole image, squashed, and then the tiles, row by row.
+    /// `anyres` splits each image as LLaVA does: `views` has the whole image, resized without regard to its
+    /// aspect ratio, and then the tiles row by row.
     tiles: Option<Tiles>,
-    /// With `tiles`: the sizes, `[height, width]` in pixels, of which the best one for an image is cut into tiles. Each is
-    /// a whole number of tiles of the model's image size. The checkpoint's where none are given.
+    /// With `tiles`: the possible sizes, `[height, width]` in pixels. The best size for an image is chosen and
+    /// split into tiles. Each must be a multiple of the model's image size. The default is the checkpoint's
+    /// list.
     #[schema(inline, example = json!([[384, 768], [768, 384], [768, 768]]))]
     grid_pinpoints: Option<Pinpoints>,
-    /// How the answer is written. It goes before `Accept`, which may name `application/x-npy` or
-    /// `application/vnd.safetensors`; numbers in JSON by default.
+    /// How the response is written. It overrides `Accept`, which can be `application/x-npy` or
+    /// `application/vnd.safetensors`. The default is JSON with numbers.
     encoding_format: Option<Format>,
 }
 
-/// The options of a request whose body is one raw picture.
+/// The options of a request whose body is one raw image.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RawImageOptions {
-    /// The model's name, where the body is a raw picture. Else it stands in the body.
+    /// The model's name, if the body is a raw image. Otherwise it is in the body.
     model: Option<String>,
     /// As in the JSON body.
     output: Option<Output>,
@@ -100,19 +104,20 @@ pub(super) struct RawImageOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Output {
-    /// The pooled embedding, not normalised. Without a pooling head: the mean of the last hidden state.
+    /// The pooled embedding, not normalised. For a model without a pooling head: the mean of the last hidden
+    /// state.
     Pooled,
-    /// The last layer's output behind the last layer norm.
+    /// The last layer's output after the final layer norm.
     LastHiddenState,
-    /// A layer's output before the last layer norm.
+    /// A layer's output before the final layer norm.
     HiddenState,
     /// The states of a BLIP-2 model's queries: `[queries, width]`.
     Qformer,
-    /// The same, projected to words of the language model that a BLIP-2 checkpoint was made for.
+    /// The same, projected to the input embeddings of the language model in a BLIP-2 checkpoint.
     LanguageProjection,
 }
 
-/// How an image is cut into views.
+/// How an image is split into views.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Tiles {
@@ -131,17 +136,17 @@ pub(super) enum DType {
     F16,
 }
 
-/// How the answer is written.
+/// How the response is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Format {
     /// JSON with arrays of numbers.
     Float,
-    /// JSON with base64 over little-endian values, row-major.
+    /// JSON with base64 of little-endian values, row-major.
     Base64,
     /// One array in numpy's format.
     Npy,
-    /// A safetensors file with one tensor a picture.
+    /// A safetensors file with one tensor per image.
     Safetensors,
 }
 
@@ -164,7 +169,7 @@ impl FeaturesRequest {
     }
 
     /// # Errors
-    /// [`crate::error::Code::InvalidRequest`] at `layer`, where it does not go with `output`.
+    /// [`crate::error::Code::InvalidRequest`], which names `layer`, if it does not fit `output`.
     fn feature_output(&self) -> Result<FeatureOutput, Error> {
         match (self.output, self.layer) {
             (Some(Output::HiddenState) | None, Some(layer)) => {
@@ -269,11 +274,11 @@ impl FromPayload for FeaturesRequest {
     }
 }
 
-/// A form: every file is a picture, the rest are options.
+/// A form: every file is an image, and the other fields are options.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only describes the form; `from_form` reads it")]
 pub(super) struct FeaturesForm {
-    /// Pictures. Any field with a file name counts as one, whatever it is called.
+    /// Images. Any field with a file name counts as an image, whatever its name.
     image: Vec<File>,
     /// As in the JSON body.
     model: Option<String>,
@@ -294,13 +299,14 @@ pub(super) struct FeaturesForm {
     encoding_format: Option<Format>,
 }
 
-/// Gives the vision tower's features of pictures
+/// Returns the vision tower's features of images
 ///
-/// For models that read images through a vision tower. LLaVA-OneVision's is `output: hidden_state` with
-/// `layer: -2` on a full SigLIP checkpoint: `[729, 1152]` an image; of its own checkpoint it is the default. npy holds
-/// one array `[images, tokens, width]` and names the grid in `x-siglip-grid`; safetensors holds `features.0`,
-/// `features.1`, ... with the grids in its metadata. With `tiles` an image has several views: npy then holds
-/// `[views, tokens, width]` of one image, safetensors has a tensor of that shape for each image.
+/// For models that read images through a vision tower. For the features that LLaVA-OneVision reads, use
+/// `output: hidden_state` with `layer: -2` on a full SigLIP checkpoint: `[729, 1152]` per image. With
+/// LLaVA-OneVision's own checkpoint, this is the default. npy has one array `[images, tokens, width]`, and the
+/// header `x-siglip-grid` has the grid. safetensors has `features.0`, `features.1`, ... with the grids in its
+/// metadata. With `tiles` an image has several views: npy then has `[views, tokens, width]` of one image, and
+/// safetensors has a tensor of this shape for each image.
 #[utoipa::path(
     post,
     path = "/v1/features",

@@ -1,4 +1,4 @@
-//! What fuzzing calls of this surface: bodies into requests. Builds without debug assertions do not have it.
+//! Entry points for fuzzing this API: they read bodies into requests. Only in builds with debug assertions.
 
 use axum::{
     body::Body,
@@ -19,10 +19,10 @@ use super::{
 };
 use crate::{config, error::Error, oip::InferRequest};
 
-/// What separates the parts of the forms that [`form`] reads.
+/// The boundary between the parts of the forms that [`form`] reads.
 pub(crate) const BOUNDARY: &str = "X";
 
-/// A route's request, as far as it is read without a model.
+/// A route's request type, as far as it can be read without a model.
 trait Fuzzed: FromPayload {
     fn resolve_all(self) -> Result<(), Error>;
 }
@@ -63,7 +63,7 @@ impl Fuzzed for rerank::RerankBody {
     }
 }
 
-/// Requests whose items are read in the handler, in the same way as those above.
+/// Request types whose items are read in the handler, in the same way as those above.
 macro_rules! parsed_only {
     ($($body:ty),+) => {
         $(impl Fuzzed for $body {
@@ -82,7 +82,7 @@ parsed_only!(
     weaviate::VectorizeBody
 );
 
-/// Reads a JSON body as the request of each route.
+/// Reads a JSON body as the request type of each route.
 pub(crate) async fn json(bytes: Bytes) {
     read_json::<EmbeddingsRequest>(bytes.clone()).await;
     read_json::<SimilarityRequest>(bytes.clone()).await;
@@ -105,7 +105,8 @@ async fn read_json<T: Fuzzed>(bytes: Bytes) {
     }
 }
 
-/// Reads a body of the Open Inference Protocol, of which `length` bytes are JSON; all where it is not given.
+/// Reads a body of the Open Inference Protocol of which `length` bytes are JSON. Without a length, all bytes
+/// are.
 pub(crate) async fn inference(bytes: Bytes, length: Option<usize>) -> Option<InferRequest> {
     let intake = body::Intake::uncounted(&config::Limits::default());
     let call = Call::read(bytes, length, intake).await;
@@ -113,7 +114,7 @@ pub(crate) async fn inference(bytes: Bytes, length: Option<usize>) -> Option<Inf
     request.map(|(request, _)| request).inspect_err(check).ok()
 }
 
-/// Reads a form as the request of each route; its body comes in pieces of `piece` bytes.
+/// Reads a form as the request type of each route. The body arrives in chunks of `piece` bytes.
 pub(crate) async fn form(bytes: &Bytes, piece: usize) {
     read_form::<EmbeddingsRequest>(bytes, piece).await;
     read_form::<SimilarityRequest>(bytes, piece).await;
@@ -135,7 +136,7 @@ async fn read_form<T: Fuzzed>(bytes: &Bytes, piece: usize) {
     }
 }
 
-/// Reads a query as the options of a request whose body is a picture.
+/// Reads a query as the options of a request whose body is an image.
 pub(crate) fn query(text: &str) {
     let Ok(uri) = format!("/v1/embeddings?{text}").parse::<Uri>() else { return };
     for outcome in [
@@ -148,7 +149,7 @@ pub(crate) fn query(text: &str) {
     }
 }
 
-/// Every fault is the client's, and its message does not carry the body back.
+/// Checks that the error is a client error and that its message does not repeat the body.
 pub(crate) fn check(error: &Error) {
     assert!(error.code().spec().status.is_client_error(), "{error:?}");
     assert!(error.message().len() < 8 << 10, "{} bytes of message", error.message().len());

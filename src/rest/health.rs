@@ -1,4 +1,4 @@
-//! `GET /health/live` and `GET /health/ready`: for probes.
+//! `GET /health/live` and `GET /health/ready`, for probes.
 
 use axum::extract::State;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::{
     registry::Readiness,
 };
 
-/// A probe's answer.
+/// The response to a probe.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Health {
     /// `alive` or `ready`.
@@ -18,9 +18,10 @@ pub(super) struct Health {
     status: &'static str,
 }
 
-/// Says that the process answers
+/// Liveness probe
 ///
-/// Red never means overloaded or loading: a restart would help neither.
+/// Succeeds if the process responds. It does not fail while the server is overloaded or loading a model,
+/// because a restart would not help.
 #[utoipa::path(
     get,
     path = "/health/live",
@@ -32,10 +33,10 @@ pub(super) async fn live() -> Json<Health> {
     Json(Health { status: "alive" })
 }
 
-/// Whether the server wants traffic.
+/// Checks whether the server is ready for requests.
 ///
 /// # Errors
-/// Says why it does not.
+/// The reason why it is not ready.
 pub(super) fn check(state: &AppState) -> Result<(), Error> {
     Err(match state.engine().registry().readiness() {
         Readiness::Ready => return Ok(()),
@@ -54,9 +55,11 @@ pub(super) fn check(state: &AppState) -> Result<(), Error> {
     })
 }
 
-/// Says whether the server wants traffic
+/// Readiness probe
 ///
-/// Green once every tower of every model ran, apart from those that are loaded when they are needed; red while draining, while a worker is replaced, from the death of a worker on, and while a model cannot be loaded because its files changed.
+/// Succeeds once every tower of every model has run, except those that are loaded when they are needed. Fails
+/// during shutdown, while a worker is replaced, after a worker died, and while a model cannot be loaded because its
+/// files changed.
 #[utoipa::path(
     get,
     path = "/health/ready",

@@ -1,4 +1,4 @@
-//! `GET /info`: what is served, and within which limits.
+//! `GET /info`: the models and limits of the server.
 
 mod features;
 mod tei;
@@ -18,34 +18,34 @@ use crate::{
     registry::Model,
 };
 
-/// What is served, and within which limits.
+/// The models and limits of the server.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Info {
     /// The server's version.
     version: &'static str,
-    /// The commit it was built from.
+    /// The commit from which it was built.
     commit: &'static str,
-    /// The models that are loaded, the default first; empty while the first one loads.
+    /// The loaded models, the default model first. Empty while the first model loads.
     models: Vec<ModelInfo>,
     /// The image formats that this build reads.
     #[schema(example = json!(["PNG", "JPEG", "WebP"]))]
     image_formats: Vec<&'static str>,
     limits: LimitsInfo,
-    /// Where images are decoded: `process` is in processes of their own, `thread` in the server itself.
+    /// Where images are decoded: `process` means in separate processes, `thread` in the server itself.
     #[schema(value_type = String, example = "process")]
     decode_isolation: String,
-    /// How pictures are fetched by URL; null where they are not.
+    /// How images are fetched by URL. Null if the server does not fetch images.
     fetch: Option<FetchInfo>,
     #[serde(flatten)]
     tei: Option<TeiInfo>,
 }
 
-/// How pictures are fetched by URL. Which hosts and addresses are allowed is not told.
+/// How images are fetched by URL. The allowed hosts and addresses are not shown.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct FetchInfo {
-    /// The schemes of URLs that are fetched.
+    /// The allowed URL schemes.
     schemes: Vec<&'static str>,
-    /// The longest time that one picture may take, in milliseconds.
+    /// Maximum time for one image, in milliseconds.
     timeout_ms: u64,
     max_redirects: usize,
 }
@@ -55,60 +55,60 @@ pub(super) struct FetchInfo {
 pub(super) struct ModelInfo {
     /// The name that requests use.
     name: String,
-    /// Further names that requests may use.
+    /// Other names that requests can use.
     aliases: Vec<String>,
-    /// The architecture: `siglip`, `siglip2`, `clip`.
+    /// The architecture, such as `siglip`, `siglip2` or `clip`.
     family: String,
-    /// Identifies the weights. Store it beside vectors.
+    /// Identifies the weights. Store it with your vectors.
     revision: String,
-    /// The element type that the towers run in: `f32`, `f16`, `bf16`, `int8`.
+    /// The element type of the towers: `f32`, `f16`, `bf16` or `int8`.
     dtype: String,
-    /// The least cosine between its embeddings and those in f32 on a fixed probe set, measured at load; null in f32
-    /// itself, or where it was not measured.
+    /// The lowest cosine between the model's embeddings and those in f32 on a fixed set of inputs, measured at
+    /// load. Null for f32, or if it was not measured.
     agreement: Option<f32>,
-    /// Where they run: `cpu`, `cuda:0`, `metal`.
+    /// The device of the towers: `cpu`, `cuda:0` or `metal`.
     device: String,
-    /// The processor's instructions that the towers use: `portable`, `avx2`, `avx512`, `avx512vnni`, `avx512bf16`,
-    /// `amx`, `neon`; null on other devices.
+    /// The processor instructions that the towers use: `portable`, `avx2`, `avx512`, `avx512vnni`,
+    /// `avx512bf16`, `amx` or `neon`. Null on other devices.
     cpu_features: Option<String>,
-    /// Why these: what was measured of them, or that the configuration pins them; null on other devices.
+    /// Why these instructions are used: the measured times, or the configuration. Null on other devices.
     cpu_features_reason: Option<String>,
-    /// How f32 is multiplied on a processor: `highest`, in f32, or `high`, in three products of bf16; null in other
+    /// How f32 is multiplied on a processor: `highest` in f32, `high` in three products of bf16. Null for other
     /// types and on other devices.
     matmul_precision: Option<String>,
-    /// Why so, with what was measured at load; null where `matmul_precision` is.
+    /// The reason for this precision, with the measurements at load. Null if `matmul_precision` is null.
     matmul_precision_reason: Option<String>,
-    /// Values of an embedding.
+    /// Number of values of an embedding.
     dimension: usize,
-    /// Ids of a text, padding included; null without a text tower.
+    /// Number of token ids of a text, including padding. Null without a text tower.
     text_length: Option<usize>,
-    /// What is done to a text before the tokenizer reads it; null without a text tower.
+    /// How a text is normalised before tokenization. Null without a text tower.
     text_normalization: Option<String>,
-    /// The one size of every picture; null for a model that reads pictures in variable resolution.
+    /// The size to which every image is resized. Null for a model that reads images in variable resolution.
     image_size: Option<ImageSize>,
-    /// Most patches of a picture unless a request asks for another number; null for a fixed size.
+    /// Maximum number of patches of an image, unless a request sets another number. Null for a fixed size.
     max_num_patches: Option<u32>,
-    /// Pixels of a patch's side.
+    /// Width and height of a patch in pixels.
     patch_size: usize,
-    /// Tokens of the features before those of the patches: 1 where the model has a class token.
+    /// Number of tokens in the features before those of the patches: 1 if the model has a class token.
     leading_tokens: usize,
     /// The resize filter: `bilinear` or `bicubic`.
     resample: &'static str,
-    /// Names the arithmetic that prepares pictures. Store it beside vectors.
+    /// The version of the image preprocessing. Store it with your vectors.
     preprocessing_version: &'static str,
-    /// How a cosine becomes a logit; null without a text tower.
+    /// How a cosine becomes a logit. Null without a text tower.
     scoring: Option<Scoring>,
-    /// What `/v1/features` gives of the model.
+    /// The model's outputs in `/v1/features`.
     features: FeaturesInfo,
-    /// Whether the model writes captions.
+    /// Whether the model generates captions.
     captions: bool,
-    /// Parameters of both towers.
+    /// Number of parameters of both towers.
     parameters: u64,
-    /// Bytes of the resident weights.
+    /// Size of the loaded weights in bytes.
     weight_bytes: u64,
 }
 
-/// Pixels of a picture as the tower reads it.
+/// Size of an image in pixels, as the tower reads it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ImageSize {
     width: u32,
@@ -118,56 +118,57 @@ pub(super) struct ImageSize {
 /// How a cosine becomes a logit, and logits become probabilities.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Scoring {
-    /// `sigmoid`: `probability = sigmoid(logit_scale_exp * cosine + logit_bias)`, each pair on its own. `softmax`: the
-    /// softmax of `logit_scale_exp * cosine` over the texts of a request, image by image. `matching`: the sigmoid of what
-    /// a head says that reads each text in the light of each image.
+    /// `sigmoid`: `probability = sigmoid(logit_scale_exp * cosine + logit_bias)`, for each pair on its own.
+    /// `softmax`: the softmax of `logit_scale_exp * cosine` over the texts of a request, for each image.
+    /// `matching`: the sigmoid of the output of a matching head, which reads each text together with each
+    /// image.
     kind: &'static str,
-    /// Whether a pair has a probability of its own, whatever else is in the request.
+    /// Whether the probability of a pair is independent of the other items in the request.
     pair_probabilities: bool,
-    /// As the checkpoint stores it: a logarithm. Null where no logit follows from a cosine.
+    /// The value in the checkpoint, a logarithm. Null if logits are not computed from cosines.
     logit_scale: Option<f32>,
-    /// `exp(logit_scale)`: the factor that multiplies the cosine.
+    /// `exp(logit_scale)`: the factor for the cosine.
     logit_scale_exp: Option<f32>,
-    /// Null where the model has none.
+    /// Null if the model has none.
     logit_bias: Option<f32>,
 }
 
-/// Every bound on a request, and on all of them together.
+/// All limits for one request and for all requests together.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LimitsInfo {
     max_body_bytes: usize,
-    /// Texts and images of one request.
+    /// Texts and images in one request.
     max_items: usize,
-    /// Rows of a side given as embeddings.
+    /// Rows of a side that is given as embeddings.
     max_embeddings: usize,
     max_labels: usize,
     max_text_bytes: usize,
     max_image_bytes: usize,
     max_image_pixels: u64,
-    /// Patches of one picture that a request may ask for, of a model with `max_num_patches`.
+    /// The highest `max_num_patches` that a request can ask for, for a model with `max_num_patches`.
     max_num_patches: usize,
-    /// At the peak of decoding one picture.
+    /// Peak memory for decoding one image.
     max_decode_bytes: u64,
-    /// At the peak of all decoding at once.
+    /// Peak memory for all images that are being decoded.
     max_decode_bytes_in_flight: u64,
-    /// Processor time of decoding one image, in milliseconds, where images are decoded in processes.
+    /// Processor time for decoding one image, in milliseconds, if images are decoded in separate processes.
     max_decode_time_ms: u64,
-    /// Arrays and objects in each other, in a JSON body.
+    /// Nesting depth of arrays and objects in a JSON body.
     max_json_depth: usize,
-    /// Items in the server at once, queued or running.
+    /// Items in the server at the same time, queued or running.
     max_items_in_flight: usize,
     max_bytes_in_flight: usize,
-    /// Pixels of pictures that are not decoded yet.
+    /// Pixels of images that wait to be decoded.
     max_pixels_in_flight: u64,
-    /// Bytes of features in one answer, counted as 32-bit floats.
+    /// Bytes of features in one response, counted as 32-bit floats.
     max_feature_bytes: usize,
     max_bulk_streams: usize,
-    /// Rows of all bulk streams at once.
+    /// Rows of all bulk streams at the same time.
     max_bulk_rows: usize,
     max_bulk_bytes: usize,
-    /// How long a bulk stream may move no row, in milliseconds.
+    /// How long a bulk stream may be idle, in milliseconds.
     bulk_idle_timeout_ms: u64,
-    /// The longest wait for an answer, in milliseconds.
+    /// Maximum time until a response, in milliseconds.
     request_timeout_ms: u64,
 }
 
@@ -185,7 +186,7 @@ fn millis(time: Duration) -> u64 {
 
 impl From<&config::Limits> for LimitsInfo {
     fn from(limits: &config::Limits) -> Self {
-        // Named one by one, so that a new limit cannot be forgotten here.
+        // Destructured completely, so that a new limit cannot be forgotten here.
         let &config::Limits {
             max_body_bytes,
             max_items,
@@ -236,7 +237,7 @@ impl From<&config::Limits> for LimitsInfo {
 }
 
 impl ModelInfo {
-    /// What each loaded model says of itself, the default first.
+    /// The information about each loaded model, the default model first.
     fn all(engine: &Engine) -> Vec<Self> {
         let registry = engine.registry();
         let with_aliases = |model: &Arc<Model>| {
@@ -293,7 +294,7 @@ impl ModelInfo {
     }
 }
 
-/// Says what is served, and within which limits
+/// Lists the models and limits of the server
 #[utoipa::path(
     get,
     path = "/info",

@@ -1,4 +1,4 @@
-//! The middleware, one file a layer; [`super::middleware_stack`] says why each stands where it does.
+//! The middleware, one file per layer. [`super::finished`] has their order and the reasons for it.
 
 mod authorize;
 mod bound_body;

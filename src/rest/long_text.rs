@@ -1,4 +1,4 @@
-//! Strings of a JSON body that may be megabytes: slices of the body, not copies.
+//! Long strings of a JSON body, as slices of the body instead of copies.
 
 use std::{cell::RefCell, fmt};
 
@@ -14,14 +14,14 @@ use utoipa::{
 };
 
 thread_local! {
-    /// The body that this thread is parsing. serde hands a string's characters to a type, but not the buffer
-    /// that they lie in, which is what a slice must share.
+    /// The body that this thread is parsing. serde passes the characters of a string to a type, but not the
+    /// buffer that holds them, which a slice must share.
     static BODY: RefCell<Option<Bytes>> = const { RefCell::new(None) };
 }
 
 /// Runs `parse` so that each [`LongText`] in it is a slice of `body`.
 pub(super) fn sharing<T>(body: &Bytes, parse: impl FnOnce() -> T) -> T {
-    /// Lets go of the body, after a panic too.
+    /// Releases the body, even after a panic.
     struct Release(Option<Bytes>);
     impl Drop for Release {
         fn drop(&mut self) {
@@ -32,12 +32,12 @@ pub(super) fn sharing<T>(body: &Bytes, parse: impl FnOnce() -> T) -> T {
     parse()
 }
 
-/// A string that shares the body's memory, where the body holds it without escapes.
+/// A string that shares the body's memory if it has no escapes in the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LongText(pub(super) ByteString);
 
 impl LongText {
-    /// A part of the body, or a copy of what is not.
+    /// A slice of the body if `text` is part of it, otherwise a copy.
     pub(super) fn borrowed(text: &str) -> Self {
         let shared = BODY.with_borrow(|body| {
             let body = body.as_ref()?;
@@ -50,7 +50,7 @@ impl LongText {
         Self(shared.unwrap_or_else(|| text.into()))
     }
 
-    /// The text on its own, for texts that are kept: a slice would keep the whole body.
+    /// A separate string, for texts that are stored: a slice would keep the whole body in memory.
     pub(super) fn into_string(self) -> String {
         self.0.to_string()
     }

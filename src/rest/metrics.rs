@@ -1,4 +1,4 @@
-//! `GET /metrics`: for Prometheus.
+//! `GET /metrics`, for Prometheus.
 
 use axum::{
     extract::State,
@@ -11,7 +11,7 @@ use crate::error::Error;
 
 /// Lists every metric
 ///
-/// Prometheus' text format 0.0.4; complete from the start, before the first request.
+/// In Prometheus' text format 0.0.4. All metrics exist from the start, before the first request.
 #[utoipa::path(
     get,
     path = "/metrics",

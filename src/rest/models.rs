@@ -1,4 +1,4 @@
-//! `GET /v1/models`: the served models, in OpenAI's shape.
+//! `GET /v1/models`: the served models, in OpenAI's format.
 
 use axum::extract::{Path, State};
 use serde::Serialize;
@@ -19,7 +19,7 @@ pub(super) struct ModelList {
 /// One served model.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ModelObject {
-    /// The name, or an alias, that requests use.
+    /// The name or alias that requests use.
     #[schema(example = "demo")]
     id: String,
     /// Always `model`.

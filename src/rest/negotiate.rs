@@ -1,25 +1,25 @@
-//! Which container an answer is written in, by the `Accept` header.
+//! Chooses the container of a response by the `Accept` header.
 
 use axum::http::{HeaderMap, header};
 
-/// What an answer of vectors is written in.
+/// The container of a response with vectors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Container {
     /// JSON.
     #[default]
     Json,
-    /// numpy's own file format, one array.
+    /// numpy's file format, with one array.
     Npy,
     /// safetensors: named tensors with metadata.
     Safetensors,
 }
 
-/// numpy's format has no registered type; these two are in use.
+/// numpy's format has no registered content type. These two are in use.
 const NPY_TYPES: [&str; 2] = ["application/x-npy", "application/octet-stream+npy"];
 const SAFETENSORS_TYPE: &str = "application/vnd.safetensors";
 
 impl Container {
-    /// The content type of an answer in it.
+    /// The content type of a response in this container.
     pub(super) const fn content_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
@@ -28,19 +28,19 @@ impl Container {
         }
     }
 
-    /// Whether it holds raw numbers.
+    /// Whether it contains binary numbers.
     pub(super) const fn is_binary(self) -> bool {
         matches!(self, Self::Npy | Self::Safetensors)
     }
 
-    /// The container that the client likes best; JSON where it names none that is written here, as clients
-    /// name their types by habit.
+    /// The container that the client prefers. JSON if `Accept` names no supported one, because many clients
+    /// send a fixed header.
     pub(super) fn accepted(headers: &HeaderMap) -> Self {
         let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let mut best = (0.0, Self::Json);
         for range in values.flat_map(|value| value.split(',')) {
             let Some((container, quality)) = read(range) else { continue };
-            // Of equals the first one, as it was written first.
+            // With equal quality, the first one is chosen.
             if quality > best.0 {
                 best = (quality, container);
             }
@@ -49,7 +49,7 @@ impl Container {
     }
 }
 
-/// A media range that is written here, and how much it is wanted.
+/// A media range with a supported container, and its quality value.
 fn read(range: &str) -> Option<(Container, f32)> {
     let mut parts = range.split(';').map(str::trim);
     let essence = parts.next()?.to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! The OpenAPI document: its frame, the errors of every route, and where it is served.
+//! The OpenAPI document: its general part, the errors of every route, and the route that serves it.
 
 use std::collections::BTreeMap;
 
@@ -34,12 +34,12 @@ use crate::{
     error::{Code, Error},
 };
 
-/// The image of every example: a red disc. It is whole, so that examples run as they stand.
+/// The image of every example: a red disc. It is complete, so that examples run unchanged.
 pub(super) const EXAMPLE_IMAGE: &str = "data:image/png;base64,\
     iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAH0lEQVR42mP4jwMwQKg7cnJwhJBAFoXLUVkCp+VYAQAiBYKhiuHofgAAAABJ\
     RU5ErkJggg==";
 
-/// What stands above the routes.
+/// The part above the routes.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -87,7 +87,8 @@ pub fn document() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// Says how a key is sent, and where none is asked for. A server may be without keys, so none is a way to ask as well.
+/// Documents how a key is sent and which routes need none. A server may have no keys, so requests without a key
+/// are documented too.
 fn ask_for_keys(document: &mut utoipa::openapi::OpenApi) {
     let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new(KEY_HEADER)));
@@ -105,8 +106,8 @@ fn ask_for_keys(document: &mut utoipa::openapi::OpenApi) {
     }
 }
 
-/// Whether a GET of a path refuses every query. Probes do not: a load balancer may put something into theirs, and
-/// the server would seem to be down.
+/// Whether a GET route refuses every query. Probes do not: if a load balancer adds a query to a probe, the
+/// server must not seem to be down.
 pub(super) fn refuses_query(path: &str, get: &Operation) -> bool {
     let below = ["/health", "/ping", "/.well-known/", "/v2/health/"];
     let is_probe = path.ends_with("/ready") || below.iter().any(|start| path.starts_with(start));
@@ -118,17 +119,17 @@ pub(super) fn refuses_query(path: &str, get: &Operation) -> bool {
 /// The document as YAML: the file `openapi.yaml`.
 ///
 /// # Errors
-/// Fails if the document cannot be written, which no route is known to cause.
+/// Fails if the document cannot be serialised. No known route causes this.
 pub fn yaml() -> Result<String, Error> {
     document().to_yaml().map_err(Error::internal)
 }
 
-/// The document as JSON: the answer of `/openapi.json`.
+/// The document as JSON: the response of `/openapi.json`.
 pub(super) fn json() -> Bytes {
     (document().to_json().unwrap_or_default() + "\n").into()
 }
 
-/// Gives this document
+/// Returns this document
 #[utoipa::path(
     get,
     path = "/openapi.json",
@@ -145,30 +146,30 @@ pub(super) async fn serve(State(state): State<AppState>, headers: HeaderMap) -> 
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "only describes the headers; the middleware reads them")]
 pub(super) struct RequestHeaders {
-    /// An id for logs and errors, up to 128 printable ASCII characters; made up where none is given.
+    /// An id for logs and errors, up to 128 printable ASCII characters. Without it, the server creates one.
     #[serde(rename = "x-request-id")]
     request_id: Option<String>,
-    /// The longest wait for the answer in milliseconds; it can only shorten the server's own.
+    /// Deadline for the response in milliseconds. It can only shorten the server's own.
     #[serde(rename = "x-request-timeout-ms")]
     #[param(minimum = 1)]
     timeout_ms: Option<u64>,
-    /// `interactive` (the default) or `bulk`, which takes what the former leaves.
+    /// `interactive` (the default), or `bulk` for work that should not delay interactive requests.
     #[serde(rename = "x-priority")]
     #[param(inline)]
     priority: Option<PriorityHeader>,
 }
 
-/// Who goes first.
+/// The priority of a request.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum PriorityHeader {
-    /// Somebody waits for the answer.
+    /// Somebody waits for the response.
     Interactive,
-    /// A job that takes what the others leave.
+    /// A background job that should not delay interactive requests.
     Bulk,
 }
 
-/// What a route of the engine may answer when it fails.
+/// The error codes of a route that uses the engine.
 const ENGINE_CODES: [Code; 21] = [
     Code::InvalidRequest,
     Code::Unauthorized,
@@ -193,7 +194,7 @@ const ENGINE_CODES: [Code; 21] = [
     Code::DeviceFailed,
 ];
 
-/// Kinds of errors: which codes, and in whose words.
+/// Groups of errors: the codes and their format.
 macro_rules! errors {
     ($($(#[$doc:meta])+ $name:ident: $codes:expr, $envelope:ident;)+) => {$(
         $(#[$doc])+
@@ -207,35 +208,35 @@ macro_rules! errors {
     )+};
 }
 
-/// What a probe may answer.
+/// The error codes of a probe.
 const PROBE_CODES: [Code; 2] = [Code::NotReady, Code::ShuttingDown];
 
 errors! {
-    /// The errors of a route that answers problem documents.
+    /// The errors of a route with problem documents.
     ProblemErrors: ENGINE_CODES, Problem;
-    /// The errors of a route that speaks OpenAI's format.
+    /// The errors of a route in OpenAI's format.
     OpenAiErrors: ENGINE_CODES, OpenAi;
-    /// The errors of a route that speaks Cohere's format.
+    /// The errors of a route in Cohere's format.
     CohereErrors: ENGINE_CODES, Cohere;
-    /// The errors of a route that words them as FastAPI does.
+    /// The errors of a route in FastAPI's format.
     DetailErrors: ENGINE_CODES, Detail;
-    /// The errors of a route that speaks the format of text-embeddings-inference.
+    /// The errors of a route in the format of text-embeddings-inference.
     TeiErrors: ENGINE_CODES, Tei;
-    /// The errors of a route that words them as one text.
+    /// The errors of a route that returns them as one string.
     PlainErrors: ENGINE_CODES, Plain;
-    /// The errors of a route that only looks a model up.
+    /// The errors of a route that only looks up a model.
     UnknownModelErrors: [Code::ModelNotFound], OpenAi;
-    /// The same as one text, or of a model that does not take requests.
+    /// The same as one string, including the errors of a model that is not ready.
     PlainUnknownModelErrors: [Code::ModelNotFound, Code::NotReady, Code::ShuttingDown], Plain;
     /// The errors of the readiness probe.
     NotReadyErrors: PROBE_CODES, Problem;
     /// The same in the format of text-embeddings-inference.
     TeiNotReadyErrors: PROBE_CODES, Tei;
-    /// The same as one text.
+    /// The same as one string.
     PlainNotReadyErrors: PROBE_CODES, Plain;
 }
 
-/// One response a status, with an example for each code that has it.
+/// One response per status, with an example for each code that has this status.
 fn responses(codes: &[Code], envelope: Envelope) -> BTreeMap<String, RefOr<ResponseDoc>> {
     let mut by_status = BTreeMap::<u16, Vec<Code>>::new();
     for &code in codes {

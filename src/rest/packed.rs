@@ -1,5 +1,5 @@
-//! Files that are the same for everybody, compressed once: they are open without a key, and compressing them anew for
-//! each request would be work that anybody can ask for.
+//! Static files that are compressed only once. They need no key, so anybody could otherwise make the server
+//! compress them for each request.
 
 use std::{io::Write as _, sync::OnceLock};
 
@@ -13,10 +13,10 @@ use flate2::{Compression, write::GzEncoder};
 
 use super::respond::uncompressed;
 
-/// Below this a file fits a packet or two either way.
+/// A smaller file fits in one or two packets even without compression.
 const MIN_BYTES: usize = 1400;
 
-/// A file, and its gzip once somebody asked for that.
+/// A file, and its gzip after the first request for it.
 #[derive(Debug)]
 pub(super) struct Packed {
     content_type: HeaderValue,
@@ -35,7 +35,7 @@ impl Packed {
         }
     }
 
-    /// The file as an answer: gzip for who takes it, else as it is.
+    /// The file as a response: gzip if the client accepts it, otherwise uncompressed.
     pub(super) fn answer(&self, asked: &HeaderMap) -> Response {
         let packed = accepts_gzip(asked).then(|| self.gzip.get_or_init(|| gzip(&self.plain)));
         let packed = packed.and_then(Clone::clone);
@@ -51,7 +51,7 @@ impl Packed {
     }
 }
 
-/// None where it is not worth it.
+/// `None` if compression is not worth it.
 fn gzip(plain: &[u8]) -> Option<Bytes> {
     if plain.len() < MIN_BYTES {
         return None;

@@ -1,4 +1,4 @@
-//! `/`: a page to try the models with. Its files are embedded, and it asks nobody but this server.
+//! `/`: a page to try the models. Its files are embedded, and it sends requests only to this server.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -11,18 +11,18 @@ use axum::{
 use super::{packed::Packed, problem::Failure};
 use crate::error::{Code, Error};
 
-/// Allows the page's own files, requests to this server, and the images that the user picked.
+/// Allows the page's own files, requests to this server, and the images that the user chose.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
 
 const HEADERS: [(HeaderName, HeaderValue); 4] = [
-    // A file is what its type says, never what its bytes look like.
+    // Browsers must use the declared content type and not guess it from the bytes.
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     // The same as `frame-ancestors`, for old browsers.
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-    // The files belong to this build; a new one must be seen at once.
+    // The files belong to this build. After an update, browsers must use the new files at once.
     (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
 ];
 
@@ -78,7 +78,7 @@ macro_rules! samples {
     };
 }
 
-/// Drawings to try the demo model with. `NOTICE` names their sets and licences.
+/// Drawings to try the demo model. `NOTICE` names their sources and licences.
 const SAMPLES: [(&str, &[u8]); 8] = samples![
     "apple.png",
     "car.png",

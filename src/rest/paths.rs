@@ -1,7 +1,8 @@
-//! Paths as clients write them: with a slash at the end, without `/v1`, or nearly right.
+//! Corrects paths as clients send them: with a slash at the end, without `/v1`, or with a typing error.
 //!
-//! A client builds its paths from a base URL that somebody typed, so `/v1/embeddings/` and `/embeddings` are common.
-//! They are served, since a redirect would lose the body with many clients, and a bare 404 tells an SDK's user nothing.
+//! A client builds its paths from a base URL that somebody typed, so `/v1/embeddings/` and `/embeddings` are
+//! common. They are served directly: with a redirect, many clients would lose the body, and a plain 404 would
+//! not help the user of an SDK.
 
 use std::{cmp::Reverse, sync::LazyLock};
 
@@ -10,11 +11,11 @@ use axum::{
     http::{Uri, uri::PathAndQuery},
 };
 
-/// Images have a path of their own in Azure's API, with the same request and answer.
+/// Azure's API has a separate path for images, with the same request and response.
 const EMBEDDINGS: &str = "/v1/embeddings";
-/// Below this stand the API's pages, one of which is the folder itself.
+/// The path of the API reference pages. The path itself is one of the pages.
 const PAGES: &str = "/docs/";
-/// Longer paths are no typing errors, and comparing them would cost time.
+/// Longer paths are not typing errors, and comparing them would cost time.
 const MAX_COMPARED_BYTES: usize = 64;
 
 /// Every documented path without parameters.
@@ -23,7 +24,8 @@ static ROUTES: LazyLock<Vec<String>> = LazyLock::new(|| {
     paths.into_keys().filter(|path| !path.contains('{') && path != "/").collect()
 });
 
-/// Gives a request the path of the route that it means. Metrics and logs then know one name for each route.
+/// Replaces the path of a request with that of the intended route. Metrics and logs then have one name per
+/// route.
 pub(super) fn canonical<B>(mut request: Request<B>) -> Request<B> {
     if let Some(uri) = rewritten(request.uri()) {
         *request.uri_mut() = uri;
@@ -31,7 +33,7 @@ pub(super) fn canonical<B>(mut request: Request<B>) -> Request<B> {
     request
 }
 
-/// A URI with the path of a route, where it has another one.
+/// The URI with the path of the route. `None` if nothing has to change.
 fn rewritten(uri: &Uri) -> Option<Uri> {
     let given = uri.path();
     let path = given.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(given);
@@ -50,7 +52,8 @@ fn rewritten(uri: &Uri) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// The paths that infinity serves, and OpenAI's clients ask for where `/v1` is missing from their base URL.
+/// The paths of infinity's server, which are also those of OpenAI's clients if `/v1` is missing from the base
+/// URL.
 fn is_unprefixed(path: &str) -> bool {
     path == "/embeddings"
         || path == "/classify"
@@ -58,7 +61,7 @@ fn is_unprefixed(path: &str) -> bool {
         || path.starts_with("/models/")
 }
 
-/// The documented path that one without a route is close to.
+/// The documented path that is closest to a path without a route.
 pub(super) fn near(path: &str) -> Option<&'static str> {
     let path = path.trim_matches('/').to_ascii_lowercase();
     if path.is_empty() || path.len() > MAX_COMPARED_BYTES {
@@ -109,7 +112,7 @@ mod tests {
             let request = Request::builder().uri(given).body(()).expect(given);
             assert_eq!(canonical(request).uri(), meant, "{given}");
         }
-        // More than one slash is somebody else's path.
+        // A path with more than one slash at the end is not corrected.
         let request = Request::builder().uri("/v1/embeddings//").body(()).expect("a request");
         assert_eq!(canonical(request).uri(), "/v1/embeddings/");
     }

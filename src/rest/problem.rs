@@ -1,5 +1,5 @@
-//! Failures as the client sees them: RFC 9457 problem documents, or the envelope of the API that a route
-//! speaks. All are drawn from the one table in [`crate::error`].
+//! Error responses: RFC 9457 problem documents, or the error format of the API that a route follows. All come
+//! from the one table in [`crate::error`].
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -17,8 +17,8 @@ use crate::error::{Code, Error};
 
 /// An error on its way out of a handler or a layer.
 ///
-/// As a response it has the right status and no body; [`super::layers::render_failures`] writes the body,
-/// because only there the format and the request id are known.
+/// As a response it has the right status and no body. [`super::layers::render_failures`] writes the body,
+/// because only that layer knows the format and the request id.
 #[derive(Debug, Clone)]
 pub(super) struct Failure(pub(super) Error);
 
@@ -53,24 +53,24 @@ impl IntoResponse for Failure {
     }]
 }))]
 pub(super) struct Problem<'e> {
-    /// Where the kind of problem is explained: the entry of its code on this server's page on errors.
+    /// A link to the explanation: the entry of the code on this server's page about errors.
     #[serde(rename = "type")]
     kind: String,
-    /// A short summary, the same for every occurrence.
+    /// A short summary, which is the same for every occurrence.
     title: &'static str,
     /// The HTTP status, again.
     status: u16,
-    /// The machine-readable name, stable.
+    /// The machine-readable name, which does not change.
     code: &'static str,
-    /// What is wrong with this very request.
+    /// What is wrong with this request.
     detail: &'e str,
-    /// The part of the request at fault, as a path (`input[3].image`).
+    /// The invalid part of the request, as a path (`input[3].image`).
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'e str>,
-    /// The id to look for in the server's log.
+    /// The request id, which is also in the server's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'e str>,
-    /// Every item that failed, where the request had several.
+    /// Every item that failed, if the request has several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ItemProblem<'e>>,
 }
@@ -78,7 +78,7 @@ pub(super) struct Problem<'e> {
 /// One failed item of a request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ItemProblem<'e> {
-    /// The machine-readable name, stable.
+    /// The machine-readable name, which does not change.
     code: &'static str,
     /// What is wrong with the item.
     detail: &'e str,
@@ -87,7 +87,7 @@ pub(super) struct ItemProblem<'e> {
     field: Option<&'e str>,
 }
 
-/// OpenAI's error envelope.
+/// OpenAI's error format.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "error": {
@@ -101,20 +101,19 @@ pub(super) struct OpenAiError<'e> {
     error: OpenAiErrorBody<'e>,
 }
 
-/// The inside of OpenAI's error envelope.
+/// The content of OpenAI's error format.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct OpenAiErrorBody<'e> {
-    /// What is wrong with this very request.
+    /// What is wrong with this request.
     message: &'e str,
-    /// OpenAI's class of errors.
+    /// OpenAI's error type.
     #[serde(rename = "type")]
     kind: &'static str,
-    /// The part of the request at fault, as a path.
+    /// The invalid part of the request, as a path.
     param: Option<&'e str>,
     /// The machine-readable name, as in problem documents.
     code: &'static str,
-    /// Every item that failed, where the request had several. Not in OpenAI's format; its clients ignore
-    /// it.
+    /// Every item that failed, if the request has several. Not in OpenAI's format. Its clients ignore it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ItemProblem<'e>>,
 }
@@ -131,7 +130,7 @@ impl<'e> From<&'e Error> for OpenAiErrorBody<'e> {
     }
 }
 
-/// OpenAI's class of a code: what its clients map to exception types.
+/// OpenAI's error type for a code. Its clients map it to exception types.
 fn openai_kind(code: Code) -> &'static str {
     match code.spec().status {
         StatusCode::UNAUTHORIZED => "authentication_error",
@@ -153,7 +152,7 @@ fn items(error: &Error) -> Vec<ItemProblem<'_>> {
         .collect()
 }
 
-/// The body of a failure, as JSON.
+/// An error body as JSON.
 fn body(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Vec<u8> {
     let spec = error.code().spec();
     let written = match envelope {
@@ -173,16 +172,16 @@ fn body(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Vec<u8> 
         Envelope::Tei => json_line(&TeiError::from(error)),
         Envelope::Plain => json_line(&PlainError::from(error)),
     };
-    // Only strings and numbers are written, to memory, which cannot fail.
+    // Writing strings and numbers to memory cannot fail.
     written.unwrap_or_default()
 }
 
-/// The body of a failure without a request id, as an example for the OpenAPI document.
+/// An error body without a request id, as an example for the OpenAPI document.
 pub(super) fn document(error: &Error, envelope: Envelope) -> serde_json::Value {
     serde_json::from_slice(&body(error, envelope, None)).unwrap_or_default()
 }
 
-/// The response of a failure: status, headers and body.
+/// An error response: status, headers and body.
 pub(super) fn render(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Response {
     let mut response = (
         envelope.status(error.code()),
@@ -195,7 +194,7 @@ pub(super) fn render(error: &Error, envelope: Envelope, request_id: Option<&str>
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }
     if let Some(after) = error.retry_after() {
-        // Whole seconds, rounded up: a client that comes back too early is refused again.
+        // Whole seconds, rounded up: a client that retries too early is refused again.
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }

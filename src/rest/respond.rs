@@ -1,4 +1,4 @@
-//! Answers: written once, off the async threads where they are large, and timed.
+//! Writes responses and measures the time. Large responses are written on a separate thread.
 
 use std::time::Instant;
 
@@ -18,21 +18,22 @@ use crate::{
     telemetry::Stage,
 };
 
-/// Answers with more numbers than this are written on a thread of their own: this many take about half a
-/// millisecond, in which an async worker would serve nobody else.
+/// Responses with more numbers than this are written on a separate thread: this many take about half a
+/// millisecond, and would block an async worker for this time.
 pub(super) const INLINE_VALUES: usize = 16 << 10;
 
 /// What a request consumed.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[schema(example = json!({"prompt_tokens": 8, "total_tokens": 8, "images": 1}))]
 pub(super) struct Usage {
-    /// Token ids of all texts: end tokens counted, padding not.
+    /// Number of token ids of all texts, with end tokens, but without padding.
     prompt_tokens: usize,
-    /// The same; OpenAI's clients read it.
+    /// The same number. OpenAI's clients read it.
     total_tokens: usize,
-    /// Pictures.
+    /// Number of images.
     images: usize,
-    /// Texts that were longer than the model reads, and were cut. Absent where none was.
+    /// Number of texts that were truncated because they were longer than the model reads. Absent if there are
+    /// none.
     #[serde(skip_serializing_if = "Option::is_none")]
     truncated_texts: Option<usize>,
 }
@@ -48,8 +49,8 @@ impl From<engine::Usage> for Usage {
     }
 }
 
-/// Runs `write`, on a thread of its own where the answer has many `values`, and notes its time as the
-/// stage `encode`.
+/// Runs `write`, on a separate thread if the response has many `values`, and records its time as the stage
+/// `encode`.
 ///
 /// # Errors
 /// [`crate::error::Code::Internal`] if `write` panics.
@@ -71,7 +72,7 @@ pub(super) async fn timed<T: Send + 'static>(
     Ok(written)
 }
 
-/// Answers with `body` as JSON. `values` is about how many numbers it holds.
+/// Responds with `body` as JSON. `values` is the approximate number of values in it.
 pub(super) async fn json<T: Serialize + Send + 'static>(
     state: &AppState,
     context: &Context,
@@ -82,27 +83,27 @@ pub(super) async fn json<T: Serialize + Send + 'static>(
     Ok(json_body(Body::from(Bytes::from(bytes?))))
 }
 
-/// A value as JSON with a line feed behind it, so that a terminal's next line begins on its own.
+/// A value as JSON with a line feed at the end, so that a shell prompt begins on a new line.
 ///
 /// # Errors
-/// [`crate::error::Code::Internal`] if it cannot be written, which is a defect.
+/// [`crate::error::Code::Internal`] if it cannot be serialised, which is a defect.
 pub(super) fn json_line(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     let mut line = serde_json::to_vec(value).map_err(Error::internal)?;
     line.push(b'\n');
     Ok(line)
 }
 
-/// Marks an answer that is not compressed.
+/// Marks a response that must not be compressed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Uncompressed;
 
-/// An answer that is sent as it is.
+/// A response that is sent without compression.
 pub(super) fn uncompressed(mut answer: Response) -> Response {
     answer.extensions_mut().insert(Uncompressed);
     answer
 }
 
-/// A small answer in JSON.
+/// A small response in JSON.
 pub(super) struct Json<T>(pub(super) T);
 
 impl<T: Serialize> IntoResponse for Json<T> {
@@ -114,7 +115,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// Answers with a body that is JSON already.
+/// Responds with a body that is already JSON.
 pub(super) fn json_body(body: Body) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }

@@ -1,4 +1,4 @@
-//! Embeddings in a request: numbers or base64, parsed straight into one flat matrix.
+//! Embeddings in a request: numbers or base64, parsed directly into one flat matrix.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use utoipa::{
 
 use crate::engine::Matrix;
 
-/// Rows of a request, `[rows, dim]`: each an array of numbers, or base64 over little-endian f32.
+/// Rows of a request, `[rows, dim]`: each is an array of numbers, or base64 of little-endian f32.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rows(pub(super) Matrix);
 
@@ -39,7 +39,7 @@ impl<'de> Visitor<'de> for RowsVisitor {
     }
 }
 
-/// Appends one row to the matrix, so that no row is ever allocated on its own.
+/// Appends one row to the matrix without a separate allocation for the row.
 struct RowSeed<'m>(&'m mut Matrix);
 
 impl RowSeed<'_> {
@@ -78,10 +78,10 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        // The first row tells how long the others are.
+        // The other rows have the length of the first row.
         self.0.data.reserve(self.0.dim);
         while let Some(value) = seq.next_element::<f32>()? {
-            // JSON has no infinity, but a number past f32's range becomes one.
+            // JSON has no infinity, but a number outside of f32's range becomes infinite.
             if !value.is_finite() {
                 return Err(de::Error::custom("a value is out of the range of a 32-bit float"));
             }

@@ -1,4 +1,4 @@
-//! `POST /v1/similarity`: every image against every text.
+//! `POST /v1/similarity`: scores every image against every text.
 
 mod write;
 
@@ -29,29 +29,29 @@ use crate::{
     json!({"images": [EXAMPLE_IMAGE], "texts": ["a cat"], "scores": ["probability"]})
 ))]
 pub(super) struct SimilarityRequest {
-    /// The model's name; the default model where none is given.
+    /// The model's name. Without a name, the default model is used.
     model: Option<String>,
-    /// Pictures: data URIs or base64. Or give `image_embeddings`.
+    /// Images: data URIs or base64. Give either `images` or `image_embeddings`.
     #[schema(inline)]
     images: Option<Vec<LongText>>,
-    /// Stored embeddings of pictures, normalised or not.
+    /// Stored embeddings of images, normalised or not.
     #[schema(inline)]
     image_embeddings: Option<Rows>,
-    /// Texts. Or give `text_embeddings`.
+    /// Texts. Give either `texts` or `text_embeddings`.
     texts: Option<Vec<String>>,
     /// Stored embeddings of texts, normalised or not.
     #[schema(inline)]
     text_embeddings: Option<Rows>,
-    /// Which matrices to answer with; all three by default.
+    /// Which matrices to return. The default is all three.
     scores: Option<Vec<Score>>,
-    /// Which texts an image is paired with: `all` of them, or `zip`, the one of its own place.
+    /// Which texts an image is paired with: `all` texts, or `zip` for the text at the same position.
     #[schema(default = "all")]
     pairs: Option<Pairs>,
-    /// Whether a text that is too long is cut (the default); otherwise it is refused.
+    /// Whether a text that is too long is truncated (the default). Otherwise it is refused.
     #[schema(default = true)]
     truncate: Option<bool>,
-    /// Most patches of each picture, for models that read pictures in variable resolution (`/info` has
-    /// their own number, and the limit). Refused for others.
+    /// Maximum number of patches of each image, for models that read images in variable resolution (`/info` has
+    /// the model's own number and the limit). Other models refuse it.
     #[schema(minimum = 1)]
     max_num_patches: Option<u32>,
     /// Files of a form.
@@ -65,10 +65,10 @@ pub(super) struct SimilarityRequest {
 pub(super) enum Score {
     /// Cosine of the angle between the embeddings, in `[-1, 1]`.
     Cosine,
-    /// `exp(logit_scale) * cosine`, with SigLIP `+ logit_bias`; of BLIP what its matching head says.
+    /// `exp(logit_scale) * cosine`, plus `logit_bias` for SigLIP. For BLIP, the output of its matching head.
     Logit,
-    /// SigLIP: `sigmoid(logit)`, the calibrated probability that the pair matches. CLIP: the softmax of an image's
-    /// logits over the texts of the request. BLIP: the sigmoid of what its matching head says.
+    /// SigLIP: `sigmoid(logit)`, the calibrated probability that the pair matches. CLIP: the softmax of an
+    /// image's logits over the texts of the request. BLIP: the sigmoid of the output of its matching head.
     Probability,
 }
 
@@ -79,7 +79,8 @@ pub(super) enum Pairs {
     /// Every text.
     #[default]
     All,
-    /// The text of the same place: as many texts as images, and one column.
+    /// The text at the same position. The request must have as many texts as images, and the result has one
+    /// column.
     Zip,
 }
 
@@ -95,7 +96,7 @@ impl From<Pairs> for Pairing {
 impl Score {
     const ALL: [Self; 3] = [Self::Cosine, Self::Logit, Self::Probability];
 
-    /// The name of the matrix in the answer.
+    /// The name of the matrix in the response.
     fn name(self) -> &'static str {
         match self {
             Self::Cosine => "cosine",
@@ -113,10 +114,10 @@ impl Score {
     }
 }
 
-/// Reads pictures that came as strings; every one that is not a picture is named.
+/// Reads images from strings. The error names every string that is not an image.
 ///
 /// # Errors
-/// The faults, folded into one error.
+/// All errors combined into one.
 pub(super) fn parse_images(images: Vec<LongText>) -> Result<Vec<ImageInput>, Error> {
     let mut errors = Vec::new();
     let mut parsed = Vec::with_capacity(images.len());
@@ -132,7 +133,7 @@ pub(super) fn parse_images(images: Vec<LongText>) -> Result<Vec<ImageInput>, Err
 /// The image side of a request: exactly one of the two forms.
 ///
 /// # Errors
-/// Names the fields where both or none are given.
+/// Names the fields if both or none are given.
 pub(super) fn image_side(
     images: Option<Vec<LongText>>,
     files: Vec<ImageInput>,
@@ -147,7 +148,7 @@ pub(super) fn image_side(
 }
 
 impl SimilarityRequest {
-    /// The engine's request, and which matrices to answer with.
+    /// The engine's request, and which matrices to return.
     pub(super) fn split(self) -> Result<(engine::SimilarityRequest, Vec<Score>), Error> {
         let texts = match (self.texts, self.text_embeddings) {
             (Some(texts), None) => TextSide::Texts(texts),
@@ -161,7 +162,7 @@ impl SimilarityRequest {
         if scores.is_empty() {
             return Err(Error::invalid("scores", "must not be empty"));
         }
-        // Each matrix is one key of the answer, so each is written once, in a fixed order.
+        // Each matrix is one key of the response, so each is written once, in a fixed order.
         scores.sort_by_key(|&score| score as u8);
         scores.dedup();
         let request = engine::SimilarityRequest {
@@ -214,11 +215,11 @@ impl FromPayload for SimilarityRequest {
     }
 }
 
-/// A form: every file is an image, every `text` a text.
+/// A form: every file is an image, and every `text` field is a text.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only describes the form; `from_form` reads it")]
 pub(super) struct SimilarityForm {
-    /// Pictures. Any field with a file name counts as one, whatever it is called.
+    /// Images. Any field with a file name counts as an image, whatever its name.
     image: Vec<File>,
     /// Texts.
     text: Vec<String>,
@@ -234,7 +235,7 @@ pub(super) struct SimilarityForm {
     max_num_patches: Option<u32>,
 }
 
-/// The scores of every pair. Large answers are computed and sent piece by piece, matrices in this order.
+/// The scores of every pair. Large responses are computed and sent in chunks, with the matrices in this order.
 #[derive(ToSchema)]
 #[schema(example = json!({
     "model": "demo",
@@ -247,9 +248,10 @@ pub(super) struct SimilarityForm {
 }))]
 #[expect(dead_code, reason = "only describes the answer; `write` streams it")]
 pub(super) struct SimilarityResponse {
-    /// The model that answered.
+    /// The model that was used.
     model: String,
-    /// The model's rule for probabilities: `sigmoid` judges each pair on its own, `softmax` an image's texts together.
+    /// How the model computes probabilities: `sigmoid` scores each pair on its own, `softmax` scores the texts
+    /// of an image together.
     #[schema(pattern = "^(sigmoid|softmax|matching)$")]
     scoring: String,
     /// `[images, texts]`: rows and columns of each matrix.
@@ -257,10 +259,10 @@ pub(super) struct SimilarityResponse {
     /// Cosines, in `[-1, 1]`.
     #[schema(required = false)]
     cosine: Vec<Vec<f32>>,
-    /// `exp(logit_scale) * cosine`, with SigLIP `+ logit_bias`.
+    /// `exp(logit_scale) * cosine`, plus `logit_bias` for SigLIP.
     #[schema(required = false)]
     logit: Vec<Vec<f32>>,
-    /// By the rule that `scoring` names.
+    /// Computed as `scoring` says.
     #[schema(required = false)]
     probability: Vec<Vec<f32>>,
     usage: Usage,
@@ -268,12 +270,12 @@ pub(super) struct SimilarityResponse {
 
 /// Scores every image against every text
 ///
-/// A row an image, a column a text. Of a SigLIP model each probability is a sigmoid of its own pair: it does not depend
-/// on what else is in the request, and rows do not sum to 1. A CLIP model judges no pair on its own: its probabilities
-/// are a softmax over the texts of the request, so that each row sums to 1. A BLIP model reads each text in the light of
-/// each image; its cosines come from embeddings, its logits and probabilities from that head. `scoring` names the rule.
-/// Large answers are streamed; one that breaks off
-/// without its closing brace failed on the way.
+/// Rows are images, and columns are texts. With a SigLIP model, each probability is the sigmoid of its own
+/// pair: it does not depend on the rest of the request, and rows do not sum to 1. With a CLIP model, the
+/// probabilities are a softmax over the texts of the request, so each row sums to 1. A BLIP model has a
+/// matching head, which reads each text together with each image: its cosines come from embeddings, its logits
+/// and probabilities from the matching head. `scoring` says which of these applies. Large responses are
+/// streamed. If a streamed response ends without its closing brace, it failed.
 #[utoipa::path(
     post,
     path = "/v1/similarity",

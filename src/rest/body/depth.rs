@@ -1,83 +1,85 @@
-//! How deep JSON is nested and how much there is in it, told without parsing it.
+//! Measures the nesting depth and the number of parts of JSON without parsing it.
 
 use std::ops::Range;
 
 use super::null;
 use crate::config;
 
-/// Most strings, arrays and objects of a body. Items are bounded by the engine, which sees them once they are
-/// parsed. Stored embeddings as strings, a hundred thousand on each side, are well below.
+/// Maximum number of strings, arrays and objects in a body. The engine limits the number of items, but only
+/// after parsing. 100,000 stored embeddings as strings on each side are well below this limit.
 const MAX_PARTS: usize = 1 << 19;
-/// Most bytes that a string, array or object takes once it is parsed, beside the characters of the body: a list of them
-/// has room for twice as many while it grows, and is copied then. A test measures it for every route.
+/// Maximum number of bytes that a parsed string, array or object takes, without the characters of the body. It
+/// includes the unused capacity of a growing list and its copy while it is moved. A test measures it for every
+/// route.
 const PART_BYTES: usize = 576;
-/// The same for a number. Most are 32-bit floats.
+/// The same for a number. Most numbers are 32-bit floats.
 const NUMBER_BYTES: usize = 8;
 
-/// Bytes of a string that is always left as it is: a parser that quotes it takes milliseconds.
+/// Strings up to this many bytes are never replaced. For these, a parser error that quotes the string costs
+/// only milliseconds.
 const ALWAYS_KEPT: usize = 1 << 20;
 
-/// What bodies are measured by.
+/// The limits for bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::rest) struct Bounds {
     depth: usize,
     parts: usize,
-    /// Bytes of a string that may be a text, as it stands in the body.
+    /// Maximum number of bytes of a string that can be a text, with its escapes.
     string: usize,
 }
 
 impl Bounds {
-    /// For what is bounded already.
+    /// For input that was already checked.
     pub(super) const NONE: Self = Self { depth: usize::MAX, parts: usize::MAX, string: usize::MAX };
 
-    /// Of a server with these limits.
+    /// The limits of a server with this configuration.
     pub(in crate::rest) fn of(limits: &config::Limits) -> Self {
-        // The longest escape of one byte has six.
+        // The longest escape of one byte has six bytes.
         let string = limits.max_text_bytes.saturating_mul(6).max(ALWAYS_KEPT);
         Self { depth: limits.max_json_depth, parts: MAX_PARTS, string }
     }
 }
 
-/// Why a body is not parsed.
+/// The reason why a body is not parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Excess {
-    /// Arrays and objects stand in each other more than this deep.
+    /// Arrays and objects are nested deeper than this.
     Depth(usize),
-    /// More strings, arrays and objects than this.
+    /// The body has more strings, arrays and objects than this.
     Parts(usize),
 }
 
-/// What a body has.
+/// The result of [`measure`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Strings, arrays and objects.
+    /// Number of strings, arrays and objects.
     parts: usize,
-    /// Commas outside of strings: a list has hardly more elements.
+    /// Number of commas outside of strings. The number of list elements is at most a little higher.
     commas: usize,
-    /// The insides of strings that are too long for a text and no file.
+    /// The contents of strings that are too long for a text and are no file.
     pub(super) useless: Vec<Range<usize>>,
-    /// Members of objects whose value is null, without the comma beside them.
+    /// Object members whose value is null, without the comma next to them.
     pub(super) nulls: Vec<Range<usize>>,
 }
 
 impl Found {
-    /// Whether its parser may see all of it.
+    /// Whether the body can be given to the parser unchanged.
     pub(super) fn is_clean(&self) -> bool {
         self.useless.is_empty() && self.nulls.is_empty()
     }
 
-    /// Most bytes that it takes once it is parsed, beside those of the body.
+    /// Maximum number of bytes that the parsed values take in addition to the body.
     pub(super) fn parsed_bytes(&self) -> usize {
         self.parts * PART_BYTES + self.commas * NUMBER_BYTES
     }
 }
 
-/// Measures a body. Brackets in strings nest nothing. What is no JSON at all is for the parser to refuse.
+/// Measures a body. Brackets in strings do not count. Invalid JSON is not detected here: the parser refuses it.
 ///
 /// # Errors
-/// If the body is more than a parser shall see.
+/// Fails if the body exceeds a limit.
 pub(super) fn measure(bytes: &[u8], bounds: Bounds) -> Result<Found, Excess> {
-    // Of each array or object around, whether it is an object.
+    // For each enclosing array or object: whether it is an object.
     let mut around = Vec::new();
     let mut found = Found::default();
     let mut rest = bytes;
@@ -90,7 +92,7 @@ pub(super) fn measure(bytes: &[u8], bounds: Bounds) -> Result<Found, Excess> {
             b'"' => {
                 let start = bytes.len() - rest.len();
                 let behind = behind_string(rest);
-                // Without the quote that ends it.
+                // Without the closing quote.
                 let string = &rest[..(rest.len() - behind.len()).saturating_sub(1)];
                 if string.len() > bounds.string && !may_be_file(string) {
                     found.useless.push(start..start + string.len());
@@ -122,8 +124,8 @@ pub(super) fn measure(bytes: &[u8], bounds: Bounds) -> Result<Found, Excess> {
     Ok(found)
 }
 
-/// Whether a string may be the base64 of a file: ASCII, escaped or not. Some encoders escape slashes, some all that
-/// means something in HTML: `+` is `\u002B`.
+/// Whether a string can be the base64 of a file: ASCII, escaped or not. Some encoders escape slashes, and some
+/// escape every character that has a meaning in HTML, such as `+` as `\u002B`.
 fn may_be_file(string: &[u8]) -> bool {
     let is_ascii =
         |at: usize| matches!(string.get(at + 2..at + 5), Some([b'0', b'0', b'0'..=b'7']));
@@ -132,8 +134,8 @@ fn may_be_file(string: &[u8]) -> bool {
         && memchr::memmem::find_iter(string, b"\\u").all(is_ascii)
 }
 
-/// What stands behind the string that `rest` begins in. Most bytes of a body are base64 in strings, so
-/// they are searched, not walked through.
+/// The part after the string in which `rest` begins. Most bytes of a body are base64 in strings, so this uses a
+/// fast search instead of a loop over the bytes.
 fn behind_string(mut rest: &[u8]) -> &[u8] {
     while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
         if rest[at] == b'"' {

@@ -1,14 +1,14 @@
-//! What a parser says is wrong, in the words of the API.
+//! Converts the messages of the parser to those of the API.
 
 use std::borrow::Cow;
 
 use super::unreadable;
 use crate::{config::suggest, error::Error};
 
-/// The longest part of a parser's message that is sent back: it may quote the body.
+/// Maximum length of the part of a parser's message that is sent back. The message may quote the body.
 const MAX_QUOTED_CHARS: usize = 200;
 
-/// A parser's message, cut where it quotes too much of the body.
+/// A parser's message, cut if it is too long.
 pub(in crate::rest) fn quoted(message: &str) -> String {
     match message.char_indices().nth(MAX_QUOTED_CHARS) {
         None => message.to_owned(),
@@ -16,12 +16,12 @@ pub(in crate::rest) fn quoted(message: &str) -> String {
     }
 }
 
-/// The fault at a path, from the message of serde.
+/// The error for a path, from the message of serde.
 pub(super) fn of(path: &str, message: &str) -> Error {
     let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
-    // The parser writes `.` for the whole body and `?` for a key that it could not read.
+    // The parser uses `.` for the whole body and `?` for a key that it could not read.
     let path = path.trim_end_matches(['.', '?']);
-    // What is wrong with a key has no place of its own, so the path may end above it.
+    // For an error about a key, the path may end at the object that has the key.
     let below = |name: &str| match path.strip_suffix(name) {
         Some(above) if above.is_empty() || above.ends_with('.') => path.to_owned(),
         _ if path.is_empty() => name.to_owned(),
@@ -44,7 +44,8 @@ pub(super) fn of(path: &str, message: &str) -> Error {
     at(path.to_owned(), quoted(&plain(message)))
 }
 
-/// The fault at a path where the body is JSON, but not what the parser can give to the field.
+/// The error for a path where the body is valid JSON, but the parser cannot convert the value to the field's
+/// type.
 pub(super) fn of_value(path: &str, message: &str) -> Error {
     let message = match unreadable::message_of(message) {
         Some(message) => message,
@@ -59,7 +60,7 @@ fn at(field: String, message: String) -> Error {
     if field.is_empty() { fault } else { fault.with_field(field) }
 }
 
-/// A name and what stands behind the backtick that ends it. The name may have backticks itself.
+/// A name, and the part after its closing backtick. The name may itself contain backticks.
 fn split_name(rest: &str) -> Option<(&str, &str)> {
     ["`, expected ", "`, there are"]
         .into_iter()
@@ -67,7 +68,7 @@ fn split_name(rest: &str) -> Option<(&str, &str)> {
         .or_else(|| rest.split_once('`'))
 }
 
-/// What may have been meant, else what there is.
+/// The name that was probably meant. If there is none, the list of known names.
 fn hint(name: &str, known: &str) -> String {
     let names = || known.split('`').skip(1).step_by(2);
     let near = suggest(name, names());
@@ -77,7 +78,7 @@ fn hint(name: &str, known: &str) -> String {
     format!("; known are {}", names().collect::<Vec<_>>().join(", "))
 }
 
-/// A type as it is called outside of Rust.
+/// The name of a type outside of Rust.
 fn type_name(expected: &str) -> Cow<'_, str> {
     match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of 0 or more".into(),
@@ -93,7 +94,7 @@ fn type_name(expected: &str) -> Cow<'_, str> {
     }
 }
 
-/// A message of serde or of Rust's own parsers.
+/// A message of serde or of the parsers in Rust's standard library, in plain words.
 fn plain(message: &str) -> String {
     let wrong = ["invalid type: ", "invalid value: "];
     if let Some(rest) = wrong.iter().find_map(|kind| message.strip_prefix(kind))

@@ -1,4 +1,4 @@
-//! Forms with files.
+//! Forms with files (`multipart/form-data`).
 
 use std::collections::HashSet;
 
@@ -13,26 +13,27 @@ use crate::{
     rest::{AppState, problem::Failure},
 };
 
-/// Most parts of a form. Items are bounded by the engine; this bounds what is read before it sees them.
+/// Maximum number of parts in a form. The engine limits the number of items, but only after the whole form is
+/// read.
 const MAX_FORM_PARTS: usize = 8192;
 
 /// One part of a form.
 pub(in crate::rest) struct Part {
     /// The field's name.
     pub(in crate::rest) name: String,
-    /// What it holds.
+    /// Its content.
     pub(in crate::rest) content: PartContent,
 }
 
-/// What a part of a form holds.
+/// The content of a part of a form.
 pub(in crate::rest) enum PartContent {
-    /// A file: it has a file name, or an image's content type.
+    /// A file: the part has a file name or the content type of an image.
     File(Bytes),
     /// A text.
     Text(String),
 }
 
-/// A form, its parts in their order.
+/// A form with its parts in order.
 pub(in crate::rest) struct Form(Vec<Part>);
 
 impl FromRequest<AppState> for Form {
@@ -50,10 +51,10 @@ impl FromRequest<AppState> for Form {
 }
 
 impl Form {
-    /// Reads a form to its end.
+    /// Reads a whole form.
     ///
     /// # Errors
-    /// [`Code::InvalidRequest`] for a damaged form; [`Code::PayloadTooLarge`] past a bound.
+    /// [`Code::InvalidRequest`] for a malformed form, [`Code::PayloadTooLarge`] if a limit is exceeded.
     pub(in crate::rest) async fn read<S: Send + Sync>(
         request: Request,
         state: &S,
@@ -83,12 +84,12 @@ impl Form {
         Ok(Self(parts))
     }
 
-    /// The parts, in their order.
+    /// The parts in order.
     ///
-    /// * `repeated`: fields that may stand there more than once; files may anyway
+    /// * `repeated`: fields that may occur more than once. Files always may
     ///
     /// # Errors
-    /// [`Code::InvalidRequest`] for another field that is there twice, and for a JSON array in place of several fields.
+    /// [`Code::InvalidRequest`] if another field occurs twice, and for a JSON array in place of several fields.
     pub(in crate::rest) fn into_parts(
         self,
         repeated: &[&str],
@@ -105,10 +106,10 @@ impl Form {
     }
 }
 
-/// Refuses a JSON array of strings, which would be one text.
+/// Refuses a JSON array of strings, which would be read as one text.
 ///
 /// # Errors
-/// [`Code::InvalidRequest`] at `name`.
+/// [`Code::InvalidRequest`], which names the field `name`.
 pub(in crate::rest) fn refuse_list(name: &str, text: &str) -> Result<(), Error> {
     let begins = text.trim_start().strip_prefix('[').map(str::trim_start);
     if begins.is_some_and(|inside| inside.starts_with('"'))
@@ -131,9 +132,9 @@ fn form_error(error: &MultipartError) -> Error {
     cause
 }
 
-/// A part that the route does not know.
+/// The error for a part that the route does not know.
 ///
-/// * `known`: fields that are read, separated by commas
+/// * `known`: the fields that the route reads, separated by commas
 pub(in crate::rest) fn unknown_part(name: &str, known: &str) -> Error {
     let message = if ["image", "images", "file", "files", "picture"].contains(&name) {
         format!("came as text, not as a file: write `-F {name}=@cat.png`, with the `@`")

@@ -1,4 +1,4 @@
-//! JSON within bounds, and what is wrong with it.
+//! Reads JSON within limits and reports what is wrong with it.
 
 use std::ops::Range;
 
@@ -22,35 +22,36 @@ use crate::{
     },
 };
 
-/// Bodies past this are parsed on a thread of their own: a megabyte of numbers takes milliseconds, in
-/// which an async worker would serve nobody else.
+/// Larger bodies are parsed on a separate thread: a megabyte of numbers takes milliseconds, and would block an
+/// async worker for this time.
 const INLINE_PARSE_BYTES: usize = 256 << 10;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What a body is measured by, and the budget that what is read from it is taken from.
+/// The limits for a body, and the memory budget for the parsed values.
 pub(in crate::rest) struct Intake {
     bounds: Bounds,
     share: Option<BodyShare>,
 }
 
 impl Intake {
-    /// That of a request, whose bodies are counted.
+    /// The intake of a request. Its body counts towards the budget.
     pub(in crate::rest) fn of(state: &AppState, request: &Request) -> Self {
         Self { bounds: Bounds::of(state.limits()), share: BodyShare::of(request) }
     }
 
-    /// For a body that came with no request.
+    /// For a body that does not come from a request.
     #[cfg(any(test, debug_assertions))]
     pub(in crate::rest) fn uncounted(limits: &crate::config::Limits) -> Self {
         Self { bounds: Bounds::of(limits), share: None }
     }
 }
 
-/// Reads JSON within bounds.
+/// Reads JSON within the limits.
 ///
 /// # Errors
-/// [`Code::PayloadTooLarge`] and [`Code::Overloaded`] where the budget is too small; [`Code::JsonTooDeep`]; [`Code::TooManyItems`]; [`Code::InvalidRequest`] at the field at fault.
+/// [`Code::PayloadTooLarge`] and [`Code::Overloaded`] if the budget is too small, [`Code::JsonTooDeep`],
+/// [`Code::TooManyItems`], and [`Code::InvalidRequest`], which names the invalid field.
 pub(in crate::rest) async fn json<T: DeserializeOwned + Send + 'static>(
     bytes: Bytes,
     intake: Intake,
@@ -58,7 +59,7 @@ pub(in crate::rest) async fn json<T: DeserializeOwned + Send + 'static>(
     parsed(bytes, intake, parse).await
 }
 
-/// Reads a request as its type wants it read.
+/// Reads a request with the parser of its type.
 ///
 /// # Errors
 /// Those of [`json`].
@@ -74,34 +75,35 @@ async fn parsed<T: Send + 'static>(
     let inline = bytes.len() <= INLINE_PARSE_BYTES;
     let parse = move || {
         let bytes = unmarked(bytes);
-        // Before any parser: some of them recurse, and one that skips an unknown field does not count.
+        // Before any parser: some parsers recurse, and a parser that skips an unknown field does not count its
+        // depth.
         let found = depth::measure(&bytes, intake.bounds).map_err(too_much)?;
         let share = intake.share;
-        // What is parsed may be a hundred times as large as the body.
+        // The parsed values can be a hundred times as large as the body.
         share
             .as_ref()
             .map_or(Ok(()), |share| share.add(found.parsed_bytes()))
             .map_err(BodyError::to_error)?;
         let parsed = parse(&cleaned(bytes, &found));
-        // A parse goes on when its client has left.
+        // Parsing continues after the client has disconnected.
         drop(share);
         parsed
     };
     if inline {
         return parse();
     }
-    // Bounded by the budget of body bytes, so these threads are few.
+    // The budget of body bytes limits the number of these threads.
     tokio::task::spawn_blocking(parse).await.map_err(Error::internal)?
 }
 
-/// A line or a part of a form without its byte order mark and without members that are null.
+/// A line or a part of a form, without a byte order mark and without members that are null.
 pub(in crate::rest) fn cleaned_text(bytes: Bytes) -> Bytes {
     let bytes = unmarked(bytes);
     let found = depth::measure(&bytes, Bounds::NONE).unwrap_or_default();
     cleaned(bytes, &found)
 }
 
-/// Without a byte order mark.
+/// Removes a byte order mark.
 fn unmarked(mut bytes: Bytes) -> Bytes {
     if bytes.starts_with(BYTE_ORDER_MARK) {
         bytes.advance(BYTE_ORDER_MARK.len());
@@ -109,9 +111,9 @@ fn unmarked(mut bytes: Bytes) -> Bytes {
     bytes
 }
 
-/// Question marks in the place of strings that no field takes, blanks in that of members that are null. Such strings
-/// are refused where and as they would be, but a message that quotes them is found at once: to tell which characters
-/// to escape takes seconds for tens of megabytes, and escaped they may be several times as long.
+/// Replaces strings that no field accepts with question marks, and members that are null with spaces. The
+/// strings are still refused with the same error. But an error message that quotes a string of tens of
+/// megabytes takes seconds to escape, and the escaped text can be several times as long.
 fn cleaned(bytes: Bytes, found: &Found) -> Bytes {
     if found.is_clean() {
         return bytes;
@@ -139,16 +141,15 @@ fn too_much(excess: Excess) -> Error {
     }
 }
 
-/// Parses JSON; a fault is named by its path.
+/// Parses JSON. An error names the path of the invalid value.
 ///
 /// # Errors
-/// [`Code::InvalidRequest`] at the field at fault.
+/// [`Code::InvalidRequest`], which names the invalid field.
 pub(in crate::rest) fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Error> {
     sharing(bytes, || parse_slice(bytes))
 }
 
-/// The same for a request whose items may fail one by one: a string that cannot be read is the fault of
-/// the item that it stands in.
+/// The same for a request whose items can fail one by one: only the item with an unreadable string fails.
 ///
 /// # Errors
 /// Those of [`parse`].
@@ -160,21 +161,22 @@ pub(in crate::rest) fn parse_by_items<T: DeserializeOwned>(bytes: &Bytes) -> Res
     unreadable::parse_marked(bytes, |marked| parse(marked).ok()).ok_or(error)
 }
 
-/// Parses JSON that nothing is shared with.
+/// Parses JSON whose buffer is not shared with the parsed strings.
 ///
 /// # Errors
 /// Those of [`parse`].
 pub(in crate::rest) fn parse_slice<'b, T: serde::Deserialize<'b>>(
     bytes: &'b [u8],
 ) -> Result<T, Error> {
-    // A struct would be read from an array as well.
+    // serde would also read a struct from an array.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(match serde_json::from_slice::<IgnoredAny>(bytes) {
             Ok(_) => Error::new(Code::InvalidRequest, "must be a JSON object"),
             Err(error) => syntax_error(bytes, &error),
         });
     }
-    // Tracking the path costs time for every value, so only a body with a fault pays for it.
+    // Tracking the path costs time for every value, so the path is tracked only in a second pass over an
+    // invalid body.
     if let Ok(value) = serde_json::from_slice(bytes) {
         return Ok(value);
     }
@@ -190,8 +192,8 @@ pub(in crate::rest) fn parse_slice<'b, T: serde::Deserialize<'b>>(
     if error.is_data() {
         return Err(fault::of(&path, &error.to_string()));
     }
-    // JSON may hold what its parser cannot give the type that asks for it: a word where it finds a number, or a
-    // number of a thousand digits.
+    // Valid JSON may hold a value that does not fit the type: a string instead of a number, or a number with a
+    // thousand digits.
     match serde_json::from_slice::<IgnoredAny>(bytes) {
         Ok(_) => Err(fault::of_value(&path, &error.to_string())),
         Err(error) => Err(syntax_error(bytes, &error)),

@@ -1,7 +1,8 @@
-//! Members that are null: they are absent, whatever field they name.
+//! Object members that are null count as absent, whatever the field.
 //!
-//! Many clients write every option that they know and null where none was chosen. No field of any request has a
-//! meaning for null, so such members are blanked before the parser comes, at no cost where there are none.
+//! Many clients send every option that they know, with null for those that are not set. No field of any request
+//! has a meaning for null, so these members are overwritten with spaces before parsing. This costs nothing for
+//! a body without them.
 
 use std::ops::Range;
 
@@ -9,7 +10,7 @@ fn blanks(bytes: &[u8]) -> usize {
     bytes.len() - bytes.trim_ascii_start().len()
 }
 
-/// How long the null is that stands as a value behind a key, from the key's last quote to its own end.
+/// If the value after a key is null: the length from the key's closing quote to the end of the null.
 pub(super) fn value(behind: &[u8]) -> Option<usize> {
     let colon = behind.trim_ascii_start().strip_prefix(b":")?;
     let rest = colon.trim_ascii_start().strip_prefix(b"null")?;
@@ -17,13 +18,13 @@ pub(super) fn value(behind: &[u8]) -> Option<usize> {
     is_whole.then_some(behind.len() - rest.len())
 }
 
-/// Whether a string is a key: what is no JSON stays as it is for the parser to refuse.
+/// Whether a string is a key. Invalid JSON stays unchanged, so that the parser refuses it.
 pub(super) fn is_key(before: &[u8], string: &[u8]) -> bool {
     let is_plain = |byte: &u8| (b' '..=b'~').contains(byte) && *byte != b'\\';
     matches!(before.trim_ascii_end().last(), Some(b'{' | b',')) && string.iter().all(is_plain)
 }
 
-/// Writes blanks over members of objects, and over the commas that would be too many.
+/// Overwrites object members with spaces, and the commas that would be left over.
 pub(super) fn blank(bytes: &mut [u8], members: &[Range<usize>]) {
     for member in members {
         bytes[member.clone()].fill(b' ');
@@ -32,7 +33,7 @@ pub(super) fn blank(bytes: &mut [u8], members: &[Range<usize>]) {
             bytes[next] = b' ';
             continue;
         }
-        // The last of its object: the comma before it goes, where one is left.
+        // The last member of its object: overwrite the comma before it, if there still is one.
         let before = bytes[..member.start].trim_ascii_end();
         if let [earlier @ .., b','] = before
             && !matches!(earlier.trim_ascii_end().last(), Some(b'{' | b','))

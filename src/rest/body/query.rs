@@ -1,4 +1,4 @@
-//! Options in a query and in the fields of a form.
+//! Options in a query and in form fields.
 
 use axum::http::Uri;
 use serde::de::DeserializeOwned;
@@ -6,10 +6,10 @@ use serde::de::DeserializeOwned;
 use super::fault::{self, quoted};
 use crate::error::{Code, Error};
 
-/// A value of a form field, as its type writes it; none for null, which scripts write where nothing was chosen.
+/// The value of a form field. `None` for `null`, which scripts write when nothing was chosen.
 ///
 /// # Errors
-/// [`Code::InvalidRequest`] at `name`.
+/// [`Code::InvalidRequest`], which names the field `name`.
 pub(in crate::rest) fn option<T: DeserializeOwned>(
     name: &'static str,
     text: &str,
@@ -17,7 +17,7 @@ pub(in crate::rest) fn option<T: DeserializeOwned>(
     if text == "null" {
         return Ok(None);
     }
-    // Numbers and booleans are JSON; what is neither is a word.
+    // Numbers and booleans are JSON. Everything else is a string.
     serde_json::from_str(text)
         .or_else(|_| serde_json::from_value(serde_json::Value::from(text)))
         .map(Some)
@@ -27,7 +27,7 @@ pub(in crate::rest) fn option<T: DeserializeOwned>(
 /// The options in a query.
 ///
 /// # Errors
-/// [`Code::InvalidRequest`] at the parameter.
+/// [`Code::InvalidRequest`], which names the parameter.
 pub(in crate::rest) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Error> {
     let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let parser = serde_urlencoded::Deserializer::new(pairs);
@@ -37,12 +37,12 @@ pub(in crate::rest) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Error>
     })
 }
 
-/// Refuses a query that is not read: options in it would be ignored.
+/// Refuses a query on a route that reads none, because its options would be ignored.
 ///
-/// * `reason`: why it is not read
+/// * `reason`: why the route does not read a query
 ///
 /// # Errors
-/// [`Code::InvalidRequest`] at the first parameter.
+/// [`Code::InvalidRequest`], which names the first parameter.
 pub(in crate::rest) fn refuse_query(uri: &Uri, reason: &str) -> Result<(), Error> {
     let query = uri.query().unwrap_or_default();
     let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).next() else { return Ok(()) };

@@ -1,8 +1,8 @@
-//! Strings of JSON that no text can hold: with half a surrogate pair, as JavaScript and Java make it of an emoji that
-//! they cut in two, or with bytes that are not UTF-8, as a file in another encoding has them.
+//! JSON strings that cannot be a text. Some have half of a surrogate pair, as JavaScript and Java write when
+//! they cut an emoji in two. Others have bytes that are not UTF-8, from a file in another encoding.
 //!
-//! A parser refuses the whole body for either. Where items fail one by one, each is replaced by a character that
-//! Unicode keeps for such uses, and the item that has it fails alone.
+//! A parser refuses the whole body for either. For requests whose items can fail one by one, each such place is
+//! replaced with a Unicode noncharacter before parsing, and only the item with this character fails.
 
 use std::cell::Cell;
 
@@ -11,17 +11,17 @@ use bytes::Bytes;
 use crate::error::{Code, Error};
 
 thread_local! {
-    /// Whether what cannot be read is marked in the body that this thread is parsing.
+    /// Whether unreadable places are marked in the body that this thread is parsing.
     static MARKED: Cell<bool> = const { Cell::new(false) };
-    /// How many marks were met in items.
+    /// How many marks were found in items.
     static MET: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What a string may hold that no text can.
+/// A kind of content that a JSON string can have, but a text cannot.
 struct Kind {
-    /// What it is replaced by: a noncharacter. A body that has it already is refused as a whole.
+    /// Its replacement, a noncharacter. A body that already has this character is refused as a whole.
     stand_in: char,
-    /// Why a text is refused.
+    /// The error message for the text.
     message: &'static str,
 }
 
@@ -37,7 +37,7 @@ const HALF_ESCAPE: &[u8; 6] = b"\\ufdd0";
 /// The UTF-16 units of the stand-ins.
 const STAND_INS: std::ops::RangeInclusive<u16> = 0xfdd0..=0xfdd1;
 
-/// Why a string is refused that the JSON parser says this of.
+/// The error message for a string that the JSON parser refused with this message.
 pub(super) fn message_of(parser: &str) -> Option<&'static str> {
     if parser.contains("surrogate") || parser.contains("end of hex escape") {
         Some(HALF.message)
@@ -48,19 +48,19 @@ pub(super) fn message_of(parser: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether an error is about a string that cannot be read.
+/// Whether an error is about an unreadable string.
 pub(super) fn is_cause(error: &Error) -> bool {
     KINDS.iter().any(|kind| kind.message == error.message())
 }
 
-/// Most places that are told apart. It bounds how much longer a body gets, too.
+/// Maximum number of marked places. It also limits how much longer the body gets.
 const MAX_PLACES: usize = 1 << 16;
 
-/// Parses a body in which what cannot be read is marked.
+/// Parses a body with marks at the unreadable places.
 ///
-/// * returns none if something stands elsewhere than in an item, or if the rest is faulty too
+/// * returns `None` if a mark is outside of an item, or if the rest of the body is also invalid
 pub(super) fn parse_marked<T>(bytes: &Bytes, parse: impl FnOnce(&Bytes) -> Option<T>) -> Option<T> {
-    /// Forgets the mark, after a panic too.
+    /// Resets the flag, even after a panic.
     struct Unmark;
     impl Drop for Unmark {
         fn drop(&mut self) {
@@ -74,7 +74,7 @@ pub(super) fn parse_marked<T>(bytes: &Bytes, parse: impl FnOnce(&Bytes) -> Optio
     parse(&marked.into()).filter(|_| MET.get() == count)
 }
 
-/// Why an item's text is none, where something in it was marked.
+/// Fails if the text of an item has a mark.
 pub(in crate::rest) fn check(text: &str) -> Result<(), Error> {
     if !MARKED.get() {
         return Ok(());
@@ -90,7 +90,7 @@ pub(in crate::rest) fn check(text: &str) -> Result<(), Error> {
     fault.map_or(Ok(()), |message| Err(Error::new(Code::InvalidRequest, message)))
 }
 
-/// A copy of a body with marks, and how many there are; none if it cannot be marked.
+/// A copy of a body with marks, and the number of marks. `None` if it cannot be marked.
 fn marked(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let is_there = |kind: &&Kind| {
         memchr::memmem::find(bytes, kind.stand_in.encode_utf8(&mut [0; 4]).as_bytes()).is_some()
@@ -117,7 +117,7 @@ fn marked(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     Some((marked, count + halves.len()))
 }
 
-/// Where the escapes of halves stand; none if they cannot be marked.
+/// The positions of the escapes of half surrogate pairs. `None` if they cannot be marked.
 fn halves(bytes: &[u8]) -> Option<Vec<usize>> {
     let unit = |at: usize| {
         let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;

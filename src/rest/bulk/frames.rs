@@ -5,7 +5,7 @@
 //! | in | `u32` length of the rest, `u64` id, `u8` kind (1 text, 2 encoded picture), payload |
 //! | out | `u32` length of the rest, `u64` id, `u8` status (0 embedding, 1 error, 2 end), payload |
 //!
-//! Numbers are little-endian. The payload of an embedding is its values, of the others JSON.
+//! Numbers are little-endian. The payload of an embedding is its values. The payload of the others is JSON.
 
 use std::io;
 
@@ -19,7 +19,7 @@ use crate::{
     rest::embeddings::EncodingFormat,
 };
 
-/// Id and kind.
+/// Size of the id and the kind.
 const HEAD_BYTES: usize = 9;
 const TEXT: u8 = 1;
 const IMAGE: u8 = 2;
@@ -28,18 +28,18 @@ const EMBEDDING: u8 = 0;
 const FAILED: u8 = 1;
 const END: u8 = 2;
 
-/// The id of what has none: a frame that is too short for one, and the end.
+/// The id of frames without one: the result of a frame that is too short for an id, and the end frame.
 const NO_ID: u64 = u64::MAX;
 
-/// Splits a body into frames, of which none is held that is too long.
+/// Splits a body into frames. A frame that is too long is skipped and not kept in memory.
 #[derive(Debug)]
 pub(super) struct Frames {
     max: usize,
-    /// Bytes of a frame that are still to be skipped.
+    /// Bytes of a frame that must still be skipped.
     skip: usize,
 }
 
-/// A frame, or the place of one.
+/// A frame, or a mark in place of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     Whole {
@@ -52,7 +52,7 @@ pub(super) enum Frame {
         max: usize,
     },
     TooShort,
-    /// The body ended within it.
+    /// The body ended within the frame.
     Cut {
         id: u64,
     },
@@ -111,10 +111,10 @@ impl Decoder for Frames {
     }
 }
 
-/// Reads a frame; one that is no row is a row that fails.
+/// Reads a frame. An invalid frame becomes a row that fails.
 ///
 /// # Errors
-/// The body broke off.
+/// The body ended early.
 pub(super) fn read(
     (frame, bytes): (io::Result<Frame>, Option<RowBytes>),
 ) -> Result<BulkRow<u64>, Error> {
@@ -139,7 +139,7 @@ pub(super) fn read(
     Ok(BulkRow { id, input, bytes })
 }
 
-/// Writes events, a frame each.
+/// Writes each event as a frame.
 pub(super) fn write(events: Vec<BulkEvent<u64>>, format: EncodingFormat) -> Bytes {
     let mut bytes = Vec::new();
     for event in events {
@@ -151,7 +151,7 @@ pub(super) fn write(events: Vec<BulkEvent<u64>>, format: EncodingFormat) -> Byte
                 (id, EMBEDDING)
             }
             BulkEvent::Row { id, outcome: Err(error), .. } => {
-                // Strings are written, to memory, which cannot fail.
+                // Writing strings to memory cannot fail.
                 serde_json::to_writer(&mut bytes, &RowError::from(&error)).unwrap_or_default();
                 (id, FAILED)
             }

@@ -1,4 +1,4 @@
-//! What fuzzing calls of the bulk route: bodies into rows, in both framings.
+//! Entry points for fuzzing the bulk route: they split bodies into rows, in both framings.
 
 use bytes::BytesMut;
 use std::fmt::Debug;
@@ -9,10 +9,11 @@ use super::{
     lines::{self, Lines},
 };
 
-/// Reads JSON lines of at most `max` bytes; the body comes in pieces of `piece` bytes.
+/// Reads JSON lines of at most `max` bytes. The body arrives in chunks of `piece` bytes.
 pub(crate) fn lines(bytes: &[u8], max: usize, piece: usize) {
     let cut = split(Lines::new(max), bytes, piece, max);
-    // A line too long is told at once, so where it is cut may say so earlier, but never twice.
+    // A line that is too long is reported as soon as it is known. So the chunks may change when it is reported,
+    // but it must never be reported twice.
     assert_eq!(cut, split(Lines::new(max), bytes, bytes.len().max(1), max));
     for line in cut {
         if let lines::Line::Whole(line) = line {
@@ -22,7 +23,7 @@ pub(crate) fn lines(bytes: &[u8], max: usize, piece: usize) {
     }
 }
 
-/// Reads binary frames of at most `max` bytes; the body comes in pieces of `piece` bytes.
+/// Reads binary frames of at most `max` bytes. The body arrives in chunks of `piece` bytes.
 pub(crate) fn frames(bytes: &[u8], max: usize, piece: usize) {
     let cut = split(Frames::new(max), bytes, piece, max);
     assert_eq!(cut, split(Frames::new(max), bytes, bytes.len().max(1), max));
@@ -37,7 +38,7 @@ pub(crate) fn frames(bytes: &[u8], max: usize, piece: usize) {
     }
 }
 
-/// What a decoder finds in a body. It holds no more than a row, its head and a piece at any time.
+/// The rows that a decoder finds in a body. Checks that it never holds more than a row, its header and a chunk.
 fn split<D>(mut decoder: D, bytes: &[u8], piece: usize, max: usize) -> Vec<D::Item>
 where
     D: Decoder<Item: Debug, Error: Debug>,

@@ -19,29 +19,29 @@ use crate::{
     },
 };
 
-/// Most bytes of an id: it is echoed as it came.
+/// Maximum number of bytes of an id. It is copied unchanged to the result.
 const MAX_ID_BYTES: usize = 256;
-/// Lines past this are parsed on a thread of their own.
+/// Longer lines are parsed on a separate thread.
 const INLINE_PARSE_BYTES: usize = 256 << 10;
 
-/// A row's id as it was written; none where there was none.
+/// A row's id exactly as it was sent. `None` if there was none.
 pub(super) type Id = Option<Box<RawValue>>;
 
-/// Splits a body into lines, of which none is held that is too long.
+/// Splits a body into lines. A line that is too long is skipped and not kept in memory.
 #[derive(Debug)]
 pub(super) struct Lines {
     max: usize,
-    /// Bytes of the buffer that hold no line break.
+    /// Number of bytes at the start of the buffer that are known to have no line break.
     scanned: usize,
-    /// The rest of a line that is too long is being skipped.
+    /// Whether the rest of a line that is too long is being skipped.
     skipping: bool,
 }
 
-/// A line, or the place of one.
+/// A line, or a mark in place of a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     Whole(Bytes),
-    /// Longer than a line may be.
+    /// The line is too long.
     TooLong {
         max: usize,
     },
@@ -52,7 +52,7 @@ impl Lines {
         Self { max, scanned: 0, skipping: false }
     }
 
-    /// The next line, without its break; `None` until there is one.
+    /// The next line without its line break. `None` if no line is complete yet.
     fn next(&mut self, buffer: &mut BytesMut) -> Option<Line> {
         loop {
             let found = memchr::memchr(b'\n', &buffer[self.scanned..]);
@@ -63,7 +63,7 @@ impl Lines {
                 }
                 buffer.clear();
                 self.scanned = 0;
-                // Said once, at its beginning: the client may be waiting for it.
+                // Report it once, at its beginning: the client may be waiting for the result.
                 let first = !std::mem::replace(&mut self.skipping, true);
                 return first.then_some(Line::TooLong { max: self.max });
             };
@@ -73,7 +73,7 @@ impl Lines {
                 buffer.advance(at + 1);
                 return Some(Line::TooLong { max: self.max });
             }
-            // Blank lines separate nothing from nothing.
+            // Blank lines are ignored.
             if skipped || buffer[..at].trim_ascii().is_empty() {
                 buffer.advance(at + 1);
                 continue;
@@ -97,7 +97,7 @@ impl Decoder for Lines {
         if let Some(line) = self.next(buffer) {
             return Ok(Some(line));
         }
-        // The last line needs no break.
+        // The last line needs no line break.
         self.scanned = 0;
         let blank = self.skipping || buffer.trim_ascii().is_empty();
         let rest = take_row(buffer, buffer.len());
@@ -115,17 +115,17 @@ struct Row<'l> {
     image: Option<LongText>,
 }
 
-/// The id of a line that is JSON, but no row.
+/// The id of a line that is JSON, but not a valid row.
 #[derive(Deserialize)]
 struct IdOnly<'l> {
     #[serde(borrow)]
     id: Option<&'l RawValue>,
 }
 
-/// Reads a line; one that is no row is a row that fails.
+/// Reads a line. An invalid line becomes a row that fails.
 ///
 /// # Errors
-/// The body broke off.
+/// The body ended early.
 pub(super) async fn read(
     (line, bytes): (io::Result<Line>, Option<RowBytes>),
 ) -> Result<BulkRow<Id>, Error> {
@@ -225,13 +225,13 @@ impl<'e> From<&'e BulkEnd> for End<'e> {
     }
 }
 
-/// The last line's content, in JSON.
+/// The content of the last line as JSON.
 pub(super) fn end(end: &BulkEnd) -> Vec<u8> {
-    // Numbers and strings are written, to memory, which cannot fail.
+    // Writing numbers and strings to memory cannot fail.
     serde_json::to_vec(&End::from(end)).unwrap_or_default()
 }
 
-/// Writes events, a line each.
+/// Writes each event as a line.
 pub(super) fn write(events: Vec<BulkEvent<Id>>, format: EncodingFormat) -> Bytes {
     let mut text = Vec::new();
     for event in events {
@@ -256,7 +256,7 @@ pub(super) fn write(events: Vec<BulkEvent<Id>>, format: EncodingFormat) -> Bytes
 mod tests {
     use super::*;
 
-    /// Feeds a body in pieces and gives the lines.
+    /// Feeds a body in chunks and returns the lines.
     fn lines(pieces: &[&str], max: usize) -> Vec<Line> {
         let mut lines = Lines::new(max);
         let mut buffer = BytesMut::new();

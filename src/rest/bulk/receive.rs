@@ -1,4 +1,4 @@
-//! Rows of a body while they are received.
+//! Reads the rows of a body while they arrive.
 
 use std::io;
 
@@ -9,10 +9,10 @@ use tokio_util::codec::Decoder;
 
 use crate::engine::{RowBytes, RowRoom};
 
-/// Splits a body into rows. A row that is longer than [`RowRoom::FREE_BYTES`] waits for room for the longest one before
-/// more of it is read.
+/// Splits a body into rows. For a row that is longer than [`RowRoom::FREE_BYTES`], it waits until there is room
+/// for a row of maximum length before it reads more.
 ///
-/// * `max`: the longest row's bytes
+/// * `max`: maximum number of bytes of a row
 pub(super) fn rows<D>(
     body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     mut decoder: D,
@@ -42,7 +42,8 @@ where
                 taken = None;
             } else if taken.is_none() {
                 taken = room.take(max).await;
-                // Once and for all, so that it does not grow by copying. What does not come is never touched.
+                // Reserve the maximum once, so that the buffer is not copied when it grows. Memory for bytes
+                // that do not arrive is never touched.
                 buffer.reserve(max.saturating_sub(buffer.len()));
             }
             match body.next().await {
@@ -67,8 +68,8 @@ where
     }
 }
 
-/// Takes a row out of the buffer, so that it holds its own bytes and no others: those of a short one are copied, and
-/// the buffer is used again; a long one takes the buffer with it.
+/// Takes a row out of the buffer, so that the row does not keep other bytes in memory. A short row is copied,
+/// and the buffer is reused. A long row takes the buffer itself.
 pub(super) fn take_row(buffer: &mut BytesMut, length: usize) -> Bytes {
     if length <= RowRoom::FREE_BYTES {
         return Bytes::from(buffer.split_to(length).to_vec());

@@ -1,4 +1,4 @@
-//! `POST /v2/embed`, as Cohere's clients speak it.
+//! `POST /v2/embed` for Cohere's clients.
 
 pub(in crate::rest) mod rerank;
 pub(in crate::rest) mod v1;
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// What to embed, and how the answer is written. Give one of `texts`, `images` and `inputs`.
+/// What to embed, and how the response is written. Give one of `texts`, `images` and `inputs`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(
@@ -38,31 +38,31 @@ use crate::{
     })
 )]
 pub(in crate::rest) struct EmbedBody {
-    /// The model's name; the default model where none is given.
+    /// The model's name. Without a name, the default model is used.
     model: Option<String>,
     /// Texts.
     texts: Option<Vec<String>>,
-    /// Pictures: data URIs, base64, or URLs where the server fetches.
+    /// Images: data URIs, base64, or URLs if the server fetches images.
     images: Option<Vec<LongText>>,
-    /// Items whose content is one text or one picture.
+    /// Items whose content is one text or one image.
     inputs: Option<Vec<Item>>,
-    /// In which types the embeddings come; `float` where none is given.
+    /// The types of the embeddings. The default is `float`.
     #[serde(default)]
     embedding_types: Vec<EmbeddingType>,
-    /// Keep only the first values of each embedding, and normalise after that. It costs accuracy, as
-    /// `/v1/embeddings` says.
+    /// Keep only the first values of each embedding and normalise them again. This costs accuracy, see
+    /// `/v1/embeddings`.
     #[schema(minimum = 1)]
     output_dimension: Option<usize>,
-    /// `END` cuts a text that is too long, `NONE` refuses it.
+    /// `END` truncates a text that is too long, `NONE` refuses it.
     #[serde(default)]
     truncate: Truncate,
-    /// Accepted and not used: the model has one embedding for a text, whatever it is for.
+    /// Accepted and ignored: the model has one embedding for a text, whatever its use.
     #[expect(dead_code, reason = "part of Cohere's request; the model knows no input types")]
     input_type: Option<String>,
-    /// Accepted and not used: texts are cut at the model's own length.
+    /// Accepted and ignored: texts are truncated to the model's own length.
     #[expect(dead_code, reason = "part of Cohere's request")]
     max_tokens: Option<u32>,
-    /// Accepted and not used: `x-priority` is this server's.
+    /// Accepted and ignored: use the header `x-priority`.
     #[expect(dead_code, reason = "part of Cohere's request")]
     priority: Option<i64>,
 }
@@ -73,15 +73,16 @@ pub(in crate::rest) struct EmbedBody {
 pub(in crate::rest) enum EmbeddingType {
     /// Numbers.
     Float,
-    /// `-127..=127`: a value of 1 is 127.
+    /// Integers in `[-127, 127]`: the value 1 becomes 127.
     Int8,
     /// As `int8`, plus 128.
     Uint8,
     /// As `ubinary`, minus 128.
     Binary,
-    /// A bit for each value that is above 0, eight to a byte, the first one highest.
+    /// One bit per value, set if the value is above 0. Eight bits per byte, with the first value in the highest
+    /// bit.
     Ubinary,
-    /// Base64 over little-endian 32-bit floats.
+    /// Base64 of little-endian 32-bit floats.
     Base64,
 }
 
@@ -89,12 +90,12 @@ pub(in crate::rest) enum EmbeddingType {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub(in crate::rest) enum Truncate {
-    /// It is refused.
+    /// The text is refused.
     None,
-    /// Its end is cut.
+    /// Its end is cut off.
     #[default]
     End,
-    /// Its beginning would be cut, which is not served.
+    /// Its beginning would be cut off. Not supported.
     Start,
 }
 
@@ -103,10 +104,10 @@ impl FromPayload for EmbedBody {
 }
 
 impl EmbedBody {
-    /// The engine's request, the field that the items came in, and the texts to be echoed.
+    /// The engine's request, the field with the items, and the texts to return in the response.
     ///
     /// # Errors
-    /// Names what is wrong.
+    /// Names the invalid field.
     pub(in crate::rest) fn split(
         &mut self,
     ) -> Result<(EmbedRequest, &'static str, Vec<String>), Error> {
@@ -136,7 +137,7 @@ impl EmbedBody {
     }
 }
 
-/// The embeddings, in each type that was asked for.
+/// The embeddings in each requested type.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CohereEmbedResponse)]
 pub(in crate::rest) struct EmbedAnswer {
@@ -150,7 +151,7 @@ pub(in crate::rest) struct EmbedAnswer {
     meta: Meta,
 }
 
-/// One list a type, one row an item in each.
+/// One list per type, with one row per item.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub(in crate::rest) struct EmbeddingsByType {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,9 +187,9 @@ pub(in crate::rest) struct ApiVersion {
 /// What the request consumed.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct BilledUnits {
-    /// Token ids of all texts.
+    /// Number of token ids of all texts.
     input_tokens: usize,
-    /// Pictures.
+    /// Number of images.
     images: usize,
 }
 
@@ -244,9 +245,9 @@ impl EmbedAnswer {
     }
 }
 
-/// Embeds texts and pictures, in Cohere's shape
+/// Embeds texts and images, in Cohere's format
 ///
-/// An item of `inputs` has one text or one picture as its content. Embeddings have length 1.
+/// The content of an item of `inputs` is one text or one image. Embeddings have length 1.
 #[utoipa::path(
     post,
     path = "/v2/embed",

@@ -1,4 +1,4 @@
-//! One thing to embed, in the shapes that the compatible APIs give it.
+//! One item to embed, in the formats of the compatible APIs.
 
 use std::fmt;
 
@@ -14,17 +14,17 @@ use crate::{
     rest::{long_text::LongText, openapi::EXAMPLE_IMAGE},
 };
 
-/// A text, or an object that says what it holds.
+/// A text, or an object that says what it contains.
 #[derive(Debug, ToSchema)]
 #[serde(untagged)]
 pub(in crate::rest) enum Item {
     /// A text.
     Text(String),
-    /// An object with one text or one picture.
+    /// An object with one text or one image.
     Part(Part),
 }
 
-/// An object with one text or one picture, in whatever way an API writes that.
+/// An object with one text or one image, in the format of any of the compatible APIs.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(examples(
@@ -34,30 +34,30 @@ pub(in crate::rest) enum Item {
     json!({"content": [{"type": "text", "text": "a cat"}]})
 ))]
 pub(in crate::rest) struct Part {
-    /// What the part holds; the field that is set tells as much.
+    /// The kind of the part. Not needed, since the field that is set shows it.
     #[serde(rename = "type")]
     kind: Option<String>,
-    /// Who says it, in a conversation; all are embedded alike.
+    /// The role in a conversation. It does not change the embedding.
     #[expect(dead_code, reason = "part of a message; the model knows no roles")]
     role: Option<String>,
     /// A text.
     text: Option<String>,
-    /// A picture: a data URI, base64, or a URL where the server fetches.
+    /// An image: a data URI, base64, or a URL if the server fetches images.
     image: Option<LongText>,
-    /// A picture: a data URI or base64.
+    /// An image: a data URI or base64.
     image_base64: Option<LongText>,
-    /// A picture: a data URI, base64, or a URL where the server fetches; alone or in an object.
+    /// An image: a data URI, base64, or a URL if the server fetches images, either directly or in an object.
     image_url: Option<ImageUrl>,
-    /// Parts; each item is one text or one picture, so there is one.
+    /// The parts. Each item is one text or one image, so there must be exactly one part.
     #[schema(value_type = Option<ItemsSchema>, no_recursion)]
     content: Option<Items>,
 }
 
-/// A picture's data URI, base64 or URL, alone or in an object.
+/// An image as a data URI, base64 or URL, either directly or in an object.
 #[derive(Debug, ToSchema)]
 #[serde(untagged)]
 pub(in crate::rest) enum ImageUrl {
-    /// Alone.
+    /// Directly.
     Text(LongText),
     /// In an object.
     Object {
@@ -66,12 +66,12 @@ pub(in crate::rest) enum ImageUrl {
     },
 }
 
-/// [`ImageUrl::Object`], as it is read.
+/// [`ImageUrl::Object`] for parsing.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UrlObject {
     url: LongText,
-    /// Which resolution a hosted model would look at.
+    /// The resolution that a hosted model would use.
     #[serde(rename = "detail")]
     _detail: Option<IgnoredAny>,
 }
@@ -87,11 +87,11 @@ impl From<Part> for Item {
 }
 
 impl Item {
-    /// What the item is. Nothing is decoded here.
+    /// Converts the item to an input. Images are not decoded here.
     ///
     /// # Errors
-    /// [`crate::error::Code::InvalidRequest`] for an item that is not one text or one picture; else what
-    /// [`ImageInput::parse`] says.
+    /// [`crate::error::Code::InvalidRequest`] for an item that is not one text or one image, and the errors of
+    /// [`ImageInput::parse`].
     pub(in crate::rest) fn resolve(self) -> Result<Input, Error> {
         match self {
             Self::Text(text) => Ok(Input::plain(text)),
@@ -100,7 +100,7 @@ impl Item {
         }
     }
 
-    /// The parts of a content; the item itself where it has none.
+    /// The parts of the item's content. The item itself if it has no content.
     pub(in crate::rest) fn into_parts(self) -> Vec<Self> {
         match self {
             Self::Part(Part { content: Some(Items(parts)), text: None, .. }) => parts,
@@ -108,7 +108,7 @@ impl Item {
         }
     }
 
-    /// What a part of a content is. It has no parts itself: no API has a content in a content.
+    /// Converts a part of a content. It cannot have parts itself: no API nests contents.
     ///
     /// # Errors
     /// Those of [`Item::resolve`].
@@ -120,7 +120,7 @@ impl Item {
         }
     }
 
-    /// The text, where it is one.
+    /// The text, if the item is one.
     pub(in crate::rest) fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -163,17 +163,17 @@ fn unsupported(kind: Option<&str>) -> Error {
     Error::new(crate::error::Code::InvalidRequest, message)
 }
 
-/// Why several parts together are refused.
+/// The error for several parts in one item.
 pub(in crate::rest) fn mixed() -> Error {
     let message =
         "an item is one text or one picture: this model has no vector for several together";
     Error::new(crate::error::Code::InvalidRequest, message)
 }
 
-/// What each item is; every item that is neither is named.
+/// Converts all items. The error names every invalid item.
 ///
 /// # Errors
-/// The faults, folded into one error.
+/// All errors combined into one.
 pub(in crate::rest) fn resolve_all(
     field: &'static str,
     items: impl IntoIterator<Item = Item>,
@@ -181,10 +181,10 @@ pub(in crate::rest) fn resolve_all(
     collect(field, items.into_iter().map(Item::resolve))
 }
 
-/// Reads pictures that came as strings; every one that is not a picture is named.
+/// Reads images from strings. The error names every string that is not an image.
 ///
 /// # Errors
-/// The faults, folded into one error.
+/// All errors combined into one.
 pub(in crate::rest) fn pictures(
     field: &'static str,
     images: Vec<LongText>,
@@ -207,8 +207,8 @@ fn collect(
     Error::of_items(errors).map_or(Ok(found), Err)
 }
 
-// Written by hand, not as untagged enums: a fault deep in an array keeps its own message and path, and nothing is
-// kept beside what it becomes.
+// Written by hand, not as untagged enums: an error deep in an array keeps its own message and path, and no
+// value is buffered.
 impl<'de> Deserialize<'de> for Item {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ItemVisitor)
@@ -286,7 +286,7 @@ impl<'de> Visitor<'de> for ItemsVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Items, A::Error> {
-        // An object with a content of several parts stands for several items here.
+        // An object with several parts in its content gives several items here.
         match ItemVisitor.visit_map(map)? {
             Item::Part(Part { content: Some(items), text: None, .. }) => Ok(items),
             item => Ok(Items(vec![item])),
@@ -302,7 +302,7 @@ impl<'de> Visitor<'de> for ItemsVisitor {
     }
 }
 
-/// One item, or an array of items, for the document.
+/// One item, or an array of items, for the OpenAPI document.
 #[derive(ToSchema)]
 #[schema(as = Items)]
 #[serde(untagged)]
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(items(r#"{"content": [{"text": "a"}, {"image": "b"}]}"#).expect("two").len(), 2);
     }
 
-    /// A picture in base64 is copied once on its way, where the body is put together, and not again.
+    /// An image in base64 is copied only once, when the body is assembled.
     #[test]
     fn a_picture_stays_where_the_body_holds_it() {
         let payload = "A".repeat(1 << 16);

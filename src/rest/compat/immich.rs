@@ -1,5 +1,4 @@
-//! The routes that Immich's server calls of its machine learning container, as far as smart search needs
-//! them.
+//! The routes of Immich's machine learning container that Immich's server calls for smart search.
 
 use axum::{
     extract::State,
@@ -24,15 +23,15 @@ use crate::{
     },
 };
 
-/// A form: what to do as JSON, and one picture or one text.
+/// A form with the tasks as JSON, and one image or one text.
 #[derive(ToSchema)]
 #[schema(as = ImmichForm)]
 #[expect(dead_code, reason = "only describes the form; `read` reads it")]
 pub(in crate::rest) struct PredictForm {
-    /// `{"clip": {"visual": {"modelName": ...}}}` for a picture, `textual` for a text.
+    /// `{"clip": {"visual": {"modelName": ...}}}` for an image, `textual` for a text.
     #[schema(example = r#"{"clip": {"textual": {"modelName": "demo"}}}"#)]
     entries: String,
-    /// A picture.
+    /// An image.
     image: Option<File>,
     /// A text.
     text: Option<String>,
@@ -45,7 +44,7 @@ struct Entries {
     clip: Clip,
 }
 
-/// One of the two, as the request has a picture or a text.
+/// One of the two, depending on whether the request has an image or a text.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Clip {
@@ -53,14 +52,14 @@ enum Clip {
     Textual(Entry),
 }
 
-/// Which model; other options (a text's language) do not matter to it.
+/// The model. Other options, such as the language of a text, are ignored.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Entry {
     model_name: String,
 }
 
-/// The vector, and of a picture its size.
+/// The vector, and for an image its size.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ImmichAnswer)]
@@ -74,11 +73,11 @@ pub(in crate::rest) struct PredictAnswer {
     image_width: Option<u32>,
 }
 
-/// What a form asks for.
+/// The content of a form.
 struct Asked {
     model: String,
     input: Input,
-    /// The field that the input came in.
+    /// The field with the input.
     field: &'static str,
 }
 
@@ -111,9 +110,9 @@ fn read(form: Form) -> Result<Asked, Error> {
     }
 }
 
-/// Embeds a picture or a text for Immich's smart search
+/// Embeds an image or a text for Immich's smart search
 ///
-/// `modelName` must be a model that is served here: serve it under the name that Immich knows.
+/// `modelName` must be the name of a model of this server. Serve the model under the name that Immich uses.
 #[utoipa::path(
     post,
     path = "/predict",
@@ -136,7 +135,7 @@ pub(in crate::rest) async fn predict(
     let request = embed_all(Some(model), vec![input]);
     let embedded = state.engine().embed(request, &context).await;
     let embedded = embedded.map_err(|error| in_field(error, field))?;
-    // Only now: the header was checked against the limits on the way.
+    // Read the size only now: by then, the header was checked against the limits.
     let size = picture.and_then(|bytes| preprocess::size(&bytes));
     let row = embedded.embeddings.first().map(|row| serde_json::to_string(row.as_slice()));
     Ok(Json(PredictAnswer {
@@ -147,7 +146,7 @@ pub(in crate::rest) async fn predict(
     .into_response())
 }
 
-/// Says that the process answers, to Immich's server
+/// Liveness probe for Immich's server
 #[utoipa::path(
     get,
     path = "/ping",

@@ -1,4 +1,4 @@
-//! The Open Inference Protocol, version 2, over REST: KServe's and Triton's clients.
+//! The Open Inference Protocol, version 2, over REST, for the clients of KServe and Triton.
 
 mod models;
 mod path;
@@ -42,14 +42,14 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(versioned_infer))
 }
 
-/// What serves.
+/// Information about the server.
 #[derive(Debug, Serialize, ToSchema)]
 struct ServerMetadata {
     /// Always `siglip-server`.
     #[schema(value_type = String)]
     name: &'static str,
     version: &'static str,
-    /// Extensions of the protocol that are spoken.
+    /// The supported extensions of the protocol.
     #[schema(value_type = Vec<String>)]
     extensions: [&'static str; 2],
 }
@@ -70,7 +70,7 @@ async fn server() -> Json<ServerMetadata> {
     })
 }
 
-/// Says that the process answers, in the Open Inference Protocol
+/// Liveness probe, in the Open Inference Protocol
 #[utoipa::path(
     get,
     path = "/v2/health/live",
@@ -80,7 +80,7 @@ async fn server() -> Json<ServerMetadata> {
 )]
 async fn live() {}
 
-/// Says whether the server wants traffic, in the Open Inference Protocol
+/// Readiness probe, in the Open Inference Protocol
 #[utoipa::path(
     get,
     path = "/v2/health/ready",
@@ -97,11 +97,11 @@ async fn ready(State(state): State<AppState>) -> Result<(), Failure> {
 
 /// Embeds and scores tensors, in the Open Inference Protocol
 ///
-/// Reads `IMAGE` (BYTES; in JSON data URIs or base64) or `PIXEL_VALUES` (FP32 `[n, 3, height, width]`), and
-/// `TEXT` (BYTES) or `INPUT_IDS` (INT32 or INT64 `[n, length]`). Answers `EMBEDDING`, pictures first, where
-/// both sides are given `LOGIT` and `PROBABILITY` `[pictures, texts]`, and of a model that writes captions `CAPTION`
-/// (BYTES). With the header
-/// `Inference-Header-Content-Length` the body is that much JSON, and raw tensors behind it.
+/// Reads `IMAGE` (BYTES; in JSON as data URIs or base64) or `PIXEL_VALUES` (FP32 `[n, 3, height, width]`), and
+/// `TEXT` (BYTES) or `INPUT_IDS` (INT32 or INT64 `[n, length]`). Returns `EMBEDDING`, images first. If both
+/// sides are given, it also returns `LOGIT` and `PROBABILITY` `[images, texts]`. A model that generates
+/// captions also returns `CAPTION` (BYTES). With the header `Inference-Header-Content-Length`, this many bytes
+/// of the body are JSON, and raw tensors follow.
 #[utoipa::path(
     post,
     path = "/v2/models/{model}/infer",
@@ -122,9 +122,9 @@ async fn infer(
     Ok(form.respond(&state, &context, answer).await?)
 }
 
-/// Embeds and scores tensors of a version, in the Open Inference Protocol
+/// Embeds and scores tensors with a model version, in the Open Inference Protocol
 ///
-/// The same as without a version, of which there is one: `1`.
+/// The same as without a version. The only version is `1`.
 #[utoipa::path(
     post,
     path = "/v2/models/{model}/versions/{version}/infer",

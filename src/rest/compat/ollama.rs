@@ -1,4 +1,4 @@
-//! Ollama's routes for embeddings, as its clients for Python and JavaScript speak them.
+//! Ollama's routes for embeddings, for its Python and JavaScript clients.
 
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The tag that Ollama and its tools put behind a name without one.
+/// The tag that Ollama and its tools append to a name without a tag.
 const TAG: &str = ":latest";
 
 /// What to embed.
@@ -32,43 +32,43 @@ const TAG: &str = ":latest";
 #[serde(deny_unknown_fields)]
 #[schema(as = OllamaEmbedRequest, example = json!({"model": "demo", "input": ["a cat", "a dog"]}))]
 pub(in crate::rest) struct EmbedBody {
-    /// The model's name, with or without `:latest`; the default model where none is given.
+    /// The model's name, with or without `:latest`. Without a name, the default model is used.
     model: Option<String>,
     /// Texts, or objects with one text or one image.
     #[schema(value_type = ItemsSchema)]
     input: Items,
-    /// Whether a text that is too long is cut (the default); otherwise it is refused.
+    /// Whether a text that is too long is truncated (the default). Otherwise it is refused.
     #[schema(default = true)]
     truncate: Option<bool>,
-    /// Keep only the first values of each embedding, and normalise after that. It costs accuracy, as
-    /// `/v1/embeddings` says.
+    /// Keep only the first values of each embedding and normalise them again. This costs accuracy, see
+    /// `/v1/embeddings`.
     #[schema(minimum = 1)]
     dimensions: Option<usize>,
-    /// Accepted and not used: they steer how a language model answers, and none changes an embedding.
+    /// Accepted and ignored: they control how a language model generates text, and do not change an embedding.
     #[schema(value_type = Option<serde_json::Value>)]
     #[expect(dead_code, reason = "part of Ollama's request; nothing in it has a meaning here")]
     options: Option<IgnoredAny>,
-    /// Accepted and not used: models stay loaded.
+    /// Accepted and ignored: models stay loaded.
     #[schema(value_type = Option<serde_json::Value>)]
     #[expect(dead_code, reason = "part of Ollama's request; models stay loaded")]
     keep_alive: Option<IgnoredAny>,
 }
 
-/// One text to embed, as older clients send it.
+/// One text to embed, in the format of older clients.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = OllamaEmbeddingsRequest, example = json!({"model": "demo", "prompt": "a cat"}))]
 pub(in crate::rest) struct PromptBody {
-    /// The model's name, with or without `:latest`; the default model where none is given.
+    /// The model's name, with or without `:latest`. Without a name, the default model is used.
     model: Option<String>,
     /// A text, or an object with one text or one image.
     #[schema(inline)]
     prompt: Item,
-    /// Accepted and not used, as in `/api/embed`.
+    /// Accepted and ignored, as in `/api/embed`.
     #[schema(value_type = Option<serde_json::Value>)]
     #[expect(dead_code, reason = "part of Ollama's request; nothing in it has a meaning here")]
     options: Option<IgnoredAny>,
-    /// Accepted and not used: models stay loaded.
+    /// Accepted and ignored: models stay loaded.
     #[schema(value_type = Option<serde_json::Value>)]
     #[expect(dead_code, reason = "part of Ollama's request; models stay loaded")]
     keep_alive: Option<IgnoredAny>,
@@ -82,18 +82,18 @@ impl FromPayload for PromptBody {
     const ACCEPTS: &'static str = "application/json";
 }
 
-/// One embedding an item, in the order of the request.
+/// One embedding per item, in the order of the request.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = OllamaEmbedResponse)]
 pub(in crate::rest) struct EmbedAnswer {
-    /// The model that answered.
+    /// The model that was used.
     model: String,
     embeddings: Vec<Vec<f32>>,
     /// Nanoseconds.
     total_duration: u64,
     /// Always 0: models stay loaded.
     load_duration: u64,
-    /// Token ids of all texts.
+    /// Number of token ids of all texts.
     prompt_eval_count: usize,
 }
 
@@ -115,7 +115,7 @@ pub(in crate::rest) struct Tags {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = OllamaTag)]
 pub(in crate::rest) struct Tag {
-    /// The name, or an alias, that requests use.
+    /// The name or alias that requests use.
     name: String,
     /// The same.
     model: String,
@@ -127,12 +127,12 @@ pub(in crate::rest) struct Tag {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = OllamaVersion)]
 pub(in crate::rest) struct Version {
-    /// That of this server, not of Ollama.
+    /// The version of this server, not of Ollama.
     #[schema(value_type = String)]
     version: &'static str,
 }
 
-/// The name under which a model is served: Ollama's tools add a tag to what they were told.
+/// The name of the model on this server. Ollama's tools add a tag to the configured name.
 fn served(state: &AppState, name: Option<String>) -> Option<String> {
     let registry = state.engine().registry();
     name.map(|name| match name.strip_suffix(TAG) {
@@ -156,7 +156,7 @@ fn rows(embedded: &Embedded) -> Vec<Vec<f32>> {
     embedded.embeddings.iter().map(|row| row.as_slice().to_vec()).collect()
 }
 
-/// Embeds texts and images, in Ollama's shape
+/// Embeds texts and images, in Ollama's format
 ///
 /// Embeddings have length 1.
 #[utoipa::path(
@@ -190,7 +190,7 @@ pub(in crate::rest) async fn embed(
     respond::json(&state, &context, values, answer).await
 }
 
-/// Embeds one text, in the shape that Ollama had first
+/// Embeds one text, in Ollama's older format
 ///
 /// The embedding has length 1.
 #[utoipa::path(
@@ -214,7 +214,7 @@ pub(in crate::rest) async fn prompt(
     respond::json(&state, &context, values, answer).await
 }
 
-/// Lists the served models, in Ollama's shape
+/// Lists the served models, in Ollama's format
 #[utoipa::path(
     get,
     path = "/api/tags",
@@ -234,7 +234,7 @@ pub(in crate::rest) async fn tags(State(state): State<AppState>) -> Json<Tags> {
     Json(Tags { models: models.collect() })
 }
 
-/// Tells the version, in Ollama's shape
+/// Returns the version, in Ollama's format
 #[utoipa::path(
     get,
     path = "/api/version",

@@ -1,4 +1,4 @@
-//! `POST /rerank`, as vLLM, Jina and text-embeddings-inference speak it.
+//! `POST /rerank` for clients of vLLM, Jina and text-embeddings-inference.
 
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// A query, and the documents to order by it: `documents` for the answer of vLLM and Jina, `texts` for that
-/// of text-embeddings-inference.
+/// A query, and the documents to rank by it: `documents` for the response of vLLM and Jina, `texts` for that of
+/// text-embeddings-inference.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(examples(
@@ -31,43 +31,43 @@ use crate::{
     json!({"query": "a cat", "texts": ["a kitten", "a truck"]})
 ))]
 pub(in crate::rest) struct RerankBody {
-    /// The model's name; the default model where none is given.
+    /// The model's name. Without a name, the default model is used.
     model: Option<String>,
-    /// A text, or an object with one text or one picture.
+    /// A text, or an object with one text or one image.
     query: Item,
-    /// Texts or pictures, all of one kind.
+    /// Texts or images, all of the same kind.
     #[schema(value_type = Option<ItemsSchema>)]
     documents: Option<Items>,
     /// Texts.
     texts: Option<Vec<String>>,
-    /// Keep only the best.
+    /// Keep only this many of the best documents.
     #[schema(minimum = 1)]
     top_n: Option<usize>,
-    /// Keep only documents whose probability is at least this, from 0 to 1. Refused where a pair has none: two texts,
-    /// two images, or a model that judges no pair on its own.
+    /// Keep only documents with at least this probability, from 0 to 1. Refused if a pair has no probability:
+    /// for two texts, two images, or a model that does not score a pair on its own.
     #[schema(minimum = 0, maximum = 1)]
     min_probability: Option<f32>,
-    /// Voyage's name for `top_n`; the answer is Voyage's then.
+    /// Voyage's name for `top_n`. The response is then in Voyage's format.
     #[schema(minimum = 1)]
     top_k: Option<usize>,
-    /// Voyage's name for `truncate`; the answer is Voyage's then.
+    /// Voyage's name for `truncate`. The response is then in Voyage's format.
     truncation: Option<bool>,
-    /// Whether texts come back with their scores.
+    /// Whether texts are returned with their scores.
     #[serde(alias = "return_text")]
     return_documents: Option<bool>,
-    /// Accepted for Cohere's clients and not used: a text is one piece.
+    /// Accepted for Cohere's clients and ignored: texts are not split into chunks.
     #[expect(dead_code, reason = "part of Cohere's first request; texts are cut, not split")]
     max_chunks_per_doc: Option<usize>,
-    /// Whether the scores are logits (of two of a kind: cosines); with `texts` only.
+    /// Whether the scores are logits, or cosines for two texts or two images. Only with `texts`.
     #[serde(default)]
     raw_scores: bool,
-    /// Whether a text that is too long is cut (the default); otherwise it is refused.
+    /// Whether a text that is too long is truncated (the default). Otherwise it is refused.
     #[schema(default = true)]
     truncate: Option<bool>,
     /// Only `right` is served: the end is cut.
     truncation_direction: Option<Direction>,
-    /// How many documents the matching head of a BLIP or BLIP-2 model judges: those with the largest cosines. The others
-    /// follow behind them, in the order of their cosines. Without effect on models without such a head.
+    /// How many documents the matching head of a BLIP or BLIP-2 model scores: those with the largest cosines.
+    /// The others follow after them in the order of their cosines. No effect on models without a matching head.
     #[schema(default = 128)]
     rerank_top_k: Option<usize>,
 }
@@ -80,21 +80,21 @@ impl FromPayload for RerankBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct RerankAnswer {
     id: String,
-    /// The model that answered.
+    /// The model that was used.
     model: String,
     usage: Usage,
     results: Vec<RerankResult>,
 }
 
-/// One document's score.
+/// The score of one document.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct RerankResult {
-    /// Its place in the request.
+    /// Its position in the request.
     index: usize,
-    /// The document, where it is a text.
+    /// The document, if it is a text.
     #[serde(skip_serializing_if = "Option::is_none")]
     document: Option<RerankedText>,
-    /// A picture and a text: the calibrated probability. Two of a kind: `(1 + cosine) / 2`.
+    /// For an image and a text: the calibrated probability. For two texts or two images: `(1 + cosine) / 2`.
     relevance_score: f32,
 }
 
@@ -104,18 +104,18 @@ pub(in crate::rest) struct RerankedText {
     pub(super) text: String,
 }
 
-/// One text's score, as text-embeddings-inference writes it.
+/// The score of one text, in the format of text-embeddings-inference.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct RankedText {
-    /// Its place in the request.
+    /// Its position in the request.
     index: usize,
-    /// The text, where it was asked for.
+    /// The text, if it was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
     score: f32,
 }
 
-/// The documents, best first, as Voyage writes them.
+/// The documents, best first, in Voyage's format.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = VoyageRerankResponse)]
 pub(in crate::rest) struct VoyageAnswer {
@@ -123,25 +123,25 @@ pub(in crate::rest) struct VoyageAnswer {
     #[schema(value_type = String)]
     object: &'static str,
     data: Vec<VoyageResult>,
-    /// The model that answered.
+    /// The model that was used.
     model: String,
     usage: Usage,
 }
 
-/// One document's score, as Voyage writes it.
+/// The score of one document, in Voyage's format.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = VoyageRerankResult)]
 pub(in crate::rest) struct VoyageResult {
-    /// Its place in the request.
+    /// Its position in the request.
     index: usize,
-    /// The document, where it is a text and was asked for.
+    /// The document, if it is a text and was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     document: Option<String>,
-    /// A picture and a text: the calibrated probability. Two of a kind: `(1 + cosine) / 2`.
+    /// For an image and a text: the calibrated probability. For two texts or two images: `(1 + cosine) / 2`.
     relevance_score: f32,
 }
 
-/// Every answer of `/rerank`.
+/// The formats of responses of `/rerank`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(in crate::rest) enum EitherAnswer {
@@ -153,7 +153,7 @@ pub(in crate::rest) enum EitherAnswer {
     Texts(Vec<RankedText>),
 }
 
-/// The pairs best first, at most `top`.
+/// The pairs, best first, at most `top`.
 pub(super) fn ranking(ranked: &Ranked, top: Option<usize>) -> Vec<Pair> {
     let mut pairs = ranked.pairs.clone();
     pairs.sort_by(Pair::best_first);
@@ -161,19 +161,19 @@ pub(super) fn ranking(ranked: &Ranked, top: Option<usize>) -> Vec<Pair> {
     pairs
 }
 
-/// A query, and documents to be ordered by it.
+/// A query, and documents to rank by it.
 pub(super) struct Query {
-    /// The model's name; the default model where none is given.
+    /// The model's name. Without a name, the default model is used.
     pub(super) model: Option<String>,
-    /// A text or a picture.
+    /// A text or an image.
     pub(super) query: Item,
-    /// The field that the documents came in.
+    /// The field with the documents.
     pub(super) field: &'static str,
-    /// Texts or pictures, all of one kind.
+    /// Texts or images, all of the same kind.
     pub(super) documents: Vec<Item>,
-    /// Whether a text that is too long is cut; otherwise it is refused.
+    /// Whether a text that is too long is truncated. Otherwise it is refused.
     pub(super) truncate: bool,
-    /// How many documents a matching head judges.
+    /// How many documents a matching head scores.
     pub(super) rerank_top_k: Option<usize>,
 }
 
@@ -181,8 +181,8 @@ impl Query {
     /// The engine's request.
     ///
     /// # Errors
-    /// Names the items that are not one text or one picture; or [`crate::error::Code::InvalidRequest`] for
-    /// documents of both kinds: the probability of a picture cannot be compared with the similarity of two
+    /// Names the items that are not one text or one image. [`crate::error::Code::InvalidRequest`] for documents
+    /// of both kinds: the probability of an image and a text cannot be compared with the similarity of two
     /// texts.
     pub(super) fn resolve(self) -> Result<RankRequest, Error> {
         let query = self.query.resolve().map_err(|error| error.with_field("query"))?;
@@ -202,16 +202,16 @@ impl Query {
     }
 }
 
-/// How an answer of `/rerank` is written.
+/// How a response of `/rerank` is written.
 pub(in crate::rest) struct Shape {
     top: Option<usize>,
     raw: bool,
-    /// The documents' texts, where they come back.
+    /// The documents' texts, if they are returned.
     texts: Vec<Option<String>>,
     api: Api,
 }
 
-/// Whose answer it is.
+/// Which API the response follows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Api {
     Jina,
@@ -220,10 +220,10 @@ enum Api {
 }
 
 impl RerankBody {
-    /// The engine's request, and how its answer is written.
+    /// The engine's request, and how its response is written.
     ///
     /// # Errors
-    /// Names what is wrong.
+    /// Names the invalid field.
     pub(in crate::rest) fn split(self) -> Result<(RankRequest, Shape), Error> {
         if self.truncation_direction == Some(Direction::Left) {
             return Err(Error::invalid("truncation_direction", "only `right` is served"));
@@ -248,7 +248,7 @@ impl RerankBody {
             (None, Some(texts)) => ("texts", texts.into_iter().map(Item::Text).collect()),
             _ => return Err(Error::invalid("documents", "give either `documents` or `texts`")),
         };
-        // vLLM and Jina give the documents back unless told otherwise; the others do not.
+        // vLLM and Jina return the documents by default. The others do not.
         let texts = if self.return_documents.unwrap_or(api == Api::Jina) {
             documents.iter().map(|item| item.as_text().map(str::to_owned)).collect()
         } else {
@@ -317,10 +317,11 @@ async fn answer(
     respond::json(state, context, values, move || EitherAnswer::new(&ranked, shape)).await
 }
 
-/// Orders documents by a query, in the shape of vLLM and Jina or of text-embeddings-inference
+/// Ranks documents by a query, in the format of vLLM and Jina or of text-embeddings-inference
 ///
-/// With `documents` the answer is that of vLLM and Jina, with `texts` that of text-embeddings-inference. A
-/// picture and a text are scored by their calibrated probability, two of a kind by `(1 + cosine) / 2`.
+/// With `documents`, the response is in the format of vLLM and Jina, with `texts` in that of
+/// text-embeddings-inference. The score of an image and a text is their calibrated probability. The score of
+/// two texts or two images is `(1 + cosine) / 2`.
 #[utoipa::path(
     post,
     path = "/rerank",
@@ -338,9 +339,10 @@ pub(in crate::rest) async fn rerank(
     answer(&state, &context, body).await
 }
 
-/// Orders documents by a query, in the shape of vLLM and Jina
+/// Ranks documents by a query, in the format of vLLM and Jina
 ///
-/// A picture and a text are scored by their calibrated probability, two of a kind by `(1 + cosine) / 2`.
+/// The score of an image and a text is their calibrated probability. The score of two texts or two images is
+/// `(1 + cosine) / 2`.
 #[utoipa::path(
     post,
     path = "/v1/rerank",

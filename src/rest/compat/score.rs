@@ -1,4 +1,4 @@
-//! `POST /score`, as vLLM speaks it.
+//! `POST /score` for vLLM's clients.
 
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
@@ -18,25 +18,25 @@ use crate::{
     },
 };
 
-/// Queries and documents: one query for all documents, or one for each.
+/// Queries and documents: one query for all documents, or one query per document.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
     "queries": "a cat", "documents": ["a kitten", {"image": EXAMPLE_IMAGE}]
 }))]
 pub(in crate::rest) struct ScoreBody {
-    /// The model's name; the default model where none is given.
+    /// The model's name. Without a name, the default model is used.
     model: Option<String>,
-    /// One, or as many as there are documents.
+    /// One query, or as many as there are documents.
     #[serde(alias = "text_1", alias = "data_1")]
     #[schema(value_type = ItemsSchema)]
     queries: Items,
-    /// What is scored.
+    /// The documents to score.
     #[serde(alias = "text_2", alias = "data_2", alias = "items")]
     #[schema(value_type = ItemsSchema)]
     documents: Items,
-    /// Keep only documents whose probability is at least this, from 0 to 1. Refused where a pair has none: two texts,
-    /// two images, or a model that judges no pair on its own.
+    /// Keep only documents with at least this probability, from 0 to 1. Refused if a pair has no probability:
+    /// for two texts, two images, or a model that does not score a pair on its own.
     #[schema(minimum = 0, maximum = 1)]
     min_probability: Option<f32>,
 }
@@ -45,14 +45,14 @@ impl FromPayload for ScoreBody {
     const ACCEPTS: &'static str = "application/json";
 }
 
-/// One score a document, in the order of the request.
+/// One score per document, in the order of the request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct ScoreAnswer {
     id: String,
     /// Always `list`.
     #[schema(value_type = String)]
     object: &'static str,
-    /// The model that answered.
+    /// The model that was used.
     model: String,
     data: Vec<ScoreObject>,
     usage: Usage,
@@ -61,12 +61,12 @@ pub(in crate::rest) struct ScoreAnswer {
 /// One score.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct ScoreObject {
-    /// The document's place in the request.
+    /// The document's position in the request.
     index: usize,
     /// Always `score`.
     #[schema(value_type = String)]
     object: &'static str,
-    /// A picture and a text: the calibrated probability. Two of a kind: `(1 + cosine) / 2`.
+    /// For an image and a text: the calibrated probability. For two texts or two images: `(1 + cosine) / 2`.
     score: f32,
 }
 
@@ -104,9 +104,10 @@ async fn scores(state: &AppState, context: &Context, body: ScoreBody) -> Result<
     respond::json(state, context, values, move || ScoreAnswer::new(&ranked)).await
 }
 
-/// Scores documents against queries, in vLLM's shape
+/// Scores documents against queries, in vLLM's format
 ///
-/// A picture and a text are scored by their calibrated probability, two of a kind by `(1 + cosine) / 2`.
+/// The score of an image and a text is their calibrated probability. The score of two texts or two images is
+/// `(1 + cosine) / 2`.
 #[utoipa::path(
     post,
     path = "/score",
@@ -124,7 +125,7 @@ pub(in crate::rest) async fn score(
     scores(&state, &context, body).await
 }
 
-/// Scores documents against queries, in vLLM's shape
+/// Scores documents against queries, in vLLM's format
 ///
 /// The same as `/score`.
 #[utoipa::path(

@@ -1,4 +1,4 @@
-//! `POST /embed` and `/similarity`, `GET /health`: text-embeddings-inference.
+//! `POST /embed` and `/similarity`, and `GET /health`, for clients of text-embeddings-inference.
 
 pub(in crate::rest) mod endpoint;
 
@@ -27,56 +27,56 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[schema(as = TeiEmbedRequest, example = json!({"inputs": ["a cat", "a dog"]}))]
 pub(in crate::rest) struct EmbedBody {
-    /// One text or several; objects with a text or a picture are taken too.
+    /// One or several texts. Objects with a text or an image are accepted too.
     #[schema(value_type = ItemsSchema)]
     inputs: Items,
-    // The options once more, since a flattened struct would keep every field that it does not know.
-    /// The model's name; the default model where none is given. Not in the original format.
+    // The same options as [`EmbedOptions`]. A flattened struct would buffer every unknown field.
+    /// The model's name. Without a name, the default model is used. Not part of the original format.
     model: Option<String>,
-    /// Whether embeddings are scaled to length 1; true where it is not given.
+    /// Whether embeddings are scaled to length 1. True by default.
     #[schema(default = true)]
     normalize: Option<bool>,
-    /// Whether a text that is too long is cut; true where it is not given.
+    /// Whether a text that is too long is truncated. True by default.
     #[schema(default = true)]
     truncate: Option<bool>,
-    /// Only `right` is served: the end is cut.
+    /// Only `right` is supported: the end is cut off.
     truncation_direction: Option<Direction>,
-    /// Not served: the model has no prompts.
+    /// Not supported: the model has no prompts.
     prompt_name: Option<String>,
-    /// Keep only the first values of each embedding. It costs accuracy, as `/v1/embeddings` says.
+    /// Keep only the first values of each embedding. This costs accuracy, see `/v1/embeddings`.
     #[schema(minimum = 1)]
     dimensions: Option<usize>,
-    /// The same options, as clients of an inference endpoint group them.
+    /// The same options in the format of an inference endpoint.
     parameters: Option<EmbedOptions>,
-    /// Accepted and not used: how an inference endpoint of Hugging Face waits and caches.
+    /// Accepted and ignored: they control waiting and caching in an inference endpoint of Hugging Face.
     #[expect(dead_code, reason = "part of the endpoint's request; the server has neither")]
     #[schema(value_type = Option<serde_json::Value>)]
     options: Option<IgnoredAny>,
 }
 
-/// How texts are embedded.
+/// Options for embedding texts.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = TeiEmbedOptions)]
 pub(in crate::rest) struct EmbedOptions {
-    /// The model's name; the default model where none is given. Not in the original format.
+    /// The model's name. Without a name, the default model is used. Not part of the original format.
     model: Option<String>,
-    /// Whether embeddings are scaled to length 1; true where it is not given.
+    /// Whether embeddings are scaled to length 1. True by default.
     #[schema(default = true)]
     normalize: Option<bool>,
-    /// Whether a text that is too long is cut; true where it is not given.
+    /// Whether a text that is too long is truncated. True by default.
     #[schema(default = true)]
     truncate: Option<bool>,
-    /// Only `right` is served: the end is cut.
+    /// Only `right` is supported: the end is cut off.
     truncation_direction: Option<Direction>,
-    /// Not served: the model has no prompts.
+    /// Not supported: the model has no prompts.
     prompt_name: Option<String>,
-    /// Keep only the first values of each embedding. It costs accuracy, as `/v1/embeddings` says.
+    /// Keep only the first values of each embedding. This costs accuracy, see `/v1/embeddings`.
     #[schema(minimum = 1)]
     dimensions: Option<usize>,
 }
 
-/// Which end of a text is cut.
+/// Which end of a text is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::rest) enum Direction {
@@ -104,10 +104,10 @@ impl EmbedBody {
 }
 
 impl EmbedOptions {
-    /// Options given in either of two places.
+    /// Combines options from two places.
     ///
     /// # Errors
-    /// Names one that is given in both.
+    /// Names an option that is given in both.
     fn or(self, nested: Self) -> Result<Self, Error> {
         fn one<T>(name: &'static str, a: Option<T>, b: Option<T>) -> Result<Option<T>, Error> {
             match (a, b) {
@@ -166,7 +166,7 @@ fn rows(embedded: &Embedded) -> Vec<Vec<f32>> {
     embedded.embeddings.iter().map(|row| row.as_slice().to_vec()).collect()
 }
 
-/// Embeds texts, in the shape of text-embeddings-inference
+/// Embeds texts, in the format of text-embeddings-inference
 #[utoipa::path(
     post,
     path = "/embed",
@@ -184,7 +184,7 @@ pub(in crate::rest) async fn embed(
     embeddings(&state, &context, body).await
 }
 
-/// A sentence, and others to compare it with.
+/// A sentence, and other sentences to compare it with.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(
@@ -193,12 +193,12 @@ pub(in crate::rest) async fn embed(
 )]
 pub(in crate::rest) struct SimilarityBody {
     inputs: Sentences,
-    /// How the sentences are read.
+    /// Options for embedding the sentences.
     #[serde(default)]
     parameters: EmbedOptions,
 }
 
-/// A sentence, and others to compare it with.
+/// A sentence, and other sentences to compare it with.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::rest) struct Sentences {
@@ -218,7 +218,7 @@ async fn cosines(
     let Sentences { source_sentence, sentences } = body.inputs;
     let field = "inputs.source_sentence";
     let source = source_sentence.resolve().map_err(|error| error.with_field(field))?;
-    // Options that a similarity cannot have are refused in the same way.
+    // This also refuses unsupported options.
     let options = body.parameters.request(Vec::new())?;
     let request = RankRequest {
         model: options.model,
@@ -228,7 +228,7 @@ async fn cosines(
             inputs: content::resolve_all("inputs.sentences", sentences)?,
         },
         truncate: options.truncate,
-        // Cosines are all that is answered.
+        // Only cosines are returned.
         rerank_top_k: Some(0),
     };
     let ranked = state.engine().rank(request, context).await?;
@@ -236,9 +236,9 @@ async fn cosines(
     respond::json(state, context, cosines.len(), move || cosines).await
 }
 
-/// Compares a sentence with others, in the shape of text-embeddings-inference
+/// Compares a sentence with others, in the format of text-embeddings-inference
 ///
-/// Answers cosines, in the order of the sentences.
+/// Returns cosines in the order of the sentences.
 #[utoipa::path(
     post,
     path = "/similarity",
@@ -256,7 +256,7 @@ pub(in crate::rest) async fn similarity(
     cosines(&state, &context, body).await
 }
 
-/// Says whether the server wants traffic, as text-embeddings-inference does
+/// Readiness probe, in the format of text-embeddings-inference
 #[utoipa::path(
     get,
     path = "/health",

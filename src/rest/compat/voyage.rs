@@ -1,4 +1,4 @@
-//! `POST /v1/multimodalembeddings`, as Voyage's client speaks it.
+//! `POST /v1/multimodalembeddings` for Voyage's client.
 
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// What to embed, and how the answer is written.
+/// What to embed, and how the response is written.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(
@@ -35,24 +35,24 @@ use crate::{
     })
 )]
 pub(in crate::rest) struct EmbedBody {
-    /// The model's name; the default model where none is given.
+    /// The model's name. Without a name, the default model is used.
     model: Option<String>,
-    /// Items whose content is one text or one picture.
+    /// Items whose content is one text or one image.
     inputs: Vec<Item>,
-    /// Accepted and not used: the model has one embedding for a text, whatever it is for.
+    /// Accepted and ignored: the model has one embedding for a text, whatever its use.
     #[expect(dead_code, reason = "part of Voyage's request; the model knows no input types")]
     input_type: Option<String>,
-    /// Whether a text that is too long is cut; otherwise it is refused.
+    /// Whether a text that is too long is truncated. Otherwise it is refused.
     #[serde(default = "yes")]
     #[schema(default = true)]
     truncation: bool,
-    /// `base64` over the little-endian values; an array of numbers where it is null.
+    /// `base64` of the little-endian values. Null for an array of numbers.
     #[serde(alias = "output_encoding")]
     encoding_format: Option<Base64>,
-    /// The type of the values; `float` where none is given.
+    /// The type of the values. The default is `float`.
     output_dtype: Option<OutputType>,
-    /// Keep only the first values of each embedding, and normalise after that. It costs accuracy, as
-    /// `/v1/embeddings` says.
+    /// Keep only the first values of each embedding and normalise them again. This costs accuracy, see
+    /// `/v1/embeddings`.
     #[schema(minimum = 1)]
     output_dimension: Option<usize>,
 }
@@ -61,11 +61,11 @@ fn yes() -> bool {
     true
 }
 
-/// The only encoding beside arrays of numbers.
+/// The only encoding other than arrays of numbers.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::rest) enum Base64 {
-    /// Base64 over the little-endian values.
+    /// Base64 of the little-endian values.
     Base64,
 }
 
@@ -76,13 +76,14 @@ pub(in crate::rest) enum OutputType {
     /// 32-bit floats.
     #[default]
     Float,
-    /// `-127..=127`: a value of 1 is 127.
+    /// Integers in `[-127, 127]`: the value 1 becomes 127.
     Int8,
     /// As `int8`, plus 128.
     Uint8,
     /// As `ubinary`, minus 128.
     Binary,
-    /// A bit for each value that is above 0, eight to a byte, the first one highest.
+    /// One bit per value, set if the value is above 0. Eight bits per byte, with the first value in the highest
+    /// bit.
     Ubinary,
 }
 
@@ -110,7 +111,7 @@ pub(in crate::rest) struct EmbedAnswer {
     #[schema(value_type = String)]
     object: &'static str,
     data: Vec<Row>,
-    /// The model that answered.
+    /// The model that was used.
     model: String,
     usage: Usage,
 }
@@ -123,15 +124,15 @@ pub(in crate::rest) struct Row {
     #[schema(value_type = String)]
     object: &'static str,
     embedding: Values,
-    /// The item's place in the request.
+    /// The item's position in the request.
     index: usize,
 }
 
-/// An embedding in the type and encoding that was asked for.
+/// An embedding in the requested type and encoding.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(in crate::rest) enum Values {
-    /// Base64 over the little-endian values.
+    /// Base64 of the little-endian values.
     Base64(String),
     /// 32-bit floats.
     Float(Vec<f32>),
@@ -145,13 +146,13 @@ pub(in crate::rest) enum Values {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = VoyageUsage)]
 pub(in crate::rest) struct Usage {
-    /// Token ids of all texts.
+    /// Number of token ids of all texts.
     text_tokens: usize,
-    /// Always 0: pictures are counted whole, not by their pixels.
+    /// Always 0: images are counted, not their pixels.
     image_pixels: usize,
     /// Always 0.
     video_pixels: usize,
-    /// Token ids of all texts.
+    /// Number of token ids of all texts.
     total_tokens: usize,
 }
 
@@ -191,9 +192,9 @@ impl EmbedAnswer {
     }
 }
 
-/// Embeds texts and pictures, in Voyage's shape
+/// Embeds texts and images, in Voyage's format
 ///
-/// Each input has one text or one picture as its content. Embeddings have length 1.
+/// The content of each input is one text or one image. Embeddings have length 1.
 #[utoipa::path(
     post,
     path = "/v1/multimodalembeddings",

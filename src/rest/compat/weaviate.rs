@@ -1,4 +1,4 @@
-//! The routes that Weaviate's `multi2vec-clip` module calls of its inference container.
+//! The routes of the inference container that Weaviate's `multi2vec-clip` module calls.
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Texts and pictures to embed; one side may be empty or missing.
+/// Texts and images to embed. One side may be empty or missing.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"texts": ["a cat"], "images": [EXAMPLE_IMAGE]}))]
@@ -34,7 +34,7 @@ impl FromPayload for VectorizeBody {
     const ACCEPTS: &'static str = "application/json";
 }
 
-/// One vector an item, each side in its order.
+/// One vector per item, in the order of each side.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::rest) struct VectorizeAnswer {
@@ -50,7 +50,7 @@ impl VectorizeAnswer {
     }
 }
 
-/// Embeds texts and pictures, in the shape of Weaviate's module
+/// Embeds texts and images, in the format of Weaviate's module
 ///
 /// Vectors have length 1.
 #[utoipa::path(
@@ -76,7 +76,7 @@ pub(in crate::rest) async fn vectorize(
     respond::json(&state, &context, values, move || VectorizeAnswer::new(&embedded, texts)).await
 }
 
-/// The engine counts over both sides, texts first.
+/// The field name of an item. The engine numbers the items of both sides together, texts first.
 fn name(field: &str, texts: usize) -> String {
     let index = field.strip_prefix("input[").and_then(|rest| rest.strip_suffix(']'));
     match index.and_then(|index| index.parse::<usize>().ok()) {
@@ -86,16 +86,16 @@ fn name(field: &str, texts: usize) -> String {
     }
 }
 
-/// What the module shows of its container.
+/// What the module shows about its container.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct Meta {
     /// Always `siglip-server`.
     #[schema(value_type = String)]
     server: &'static str,
     version: &'static str,
-    /// The default model; null while it loads.
+    /// The default model. Null while it loads.
     model: Option<String>,
-    /// Values of a vector.
+    /// Number of values of a vector.
     dimension: Option<usize>,
 }
 
@@ -117,7 +117,7 @@ pub(in crate::rest) async fn meta(State(state): State<AppState>) -> Json<Meta> {
     })
 }
 
-/// Says that the process answers, to Weaviate's module
+/// Liveness probe for Weaviate's module
 #[utoipa::path(
     get,
     path = "/.well-known/live",
@@ -129,7 +129,7 @@ pub(in crate::rest) async fn live() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Says whether the server wants traffic, to Weaviate's module
+/// Readiness probe for Weaviate's module
 #[utoipa::path(
     get,
     path = "/.well-known/ready",

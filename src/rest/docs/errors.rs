@@ -1,5 +1,5 @@
-//! The page on errors, an entry for each code: as Markdown for `docs/errors.md`, and as HTML for `/docs/errors`, where
-//! the `type` of every problem document points.
+//! The page about errors, with an entry for each code: as Markdown for `docs/errors.md`, and as HTML for
+//! `/docs/errors`. The `type` of every problem document links to it.
 
 use axum::{
     http::header,
@@ -12,13 +12,13 @@ use crate::{
     rest::page::secured,
 };
 
-/// The `type` of a problem document: the entry of its code. Relative, since only the client knows the address at which
-/// it reaches this server.
+/// The `type` of a problem document: a link to the entry of its code. Relative, since only the client knows the
+/// address of this server.
 pub(in crate::rest) fn problem_type(code: Code) -> String {
     format!("/docs/errors#{}", code.slug())
 }
 
-/// What stands above the entries.
+/// The text above the entries.
 const INTRODUCTION: [&str; 2] = [
     "Every failure has one of these codes, on every surface: `code` in a problem document and in the envelopes of the \
      compatible APIs, `siglip-code` in gRPC's metadata, `reason` in the metrics. Branch on the code, not on the message. \
@@ -53,7 +53,7 @@ pub fn error_page() -> String {
     page
 }
 
-/// A paragraph of plain words with code in backticks, as HTML.
+/// Converts a plain paragraph with code in backticks to HTML.
 fn html(text: &str) -> String {
     let escaped = htmlize::escape_text(text);
     let parts = escaped.split('`').enumerate();
@@ -70,7 +70,7 @@ const STYLE: &str = "nav a{margin-right:1rem}body{max-width:46rem;margin:2rem au
     color-scheme:light dark}h2{font-family:ui-monospace,monospace;font-size:1.1rem;margin-top:2.5rem}\
     h2:target{text-decoration:underline}code{font-family:ui-monospace,monospace}";
 
-/// The same page as a browser reads it.
+/// The same page as HTML.
 fn as_html() -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\

@@ -1,4 +1,4 @@
-//! The answer of `/v1/embeddings`: JSON in OpenAI's shape, or one array.
+//! The response of `/v1/embeddings`: JSON in OpenAI's format, or one array.
 
 use std::collections::HashMap;
 
@@ -23,10 +23,10 @@ use crate::{
     },
 };
 
-/// The model that gave a binary answer.
+/// The model that was used for a binary response.
 const MODEL: HeaderName = HeaderName::from_static("x-siglip-model");
 
-/// How an answer is written.
+/// How a response is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     pub(super) container: Container,
@@ -40,19 +40,19 @@ pub(super) struct EmbeddingsResponse {
     #[schema(inline, value_type = String, example = "list")]
     object: &'static str,
     data: Vec<DataObject>,
-    /// The model that answered.
+    /// The model that was used.
     #[schema(example = "demo")]
     model: String,
     usage: Usage,
 }
 
-/// What became of one item.
+/// The result of one item.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum DataObject {
-    /// Its embedding.
+    /// The item's embedding.
     Embedding(EmbeddingObject),
-    /// With `on_error: item`: why it has none.
+    /// With `on_error: item`: why the item failed.
     Error(ErrorObject),
 }
 
@@ -62,14 +62,14 @@ pub(super) struct EmbeddingObject {
     /// Always `embedding`.
     #[schema(value_type = String, example = "embedding")]
     object: &'static str,
-    /// The item's place in the request.
+    /// The item's position in the request.
     index: usize,
     #[schema(value_type = VectorSchema)]
     embedding: Vector,
-    /// Of several vectors in base64, which stand one behind the other: how many there are, and the values of each.
+    /// For several vectors in base64, which are concatenated: the number of vectors, and the values of each.
     #[serde(skip_serializing_if = "Option::is_none")]
     shape: Option<[usize; 2]>,
-    /// True for a text that was longer than the model reads, and was cut. Absent for all others.
+    /// True for a text that was truncated because it was longer than the model reads. Absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     truncated: Option<bool>,
 }
@@ -80,7 +80,7 @@ pub(super) struct ErrorObject {
     /// Always `error`.
     #[schema(value_type = String, example = "error")]
     object: &'static str,
-    /// The item's place in the request.
+    /// The item's position in the request.
     index: usize,
     #[serde(serialize_with = "openai_error")]
     #[schema(value_type = OpenAiErrorBody<'static>)]
@@ -91,7 +91,7 @@ fn openai_error<S: Serializer>(error: &Error, serializer: S) -> Result<S::Ok, S:
     OpenAiErrorBody::from(error).serialize(serializer)
 }
 
-/// An embedding in the format that was asked for.
+/// An embedding in the requested format.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(in crate::rest) enum Vector {
@@ -101,13 +101,13 @@ pub(in crate::rest) enum Vector {
     Signed(Vec<i8>),
     /// Unsigned integers.
     Unsigned(Integers),
-    /// Base64 over little-endian floats.
+    /// Base64 of little-endian floats.
     Base64(String),
     /// Several vectors, none of them in base64.
     Several(Vec<Self>),
 }
 
-/// An embedding in the format that was asked for.
+/// An embedding in the requested format.
 #[derive(ToSchema)]
 #[schema(as = Vector, examples(json!([0.0182, -0.0411, 0.0077]), json!("Gw2VPG1WKL3vOPw7")))]
 #[serde(untagged)]
@@ -115,13 +115,13 @@ pub(in crate::rest) enum Vector {
 pub(super) enum VectorSchema {
     /// Numbers: floats, or integers of the 8-bit formats.
     Float(Vec<f32>),
-    /// Base64 over little-endian floats of 32 or 16 bits.
+    /// Base64 of little-endian floats of 32 or 16 bits.
     Base64(String),
     /// With `multi_vector`: the vectors of an image.
     Several(Vec<Vec<f32>>),
 }
 
-/// A row of numbers, written from where it lies.
+/// A row of numbers, serialised without a copy.
 #[derive(Debug)]
 pub(in crate::rest) struct Row(Embedding);
 
@@ -156,10 +156,10 @@ impl Vector {
         }
     }
 
-    /// Several vectors, and their shape where the text of them does not show it.
+    /// Several vectors, and their shape if it cannot be seen from the encoding.
     ///
-    /// * `embedding`: the vectors, one behind the other
-    /// * `dim`: values of one
+    /// * `embedding`: the vectors, concatenated
+    /// * `dim`: number of values of one vector
     fn several(
         embedding: Embedding,
         dim: usize,
@@ -203,10 +203,10 @@ impl EmbeddingsResponse {
     }
 }
 
-/// Writes the answer.
+/// Writes the response.
 ///
 /// # Errors
-/// In a binary container, the errors of items that failed.
+/// For a binary container, the errors of failed items.
 pub(super) async fn respond(
     state: &AppState,
     context: &Context,

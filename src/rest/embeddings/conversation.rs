@@ -1,4 +1,4 @@
-//! `messages`: what vLLM's clients ask to embed, as one conversation or several.
+//! `messages`: the input of vLLM's clients, as one or several conversations.
 
 use std::fmt;
 
@@ -14,19 +14,19 @@ use crate::{
     rest::compat::content::{Item, Part, mixed},
 };
 
-/// The conversations of a request, in order. Each is one embedding.
+/// The conversations of a request, in order. Each has one embedding.
 #[derive(Debug)]
 pub(super) struct Conversations {
     conversations: Vec<Vec<Item>>,
-    /// Whether each conversation came in an array of its own.
+    /// Whether each conversation is in its own array.
     is_nested: bool,
 }
 
 impl Conversations {
-    /// What each conversation asks to embed. Nothing is decoded here.
+    /// Converts each conversation to an input. Images are not decoded here.
     ///
     /// # Errors
-    /// Every conversation that is not one text or one image, folded into one error.
+    /// One error that lists every conversation that is not one text or one image.
     pub(super) fn resolve(self) -> Result<Vec<Input>, Error> {
         let mut errors = Vec::new();
         let mut inputs = Vec::with_capacity(self.conversations.len());
@@ -39,7 +39,7 @@ impl Conversations {
         Error::of_items(errors).map_or(Ok(inputs), Err)
     }
 
-    /// The same, each conversation that cannot be embedded in its place.
+    /// The same, but an invalid conversation becomes an input that fails.
     pub(super) fn resolve_each(self) -> Vec<Input> {
         self.each().map(|input| input.unwrap_or_else(Input::Unreadable)).collect()
     }
@@ -63,7 +63,7 @@ fn single(mut conversation: Vec<Item>, is_nested: bool) -> Result<Input, Error> 
     }
 }
 
-/// What a message asks to embed: one image, or texts, which are the lines of one text.
+/// Converts a message: one image, or texts, which are joined as the lines of one text.
 fn together(message: Item) -> Result<Input, Error> {
     let parts = message.into_parts();
     let mut image = None;
@@ -79,7 +79,7 @@ fn together(message: Item) -> Result<Input, Error> {
     match image {
         None if lines.is_empty() => Err(Error::invalid("messages", "the message is empty")),
         None => Ok(Input::Text(lines.join("\n"))),
-        // Clients of models that read both send an empty text beside an image.
+        // Clients of models that read both send an empty text with an image.
         Some(image) if lines.iter().all(String::is_empty) => Ok(image),
         Some(_) => Err(mixed()),
     }
@@ -89,7 +89,7 @@ const ONE: &str = "a conversation has one message: it is one embedding, of one t
 const ONE_OF_SEVERAL: &str = "a conversation has one message: it is one embedding, of one text or one image. For an \
      embedding of each message give each in an array of its own: [[{...}], [{...}]]";
 
-// Written by hand, not as an untagged enum: a fault deep in an array keeps its own message and path.
+// Written by hand, not as an untagged enum: an error deep in an array keeps its own message and path.
 impl<'de> Deserialize<'de> for Conversations {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct ConversationsVisitor;
@@ -164,7 +164,7 @@ impl<'de> Deserialize<'de> for Element {
     }
 }
 
-/// The messages of one conversation, or of several, for the document.
+/// The messages of one or several conversations, for the OpenAPI document.
 #[derive(ToSchema)]
 #[schema(as = Messages)]
 #[serde(untagged)]
@@ -172,7 +172,7 @@ impl<'de> Deserialize<'de> for Element {
 pub(super) enum ConversationsSchema {
     /// One conversation: one embedding.
     One(Vec<Item>),
-    /// Several: one embedding each.
+    /// Several conversations: one embedding each.
     Many(Vec<Vec<Item>>),
 }
 

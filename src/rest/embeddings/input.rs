@@ -1,4 +1,4 @@
-//! `input`: one string, or an array of strings and of objects that say what they are.
+//! `input`: one string, or an array of strings and of objects that name their kind.
 
 use std::{borrow::Cow, fmt};
 
@@ -26,23 +26,23 @@ pub(in crate::rest) struct Inputs(pub(in crate::rest) Vec<Item>);
 /// One item as it was sent.
 #[derive(Debug)]
 pub(in crate::rest) enum Item {
-    /// A string whose meaning the request's modality tells.
+    /// A string. The request's modality says whether it is a text or an image.
     Plain(LongText),
     /// `{"text": ...}`.
     Text(LongText),
     /// `{"image": ...}`: a data URI or base64.
     Image(LongText),
-    /// A string that is no text: it has half a surrogate pair, or bytes that are not UTF-8.
+    /// A string that cannot be a text: it has half of a surrogate pair, or bytes that are not UTF-8.
     Unreadable(Error),
     /// A file of a form, or a raw body.
     Encoded(Bytes),
 }
 
 impl Inputs {
-    /// What each item is. Nothing is decoded here.
+    /// Converts each item to an input. Images are not decoded here.
     ///
     /// # Errors
-    /// Every item that is not what it claims to be, folded into one error.
+    /// One error that lists every invalid item.
     pub(in crate::rest) fn resolve(self, modality: Modality) -> Result<Vec<Input>, Error> {
         let mut errors = Vec::new();
         let mut inputs = Vec::with_capacity(self.0.len());
@@ -55,7 +55,7 @@ impl Inputs {
         Error::of_items(errors).map_or(Ok(inputs), Err)
     }
 
-    /// The same, each item that is not what it claims to be in its place.
+    /// The same, but an invalid item becomes an input that fails.
     pub(in crate::rest) fn resolve_each(self, modality: Modality) -> Vec<Input> {
         self.0
             .into_iter()
@@ -68,7 +68,7 @@ impl Item {
     fn resolve(self, modality: Modality) -> Result<Input, Error> {
         Ok(match (self, modality) {
             (Self::Text(text), _) => Input::Text(text.into_string()),
-            // An image's bytes or address are no words.
+            // An image's bytes or URL are not a text.
             (Self::Plain(text), Modality::Text) => match Input::plain(text.into_string()) {
                 Input::Unreadable(error) => return Err(error),
                 input => input,
@@ -82,11 +82,11 @@ impl Item {
     }
 }
 
-/// Why token ids are refused: the reason is worth more than that a number is no string.
+/// The error for token ids. It helps more than the message that a number is no string.
 const NO_TOKEN_IDS: &str = "an array of numbers is no item: send texts as strings (token ids are not accepted), an \
      image's bytes in base64 as `{\"image\": ...}`";
 
-// Written by hand, not as an untagged enum: a fault deep in an array keeps its own message and path.
+// Written by hand, not as an untagged enum: an error deep in an array keeps its own message and path.
 impl<'de> Deserialize<'de> for Inputs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct InputsVisitor;
@@ -172,7 +172,7 @@ impl<'de> Visitor<'de> for ItemVisitor {
                 }
                 other => return Err(de::Error::unknown_field(other, &KEYS)),
             };
-            // A second one would make two items of one.
+            // An item with two contents would be two items.
             if item.replace(found).is_some() {
                 return Err(de::Error::custom(NEITHER));
             }
@@ -189,7 +189,7 @@ impl<'de> Visitor<'de> for ItemVisitor {
 
 const NEITHER: &str = "an item has either `text` or `image`";
 
-/// Keys of an item, those that other APIs have among them.
+/// Keys of an item, including those of other APIs.
 const KEYS: [&str; 7] = ["text", "image", "image_url", "image_base64", "url", "bytes", "type"];
 
 fn checked(text: LongText, item: impl FnOnce(LongText) -> Item) -> Item {
@@ -205,7 +205,7 @@ impl<'de> Deserialize<'de> for Item {
     }
 }
 
-/// A schema of one item that says what it is.
+/// The schema of an item that names its kind.
 fn tagged(key: &str, description: &str) -> schema::Object {
     let text = schema::ObjectBuilder::new()
         .schema_type(schema::Type::String)
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
     use crate::rest::long_text::sharing;
 
-    /// A picture in base64 is copied once on its way, where the body is put together, and not again.
+    /// An image in base64 is copied only once, when the body is assembled.
     #[test]
     fn a_picture_stays_where_the_body_holds_it() {
         let payload = "A".repeat(1 << 20);

@@ -6,12 +6,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::{EncodingFormat, OnError};
 use crate::rest::body::File;
 
-/// The options of a request whose body is one raw picture.
+/// The options of a request whose body is one raw image.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RawImageOptions {
-    /// The model's name, where the body is a raw picture. Else it stands in the body.
+    /// The model's name, if the body is a raw image. Otherwise it is in the body.
     #[serde(default)]
     pub(super) model: Option<String>,
     /// As in the JSON body.
@@ -35,11 +35,11 @@ pub(super) struct RawImageOptions {
     pub(super) on_error: OnError,
 }
 
-/// A form: every file is a picture, every `text` a text, in the order of the parts.
+/// A form: every file is an image, and every `text` field is a text, in the order of the parts.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only describes the form; `from_form` reads it")]
 pub(super) struct EmbeddingsForm {
-    /// Pictures. Any field with a file name counts as one, whatever it is called.
+    /// Images. Any field with a file name counts as an image, whatever its name.
     image: Vec<File>,
     /// Texts.
     text: Option<Vec<String>>,

@@ -1,11 +1,11 @@
-//! Options of `/v1/embeddings` as the clients of Jina and Voyage write them.
+//! Options of `/v1/embeddings` in the formats of Jina and Voyage.
 
 use serde::{Deserialize, Deserializer, de};
 
 use super::EncodingFormat;
 use crate::error::Error;
 
-/// A format, or an array of one.
+/// A format, or an array with one format.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMany {
@@ -13,7 +13,8 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// Reads a format that may stand in an array. Several would be several embeddings an item, which no client reads.
+/// Reads a format that may be in an array. Several formats are refused: they would mean several embeddings per
+/// item, which no client reads.
 pub(super) fn one_format<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<EncodingFormat, D::Error> {
@@ -28,10 +29,10 @@ pub(super) fn one_format<'de, D: Deserializer<'de>>(
     EncodingFormat::deserialize(de::value::StringDeserializer::new(name))
 }
 
-/// The format that Voyage's two options mean together: the encoding, and the type of the values.
+/// The format for Voyage's two options: the encoding, and the type of the values.
 ///
 /// # Errors
-/// Integers in base64, which are not written here.
+/// Integers in base64, which are not supported.
 pub(super) fn format(
     encoding: EncodingFormat,
     kind: EncodingFormat,

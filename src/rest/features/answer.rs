@@ -1,10 +1,10 @@
-//! What an answer with features looks like in JSON. `write` streams it; these types only describe it.
+//! The JSON of a response with features. `write` streams it. These types only describe it.
 
 use utoipa::ToSchema;
 
 use crate::rest::respond::Usage;
 
-/// One map a picture, in the order of the request. Large answers are written and sent picture by picture.
+/// One feature map per image, in the order of the request. Large responses are written and sent image by image.
 #[derive(ToSchema)]
 #[schema(example = json!({
     "model": "demo", "output": "hidden_state", "layer": 26, "dtype": "f32", "width": 2,
@@ -13,40 +13,40 @@ use crate::rest::respond::Usage;
 }))]
 #[expect(dead_code, reason = "only describes the answer; `write` streams it")]
 pub(super) struct FeaturesResponse {
-    /// The model that answered.
+    /// The model that was used.
     model: String,
     /// The output: `pooled`, `last_hidden_state` or `hidden_state`.
     output: String,
-    /// The hidden state, counted from the start; null for the other outputs.
+    /// The index of the hidden state, counted from the start. Null for the other outputs.
     layer: Option<usize>,
     /// The type of each value: `f32` or `f16`.
     dtype: String,
-    /// Values of one token.
+    /// Number of values of one token.
     width: usize,
     data: Vec<FeatureObject>,
     usage: Usage,
 }
 
-/// The features of one image: `grid`, `shape` and `features`, or with `tiles` the other fields.
+/// The features of one image: `grid`, `shape` and `features`. With `tiles`, the other fields.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only describes the answer; `write` streams it")]
 pub(super) struct FeatureObject {
-    /// The image's place in the request.
+    /// The image's position in the request.
     index: usize,
-    /// Patches: rows and columns. Their tokens stand row by row, behind `leading_tokens` others.
+    /// Rows and columns of patches. Their tokens come row by row, after `leading_tokens` other tokens.
     grid: Option<[usize; 2]>,
     /// `[tokens, width]`, or `[width]` for the pooled output.
     shape: Option<Vec<usize>>,
     features: Option<FeatureValues>,
-    /// Rows and columns of the image, upright.
+    /// Height and width of the image in pixels, upright.
     image_size: Option<[u32; 2]>,
-    /// Tiles: rows and columns.
+    /// Rows and columns of tiles.
     tile_grid: Option<[u32; 2]>,
-    /// Rows and columns of the resized image in its tiles.
+    /// Height and width of the resized image within the tiles, in pixels.
     inner_size: Option<[u32; 2]>,
-    /// Black pixels around it: top, left, bottom, right.
+    /// Black pixels around the resized image: top, left, bottom, right.
     padding: Option<[u32; 4]>,
-    /// The whole image, squashed, and then the tiles, row by row.
+    /// The whole image, resized without regard to its aspect ratio, and then the tiles row by row.
     views: Option<Vec<ViewObject>>,
 }
 
@@ -54,14 +54,14 @@ pub(super) struct FeatureObject {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only describes the answer; `write` streams it")]
 pub(super) struct ViewObject {
-    /// Patches: rows and columns.
+    /// Rows and columns of patches.
     grid: [usize; 2],
     /// `[tokens, width]`, or `[width]` for the pooled output.
     shape: Vec<usize>,
     features: FeatureValues,
 }
 
-/// The values in the format that was asked for.
+/// The values in the requested format.
 #[derive(ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "only describes the answer; `write` streams it")]
@@ -70,6 +70,6 @@ pub(super) enum FeatureValues {
     Tokens(Vec<Vec<f32>>),
     /// `[width]`, for the pooled output.
     Pooled(Vec<f32>),
-    /// Base64 over little-endian values, row-major.
+    /// Base64 of little-endian values, row-major.
     Base64(String),
 }

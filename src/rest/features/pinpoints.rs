@@ -1,4 +1,4 @@
-//! Sizes of images in tiles, as JSON bodies, forms and queries give them.
+//! Sizes for images in tiles, as JSON bodies, forms and queries have them.
 
 use serde::{Deserialize, Deserializer, de};
 use utoipa::ToSchema;
@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
 pub(in crate::rest) struct Pinpoints(pub(super) Vec<[u32; 2]>);
 
-/// JSON, or a text that holds JSON: a query knows nothing but texts.
+/// JSON, or a string with JSON: a query has only strings.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a list of [height, width] in pixels")]
 enum Written {

@@ -1,4 +1,4 @@
-//! Writes features view by view, so that a large answer never stands in memory twice.
+//! Writes features view by view, so that a large response is never in memory twice.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -29,36 +29,36 @@ use crate::{
     telemetry::Stage,
 };
 
-/// Patches of each picture of an npy answer, rows and columns.
+/// Rows and columns of patches of each image in an npy response.
 const GRID: HeaderName = HeaderName::from_static("x-siglip-grid");
-/// Tokens of a map before those of the patches.
+/// Number of tokens before those of the patches.
 const LEADING_TOKENS: HeaderName = HeaderName::from_static("x-siglip-leading-tokens");
-/// Tiles of the image of an npy answer, rows and columns.
+/// Rows and columns of tiles of the image in an npy response.
 const TILE_GRID: HeaderName = HeaderName::from_static("x-siglip-tile-grid");
-/// Rows and columns of that image in its tiles.
+/// Height and width of the resized image within the tiles, in pixels.
 const INNER_SIZE: HeaderName = HeaderName::from_static("x-siglip-inner-size");
-/// Black rows and columns around it: top, left, bottom, right.
+/// Black rows and columns around the resized image: top, left, bottom, right.
 const PADDING: HeaderName = HeaderName::from_static("x-siglip-padding");
-/// Rows and columns of that image as it was sent.
+/// Height and width of the original image in pixels.
 const IMAGE_SIZE: HeaderName = HeaderName::from_static("x-siglip-image-size");
-/// The hidden state of a binary answer, counted from the start.
+/// The index of the hidden state in a binary response, counted from the start.
 const LAYER: HeaderName = HeaderName::from_static("x-siglip-layer");
-/// The model that gave a binary answer.
+/// The model that was used for a binary response.
 const MODEL: HeaderName = HeaderName::from_static("x-siglip-model");
 
-/// How an answer is written.
+/// How a response is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     pub(super) container: Container,
     pub(super) encoding: Encoding,
-    /// Base64 in place of numbers, in JSON.
+    /// Whether JSON has base64 instead of numbers.
     pub(super) base64: bool,
 }
 
-/// Answers with features.
+/// Responds with features.
 ///
-/// A small answer is written whole. A large one is streamed: a view's bytes are written when the client
-/// has taken those before, and the maps stay counted as bytes in flight until then.
+/// A small response is written at once. A large response is streamed: a view is written after the client has
+/// read the one before, and the feature maps count as bytes in flight until the end.
 pub(super) async fn respond(
     state: &AppState,
     context: &Context,
@@ -83,7 +83,7 @@ pub(super) async fn respond(
     Ok((headers, body).into_response())
 }
 
-/// The answer in pieces, none larger than one view's.
+/// The response in chunks, none larger than that of one view.
 fn pieces(
     features: Arc<Features>,
     layout: Layout,
@@ -103,7 +103,7 @@ fn pieces(
     }
 }
 
-/// Headers of the answer. They say what npy has no place for.
+/// Headers of the response. They have the information that npy cannot hold.
 fn headers(features: &Features, layout: Layout) -> Result<HeaderMap, Error> {
     let mut headers = HeaderMap::new();
     let content_type = HeaderValue::from_static(layout.container.content_type());
@@ -138,10 +138,10 @@ fn headers(features: &Features, layout: Layout) -> Result<HeaderMap, Error> {
     Ok(headers)
 }
 
-/// The grid that all pictures have; none where they differ and it does not matter.
+/// The grid of all images. `None` if the grids differ and the format allows this.
 ///
 /// # Errors
-/// [`crate::error::Code::InvalidRequest`] where maps of different grids cannot be one array.
+/// [`crate::error::Code::InvalidRequest`] if the grids differ and the format needs one array.
 fn common_grid(features: &Features) -> Result<Option<[usize; 2]>, Error> {
     let mut grids = features.maps.iter().map(|map| map.grid);
     let first = grids.next();
@@ -156,11 +156,11 @@ fn common_grid(features: &Features) -> Result<Option<[usize; 2]>, Error> {
     Err(Error::invalid("encoding_format", message))
 }
 
-/// How the one image of an answer was cut.
+/// How the only image of a response was split.
 ///
 /// # Errors
-/// [`crate::error::Code::InvalidRequest`] where there are more: they have their own numbers of views, and one array has
-/// no place for how each was cut.
+/// [`crate::error::Code::InvalidRequest`] if there are several images: their numbers of views can differ, and
+/// one array cannot hold how each was split.
 fn only_tiling(features: &Features) -> Result<Option<Tiling>, Error> {
     match &features.maps[..] {
         [map] => Ok(map.tiling),
@@ -172,7 +172,7 @@ fn only_tiling(features: &Features) -> Result<Option<Tiling>, Error> {
     }
 }
 
-/// What stands before the first picture.
+/// The bytes before the first image.
 fn head(features: &Features, layout: Layout) -> Result<Bytes, Error> {
     let element = layout.encoding.element();
     let shapes = features.maps.iter().map(shape);
@@ -180,7 +180,7 @@ fn head(features: &Features, layout: Layout) -> Result<Bytes, Error> {
         Container::Npy => {
             let first = shapes.into_iter().next().unwrap_or_default();
             let is_cut = features.maps.iter().any(|map| map.tiling.is_some());
-            // One image in tiles is an array of its views.
+            // For one image in tiles, the array has its views.
             let images = if is_cut { None } else { Some(features.maps.len()) };
             Ok(npy_head(element, &images.into_iter().chain(first).collect::<Vec<_>>()))
         }
@@ -201,7 +201,7 @@ fn head(features: &Features, layout: Layout) -> Result<Bytes, Error> {
     }
 }
 
-/// What was asked for, in the words of the request.
+/// The options of the request, with the names that the request uses.
 fn about(features: &Features) -> Map<String, Value> {
     let layer = match features.tap {
         Tap::HiddenState(layer) => Some(layer),
@@ -216,12 +216,12 @@ fn about(features: &Features) -> Map<String, Value> {
     about.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// Tokens of each map before those of the patches.
+/// Number of tokens before those of the patches in each feature map.
 fn leading_tokens(features: &Features) -> usize {
     features.maps.first().map_or(0, |map| map.leading_tokens)
 }
 
-/// The same for safetensors, whose metadata are texts; `grids` is JSON.
+/// The same for safetensors, whose metadata values are strings. `grids` is JSON.
 fn metadata(features: &Features) -> HashMap<String, String> {
     let grids: Vec<_> = features.maps.iter().map(|map| map.grid).collect();
     let text = |value: Value| match value {
@@ -251,7 +251,7 @@ const fn dtype(encoding: Encoding) -> &'static str {
     }
 }
 
-/// The shape of an image's features: that of a view, with the number of views in front where it was cut.
+/// The shape of an image's features. If the image was split, the number of views comes first.
 fn shape(map: &FeatureMap) -> Vec<usize> {
     let views = map.tiling.map(|_| map.views.len());
     views.into_iter().chain(view_shape(map)).collect()
@@ -261,7 +261,7 @@ fn view_shape(map: &FeatureMap) -> Vec<usize> {
     map.tokens.into_iter().chain([map.width]).collect()
 }
 
-/// The bytes of one view.
+/// Writes the bytes of one view.
 async fn piece(
     features: &Arc<Features>,
     layout: Layout,
@@ -280,7 +280,7 @@ async fn piece(
     tokio::task::spawn_blocking(write).await.map_err(Error::internal)?
 }
 
-/// An object for each image. One that was cut holds an object for each view.
+/// Writes an object for each image. If an image was split, it has an object for each view.
 fn json_piece(
     features: &Features,
     layout: Layout,
@@ -332,7 +332,7 @@ fn json_piece(
     Ok(text.into())
 }
 
-/// An array of numbers: the shortest text that gives each value back.
+/// Writes an array of numbers. Each has the shortest text that reads back as the same value.
 fn numbers(row: &[f32], encoding: Encoding, text: &mut Vec<u8>) {
     let mut digits = ryu::Buffer::new();
     for (index, &value) in row.iter().enumerate() {
@@ -341,7 +341,7 @@ fn numbers(row: &[f32], encoding: Encoding, text: &mut Vec<u8>) {
             Encoding::F16 => f16::from_f32(value).to_f32(),
             _ => value,
         };
-        // Finite, but for a half float that overflowed: JSON has no word for infinity but null.
+        // Values are finite, except for a half float that overflowed. JSON has no infinity, so it becomes null.
         if value.is_finite() {
             text.extend_from_slice(digits.format_finite(value).as_bytes());
         } else {

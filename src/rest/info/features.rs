@@ -1,43 +1,43 @@
-//! What `GET /info` says of a vision tower's features.
+//! The part of `GET /info` about a vision tower's features.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::model::{LanguageSide, ModelCard, Queries};
 
-/// What `/v1/features` gives of a model.
+/// The model's outputs in `/v1/features`.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct FeaturesInfo {
-    /// Layers of the vision tower. There is one hidden state more.
+    /// Number of layers of the vision tower. There is one hidden state more.
     layers: usize,
-    /// Values of one token.
+    /// Number of values of one token.
     width: usize,
-    /// Whether `last_hidden_state` stands behind the last layer norm. That of CLIP does not.
+    /// Whether `last_hidden_state` is after the final layer norm. For CLIP it is not.
     last_hidden_state_is_normed: bool,
-    /// The queries that read an image for a BLIP-2 model; null for any other.
+    /// The queries of a BLIP-2 model. Null for other models.
     queries: Option<QueriesInfo>,
-    /// What the language model in the same files reads of the tower; null for a model without one.
+    /// What the language model in the checkpoint reads from the tower. Null for a model without one.
     language_model: Option<LanguageInfo>,
 }
 
-/// Queries that read an image: each gives a vector of its own.
+/// Queries that read an image. Each gives its own vector.
 #[derive(Debug, Serialize, ToSchema)]
 struct QueriesInfo {
     count: usize,
-    /// Values of one of their states (`output: "qformer"`).
+    /// Number of values of one query state (`output: "qformer"`).
     width: usize,
-    /// Whether their vectors are the words of a language model, in place of embeddings.
+    /// Whether their vectors are inputs for a language model instead of embeddings.
     are_for_language: bool,
 }
 
-/// What a language model reads of a vision tower.
+/// What a language model reads from a vision tower.
 #[derive(Debug, Serialize, ToSchema)]
 struct LanguageInfo {
-    /// As `vision_feature_layer` says: hidden states, joined token by token where there are several.
+    /// The hidden states in `vision_feature_layer`. Several are concatenated token by token.
     layers: Vec<i64>,
-    /// As `vision_feature_select_strategy` says: `full`, or `default`, which leaves out the first token.
+    /// The value of `vision_feature_select_strategy`: `full`, or `default`, which omits the first token.
     select_strategy: &'static str,
-    /// The sizes of which the best one is cut into tiles; null where the files have none.
+    /// The possible sizes of an image in tiles. Null if the checkpoint has none.
     grid_pinpoints: Option<Vec<[u32; 2]>>,
 }
 

@@ -1,11 +1,11 @@
-//! What clients of text-embeddings-inference look for in `GET /info`.
+//! The fields of `GET /info` that clients of text-embeddings-inference read.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{build_info, config, registry::Model};
 
-/// The default model in the words of text-embeddings-inference; missing while it loads.
+/// The default model in the format of text-embeddings-inference. Absent while it loads.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct TeiInfo {
     /// The name that requests use.
@@ -16,28 +16,28 @@ pub(in crate::rest) struct TeiInfo {
     /// The name that requests use.
     served_model_name: String,
     model_type: TeiModelType,
-    /// Texts and images in the server at once, queued or running.
+    /// Texts and images in the server at the same time, queued or running.
     max_concurrent_requests: usize,
-    /// Ids of a text, padding included; null without a text tower.
+    /// Number of token ids of a text, including padding. Null without a text tower.
     max_input_length: Option<usize>,
-    /// Texts and images of one request.
+    /// Texts and images in one request.
     max_client_batch_size: usize,
-    /// Always true: texts that are too long are cut unless a request says otherwise.
+    /// Always true: texts that are too long are truncated unless the request disables it.
     auto_truncate: bool,
-    /// The commit that the server was built from.
+    /// The commit from which the server was built.
     sha: &'static str,
 }
 
-/// What the model does.
+/// The kind of the model.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct TeiModelType {
     embedding: TeiPooling,
 }
 
-/// How the model comes to one vector.
+/// How the model pools tokens to one vector.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct TeiPooling {
-    /// Always `last_token`: of texts, the last position; pictures have an attention pooling head.
+    /// Always `last_token`, which is right for SigLIP's texts.
     #[schema(value_type = String)]
     pooling: &'static str,
 }

@@ -1,4 +1,4 @@
-//! Lets in who presents a key, where keys are asked for.
+//! Checks the API key of a request, if the server has keys.
 
 use std::sync::Arc;
 
@@ -18,18 +18,19 @@ use crate::{
     rest::{AppState, problem::Failure},
 };
 
-/// What is open to everybody: probes, and files that are the same in every copy of this server.
+/// Paths that need no key: probes, and files that are the same in every installation of this server.
 const OPEN: [&str; 5] = ["/", "/docs", "/openapi.json", "/health", "/ping"];
-/// Everything below these.
+/// Path prefixes that need no key.
 const OPEN_BELOW: [&str; 5] = ["/page/", "/docs/", "/health/", "/v2/health/", "/.well-known/"];
 
-/// Only what is read is open: `/` is the page to a browser, and to a client that posts a model's answer.
+/// Whether a request needs no key. Only GET requests can: `GET /` is the web page, but `POST /` runs a model.
 pub(in crate::rest) fn is_open(method: &Method, path: &str) -> bool {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     reads && (OPEN.contains(&path) || OPEN_BELOW.iter().any(|below| path.starts_with(below)))
 }
 
-/// Refuses a request without a key, and one of a key that has enough of them in flight.
+/// Refuses a request without a valid key, and a request of a key that already has its maximum number of
+/// requests in flight.
 pub(in crate::rest) async fn authorize(
     State(state): State<AppState>,
     request: Request,
@@ -44,13 +45,13 @@ pub(in crate::rest) async fn authorize(
             Span::current().record("key", admitted.name());
             let admitted = Arc::new(admitted);
             if let Some(context) = request.extensions().get::<Arc<Context>>() {
-                // A decode that its client gave up still counts.
+                // An image that is still being decoded after its client disconnected counts too.
                 context.work.keep(Arc::clone(&admitted) as _);
                 let _ = context.client.set(Client::Key(admitted.name().into()));
             }
             let response = next.run(request).await;
-            // The request counts until its answer is out. A mapping of frames would do as well, but hides
-            // the body's length.
+            // The request counts until its response is sent. Mapping the frames would work too, but hides the
+            // body's length.
             response.map(|body| {
                 Body::new(body.map_err(move |error| {
                     let _held = &admitted;

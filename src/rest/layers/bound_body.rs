@@ -1,4 +1,4 @@
-//! Bounds on request bodies: each on its own, and the bytes of all that are held at once.
+//! Limits for request bodies: the size of each, and the total bytes of all bodies in memory.
 
 use std::{
     pin::Pin,
@@ -25,20 +25,19 @@ use crate::{
     rest::{AppState, problem::Failure},
 };
 
-/// Why reading a body was broken off. Extractors find it in the source chain of whatever error the body's
-/// reader wraps it in.
+/// The reason why reading a body was stopped. Extractors find it in the source chain of the reader's error.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub(in crate::rest) enum BodyError {
-    /// More bytes than one body may have.
+    /// The body has more bytes than allowed.
     #[error("the body has more bytes than the limit of {}", Limit::bytes(*.limit, "limits.max_body_bytes"))]
     TooLarge {
         /// The limit.
         limit: usize,
     },
-    /// The server holds as many bytes of bodies as it may.
+    /// The budget for bodies is used up.
     #[error("the server holds too many bytes of other requests")]
     NoBudget,
-    /// What comes of the body would be more than the server ever holds.
+    /// The parsed body would need more than the whole budget.
     #[error("what the body holds takes more memory than the limit of {}; split the request", Limit::bytes(*.limit, "limits.max_bytes_in_flight"))]
     NeverFits {
         /// The limit.
@@ -53,20 +52,20 @@ impl BodyError {
             Self::TooLarge { .. } | Self::NeverFits { .. } => {
                 Error::new(Code::PayloadTooLarge, self.to_string())
             }
-            // A body takes about a second to arrive and be decoded; no better estimate is known here.
+            // A body takes about a second to arrive and to be decoded. There is no better estimate here.
             Self::NoBudget => Error::new(Code::Overloaded, self.to_string())
                 .with_retry_after(Duration::from_secs(1)),
         }
     }
 }
 
-/// Refuses a body that announces too much at once, and breaks off one that turns out to be too long.
+/// Refuses a body whose announced length is too large at once, and stops reading a body that becomes too long.
 pub(in crate::rest) async fn bound_body(
     State(state): State<AppState>,
     request: Request,
     next: Next,
 ) -> Response {
-    // A body larger than the whole budget would be told to retry for ever, so that bounds it too.
+    // A body larger than the whole budget could never succeed on a retry, so the budget is a limit too.
     let limit = state.limits().max_body_bytes.min(state.limits().max_bytes_in_flight);
     let announced = request
         .headers()
@@ -83,34 +82,34 @@ pub(in crate::rest) async fn bound_body(
     let mut request =
         request.map(|inner| Body::new(BoundedBody { inner, seen: 0, limit, share: share.clone() }));
     request.extensions_mut().insert(share.clone());
-    // The share lives until the answer's head is there: until then the handler may hold the bytes.
+    // The share is kept until the response head is ready, because the handler may hold the bytes until then.
     let response = next.run(request).await;
     drop(share);
     response
 }
 
-/// The bytes that one request's body, and what is read from it, takes from the common budget. They are given back when
-/// the last clone is dropped.
+/// The bytes of the common budget that one request's body and its parsed values use. They are released when the
+/// last clone is dropped.
 #[derive(Clone)]
 pub(in crate::rest) struct BodyShare(Arc<Held>);
 
 struct Held {
     budget: Arc<Semaphore>,
-    /// All bytes of the budget.
+    /// The size of the budget in bytes.
     all: usize,
     permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl BodyShare {
-    /// That of a request.
+    /// The share of a request.
     pub(in crate::rest) fn of(request: &Request) -> Option<Self> {
         request.extensions().get().cloned()
     }
 
-    /// Takes more.
+    /// Takes more bytes from the budget.
     ///
     /// # Errors
-    /// There is not so much now, or never.
+    /// The budget has not enough bytes left, or is too small.
     pub(in crate::rest) fn add(&self, bytes: usize) -> Result<(), BodyError> {
         let Held { budget, all, permit } = &*self.0;
         let mut permit = permit.lock();
@@ -129,7 +128,7 @@ impl BodyShare {
     }
 }
 
-/// A body that counts what arrives.
+/// A body that counts the bytes that arrive.
 struct BoundedBody {
     inner: Body,
     seen: usize,

@@ -1,4 +1,4 @@
-//! Turns a panic below into the answer `internal`.
+//! Converts a panic in the layers below to the error `internal`.
 
 use std::panic::AssertUnwindSafe;
 
@@ -11,9 +11,9 @@ use futures::FutureExt;
 
 use crate::{error::Error, rest::problem::Failure};
 
-/// Answers `internal` where the handler panicked. The panic's text goes to the log, not to the client.
+/// Responds with `internal` if the handler panicked. The panic message is logged and not sent to the client.
 pub(in crate::rest) async fn catch_panic(request: Request, next: Next) -> Response {
-    // The request and everything it owns are dropped with the future, so no broken state is seen again.
+    // The request and everything it owns are dropped with the future, so no broken state remains.
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {

@@ -1,4 +1,4 @@
-//! Answers in fewer bytes, for clients that ask for it.
+//! Compresses responses for clients that ask for it.
 
 use axum::{
     body::HttpBody,
@@ -17,11 +17,11 @@ use tower_http::{
 
 use crate::rest::respond::Uncompressed;
 
-/// Below this an answer fits a packet or two either way.
+/// A smaller response fits in one or two packets even without compression.
 const MIN_BYTES: u64 = 1400;
 
-/// What is not worth the time: numbers in binary hardly shrink, and a stream of rows would wait for a
-/// compressor to have enough of them.
+/// Content types that are not compressed. Binary numbers hardly shrink, and a compressor would delay the rows
+/// of a stream.
 const AS_THEY_ARE: [&str; 6] = [
     "application/x-npy",
     "application/vnd.safetensors",
@@ -31,7 +31,7 @@ const AS_THEY_ARE: [&str; 6] = [
     "image/",
 ];
 
-/// Which answers are compressed.
+/// Decides which responses are compressed.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::rest) struct Worthwhile;
 
@@ -44,14 +44,13 @@ impl Predicate for Worthwhile {
     }
 }
 
-/// gzip or brotli, as `Accept-Encoding` has it; at their fastest, since answers are made to be waited
-/// for.
+/// gzip or brotli, depending on `Accept-Encoding`, at the fastest level, because clients wait for the response.
 pub(in crate::rest) fn compress() -> CompressionLayer<Worthwhile> {
     CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(Worthwhile)
 }
 
-/// Takes `Accept-Encoding` away where it names no coding that is served. Whoever forbids plain bytes as well gets
-/// them all the same, as RFC 9110 allows, and not a status that no route has.
+/// Removes `Accept-Encoding` if it names no supported coding. A client that also forbids uncompressed responses
+/// gets one anyway, as RFC 9110 allows, instead of an error status that no route documents.
 pub(in crate::rest) async fn plain_unless_named(mut request: Request, next: Next) -> Response {
     let headers = request.headers_mut();
     if !headers.get_all(ACCEPT_ENCODING).iter().any(names_a_coding) {

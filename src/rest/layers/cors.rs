@@ -1,11 +1,11 @@
-//! Lets pages of other origins call, where the operator lists them.
+//! Allows web pages of the configured origins to call the API (CORS).
 
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::config::WebOrigin;
 
-/// What a page may send beside what every page may.
+/// Headers that a page may send in addition to the standard ones.
 const REQUEST_HEADERS: [HeaderName; 6] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
@@ -14,7 +14,7 @@ const REQUEST_HEADERS: [HeaderName; 6] = [
     HeaderName::from_static("x-request-id"),
     HeaderName::from_static("x-request-timeout-ms"),
 ];
-/// What a page may read of an answer beside its body.
+/// Response headers that a page may read.
 const RESPONSE_HEADERS: [HeaderName; 5] = [
     header::RETRY_AFTER,
     header::WWW_AUTHENTICATE,
@@ -23,7 +23,8 @@ const RESPONSE_HEADERS: [HeaderName; 5] = [
     HeaderName::from_static("x-siglip-truncated-texts"),
 ];
 
-/// The layer for these origins; none without any. Cookies are never of use here, so they are not allowed.
+/// The layer for these origins. `None` without origins. Cookies are not allowed, because the API does not use
+/// them.
 pub(in crate::rest) fn cors(origins: &[WebOrigin]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;

@@ -1,8 +1,8 @@
 //! Refuses requests whose `Host` names another site.
 //!
-//! A web page can have its own name resolve to 127.0.0.1 (DNS rebinding). To a browser on this machine the server is
-//! then a part of that page's site, so the page may read its responses. What gives it away is the name in `Host`. An
-//! address in place of a name gives no page such power.
+//! A web page can make its own name resolve to 127.0.0.1 (DNS rebinding). For a browser on this machine, the
+//! server is then part of that page's site, so the page may read its responses. Such requests have the page's
+//! name in `Host`. A `Host` with an IP address is safe, because it cannot be rebound.
 
 use std::net::IpAddr;
 
@@ -19,34 +19,35 @@ use crate::{
     rest::{AppState, problem::Failure},
 };
 
-/// Marks a request that came over a Unix socket, which no browser can reach: any host will do.
+/// Marks a request that came over a Unix socket. No browser can reach it, so any host is allowed.
 #[derive(Debug, Clone, Copy)]
 pub struct OverUnixSocket;
 
-/// Which names requests may give the server.
+/// Which host names requests may use.
 #[derive(Debug, Clone, Default)]
 pub struct Hosts {
-    /// None where every name is taken.
+    /// `None` if every name is allowed.
     named: Option<Vec<Host>>,
 }
 
 impl Hosts {
     /// The names of a listener.
     ///
-    /// * `loopback`: whether it listens on a loopback address. Then the names of this machine are all that is taken
-    ///   beside `allowed`
-    /// * `allowed`: what the configuration lists. Without a list a listener that others reach takes every name
+    /// * `loopback`: whether it listens on a loopback address. Then only the names of this machine and those in
+    ///   `allowed` are allowed
+    /// * `allowed`: the names in the configuration. Without a list, a listener on another address allows every
+    ///   name
     #[must_use]
     pub fn of(loopback: bool, allowed: Option<&[Host]>) -> Self {
         let listed = allowed.map(<[Host]>::to_vec);
         Self { named: listed.or_else(|| loopback.then(Vec::new)) }
     }
 
-    /// Whether a request may come to `host`, which is written with a port or without.
+    /// Whether requests for `host` are allowed. It may have a port.
     fn take(&self, host: &str) -> bool {
         let Some(named) = &self.named else { return true };
         let Ok(authority) = host.parse::<Authority>() else { return false };
-        // A name in front of an at sign is not the host's, and no client sends one.
+        // The part before an at sign is not a host name, and no client sends one.
         if host.contains('@') {
             return false;
         }
@@ -59,7 +60,7 @@ impl Hosts {
             || named.iter().any(|allowed| allowed.matches(name))
     }
 
-    /// Judges a request by its head.
+    /// Checks a request by its head.
     fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Error> {
         let mut hosts = headers.get_all(header::HOST).iter();
         let refused = || {
@@ -68,7 +69,7 @@ impl Hosts {
                 "this server does not answer under that host name; `listen.allowed_hosts` lists further ones",
             )
         };
-        // HTTP/2 has the host in the target, and a client of HTTP/1.0 may name none.
+        // HTTP/2 has the host in the target, and an HTTP/1.0 client may send none.
         let in_target = uri.authority().map(Authority::as_str);
         let in_header =
             hosts.next().map(|host| host.to_str().map_err(|_| refused())).transpose()?;
@@ -77,7 +78,7 @@ impl Hosts {
     }
 }
 
-/// Refuses a request to a host name that the listener does not take.
+/// Refuses a request for a host name that is not allowed.
 pub(in crate::rest) async fn check_host(
     State(state): State<AppState>,
     request: Request,

@@ -1,4 +1,4 @@
-//! Routes that read no query say so when they are given one.
+//! Refuses a query on routes that do not read one.
 
 use std::{collections::HashSet, sync::LazyLock};
 
@@ -11,7 +11,7 @@ use axum::{
 
 use crate::rest::{body::refuse_query, openapi, problem::Failure};
 
-/// Paths whose GET reads no query. None reads one today.
+/// Paths whose GET route reads no query. Currently none reads one.
 static WITHOUT_QUERY: LazyLock<HashSet<String>> = LazyLock::new(|| {
     let paths = openapi::document().paths.paths.into_iter();
     let described = paths.filter(|(path, item)| {
@@ -20,7 +20,7 @@ static WITHOUT_QUERY: LazyLock<HashSet<String>> = LazyLock::new(|| {
     described.map(|(path, _)| path).collect()
 });
 
-/// Refuses parameters of a GET request, which nothing would read: a misspelt option shall not pass in silence.
+/// Refuses the parameters of a GET request, because they would be ignored without an error.
 pub(in crate::rest) async fn no_query(request: Request, next: Next) -> Response {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads && request.uri().query().is_some() {

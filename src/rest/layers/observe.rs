@@ -1,4 +1,5 @@
-//! One log line and one set of metrics for every exchange, from its head to its last byte.
+//! Writes one log line and records the metrics for every exchange (request and response), from the head to the
+//! last byte.
 
 use std::{
     error::Error as StdError,
@@ -26,16 +27,16 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// The route label of requests that no route matches. Their paths never become labels: a scanner would
-/// create a series for each.
+/// The route label of requests that match no route. Their paths are never labels, because a scanner would
+/// create a series for each path.
 pub(in crate::rest) const UNMATCHED: &str = "unmatched";
 
-/// The code of an exchange that was answered.
+/// The code of a successful exchange.
 const OK: &str = "ok";
-/// The code of an exchange that the client broke off.
+/// The code of an exchange that the client ended early.
 const CLIENT_CLOSED: &str = "client_closed";
 
-/// Counts, times and logs the exchange, and opens its span.
+/// Counts, times and logs the exchange, and opens its tracing span.
 pub(in crate::rest) async fn observe(
     State(state): State<AppState>,
     request: Request,
@@ -51,7 +52,7 @@ pub(in crate::rest) async fn observe(
         method = method(request.method()),
         route,
         request_id = id.as_ref().map(RequestId::as_str),
-        // Written by the layer that checks keys.
+        // Set by the layer that checks keys.
         key = tracing::field::Empty,
     );
     let mut exchange =
@@ -62,15 +63,15 @@ pub(in crate::rest) async fn observe(
     response.map(|inner| Body::new(ObservedBody { inner, exchange }))
 }
 
-/// The name of a method for the log. One that HTTP does not define may be of any length, and says nothing.
+/// The name of a method for the log. Non-standard methods are left out, because they can have any length.
 fn method(method: &Method) -> &str {
     let name = method.as_str();
     let defined = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
     if defined.contains(&name) { name } else { "other" }
 }
 
-/// An exchange in progress. Dropping it ends it, in whatever way it ends: the last byte is sent, the body
-/// fails, or the client leaves.
+/// An exchange in progress. It ends when it is dropped: after the last byte, when the body fails, or when the
+/// client disconnects.
 struct Exchange {
     metrics: Arc<Metrics>,
     method: Method,
@@ -81,7 +82,7 @@ struct Exchange {
     code: &'static str,
     cause: Option<Error>,
     complete: bool,
-    /// Whether the request asked for less time than the server gives.
+    /// Whether the request set a shorter deadline than the server's.
     has_own_deadline: bool,
 }
 
@@ -108,11 +109,11 @@ impl Exchange {
             self.code = error.code().slug();
             self.cause = Some(error.clone());
         }
-        // A body that is already at its end (an answer to HEAD, a redirect) is never polled.
+        // A body without content (a response to HEAD, a redirect) is never polled.
         self.complete = response.body().is_end_stream();
     }
 
-    /// Whether the deadline that passed was the client's own, which may be as short as it likes.
+    /// Whether the deadline that passed was set by the client, which may choose any short time.
     fn was_hurried(&self, cause: &Error) -> bool {
         self.has_own_deadline && cause.code() == Code::DeadlineExceeded
     }
@@ -123,7 +124,7 @@ impl Exchange {
         self.cause = Some(Error::internal(error.to_string()));
     }
 
-    /// The one line about the exchange: no path, no bodies, no keys.
+    /// Writes the log line about the exchange, without path, bodies and keys.
     fn log(&self, duration_ms: f64) {
         let _entered = self.span.enter();
         let status = self.status.map(|status| status.as_u16());
@@ -142,7 +143,7 @@ impl Exchange {
                 let cause = cause.without_quotations();
                 info!(status, code, duration_ms, cause, "request refused");
             }
-            // Probes and scrapes come every few seconds; at `info` they would drown the rest.
+            // Probes and metrics requests come every few seconds and would fill the log at level `info`.
             (None, _) if self.route.starts_with("/health/") || self.route == "/metrics" => {
                 debug!(status, code, duration_ms, "request answered");
             }
@@ -151,15 +152,15 @@ impl Exchange {
     }
 }
 
-/// Refusals that tell what the server is doing, not that something went wrong: a probe that asks while the
-/// model loads is no failure.
+/// Errors that only report the state of the server. For example, a probe while the model loads is not a
+/// failure.
 fn is_a_state(code: Code) -> bool {
     matches!(code, Code::NotReady | Code::ShuttingDown)
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // An answer to HEAD has a body that the server does not send, so nobody reads it to its end.
+        // The body of a response to HEAD is not sent, so it is never read to the end.
         if !self.complete && self.code == OK && self.method != Method::HEAD {
             self.code = CLIENT_CLOSED;
         }
@@ -174,13 +175,13 @@ impl Drop for Exchange {
     }
 }
 
-/// An error and its causes, for the log alone.
+/// An error and its causes. Only for the log.
 fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
-        // A batch's error is the message of its items too.
+        // An item's error may have the same message as the batch's error.
         if !text.ends_with(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
@@ -189,7 +190,7 @@ fn chain(error: &Error) -> String {
     text
 }
 
-/// A response body that ends the exchange with itself.
+/// A response body that ends the exchange when it is dropped.
 struct ObservedBody {
     inner: Body,
     exchange: Exchange,

@@ -1,4 +1,4 @@
-//! Bodies come as they are.
+//! Refuses compressed request bodies.
 
 use axum::{
     extract::Request,
@@ -12,8 +12,8 @@ use crate::{
     rest::problem::Failure,
 };
 
-/// Refuses a body that is packed. A limit on its bytes would say nothing of what comes out of it, and what is
-/// large here, pictures, is packed already.
+/// Refuses a compressed body. The limit on its bytes would not limit the decompressed size. Images, the largest
+/// part of requests, are already compressed.
 pub(in crate::rest) async fn plain_body(request: Request, next: Next) -> Response {
     let plain = |value: &[u8]| value.trim_ascii().eq_ignore_ascii_case(b"identity");
     let encodings = request.headers().get_all(header::CONTENT_ENCODING);

@@ -16,8 +16,8 @@ use crate::{
     },
 };
 
-/// Gives typed failures their body, and error statuses that came without a type (a framework's own
-/// rejection) a type.
+/// Writes the body of typed failures. An error status without a type, such as a rejection by the framework,
+/// gets a type first.
 pub(in crate::rest) async fn render_failures(request: Request, next: Next) -> Response {
     let envelope = Envelope::of(request.uri().path());
     let id = request.extensions().get::<RequestId>().cloned();
@@ -31,7 +31,7 @@ pub(in crate::rest) async fn render_failures(request: Request, next: Next) -> Re
         },
     };
     let mut rendered = render(&failure.0, envelope, id.as_ref().map(RequestId::as_str));
-    // Whatever the layers below added stays: `allow` of a 405, `server-timing`.
+    // Keep the headers that the layers below added, such as `allow` of a 405, or `server-timing`.
     for (name, value) in response.headers() {
         if name != header::CONTENT_LENGTH && name != header::CONTENT_TYPE {
             rendered.headers_mut().insert(name, value.clone());
@@ -41,7 +41,7 @@ pub(in crate::rest) async fn render_failures(request: Request, next: Next) -> Re
     rendered
 }
 
-/// The nearest code of an error status that carries none.
+/// The closest code for an error status without a code.
 fn untyped(status: StatusCode) -> Option<Code> {
     match status {
         status if !status.is_client_error() && !status.is_server_error() => None,

@@ -1,4 +1,4 @@
-//! The engine's context of a request: its deadline, its priority and its timings.
+//! The engine's context of a request: deadline, priority and timings.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -23,7 +23,7 @@ use crate::{
 
 pub(super) const TIMEOUT: &str = "x-request-timeout-ms";
 const PRIORITY: &str = "x-priority";
-/// How many texts of the request were cut; absent where none was.
+/// The number of truncated texts in the request. Absent if there are none.
 const TRUNCATED_TEXTS: HeaderName = HeaderName::from_static("x-siglip-truncated-texts");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -40,8 +40,8 @@ impl FromRequestParts<AppState> for Ctx {
     }
 }
 
-/// Reads deadline and priority from the headers, waits no longer than the deadline for the answer's
-/// head, and says in `Server-Timing` where the time went.
+/// Reads deadline and priority from the headers, waits for the response head until the deadline, and writes the
+/// times of the stages to `Server-Timing`.
 pub(in crate::rest) async fn set_context(
     State(state): State<AppState>,
     mut request: Request,
@@ -60,7 +60,7 @@ pub(in crate::rest) async fn set_context(
             if truncated > 0 && response.status().is_success() {
                 response.headers_mut().insert(TRUNCATED_TEXTS, truncated.into());
             }
-            // What the response takes is free when its client has it.
+            // The response's share of the budget is released when the response is sent.
             let held = context.response.clone();
             response.map(|body| {
                 Body::new(body.map_err(move |error| {
@@ -78,7 +78,7 @@ pub(in crate::rest) async fn set_context(
     response
 }
 
-/// The answer, or 504. Dropping the handler withdraws its rows from the queues, so a late request costs no
+/// The response, or 504. Dropping the handler removes its rows from the queues, so a late request costs no
 /// forward pass.
 async fn within_deadline(deadline: Instant, answer: impl Future<Output = Response>) -> Response {
     let answered = tokio::time::timeout_at(deadline.into(), answer).await;
@@ -95,7 +95,7 @@ fn read(headers: &HeaderMap, longest: Duration) -> Result<Context, Error> {
         let millis = millis.filter(|&millis| millis > 0).ok_or_else(|| {
             Error::invalid(TIMEOUT, "must be a whole number of milliseconds, 1 or more")
         })?;
-        // A client may shorten the server's own bound, never stretch it.
+        // A client can shorten the server's own limit, but not extend it.
         timeout = timeout.min(Duration::from_millis(millis));
     }
     let mut context = Context::with_timeout(timeout);

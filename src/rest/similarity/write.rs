@@ -1,4 +1,4 @@
-//! Writes a similarity answer piece by piece, so that a large one never stands in memory.
+//! Writes a similarity response in chunks, so that a large response is never completely in memory.
 
 use std::{
     ops::Range,
@@ -24,17 +24,18 @@ use crate::{
     telemetry::Stage,
 };
 
-/// Digits, separator and slack of one number: ryu writes at most 16 characters for an f32.
+/// Estimated bytes of one number with its separator. ryu writes at most 16 characters for an f32.
 const BYTES_PER_VALUE: usize = 12;
 
-/// Answers with more numbers than this are not compressed, which would cost more than computing them.
+/// Responses with more numbers than this are not compressed, because that would cost more than computing them.
 const COMPRESSED_VALUES: usize = 1 << 18;
 
-/// Answers with the matrices asked for.
+/// Responds with the requested matrices.
 ///
-/// A small answer is written whole: it then has a length, and a failure still gets its own status. A large
-/// one is streamed: each chunk is computed when the client has taken the one before. It may take hours to send, so
-/// that all streams together take turns at computing, and each may compute no longer than a request may last.
+/// A small response is written at once: it then has a length, and a failure still gets its own status. A large
+/// response is streamed: each chunk is computed after the client has read the one before. Sending may take
+/// hours. So all streams take turns to compute, and the total computing time of each is limited to the request
+/// timeout.
 pub(super) async fn respond(
     state: &AppState,
     context: &Arc<Context>,
@@ -65,7 +66,7 @@ pub(super) async fn respond(
     Ok(respond::json_body(Body::from(body)))
 }
 
-/// The answer in pieces, none larger than one chunk of scores.
+/// The response in chunks, none larger than one chunk of scores.
 fn pieces(
     scored: Scored,
     scores: Vec<Score>,
@@ -89,18 +90,18 @@ fn pieces(
     }
 }
 
-/// The turns of one stream.
+/// The computing turns of one stream.
 struct Turns {
     turns: Arc<Semaphore>,
-    /// Time that it may compute.
+    /// The remaining computing time.
     left: Duration,
 }
 
 impl Turns {
-    /// Waits for a turn to do some work.
+    /// Waits for a turn and does some work.
     ///
     /// # Errors
-    /// The work's, and [`Code::DeadlineExceeded`] where too much was done before.
+    /// The errors of the work, and [`Code::DeadlineExceeded`] if the computing time is used up.
     async fn take<T>(&mut self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         if self.left.is_zero() {
             let message = "the scores take longer to compute than a request may last; split it";
@@ -135,7 +136,7 @@ async fn chunk(scored: &Scored, score: Score, rows: Range<usize>) -> Result<Byte
     written.await.map_err(Error::internal)
 }
 
-/// The rows of a chunk, `[a,b],[c,d]`, with a comma before them unless they are the first.
+/// The rows of a chunk, `[a,b],[c,d]`. A comma comes before them unless they are the first.
 fn rows_json(matrix: &Matrix, is_first: bool) -> Bytes {
     let mut text = Vec::with_capacity(matrix.data.len() * BYTES_PER_VALUE + matrix.rows * 3);
     let mut digits = ryu::Buffer::new();
@@ -148,8 +149,8 @@ fn rows_json(matrix: &Matrix, is_first: bool) -> Bytes {
             if column > 0 {
                 text.push(b',');
             }
-            // Finite by construction: rows are checked on their way in. `format` keeps a defect visible,
-            // as a body that is not JSON, where `format_finite` would write a wrong number.
+            // Values are finite, because input rows are checked. With `format`, a defect is visible as invalid
+            // JSON, while `format_finite` would write a wrong number.
             text.extend_from_slice(digits.format(value).as_bytes());
         }
         text.push(b']');

@@ -1,4 +1,4 @@
-//! `POST /v2/rerank`, as Cohere's clients speak it.
+//! `POST /v2/rerank` for Cohere's clients.
 
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
@@ -30,30 +30,30 @@ use crate::{
     example = json!({"model": "demo", "query": "a cat", "documents": ["a kitten", "a truck"], "top_n": 1})
 )]
 pub(in crate::rest) struct RerankBody {
-    /// The model's name; the default model where none is given.
+    /// The model's name. Without a name, the default model is used.
     model: Option<String>,
-    /// A text, or an object with one text or one picture.
+    /// A text, or an object with one text or one image.
     query: Item,
-    /// Texts, or objects with one text or one picture; all of one kind.
+    /// Texts, or objects with one text or one image. All must be of the same kind.
     documents: Vec<Item>,
-    /// Keep only the best.
+    /// Keep only this many of the best documents.
     #[schema(minimum = 1)]
     top_n: Option<usize>,
-    /// How many documents the matching head of a BLIP or BLIP-2 model judges: those with the largest cosines. The others
-    /// follow behind them, in the order of their cosines. Without effect on models without such a head.
+    /// How many documents the matching head of a BLIP or BLIP-2 model scores: those with the largest cosines.
+    /// The others follow after them in the order of their cosines. No effect on models without a matching head.
     #[schema(default = 128)]
     rerank_top_k: Option<usize>,
-    /// Keep only documents whose probability is at least this, from 0 to 1. Refused where a pair has none: two texts,
-    /// two images, or a model that judges no pair on its own.
+    /// Keep only documents with at least this probability, from 0 to 1. Refused if a pair has no probability:
+    /// for two texts, two images, or a model that does not score a pair on its own.
     #[schema(minimum = 0, maximum = 1)]
     min_probability: Option<f32>,
-    /// Whether texts come back with their scores: not in this version of Cohere's API, and sent by LiteLLM.
+    /// Whether texts are returned with their scores. Not in this version of Cohere's API, but LiteLLM sends it.
     #[schema(default = false)]
     return_documents: Option<bool>,
-    /// Accepted and not used: texts are cut at the model's own length.
+    /// Accepted and ignored: texts are truncated to the model's own length.
     #[serde(rename = "max_tokens_per_doc")]
     _max_tokens_per_doc: Option<u32>,
-    /// Accepted and not used: `x-priority` is this server's.
+    /// Accepted and ignored: use the header `x-priority`.
     #[serde(rename = "priority")]
     _priority: Option<i64>,
 }
@@ -71,16 +71,16 @@ pub(in crate::rest) struct RerankAnswer {
     meta: Meta,
 }
 
-/// One document's score.
+/// The score of one document.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CohereRerankResult)]
 pub(in crate::rest) struct RerankResult {
-    /// Its place in the request.
+    /// Its position in the request.
     index: usize,
-    /// The document, where it is a text and was asked for.
+    /// The document, if it is a text and was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     document: Option<RerankedText>,
-    /// A picture and a text: the calibrated probability. Two of a kind: `(1 + cosine) / 2`.
+    /// For an image and a text: the calibrated probability. For two texts or two images: `(1 + cosine) / 2`.
     relevance_score: f32,
 }
 
@@ -102,7 +102,7 @@ impl RerankAnswer {
     }
 }
 
-/// Orders documents by a query, in Cohere's shape
+/// Ranks documents by a query, in Cohere's format
 #[utoipa::path(
     post,
     path = "/v2/rerank",

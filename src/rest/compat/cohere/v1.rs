@@ -1,4 +1,4 @@
-//! `POST /v1/embed`, as Cohere's clients speak the first version of its API.
+//! `POST /v1/embed` for clients of the first version of Cohere's API.
 
 use axum::{extract::State, response::Response};
 use serde::Serialize;
@@ -20,14 +20,14 @@ use crate::{
     },
 };
 
-/// The embeddings: as numbers, or in each type where types were asked for.
+/// The embeddings as numbers, or in each requested type.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CohereEmbedV1Response)]
 #[serde(untagged)]
 pub(in crate::rest) enum EmbedV1Answer {
     /// Without `embedding_types`.
     Floats(FloatsAnswer),
-    /// With them.
+    /// With `embedding_types`.
     ByType(EmbedAnswer),
 }
 
@@ -61,9 +61,9 @@ impl EmbedV1Answer {
     }
 }
 
-/// Embeds texts and images, in the shape of Cohere's first version
+/// Embeds texts and images, in the format of Cohere's first version
 ///
-/// The request is that of `/v2/embed`. Embeddings have length 1.
+/// Takes the same request as `/v2/embed`. Embeddings have length 1.
 #[utoipa::path(
     post,
     path = "/v1/embed",

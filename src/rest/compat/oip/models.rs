@@ -1,4 +1,4 @@
-//! What the Open Inference Protocol tells of a model.
+//! The metadata of a model in the Open Inference Protocol.
 
 use axum::extract::State;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::{
     rest::{AppState, openapi::PlainUnknownModelErrors, problem::Failure, respond::Json},
 };
 
-/// What is known of a model.
+/// The metadata of a model.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ModelMetadata {
     name: String,
@@ -20,49 +20,49 @@ pub(super) struct ModelMetadata {
     /// Always `siglip-server`.
     #[schema(value_type = String)]
     platform: &'static str,
-    /// Tensors that are read.
+    /// The input tensors.
     inputs: Vec<TensorMetadata>,
-    /// Tensors that are answered.
+    /// The output tensors.
     outputs: Vec<TensorMetadata>,
 }
 
-/// What is known of a tensor.
+/// The metadata of a tensor.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TensorMetadata {
     #[schema(value_type = String, example = "EMBEDDING")]
     name: &'static str,
     #[schema(value_type = String, example = "FP32")]
     datatype: &'static str,
-    /// -1 for a size that requests choose.
+    /// -1 for a size that depends on the request.
     shape: Vec<i64>,
 }
 
-/// The same in Triton's words.
+/// The same in Triton's format.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ModelConfig {
     name: String,
     /// Always `siglip-server`.
     #[schema(value_type = String)]
     platform: &'static str,
-    /// Always 0: shapes are whole, and the server forms its batches itself.
+    /// Always 0: shapes include all dimensions, and the server forms batches itself.
     #[schema(value_type = i32)]
     max_batch_size: i32,
-    /// Tensors that are read.
+    /// The input tensors.
     input: Vec<TensorConfig>,
-    /// Tensors that are answered.
+    /// The output tensors.
     output: Vec<TensorConfig>,
 }
 
-/// A tensor in Triton's words.
+/// A tensor in Triton's format.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TensorConfig {
     #[schema(value_type = String, example = "EMBEDDING")]
     name: &'static str,
     #[schema(value_type = String, example = "TYPE_FP32")]
     data_type: &'static str,
-    /// -1 for a size that requests choose.
+    /// -1 for a size that depends on the request.
     dims: Vec<i64>,
-    /// Whether a request may leave it out; of inputs only.
+    /// Whether a request may omit it. Only for inputs.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     optional: bool,
 }
@@ -131,7 +131,7 @@ pub(super) async fn versioned_metadata(
     metadata(state, model).await
 }
 
-/// Describes a model in Triton's words, in the Open Inference Protocol
+/// Describes a model in Triton's format, in the Open Inference Protocol
 #[utoipa::path(
     get,
     path = "/v2/models/{model}/config",
@@ -152,13 +152,13 @@ pub(super) async fn config(
         name: model.name.clone(),
         platform: oip::PLATFORM,
         max_batch_size: 0,
-        // Pictures or texts are enough.
+        // A request needs only images or only texts.
         input: TensorConfig::of(oip::inputs(model), true),
         output: TensorConfig::of(oip::outputs(model), false),
     }))
 }
 
-/// Describes a version of a model in Triton's words, in the Open Inference Protocol
+/// Describes a version of a model in Triton's format, in the Open Inference Protocol
 #[utoipa::path(
     get,
     path = "/v2/models/{model}/versions/{version}/config",
@@ -177,7 +177,7 @@ pub(super) async fn versioned_config(
     config(state, model).await
 }
 
-/// Says whether a model takes requests, in the Open Inference Protocol
+/// Says whether a model is ready, in the Open Inference Protocol
 #[utoipa::path(
     get,
     path = "/v2/models/{model}/ready",
@@ -197,7 +197,7 @@ pub(super) async fn ready(
     Ok(())
 }
 
-/// Says whether a version of a model takes requests, in the Open Inference Protocol
+/// Says whether a version of a model is ready, in the Open Inference Protocol
 #[utoipa::path(
     get,
     path = "/v2/models/{model}/versions/{version}/ready",

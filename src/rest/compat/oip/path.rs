@@ -1,4 +1,4 @@
-//! The model that a path names.
+//! Reads the model's name from a path.
 
 use axum::{
     extract::{FromRequestParts, Path},
@@ -13,10 +13,10 @@ use crate::{
     rest::{AppState, problem::Failure},
 };
 
-/// The name in a path, its version checked where there is one.
+/// The name in a path. A version in the path is checked.
 pub(super) struct Named(pub(super) String);
 
-/// What a path holds.
+/// The parameters of a path.
 #[derive(Deserialize)]
 struct Names {
     model: String,
@@ -35,7 +35,7 @@ impl FromRequestParts<AppState> for Named {
     }
 }
 
-/// A path with a model, for the document.
+/// A path with a model, for the OpenAPI document.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "only describes the path")]
@@ -45,7 +45,7 @@ pub(super) struct ModelPath {
     model: String,
 }
 
-/// A path with a version, for the document.
+/// A path with a version, for the OpenAPI document.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "only describes the path")]
@@ -58,12 +58,12 @@ pub(super) struct VersionPath {
     version: String,
 }
 
-/// How a body of `/infer` is framed, for the document.
+/// The header for binary bodies of `/infer`, for the OpenAPI document.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "only describes the header, which is read with the body")]
 pub(super) struct FramingHeader {
-    /// Bytes of JSON, where raw tensors stand behind it
+    /// Number of bytes of JSON, if raw tensors follow
     #[param(rename = "inference-header-content-length")]
     json_bytes: Option<usize>,
 }

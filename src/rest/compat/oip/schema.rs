@@ -1,10 +1,10 @@
-//! The JSON of `/infer` for the document: it is read and written by hand.
+//! The JSON of `/infer` for the OpenAPI document. `wire` reads and writes it without these types.
 
 use std::collections::HashMap;
 
 use utoipa::ToSchema;
 
-/// Tensors in.
+/// The request's tensors.
 #[derive(ToSchema)]
 #[schema(
     as = InferRequest,
@@ -16,12 +16,12 @@ use utoipa::ToSchema;
 )]
 #[expect(dead_code, reason = "only describes the JSON, whose elements are read by hand")]
 pub(in crate::rest) struct InferBodySchema {
-    /// Echoed in the answer.
+    /// Returned in the response.
     id: Option<String>,
     inputs: Vec<InputTensorSchema>,
-    /// Which tensors to answer; all of them where none is given.
+    /// The requested output tensors. The default is all.
     outputs: Option<Vec<RequestedOutputSchema>>,
-    /// `binary_data_output` for raw outputs, `normalized` (true) for embeddings of length 1.
+    /// `binary_data_output` for raw outputs, `normalized` (true by default) for embeddings of length 1.
     parameters: Option<HashMap<String, serde_json::Value>>,
 }
 
@@ -36,24 +36,24 @@ pub(in crate::rest) struct InputTensorSchema {
     shape: Vec<i64>,
     #[schema(example = "BYTES")]
     datatype: String,
-    /// `binary_data_size`: the tensor's bytes behind the JSON.
+    /// `binary_data_size`: number of bytes of the tensor after the JSON.
     parameters: Option<HashMap<String, serde_json::Value>>,
-    /// Strings or numbers, flat or nested as the shape is.
+    /// Strings or numbers, flat or nested like the shape.
     data: Option<Vec<serde_json::Value>>,
 }
 
-/// A tensor to be answered.
+/// A requested output tensor.
 #[derive(ToSchema)]
 #[schema(as = InferRequestedOutput)]
 #[expect(dead_code, reason = "only describes the JSON")]
 pub(in crate::rest) struct RequestedOutputSchema {
     #[schema(example = "EMBEDDING")]
     name: String,
-    /// `binary_data`: whether it comes raw.
+    /// `binary_data`: whether it is returned as raw bytes.
     parameters: Option<HashMap<String, serde_json::Value>>,
 }
 
-/// Tensors out.
+/// The response's tensors.
 #[derive(ToSchema)]
 #[schema(as = InferResponse)]
 #[expect(dead_code, reason = "only describes the JSON, whose values are not copied")]
@@ -65,7 +65,7 @@ pub(in crate::rest) struct InferResponseSchema {
     outputs: Vec<OutputTensorSchema>,
 }
 
-/// A tensor of the answer.
+/// A tensor of the response.
 #[derive(ToSchema)]
 #[schema(as = InferOutputTensor)]
 #[expect(dead_code, reason = "only describes the JSON")]
@@ -73,8 +73,8 @@ pub(in crate::rest) struct OutputTensorSchema {
     name: String,
     shape: Vec<usize>,
     datatype: String,
-    /// `binary_data_size`: the tensor's bytes behind the JSON.
+    /// `binary_data_size`: number of bytes of the tensor after the JSON.
     parameters: Option<HashMap<String, serde_json::Value>>,
-    /// Numbers, or of `CAPTION` strings.
+    /// Numbers. For `CAPTION`, strings.
     data: Option<Vec<serde_json::Value>>,
 }

@@ -1,4 +1,4 @@
-//! Bodies of `/infer`: JSON, or JSON with raw tensors behind it.
+//! Bodies of `/infer`: JSON, or JSON followed by raw tensors.
 
 use std::{collections::HashMap, fmt};
 
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// How many bytes of a body are JSON, where raw tensors stand behind it.
+/// The header with the number of bytes of JSON in a body with raw tensors.
 const HEADER_LENGTH: &str = "inference-header-content-length";
 
 /// The JSON of a request.
@@ -48,7 +48,7 @@ struct InferBody {
 struct RequestParameters {
     binary_data_output: bool,
     normalized: Option<bool>,
-    /// Of Triton's scheduler; this server's are `x-priority` and `x-request-timeout-ms`.
+    /// Options of Triton's scheduler. This server has the headers `x-priority` and `x-request-timeout-ms`.
     #[serde(rename = "priority")]
     _priority: Option<u64>,
     #[serde(rename = "timeout")]
@@ -66,8 +66,8 @@ struct InputTensor {
     data: Option<Data>,
 }
 
-/// The size of each dimension. One more than there may be is read, and what follows is skipped: the tensor's name
-/// belongs into the error.
+/// The size of each dimension. Reads one dimension more than allowed and skips the rest, so that the error can
+/// name the tensor.
 #[derive(Debug)]
 struct Shape(Vec<i64>);
 
@@ -100,11 +100,11 @@ impl<'de> Deserialize<'de> for Shape {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct TensorParameters {
-    /// Of an input: its bytes behind the JSON.
+    /// For an input: number of its bytes after the JSON.
     binary_data_size: Option<usize>,
-    /// Of an output: whether it comes raw.
+    /// For an output: whether it is returned as raw bytes.
     binary_data: Option<bool>,
-    /// What a client made the tensor of. The tensor's own type says how it is read.
+    /// The type from which the client made the tensor. Not needed: the tensor's own type says how it is read.
     #[serde(rename = "content_type")]
     _content_type: Option<String>,
 }
@@ -117,11 +117,11 @@ struct RequestedOutput {
     parameters: TensorParameters,
 }
 
-/// Elements in JSON, flat or nested as the shape is.
+/// Elements in JSON, flat or nested like the shape.
 #[derive(Debug)]
 struct Data(Elements);
 
-/// Strings or numbers, found out by the first element.
+/// Collects strings or numbers. The first element decides which.
 #[derive(Default)]
 struct Flat {
     strings: Vec<ByteString>,
@@ -187,10 +187,10 @@ impl<'de> Deserialize<'de> for Data {
     }
 }
 
-/// A request as it came, read.
+/// A parsed request body.
 pub(in crate::rest) struct Call {
     body: InferBody,
-    /// What stands behind the JSON.
+    /// The bytes after the JSON.
     raw: Bytes,
 }
 
@@ -212,20 +212,19 @@ fn header_length(headers: &HeaderMap) -> Result<Option<usize>, Error> {
     length.map(Some).ok_or_else(|| Error::invalid(HEADER_LENGTH, "must be a number of bytes"))
 }
 
-/// How an answer is written.
+/// How a response is written.
 pub(in crate::rest) struct Form {
     id: Option<String>,
-    /// Whether an output comes raw where it does not say so itself.
+    /// Whether outputs are raw bytes by default.
     raw_by_default: bool,
     raw: HashMap<String, bool>,
 }
 
 impl Call {
-    /// Reads a body of which `length` bytes are JSON; all of them where it is not given.
+    /// Reads a body of which `length` bytes are JSON. Without a length, the whole body is JSON.
     ///
     /// # Errors
-    /// [`crate::error::Code::InvalidRequest`] for a length that is more than the body; those of
-    /// [`body::json`].
+    /// [`crate::error::Code::InvalidRequest`] if the length exceeds the body, and the errors of [`body::json`].
     pub(in crate::rest) async fn read(
         mut raw: Bytes,
         length: Option<usize>,
@@ -239,10 +238,10 @@ impl Call {
         Ok(Self { body: body::json(json, intake).await?, raw })
     }
 
-    /// The request, and how its answer is written.
+    /// The request, and how its response is written.
     ///
     /// # Errors
-    /// Names the tensor whose bytes are not there.
+    /// Names the tensor whose bytes are missing.
     pub(in crate::rest) fn split(self, model: String) -> Result<(InferRequest, Form), Error> {
         let Self { body, mut raw } = self;
         let tensor = |input: InputTensor| {
@@ -277,7 +276,7 @@ impl Call {
     }
 }
 
-/// The JSON of an answer.
+/// The JSON of a response.
 #[derive(Debug, Serialize)]
 struct InferResponse<'a> {
     model_name: &'a str,
@@ -298,7 +297,7 @@ struct OutputTensor<'a> {
     data: Option<OutputData<'a>>,
 }
 
-/// Elements of an answer.
+/// Elements of a response.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum OutputData<'a> {
@@ -316,7 +315,7 @@ impl Form {
         self.raw.get(name).copied().unwrap_or(self.raw_by_default)
     }
 
-    /// The JSON, and the raw tensors behind it.
+    /// The JSON, and the raw tensors that follow.
     fn write(&self, answer: &InferAnswer) -> Result<(Vec<u8>, BytesMut), Error> {
         let mut raw = BytesMut::new();
         let tensor = |output| self.tensor(output, &mut raw);
@@ -350,10 +349,10 @@ impl Form {
         OutputTensor { parameters, ..tensor }
     }
 
-    /// Writes an answer.
+    /// Writes a response.
     ///
     /// # Errors
-    /// [`crate::error::Code::Internal`] if that fails, which is a defect.
+    /// [`crate::error::Code::Internal`] if writing fails, which is a defect.
     pub(in crate::rest) async fn respond(
         self,
         state: &AppState,

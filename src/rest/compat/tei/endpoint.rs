@@ -1,4 +1,4 @@
-//! `POST /`: the tasks of an inference endpoint of Hugging Face.
+//! `POST /`: the tasks of a Hugging Face inference endpoint.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// A picture, and the labels to judge it by.
+/// An image, and the labels with which to score it.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
@@ -33,9 +33,9 @@ pub(in crate::rest) struct ZeroShotBody {
     /// A data URI or base64.
     inputs: LongText,
     parameters: ZeroShotParameters,
-    /// The model's name; the default model where none is given. Not in the original format.
+    /// The model's name. Without a name, the default model is used. Not in the original format.
     model: Option<String>,
-    /// Accepted and not used: how an inference endpoint of Hugging Face waits and caches.
+    /// Accepted and ignored: they control waiting and caching in an inference endpoint of Hugging Face.
     #[expect(dead_code, reason = "part of the endpoint's request; the server has neither")]
     #[schema(value_type = Option<serde_json::Value>)]
     options: Option<IgnoredAny>,
@@ -46,16 +46,16 @@ pub(in crate::rest) struct ZeroShotBody {
 #[serde(deny_unknown_fields)]
 pub(in crate::rest) struct ZeroShotParameters {
     candidate_labels: Vec<String>,
-    /// Has a `{}` where the label goes; `This is a photo of {}.` where none is given.
+    /// A template with `{}` for the label. The default is `This is a photo of {}.`
     hypothesis_template: Option<String>,
 }
 
-/// One label's score.
+/// The score of one label.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct LabelScore {
     #[schema(value_type = String)]
     label: Arc<str>,
-    /// The calibrated probability, each label on its own.
+    /// The calibrated probability of this label on its own.
     score: f32,
 }
 
@@ -90,7 +90,7 @@ async fn labels(
     respond::json(state, context, scores.len(), move || scores).await
 }
 
-/// The task's name of a field of the classification.
+/// The name that this task uses for a field of the classification request.
 fn field_of_task(field: &str) -> String {
     match field {
         "images[0]" => "inputs".to_owned(),
@@ -99,7 +99,7 @@ fn field_of_task(field: &str) -> String {
     }
 }
 
-/// One of the three tasks of an endpoint. `from_json` tells them apart.
+/// One of the three tasks of an endpoint. `from_json` decides which.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = EndpointTask)]
 #[serde(untagged)]
@@ -112,7 +112,7 @@ pub(in crate::rest) enum Task {
     Embed(EmbedBody),
 }
 
-/// What tells the tasks apart. Nothing of it is kept.
+/// The parts of a request that identify the task. They are discarded after that.
 #[derive(Deserialize)]
 #[serde(expecting = "expected an object with `inputs`")]
 struct Shape<'t> {
@@ -123,7 +123,7 @@ struct Shape<'t> {
     candidate_labels: Option<IgnoredAny>,
 }
 
-/// The keys that tell; none in what is not an object.
+/// The keys that identify the task. All are absent if the value is not an object.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Keys {
@@ -134,15 +134,15 @@ struct Keys {
 
 impl Keys {
     fn of(value: Option<&RawValue>) -> serde_json::Result<Self> {
-        // A struct would be read from an array as well.
+        // serde would also read a struct from an array.
         let object = value.map(RawValue::get).filter(|json| json.starts_with('{'));
         object.map_or_else(|| Ok(Self::default()), serde_json::from_str)
     }
 }
 
 impl Task {
-    /// Which task it is, by what is there, so that a fault keeps the message of its own task. Read twice in place: a
-    /// tree of values would copy an image's base64.
+    /// The fields decide which task it is, so that an error has the message of its own task. The body is parsed
+    /// twice, because a tree of values would copy an image's base64.
     fn read(bytes: &Bytes) -> Result<Self, Error> {
         let shape: Shape<'_> = parse_slice(bytes)?;
         if shape.candidate_labels.is_some() {
@@ -169,24 +169,25 @@ impl FromPayload for Task {
     }
 }
 
-/// What each task answers.
+/// The response of each task.
 #[derive(ToSchema)]
 #[schema(as = EndpointAnswer)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "only describes the answers of the three tasks")]
 pub(in crate::rest) enum TaskAnswer {
-    /// Zero-shot image classification: best first.
+    /// Zero-shot image classification: labels, best first.
     ZeroShot(Vec<LabelScore>),
     /// Sentence similarity: cosines.
     Similarity(Vec<f32>),
-    /// Feature extraction: one row a text.
+    /// Feature extraction: one row per text.
     Embed(Vec<Vec<f32>>),
 }
 
-/// Answers a task of an inference endpoint of Hugging Face
+/// Runs a task of a Hugging Face inference endpoint
 ///
-/// What is in the request tells the task: `parameters.candidate_labels` zero-shot image classification,
-/// `inputs.source_sentence` sentence similarity, anything else feature extraction.
+/// The fields of the request select the task: `parameters.candidate_labels` selects zero-shot image
+/// classification, `inputs.source_sentence` selects sentence similarity, and everything else is feature
+/// extraction.
 #[utoipa::path(
     post,
     path = "/",
