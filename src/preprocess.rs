@@ -114,9 +114,9 @@ pub struct ImageSpec {
 pub struct ImageLimits {
     /// Most encoded bytes.
     pub max_bytes: usize,
-    /// Most pixels, read from the header before decoding.
+    /// Maximum number of pixels, read from the header before decoding.
     pub max_pixels: u64,
-    /// Most bytes that the decoder may allocate.
+    /// Maximum number of bytes that the decoder may allocate.
     pub max_decode_bytes: u64,
 }
 
@@ -131,7 +131,7 @@ impl ImageLimits {
     }
 }
 
-/// Why a picture could not be prepared.
+/// Why an image could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// No bytes at all.
@@ -205,7 +205,7 @@ pub struct Header {
 /// The result of [`prepare`].
 #[derive(Debug, Clone)]
 pub struct Prepared {
-    /// The resized picture.
+    /// The resized image.
     pub pixels: Pixels,
     /// Pixels of the image before the resize.
     pub source_pixels: u64,

@@ -30,7 +30,7 @@ pub enum TargetSize {
     Patches {
         /// Pixels of a patch's side.
         patch_size: u32,
-        /// Most patches of one picture.
+        /// Maximum number of patches of one image.
         max_num_patches: u32,
     },
 }
@@ -117,7 +117,7 @@ impl TargetSize {
         plan
     }
 
-    /// `[height, width]` for a picture of this height and width.
+    /// `[height, width]` for an image of this height and width.
     #[must_use]
     pub fn of(self, height: u32, width: u32) -> [u32; 2] {
         match self {
@@ -151,7 +151,7 @@ impl TargetSize {
         }
     }
 
-    /// The most pixels of one image.
+    /// The maximum number of pixels of one image.
     #[must_use]
     pub fn max_pixels(self) -> u64 {
         match self {

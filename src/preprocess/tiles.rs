@@ -36,9 +36,9 @@ pub struct Pinpoints {
 pub struct PinpointsError(String);
 
 impl Pinpoints {
-    /// The most sizes of a list. LLaVA-OneVision has 36.
+    /// The maximum number of sizes of a list. LLaVA-OneVision has 36.
     pub const MAX_SIZES: usize = 128;
-    /// The most tiles of an image. LLaVA-OneVision has 36.
+    /// The maximum number of tiles of an image. LLaVA-OneVision has 36.
     pub const MAX_TILES: u64 = 64;
 
     /// * `sizes`: heights and widths; the first of several equally good sizes is chosen
@@ -91,7 +91,7 @@ impl Pinpoints {
         &self.sizes
     }
 
-    /// The most views of an image, whatever its size.
+    /// The maximum number of views of an image, whatever its size.
     #[must_use]
     pub fn max_views(&self) -> usize {
         let tiles = |&[height, width]: &[u32; 2]| (height / self.side) * (width / self.side);

@@ -142,7 +142,7 @@ fn is_stray_control(character: char) -> bool {
 }
 
 fn lower_case(text: &str) -> Cow<'_, str> {
-    // Most labels are already lower-case.
+    // Most labels are already in lower case.
     if text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
         Cow::Borrowed(text)
     } else {

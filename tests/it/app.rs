@@ -1,4 +1,4 @@
-//! A running server for a test: a free port, real HTTP, and a model whose answers are known.
+//! A running server for a test, with a free port, real HTTP and a model whose results are known.
 
 use std::{
     net::SocketAddr,
@@ -25,7 +25,7 @@ use crate::fake::{self, Gate};
 /// The name of the model.
 pub(crate) const MODEL: &str = "colours";
 
-/// A client. Its TLS needs the provider that the server installs where it needs one.
+/// A client. Its TLS needs the cryptography provider that the server otherwise installs.
 pub(crate) fn client() -> reqwest::Client {
     siglip_server::tls::install_provider();
     reqwest::Client::new()
@@ -35,7 +35,7 @@ pub(crate) fn client() -> reqwest::Client {
 pub(crate) struct TestApp {
     /// Where it listens.
     pub(crate) address: SocketAddr,
-    /// The engine under it, for other surfaces.
+    /// The engine, for tests of other APIs.
     pub(crate) engine: Arc<Engine>,
     /// Holds forward passes back.
     pub(crate) gate: Gate,
@@ -50,7 +50,7 @@ impl TestApp {
         Self::with(|_| {}).await
     }
 
-    /// A ready server whose configuration a test changes.
+    /// A ready server with a changed configuration.
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let app = Self::loading(change).await;
         app.load().await;
@@ -62,7 +62,7 @@ impl TestApp {
         Self::with_access(change, |_| rest::Access::default()).await
     }
 
-    /// A server whose model is not loaded yet, and whose access a test restricts.
+    /// A server whose model is not loaded yet, with access control.
     pub(crate) async fn with_access(
         change: impl FnOnce(&mut Config),
         access: impl FnOnce(Arc<Metrics>) -> rest::Access,
@@ -129,12 +129,12 @@ impl TestApp {
         self.client.request(method, format!("http://{}{path}", self.address))
     }
 
-    /// The answer to a GET.
+    /// The response to a GET request.
     pub(crate) async fn get(&self, path: &str) -> Answer {
         Answer::of(self.request("GET", path)).await
     }
 
-    /// The answer to a POST of JSON.
+    /// The response to a POST request with JSON.
     pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         Answer::of(self.request("POST", path).json(&body)).await
     }
@@ -149,7 +149,7 @@ impl TestApp {
 
 impl Drop for TestApp {
     fn drop(&mut self) {
-        // An open gate lets the worker thread end.
+        // Open the gate, so that the worker thread can end.
         self.gate.set_open(true);
         for model in self.engine.registry().loaded() {
             model.handle.close();
@@ -158,7 +158,7 @@ impl Drop for TestApp {
     }
 }
 
-/// An answer, read to its end.
+/// A complete response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -167,12 +167,12 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Sends a request and reads the answer.
+    /// Sends a request and reads the response.
     pub(crate) async fn of(request: RequestBuilder) -> Self {
         Self::read(request.send().await.expect("the server answers")).await
     }
 
-    /// Reads an answer.
+    /// Reads a response.
     pub(crate) async fn read(response: Response) -> Self {
         let (status, headers) = (response.status(), response.headers().clone());
         Self { status, headers, text: response.text().await.expect("the body arrives") }
@@ -183,7 +183,7 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
-    /// The body of an answer that must have succeeded.
+    /// The body of a response that must be a success.
     pub(crate) fn ok(&self) -> Value {
         assert_eq!(self.status, StatusCode::OK, "{}", self.text);
         self.json()

@@ -145,7 +145,7 @@ fn a_port_that_speaks_something_else_is_named_by_the_health_check() {
         let addr = listener.local_addr().expect("an address").to_string();
         let served = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a client");
-            // What is left unread would have the answer thrown away.
+            // If the request were not read, closing the connection would discard the response.
             let mut asked = Vec::new();
             while !asked.ends_with(b"\r\n\r\n") {
                 let mut part = [0; 256];

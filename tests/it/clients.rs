@@ -1,4 +1,4 @@
-//! Clients that are slow: in what they send, and in what they read.
+//! Clients that send or read slowly.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{app::client, process::Server};
 
-/// Far more than any of the timeouts below, on a machine that is busy.
+/// Far longer than any of the timeouts below, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn connect(server: &Server) -> TcpStream {
@@ -18,11 +18,11 @@ async fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(address).await.expect("connects")
 }
 
-/// All that comes until the server closes.
+/// Reads until the server closes the connection.
 async fn until_closed(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
-    // A reset is a way to close, too.
+    // A reset also counts as closing.
     drop(read.expect("the server closes"));
     String::from_utf8_lossy(&answer).into_owned()
 }

@@ -1,4 +1,4 @@
-//! What is written about the configuration is what the code says.
+//! The documentation of the configuration agrees with the code.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -26,7 +26,7 @@ fn the_reference_is_fresh() {
     check("docs/configuration.md", &document::markdown());
 }
 
-/// Options that errors and the page on errors name, in backticks: each is there.
+/// Every option that errors and the page about errors name in backticks exists.
 #[test]
 fn options_that_errors_name_are_there() {
     let known: BTreeSet<_> = OPTIONS.iter().map(|option| option.path()).collect();

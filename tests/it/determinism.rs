@@ -1,5 +1,5 @@
-//! The same input gives the same output: to the bit where the batch has the same shape, within rounding
-//! whatever the batch.
+//! The same input gives the same output: bit for bit if the batch has the same shape, and within rounding in
+//! any batch.
 
 use image::ImageFormat;
 use siglip_server::{
@@ -33,7 +33,7 @@ fn check<I: Clone + Send + 'static>(what: &str, tower: &mut dyn Tower<Input = I>
         let batch = &rows[..size];
         let first = forward(batch);
         assert_eq!(bits(&first), bits(&forward(batch)), "{what}, {size} rows, twice");
-        // Other mates, the same shape.
+        // Other rows in the batch, the same shape.
         let mut mates = batch.to_vec();
         mates[1..].reverse();
         let among_others = forward(&mates);

@@ -1,6 +1,6 @@
-//! What is generated from the code and checked in is fresh.
+//! Checked-in files that are generated from the code are up to date.
 //!
-//! `UPDATE_DOCS=1 cargo test --test it documents` writes the files anew.
+//! `UPDATE_DOCS=1 cargo test --test it documents` writes the files again.
 
 use std::{fs, path::PathBuf};
 
@@ -10,7 +10,7 @@ fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// Compares a file with what it should hold, or writes it where that is asked for.
+/// Compares a file with the expected content, or writes it with `UPDATE_DOCS`.
 fn check(name: &str, expected: &str) {
     if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(file(name), expected).expect("the file is written");
@@ -50,7 +50,7 @@ fn the_table_of_the_hubs_variables_is_fresh() {
     check("docs/operations.md", &format!("{head}{begin}{}{end}{tail}", hub::variable_table()));
 }
 
-/// Every operation says what it answers, and every error response names a schema that exists.
+/// Every operation describes its response, and every error response names a schema that exists.
 #[test]
 fn every_operation_is_described() {
     let document = serde_json::to_value(rest::openapi()).expect("JSON");

@@ -1,6 +1,7 @@
-//! What a request takes once it is read, measured on the binary: no parser makes more of a body than is counted for it.
+//! Measures the memory of parsed requests on the binary: no parser uses more memory than the server counts for
+//! the body.
 
-// The peak of a process stands in a file of Linux alone.
+// Only Linux has a file with the peak memory of a process.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -14,16 +15,16 @@ use reqwest::{
 
 use crate::{app, process::Server};
 
-/// What is counted for a string, an array or an object of a JSON body, beside its bytes.
+/// Bytes that the server counts for a string, an array or an object of a JSON body, in addition to its text.
 const PART_BYTES: usize = 576;
 /// The same for a comma outside of strings.
 const NUMBER_BYTES: usize = 8;
 /// The same for a field of a gRPC message, and for a whole number of a list.
 const FIELD_BYTES: usize = 640;
 const PACKED_BYTES: usize = 24;
-/// One more than a power of two: a list that grows by doubling has just been copied.
+/// One more than a power of two: a list that doubles its capacity has just been copied.
 const COUNT: usize = (1 << 16) + 1;
-/// What a request takes whatever it holds, and the copies of the body while it is received and read.
+/// Memory that any request takes, including the copies of the body while it is received and read.
 const SLACK_BYTES: usize = 2 << 20;
 const BODIES: usize = 4;
 
@@ -75,7 +76,7 @@ const LISTS: [(&str, &str, &str); 41] = [
     ("/v2/models/demo/infer", r#"{"outputs": "#, "}"),
     ("/vectorize", r#"{"images": "#, "}"),
 ];
-/// What stands in them.
+/// Their elements.
 const ELEMENTS: [&str; 9] = [
     "{}",
     "[]",
@@ -88,7 +89,7 @@ const ELEMENTS: [&str; 9] = [
     "{\"role\":\"user\",\"content\":\"\"}",
 ];
 
-/// A server whose allocator keeps nothing for later.
+/// A server whose allocator returns freed memory at once.
 fn start() -> Server {
     let args = ["--log-filter", "off", "--grpc-listen", "127.0.0.1:0"];
     Server::start_with(&args, &[("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")])
@@ -101,10 +102,10 @@ fn status_bytes(server: &Server, name: &str) -> usize {
     kib.parse::<usize>().expect("a number") << 10
 }
 
-/// How much more memory a server had than before, at most, while it answered a request.
+/// By how much the server's peak memory grows during a request.
 async fn taken(server: &Server, request: reqwest::RequestBuilder) -> usize {
     let clear = format!("/proc/{}/clear_refs", server.pid());
-    // The peak begins anew.
+    // Reset the peak.
     fs::write(clear, "5").expect("its own user's");
     let before = status_bytes(server, "VmRSS");
     let answer = request.send().await.expect("answers");
@@ -112,7 +113,7 @@ async fn taken(server: &Server, request: reqwest::RequestBuilder) -> usize {
     status_bytes(server, "VmHWM").saturating_sub(before)
 }
 
-/// Whether what was taken is within what is counted; else says so.
+/// `None` if the memory is within what is counted, otherwise a message.
 fn check(what: &str, taken: usize, body: usize, counted: usize) -> Option<String> {
     let most = BODIES * body + counted + SLACK_BYTES;
     (taken > most).then(|| format!("{what}: {taken} taken, {counted} counted, a body of {body}"))
@@ -164,7 +165,7 @@ const FIELDS: [(&str, &[u8], u8, bool); 22] = [
     ("inference.GRPCInferenceService/ModelInfer", &[5, 5], 8, false),
 ];
 
-/// A field that has a length.
+/// A length-delimited field.
 fn field(number: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![number << 3 | 2];
     let mut length = payload.len();
@@ -179,7 +180,7 @@ fn field(number: u8, payload: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_message_takes_no_more_than_is_counted() {
-    // It makes the cryptography known.
+    // The client installs the cryptography provider.
     let (_, server) = (app::client(), start());
     let client = Client::builder().http2_prior_knowledge().build().expect("a client");
     let mut wrong = Vec::new();
@@ -208,7 +209,8 @@ async fn a_message_takes_no_more_than_is_counted() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Requests whose parsed forms are a hundred times as large as their bodies, many at once; half of them give up.
+/// Many simultaneous requests whose parsed values are a hundred times as large as their bodies. Half of the
+/// clients disconnect.
 #[tokio::test]
 async fn many_at_once_take_no_more_than_the_budget() {
     let (client, server) = (app::client(), start());
@@ -230,11 +232,11 @@ async fn many_at_once_take_no_more_than_the_budget() {
     }
     assert!(refused > 0);
     let taken = status_bytes(&server, "VmHWM") - before;
-    // `limits.max_bytes_in_flight`, and the bodies of those that were refused.
+    // `limits.max_bytes_in_flight`, and the bodies of refused requests.
     assert!(taken < (256 << 20) + 25 * body.len() + SLACK_BYTES, "{taken}");
 }
 
-/// A body that never ends: a piece of a row, and then nothing.
+/// A body that never ends: a part of a row, and then nothing.
 fn unfinished(piece: Bytes) -> Body {
     let pieces = futures::stream::iter([Ok::<_, std::io::Error>(piece)]);
     Body::wrap_stream(pieces.chain(futures::stream::pending()))
@@ -252,7 +254,7 @@ async fn unfinished_rows_take_no_more_than_the_room_of_bulk_streams() {
     let grpc = server.announced("gRPC").trim_end_matches('/');
     let mut streams = tokio::task::JoinSet::new();
     for number in 0..40 {
-        // A connection of its own.
+        // A separate connection.
         let client = Client::builder().http2_prior_knowledge().build().expect("a client");
         let request = match number % 2 {
             0 => client
@@ -267,14 +269,14 @@ async fn unfinished_rows_take_no_more_than_the_room_of_bulk_streams() {
         };
         streams.spawn(request.send());
     }
-    // All but as many as there are places are refused at once; the rest send what they may.
+    // Only as many streams as allowed are accepted. The others are refused at once.
     let mut refused = 0;
     while refused < 24 {
         let answer = streams.join_next().await.expect("a stream").expect("joins").expect("answers");
         refused +=
             usize::from(answer.status() == 429 || answer.headers().contains_key("grpc-status"));
     }
-    // Whoever waits for room is not read from, so the server's memory comes to rest.
+    // The server does not read from streams that wait for room, so its memory stops growing.
     let mut rests = (0, 0);
     while rests.1 < 20 {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -282,6 +284,7 @@ async fn unfinished_rows_take_no_more_than_the_room_of_bulk_streams() {
         rests = (now, if now == rests.0 { rests.1 + 1 } else { 0 });
     }
     let taken = status_bytes(&server, "VmHWM") - before;
-    // `limits.max_bulk_bytes`, what a stream may have without room, and what waits in the connections' buffers.
+    // `limits.max_bulk_bytes`, the bytes that each stream may have without waiting, and the connections'
+    // buffers.
     assert!(taken < (128 << 20) + 16 * (2 << 20) + SLACK_BYTES, "{taken}");
 }

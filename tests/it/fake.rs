@@ -1,6 +1,6 @@
-//! A model small enough to reason about: it sees and reads three colours.
+//! A small fake model: it recognises three colours in images and texts.
 //!
-//! Red, green and blue pictures and words have the same embeddings, so every score is known beforehand.
+//! An image and a word of the same colour have the same embedding, so every score is known in advance.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
@@ -17,7 +17,7 @@ use siglip_server::{
 pub(crate) const DIM: usize = 8;
 /// Ids of a text.
 pub(crate) const TEXT_LENGTH: usize = 12;
-/// Pixels of a picture's side.
+/// Pixels of an image's side.
 pub(crate) const SIDE: u32 = 4;
 
 /// `exp(3) * cosine - 15`: about +5 for a match (probability 0.99), -8 for another colour (0.0002).
@@ -39,29 +39,29 @@ const TOKENIZER_CONFIG: &[u8] = br#"{
     "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"
 }"#;
 
-/// Holds the towers' forward passes back while it is closed.
+/// Blocks the towers' forward passes while it is closed.
 #[derive(Clone)]
 pub(crate) struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 
 struct GateState {
     open: bool,
-    /// Forward passes that stand before it.
+    /// Number of blocked forward passes.
     held: usize,
 }
 
 impl Gate {
-    /// A gate that lets everything through.
+    /// An open gate.
     pub(crate) fn open_one() -> Self {
         Self(Arc::new((Mutex::new(GateState { open: true, held: 0 }), Condvar::new())))
     }
 
-    /// Holds back, or lets go.
+    /// Opens or closes the gate.
     pub(crate) fn set_open(&self, open: bool) {
         self.lock().open = open;
         self.0.1.notify_all();
     }
 
-    /// Whether a forward pass is held back.
+    /// Whether a forward pass is blocked.
     pub(crate) fn holds(&self) -> bool {
         self.lock().held > 0
     }
@@ -82,7 +82,7 @@ struct Vision(Gate);
 
 struct Text(Gate);
 
-/// A colour and what it is not, so that two colours differ; never all zeros.
+/// A colour and its complement, so that two colours differ and the values are never all zero.
 fn embed([red, green, blue]: [f32; 3]) -> Embedding {
     Embedding::new(vec![red, green, blue, 1.0 - red, 1.0 - green, 1.0 - blue, 0.05, 0.1])
 }
@@ -111,7 +111,7 @@ impl Tower for Text {
     }
 }
 
-/// Both towers, behind one gate.
+/// Both towers with one gate.
 pub(crate) fn towers(gate: &Gate) -> Towers {
     Towers {
         vision: Box::new(Vision(gate.clone())),
@@ -120,7 +120,7 @@ pub(crate) fn towers(gate: &Gate) -> Towers {
     }
 }
 
-/// The tokenizer that goes with them.
+/// The tokenizer for them.
 pub(crate) fn tokenizer() -> TextTokenizer {
     let files = TokenizerFiles {
         tokenizer: Some(TOKENIZER),
@@ -139,7 +139,7 @@ pub(crate) fn tokenizer() -> TextTokenizer {
     TextTokenizer::from_files(&files, options).expect("the tokenizer above is valid")
 }
 
-/// How pictures are prepared for them.
+/// How images are prepared for them.
 pub(crate) fn image_spec() -> ImageSpec {
     ImageSpec {
         size: TargetSize::Fixed { height: SIDE, width: SIDE },
@@ -150,7 +150,7 @@ pub(crate) fn image_spec() -> ImageSpec {
     }
 }
 
-/// What they say of themselves.
+/// Their model card.
 pub(crate) fn card() -> ModelCard {
     ModelCard {
         family: "siglip".to_owned(),

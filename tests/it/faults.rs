@@ -1,4 +1,4 @@
-//! Faults of the towers, in a whole process. Only builds with debug assertions give faults on purpose.
+//! Faults of the towers in a real server process. Only builds with debug assertions can inject faults.
 #![cfg(debug_assertions)]
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{app::client, process::Server};
 
-/// The answer's status, and its code where it failed.
+/// The response's status, and its code if it failed.
 async fn embed(client: &Client, server: &Server, text: &str) -> Option<(StatusCode, Value)> {
     let url = format!("{}/v1/embeddings", server.url);
     let answer = client.post(url).json(&json!({ "input": text })).send().await.ok()?;
@@ -51,7 +51,7 @@ async fn one_that_breaks_again_and_again_ends_the_server() {
     let (client, server) = (client(), Server::start_with(&args, &broken));
     let ends = async {
         let mut number = 0;
-        // Until nobody answers any more.
+        // Until the server no longer responds.
         while embed(&client, &server, &format!("{number}")).await.is_some() {
             number += 1;
         }

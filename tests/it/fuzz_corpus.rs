@@ -1,17 +1,17 @@
-//! The corpus of `fuzz/`, read by the functions that fuzzing calls: what it found once stays fixed. Then the
-//! same files changed in a fixed sequence of ways, a short smoke of what fuzzing does for hours.
+//! Feeds the corpus of `fuzz/` to the fuzzing entry points, so that faults that were found stay fixed. Then
+//! feeds the same files with a fixed sequence of changes, as a short smoke test.
 #![cfg(debug_assertions)]
 
 use std::{fs, path::Path};
 
 use siglip_server::fuzz;
 
-/// Longest input that changes lead to.
+/// Maximum length of a changed input.
 const MAX_BYTES: usize = 64 << 10;
-/// Numbers at which lengths and counts go wrong.
+/// Numbers that often cause errors as lengths and counts.
 const EDGES: [u64; 8] = [0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff];
 
-/// A fixed sequence, so that a failure can be repeated.
+/// Random numbers with a fixed seed, so that a failure can be repeated.
 struct Dice(u64);
 
 impl Dice {
@@ -22,7 +22,7 @@ impl Dice {
         (self.0 % end.max(1) as u64) as usize
     }
 
-    /// Two places of an input, in order.
+    /// Two positions in an input, in order.
     fn range(&mut self, bytes: &[u8]) -> (usize, usize) {
         let (a, b) = (self.below(bytes.len() + 1), self.below(bytes.len() + 1));
         (a.min(b), a.max(b).min(a.min(b) + 256))
@@ -60,14 +60,14 @@ impl Dice {
     }
 }
 
-/// Feeds every file of a target's corpus, then as many inputs that come of changing them.
+/// Feeds every file of a target's corpus, then `changed` modified inputs.
 fn replay(target: &str, function: fn(&[u8]), changed: usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut paths: Vec<_> = fs::read_dir(folder)
         .expect("a corpus")
         .map(|entry| entry.expect("an entry").path())
         .collect();
-    // Whatever the order on this disk.
+    // Independent of the order on disk.
     paths.sort();
     assert!(paths.len() > 3, "{target} has {} files", paths.len());
     let mut files = Vec::new();
@@ -97,7 +97,7 @@ fn image() {
 
 #[test]
 fn avif() {
-    // As they are: what a change makes of them might end the process of the tests.
+    // Unchanged: a modified file could end the test process.
     replay("avif", fuzz::avif, 0);
 }
 

@@ -1,6 +1,6 @@
-//! Both towers, the tokenizer and the preprocessing against stored outputs of transformers and Pillow.
+//! Compares both towers, the tokenizer and the preprocessing with stored outputs of transformers and Pillow.
 //!
-//! `tests/golden/generate.py` writes the outputs; `docs/numerics.md` says what the tolerances mean.
+//! `tests/golden/generate.py` writes the outputs. `docs/numerics.md` explains the tolerances.
 
 mod blip;
 mod blip2;

@@ -1,4 +1,4 @@
-//! The gRPC surface over a real connection.
+//! The gRPC API over a real connection.
 
 mod access;
 mod health;
@@ -69,7 +69,7 @@ impl Served {
         Self { engine, channel, stop, server }
     }
 
-    /// A server whose model is there and warm.
+    /// A server whose model is loaded and warm.
     async fn ready(adjust: impl FnOnce(&mut Config)) -> Self {
         let served = Self::start(adjust).await;
         served.load();
@@ -100,7 +100,7 @@ impl Served {
     /// Waits until the server has ended.
     async fn ended(self) -> Duration {
         let Self { channel, server, .. } = self;
-        // The server waits for its connections, and this is one.
+        // The server waits for its connections, and this is one of them.
         drop(channel);
         let start = Instant::now();
         server.await.expect("does not panic").expect("ends well");
@@ -112,7 +112,7 @@ impl Served {
     }
 }
 
-/// Embeds every picture the same.
+/// A tower that gives every image the same embedding.
 struct Grey;
 
 impl Tower for Grey {

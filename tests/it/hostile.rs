@@ -1,15 +1,15 @@
-//! Pictures that mean harm, made here: each with the answer that it must get.
+//! Generated harmful images, each with the expected response.
 
 use std::io::{Cursor, Write as _};
 
 use flate2::{Compression, write::ZlibEncoder};
 use image::{DynamicImage, ImageFormat, RgbImage};
 
-/// A picture, or what claims to be one.
+/// An image, or a file that claims to be one.
 pub(crate) struct Hostile {
     pub(crate) name: String,
     pub(crate) bytes: Vec<u8>,
-    /// The code of the error; none where the picture is fine after all.
+    /// The code of the error. `None` if the image is accepted.
     pub(crate) code: Option<&'static str>,
 }
 
@@ -31,7 +31,7 @@ pub(crate) const FORMATS: [(&str, ImageFormat); 6] = [
     ("tiff", ImageFormat::Tiff),
 ];
 
-/// A picture with some structure, so that a change of a byte is likely to matter.
+/// An image with some structure, so that a changed byte is likely to have an effect.
 pub(crate) fn encoded(format: ImageFormat, width: u32, height: u32) -> Vec<u8> {
     let shade = |x: u32, y: u32| ((x * 7 + y * 13) % 256) as u8;
     let picture = RgbImage::from_fn(width, height, |x, y| {
@@ -50,7 +50,7 @@ fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
     [&length, &kind[..], data, &hash.finalize().to_be_bytes()].concat()
 }
 
-/// Zeros, as zlib packs them: a thousand to one.
+/// Zeros compressed with zlib, a thousand to one.
 fn zeros(bytes: usize) -> Vec<u8> {
     let mut packed = ZlibEncoder::new(Vec::new(), Compression::fast());
     let block = [0_u8; 1 << 16];
@@ -63,7 +63,7 @@ fn zeros(bytes: usize) -> Vec<u8> {
     packed.finish().expect("written to memory")
 }
 
-/// A PNG whose header says one thing and whose data may say another.
+/// A PNG whose data may not match its header.
 fn png(size: [u32; 2], depth: u8, colour: u8, data: &[u8], before_data: &[u8]) -> Vec<u8> {
     let mut header = [size[0].to_be_bytes(), size[1].to_be_bytes()].concat();
     header.extend([depth, colour, 0, 0, 0]);
@@ -86,19 +86,19 @@ fn bmp(width: i32, height: i32) -> Vec<u8> {
     bytes
 }
 
-/// A GIF's header and screen, and behind them whatever is given.
+/// A GIF's header and screen, followed by `rest`.
 fn gif(width: u16, height: u16, rest: &[u8]) -> Vec<u8> {
     [b"GIF89a", &width.to_le_bytes()[..], &height.to_le_bytes(), &[0x80, 0, 0], &[0; 6], rest]
         .concat()
 }
 
-/// One frame of a GIF, as large as it claims, with data for a single pixel.
+/// One frame of a GIF of this size, with data for a single pixel.
 fn gif_frame(width: u16, height: u16) -> Vec<u8> {
     let size = [width.to_le_bytes(), height.to_le_bytes()].concat();
     [b"\x2c\0\0\0\0", &size[..], &[0], b"\x02\x02\x44\x01\x00\x3b"].concat()
 }
 
-/// A JPEG whose frame has this size, and no scan worth the name.
+/// A JPEG whose frame has this size, with almost no scan data.
 fn jpeg(width: u16, height: u16) -> Vec<u8> {
     let mut bytes = b"\xff\xd8\xff\xc0\x00\x11\x08".to_vec();
     bytes.extend(height.to_be_bytes());
@@ -115,7 +115,7 @@ fn webp(width: u32, height: u32) -> Vec<u8> {
     riff(&[&b"VP8L\x10\0\0\0"[..], &data].concat())
 }
 
-/// A WebP whose canvas has this size, and whose one frame is another picture.
+/// A WebP whose canvas has this size, and whose one frame is another image.
 fn webp_canvas(width: u32, height: u32, frame: &[u8]) -> Vec<u8> {
     let canvas =
         [&[0; 4][..], &(width - 1).to_le_bytes()[..3], &(height - 1).to_le_bytes()[..3]].concat();
@@ -153,7 +153,7 @@ fn tiff(width: u32, height: u32, compression: u32, strip: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Files whose header promises more than a server may believe.
+/// Files whose headers claim sizes that a server must not allocate.
 pub(crate) fn bombs() -> Vec<Hostile> {
     let row = |width: u32| width.div_ceil(8) as usize + 1;
     vec![
@@ -180,8 +180,8 @@ pub(crate) fn bombs() -> Vec<Hostile> {
     ]
 }
 
-/// Small promises whose data, if all of it were unpacked, would be large. Whether the picture itself is
-/// there is the format's affair, so either answer is right; what matters is what it costs.
+/// Files with small images whose data would be large if all of it were decompressed. Whether the image is valid
+/// depends on the format, so both responses are right. The test checks the cost.
 pub(crate) fn inflated() -> Vec<Vec<u8>> {
     let packed = zeros(256 << 20);
     let profile = [&b"profile\0\0"[..], &packed].concat();
@@ -208,7 +208,7 @@ pub(crate) fn without_pixels() -> Vec<Hostile> {
     ]
 }
 
-/// Other kinds of files, and files that are several at once.
+/// Files of other types, and files that are of several types at the same time.
 pub(crate) fn impostors() -> Vec<Hostile> {
     let svg =
         "<svg xmlns=\"http://www.w3.org/2000/svg\"><image href=\"file:///etc/passwd\"/></svg>";
@@ -241,7 +241,7 @@ pub(crate) fn impostors() -> Vec<Hostile> {
             UNDECODABLE,
         ),
     ];
-    // What stands behind the end of a picture is not looked at, and so does no harm.
+    // Data after the end of an image is not read, so it is harmless.
     for (name, tail) in [("html", page.as_bytes()), ("zip", b"PK\x03\x04"), ("another png", &png)] {
         let bytes = [&png[..], tail].concat();
         found.push(Hostile { name: format!("png, then {name}"), bytes, code: None });

@@ -1,4 +1,4 @@
-//! Checkpoints from a stand-in of the hub. Nothing here talks to the real one.
+//! Downloads checkpoints from a fake hub. Nothing here uses the real one.
 
 mod command;
 mod download;
@@ -13,14 +13,14 @@ use siglip_server::hub::{Hub, HubError, Progress, RepoId, Settings, Snapshot, Un
 
 use self::stand_in::{ID, StandIn};
 
-/// Deaf to progress.
+/// Ignores progress.
 struct Quiet;
 
 impl Progress for Quiet {
     fn at(&self, _file: &str, _done: u64, _total: u64) {}
 }
 
-/// The stand-in with a cache of its own in front.
+/// The fake hub, with a separate cache.
 struct Setup {
     hub: StandIn,
     cache: tempfile::TempDir,

@@ -1,4 +1,4 @@
-//! Images are decoded in processes of their own, and what goes wrong there stays there.
+//! Images are decoded in separate processes, and failures there do not affect the server.
 
 mod bombs;
 mod estimates;
@@ -20,7 +20,7 @@ use crate::{
 };
 
 const CAT: &[u8] = include_bytes!("../fixtures/images/cat.png");
-/// Nothing but failures goes to the log: nobody reads it here.
+/// Only failures are logged, because the log is not read here.
 const QUIET: [&str; 4] = ["--cpu-pool-threads", "1", "--log-filter", "warn"];
 
 fn start(isolation: &str) -> Server {
@@ -67,10 +67,10 @@ fn send(signal: &str, pid: u32) {
     assert!(sent.expect("kill runs").success());
 }
 
-/// Waits for the end of a process, which need not be a child.
+/// Waits for the end of a process, which may not be a child.
 fn wait_for_end(pid: u32) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("not 0");
-    // It may be gone already.
+    // It may have ended already.
     let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
     let timeout = Timespec { tv_sec: 20, tv_nsec: 0 };
     let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout));
@@ -131,7 +131,7 @@ async fn a_process_gives_what_a_thread_gives() {
     }
 }
 
-/// Images as telephones and browsers store them, and their formats.
+/// Images in the formats of phones and browsers.
 fn modern() -> Vec<(String, Vec<u8>)> {
     let fixtures = fs::read_dir("tests/fixtures/formats").expect("a folder");
     let paths = fixtures.map(|file| file.expect("a file").path());
@@ -181,7 +181,7 @@ async fn damaged_avif_costs_its_own_item_alone() {
     images.retain(|(extension, _)| extension == "avif");
     for (index, (_, image)) in images.iter().enumerate() {
         let mut damaged = image.clone();
-        // Behind the boxes that describe it.
+        // After the boxes that describe it.
         let from = image.len() * 3 / 4;
         for at in (from..image.len()).step_by(7 + index) {
             damaged[at] ^= 0x5a;
@@ -221,7 +221,7 @@ async fn a_process_has_no_rights_and_little_memory() {
     assert_eq!(limit("Max core file size"), "0");
     assert_ne!(limit("Max address space"), "unlimited");
     assert_ne!(limit("Max cpu time"), "unlimited");
-    // The socket and the shared memory, each once more under another number, and standard error.
+    // The socket and the shared memory, each also under a second number, and standard error.
     let open: Vec<_> = fs::read_dir(format!("/proc/{child}/fd")).expect("readable").collect();
     assert!(open.len() <= 5, "{open:?}");
 }
@@ -245,11 +245,11 @@ async fn an_image_that_asks_for_too_much_memory_is_refused_alone() {
     assert_eq!(pixels, 0.0);
     let (status, second) = embed(&client, &server, CAT).await;
     assert_eq!((status, &second["data"]), (StatusCode::OK, &first["data"]));
-    // A few groups are fine.
+    // A few groups are accepted.
     assert_eq!(embed(&client, &server, &bombs::webp_of_groups(64)).await.0, StatusCode::OK);
 }
 
-/// Only without optimisation is there an image within the limits that surely takes longer than two seconds.
+/// Only without optimisation is there an image within the limits that certainly takes longer than two seconds.
 #[cfg(debug_assertions)]
 #[tokio::test]
 async fn an_image_that_takes_too_long_is_refused_alone() {
@@ -270,7 +270,7 @@ async fn a_process_that_is_gone_is_replaced() {
     let (client, server) = (client(), start("process"));
     let (_, first) = embed(&client, &server, CAT).await;
     let child = only_child(&server);
-    // What ends a whole service is not for it.
+    // A signal that stops the service must not end the child.
     send("TERM", child);
     send("INT", child);
     let (status, _) = embed(&client, &server, &hostile::encoded(ImageFormat::Png, 3, 3)).await;
@@ -279,7 +279,7 @@ async fn a_process_that_is_gone_is_replaced() {
     wait_for_end(child);
     let other = hostile::encoded(ImageFormat::Png, 4, 4);
     assert_eq!(embed(&client, &server, &other).await.0, StatusCode::OK);
-    // One child: the other is no zombie.
+    // One child: the other process was reaped.
     assert_ne!(only_child(&server), child);
     let (status, second) = embed(&client, &server, CAT).await;
     assert_eq!((status, &second["data"]), (StatusCode::OK, &first["data"]));
@@ -308,13 +308,13 @@ async fn the_program_may_be_replaced_while_it_runs() {
     assert_ne!(only_child(&server), child);
 }
 
-/// As in a container: process 1 of its own, as a user without capabilities.
+/// As in a container: it is process 1 and its user has no capabilities.
 #[tokio::test]
 async fn process_one_without_rights_has_processes_too() {
     let launcher = ["unshare", "--user", "--pid", "--fork", "--mount-proc", "--kill-child"];
     let tried = Command::new(launcher[0]).args(&launcher[1..]).arg("true").status();
     if !tried.is_ok_and(|status| status.success()) {
-        // Not every system lets every user make such a place.
+        // Not every system allows this for every user.
         return;
     }
     let program = Path::new(env!("CARGO_BIN_EXE_siglip-server"));

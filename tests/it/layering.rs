@@ -1,4 +1,4 @@
-//! The rules of the source tree that no compiler checks: layers, file lengths, module names.
+//! Rules of the source tree that the compiler does not check: layers, file lengths, module names.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Past this a file is split. Tests do not count.
+/// Maximum length of a file in lines, without its tests.
 const MAX_LINES: usize = 400;
 
 fn root() -> PathBuf {
@@ -48,7 +48,7 @@ fn sources_of(folder: &str) -> Vec<Source> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).expect("utf-8");
-                // Unit tests stand at the end of their file.
+                // Unit tests are at the end of their file.
                 let begin = ["\n#[cfg(test)]\nmod ", "\n#[cfg(all(test, "];
                 let end = begin.iter().filter_map(|begin| text.find(begin)).min();
                 let text = text[..end.unwrap_or(text.len())].to_owned();
@@ -77,7 +77,7 @@ fn layers() -> BTreeMap<String, u32> {
     layers
 }
 
-/// The top-level modules that a text names behind `crate::`, comments apart.
+/// The top-level modules that a text names after `crate::`, without comments.
 fn imports(text: &str) -> BTreeSet<String> {
     let code: String = text
         .lines()
@@ -99,7 +99,7 @@ fn head(text: &str) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-/// The first names of `{a::{b, c}, d}`, without what is nested.
+/// The first names of `{a::{b, c}, d}`, without nested names.
 fn group_heads(group: &str) -> Vec<String> {
     let mut depth = 0;
     let mut heads = vec![String::new()];
@@ -133,7 +133,7 @@ fn every_module_has_a_layer() {
     assert!(unknown.is_empty(), "not in the table of src/lib.rs: {unknown:?}");
 }
 
-/// A path of the configuration or of a checkpoint may lead to a pipe, which blocks, or to a device without an end.
+/// A path in the configuration or a checkpoint may be a pipe, which blocks, or an endless device.
 #[test]
 fn named_files_are_read_by_the_module_for_it_alone() {
     let mut wrong = Vec::new();
@@ -144,7 +144,7 @@ fn named_files_are_read_by_the_module_for_it_alone() {
             // The kernel's own files.
             "decoder/worker.rs",
             "model/cores.rs",
-            // Whatever a user names on the command line, up to a limit: a pipe is in order there.
+            // Files that a user names on the command line, up to a limit: a pipe is allowed there.
             "cli/offline/rows.rs",
         ];
         if !own.iter().any(|path| source.path == Path::new(path))
@@ -180,13 +180,13 @@ fn a_module_imports_only_from_below_or_beside() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // Beside each other, but not in a ring.
+    // Modules of the same layer may use each other, but not in a cycle.
     let rings: Vec<_> =
         edges.iter().filter(|(a, b)| a < b && edges.contains(&(b.clone(), a.clone()))).collect();
     assert!(rings.is_empty(), "modules that import each other: {rings:?}");
 }
 
-/// The kernels are slices in, slices out: below every layer, they know no tensors, no options and no model.
+/// The kernels read and write slices. They are below every layer and do not know tensors, options and models.
 #[test]
 fn the_kernels_depend_on_little() {
     let manifest =
@@ -204,7 +204,8 @@ fn the_kernels_depend_on_little() {
     }
 }
 
-/// A family of models is known in its own folder and in the one list of them, so that a further one is an addition.
+/// A family of models is named only in its own folder and in the one list of families, so that a new family is
+/// an addition.
 #[test]
 fn families_are_named_in_one_place() {
     let families = ["siglip", "clip", "blip", "blip2", "llava"];

@@ -9,10 +9,10 @@ use tokio::task::JoinHandle;
 use crate::app::client;
 use crate::process::{Server, run, stderr, stdout};
 
-/// A request that keeps the worker busy for a while, whatever the machine: a thousand forward passes of
-/// one row on one thread.
+/// A request that keeps the worker busy for a while on any machine: a thousand forward passes of one row on one
+/// thread.
 const SLOW: [&str; 4] = ["--batch-max-text-rows", "1", "--threads", "1"];
-/// Long enough for it on a machine that does much else.
+/// Long enough for it on a busy machine.
 const PATIENT: [&str; 4] = ["--grace-period", "10m", "--limits-request-timeout", "10m"];
 const SLOW_TEXTS: usize = 1024;
 
@@ -46,7 +46,7 @@ async fn what_was_accepted_is_answered_after_a_sigterm() {
     until_queued(&client, &server).await;
     server.signal("TERM");
 
-    // Red for probes, closed for new work, while the old work goes on.
+    // Probes fail and new work is refused, while the old work continues.
     let ready = format!("{}/health/ready", server.url);
     let red = loop {
         let answer = client.get(&ready).send().await.expect("still answers while draining");
@@ -93,13 +93,13 @@ async fn a_second_signal_ends_the_process_at_once() {
     let _slow = embed(&client, &server);
     until_queued(&client, &server).await;
     server.signal("TERM");
-    // Signals of one kind fold into one until they are taken; two kinds do not.
+    // Several pending signals of one kind become one. Signals of two kinds do not.
     server.signal("INT");
     let (status, log) = ended(server).await;
     assert!(matches!(status.code(), Some(130 | 143)), "{status} {log}");
 }
 
-/// The log's pipe is never read, or closed: neither is an answer's affair.
+/// The log's pipe is never read, or is closed: neither may affect a response.
 #[tokio::test]
 async fn a_log_that_nobody_reads_holds_no_request_up() {
     let json = ["--log-format", "json"];
@@ -113,7 +113,7 @@ async fn a_log_that_nobody_reads_holds_no_request_up() {
             Some(log)
         };
         let url = format!("{}/v1/embeddings", server.url);
-        // A pipe holds 64 KiB, and a line has two hundred bytes and more.
+        // A pipe holds 64 KiB, and a line has more than 200 bytes.
         for number in 0..400 {
             let request = client.post(&url).json(&json!({"input": format!("text {number}")}));
             let answer = tokio::time::timeout(Duration::from_secs(60), request.send()).await;
@@ -133,7 +133,7 @@ async fn a_log_that_nobody_reads_holds_no_request_up() {
 #[tokio::test]
 async fn an_idle_server_goes_at_once() {
     let server = Server::start(&["--log-format", "json", "--grpc-listen", "127.0.0.1:0"]);
-    // An idle connection must not hold the drain.
+    // An idle connection must not delay the shutdown.
     let client = client();
     let live = client.get(format!("{}/health/live", server.url)).send().await.expect("answers");
     assert_eq!(live.status(), StatusCode::OK);
@@ -189,7 +189,7 @@ fn texts_and_images_are_embedded_and_scored_without_a_server() {
     );
 }
 
-/// What a client writes reaches the log neither as content nor as a line of its own.
+/// Input from a client must not appear in the log, neither as content nor as an injected line.
 #[tokio::test]
 async fn the_log_holds_nothing_that_a_client_wrote() {
     let secret = "a private text \u{202e}\u{1b}[2J";

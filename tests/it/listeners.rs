@@ -1,4 +1,4 @@
-//! What only a whole process shows: TLS, files that change, and the listener for operators.
+//! Features that need a whole server process: TLS, files that change, and the admin listener.
 
 use std::{fs, time::Duration};
 
@@ -54,7 +54,7 @@ async fn tls_follows_its_files_on_both_surfaces() {
     let check = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
     assert_eq!(check.expect("answers").get_ref().status, 1);
 
-    // A probe of the process's own, which knows no certificate.
+    // The process's own probe, which does not know the certificate.
     let port = server.url.rsplit(':').next().expect("a port");
     let listen = format!("127.0.0.1:{port}");
     let probe = ["healthcheck", "--listen", &listen, "--tls-cert", &cert, "--tls-key", &key];
@@ -88,7 +88,7 @@ async fn operators_have_a_listener_of_their_own() {
     assert_eq!(elsewhere.status(), StatusCode::NOT_FOUND);
     let text = elsewhere.text().await.expect("text");
     assert!(text.contains("/metrics, /health/live, /health/ready and /admin/models"), "{text}");
-    // The command to try has a place for the key.
+    // The example command has a placeholder for the key.
     assert!(server.announcement.contains("-H 'authorization: Bearer KEY'"));
     assert_eq!(get(format!("{}/health/ready", server.url)).await.status(), StatusCode::OK);
 

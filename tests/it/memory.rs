@@ -1,6 +1,6 @@
-//! What a request may take of the memory, measured on the binary.
+//! Measures the memory that a request takes, on the binary.
 
-// The peak of a process stands in a file of Linux alone.
+// Only Linux has a file with the peak memory of a process.
 #![cfg(target_os = "linux")]
 
 use std::{
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{app::client, process::Server};
 
-/// Every place of a body in which something is read that is not known before: many numbers stand there.
+/// Every place in a body where a value of unknown type is read. The test puts many numbers there.
 const PLACES: [(&str, &str, &str); 22] = [
     ("/", r#"{"inputs": "a", "unknown": "#, "}"),
     ("/", r#"{"inputs": "a", "parameters": "#, "}"),
@@ -40,9 +40,9 @@ const PLACES: [(&str, &str, &str); 22] = [
     ("/v2/models/demo/infer", r#"{"inputs": [{"name": "TEXT", "parameters": "#, "}]}"),
     ("/vectorize", r#"{"texts": "#, "}"),
 ];
-/// Numbers of two bytes each, comma included.
+/// Number of numbers. Each has two bytes with its comma.
 const NUMBERS: usize = 1 << 19;
-/// A tree of values takes thirty-two bytes for each; what is read into place takes four at most.
+/// A tree of values takes 32 bytes per number. Direct parsing takes at most four.
 const MOST_KIB: u64 = 10 << 10;
 
 fn peak_kib(pid: u32) -> u64 {
@@ -62,14 +62,14 @@ async fn numbers_where_none_belong_take_no_more_than_they_are() {
         let request = client.post(format!("{}{path}", server.url)).body(body);
         let answer = request.header(CONTENT_TYPE, "application/json").send().await.expect(path);
         let status = answer.status();
-        // Where unknown fields are let pass, these are.
+        // If unknown fields are ignored, these are too.
         assert!(
             status.is_client_error() || before.contains("unknown") || before.contains("parameters"),
             "{path} {status}"
         );
         let _: Value = answer.json().await.expect("JSON");
         let now = peak_kib(server.pid());
-        // The first one brings up what all of them need.
+        // The first request allocates what all of them need.
         assert!(peak == 0 || now <= peak + MOST_KIB, "{path} {before}: {peak}, then {now}");
         peak = peak.max(now);
     }
@@ -78,9 +78,9 @@ async fn numbers_where_none_belong_take_no_more_than_they_are() {
 /// Layers of each tower of [`wide_checkpoint`].
 const LAYERS: usize = 6;
 
-/// Writes a checkpoint of the shape of `tests/golden/tiny`, but as wide as siglip-base and half as deep.
+/// Writes a checkpoint like `tests/golden/tiny`, but as wide as siglip-base and half as deep.
 ///
-/// * returns the values of the encoders' layers' matrices, and of all else
+/// * returns the number of values of the matrices in the encoder layers, and of everything else
 fn wide_checkpoint(folder: &Path) -> (usize, usize) {
     let tiny = Path::new("tests/golden/tiny");
     for name in ["preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"] {
@@ -103,7 +103,7 @@ fn wide_checkpoint(folder: &Path) -> (usize, usize) {
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&file).expect("a valid file");
     let mut header = serde_json::Map::new();
     let (mut values, mut of_layers) = (0, 0);
-    // In the order of their names, so that every run writes the same file.
+    // Sorted by name, so that every run writes the same file.
     for (name, tensor) in metadata.tensors().into_iter().collect::<BTreeMap<_, _>>() {
         let shape: Vec<_> = tensor.shape.iter().map(|&size| wide(size)).collect();
         let count = shape.iter().product::<usize>();
@@ -126,7 +126,7 @@ fn wide_checkpoint(folder: &Path) -> (usize, usize) {
     let mut file = BufWriter::new(File::create(folder.join("model.safetensors")).expect("a file"));
     file.write_all(&(header.len() as u64).to_le_bytes()).expect("written");
     file.write_all(header.as_bytes()).expect("written");
-    // A length that divides no row's, so that no two rows are alike.
+    // A length that does not divide that of any row, so that no two rows are equal.
     let block: Vec<_> = (0..16381u32)
         .map(|at| ((at.wrapping_mul(2_654_435_761) >> 16) as f32 / 65536.0 - 0.5) * 0.1)
         .flat_map(f32::to_le_bytes)
@@ -141,7 +141,7 @@ fn wide_checkpoint(folder: &Path) -> (usize, usize) {
     (of_layers, values - of_layers)
 }
 
-/// What a dimension of the tiny checkpoint is in the wide one.
+/// The size in the wide checkpoint for a size in the tiny one.
 fn wide(size: usize) -> usize {
     match size {
         24 => 768,

@@ -1,4 +1,4 @@
-//! The table of metrics in `docs/operations.md` says what the registry says.
+//! The table of metrics in `docs/operations.md` agrees with the registry.
 
 // The process metrics exist on Linux only, and the table lists them.
 #![cfg(target_os = "linux")]

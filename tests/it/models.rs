@@ -12,7 +12,7 @@ use crate::{
 };
 
 const TINY: &str = concat!("small=", env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny");
-/// The same checkpoint, rounded.
+/// The same checkpoint with rounded weights.
 const HALF: &str =
     concat!("half=", env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny,dtype=bf16,threads=1");
 
@@ -64,7 +64,7 @@ async fn the_request_chooses_the_model() {
         rows.push(answer["data"][0]["embedding"].clone());
     }
     assert!(rows[0] == rows[1] && rows[0] == rows[2]);
-    // Neither towers nor cached rows are mixed up, not even those of one checkpoint in two types.
+    // Neither towers nor cached rows are mixed up, even for one checkpoint in two types.
     assert_ne!(rows[0], rows[3]);
     assert_ne!(rows[3], rows[4]);
 
@@ -87,7 +87,7 @@ async fn the_request_chooses_the_model() {
 
     let metrics = get(&server, "/metrics").await;
     for (model, rows) in [("demo", 1), ("small", 1), ("half", 1)] {
-        // One more each from the warm-up; the repeated text came from the cache.
+        // One more each from the warm-up. The repeated text came from the cache.
         let series =
             format!("siglip_batch_rows_count{{model=\"{model}\",tower=\"text\"}} {}", rows + 1);
         assert!(metrics.contains(&series), "{series}\n{metrics}");

@@ -1,4 +1,4 @@
-//! The binary as a process of its own.
+//! The binary as a separate process.
 
 use std::{
     ffi::OsStr,
@@ -7,7 +7,7 @@ use std::{
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio},
 };
 
-/// The binary with these arguments and none of the environment of the tests.
+/// The binary with these arguments and without the environment of the tests.
 pub(crate) fn command(args: &[&str]) -> Command {
     program(env!("CARGO_BIN_EXE_siglip-server"), args)
 }
@@ -32,24 +32,24 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("utf-8")
 }
 
-/// A server that runs until it is told to stop, at the latest when the test ends.
+/// A server that runs until it is stopped, at the latest when the test ends.
 pub(crate) struct Server {
     child: Child,
-    /// Held open: a server that cannot write would fail.
+    /// Kept open, because a server that cannot write would fail.
     _stdout: BufReader<ChildStdout>,
     /// `http://127.0.0.1:PORT`.
     pub(crate) url: String,
-    /// What it says once it is ready.
+    /// Its output once it is ready.
     pub(crate) announcement: String,
 }
 
 impl Server {
-    /// Starts it on a free port and waits until it is ready: that is when it says where it listens.
+    /// Starts it on a free port and waits until it prints its address, which means that it is ready.
     pub(crate) fn start(args: &[&str]) -> Self {
         Self::start_with(args, &[])
     }
 
-    /// The same, with variables.
+    /// The same with environment variables.
     pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
         let anywhere = ["--listen", "127.0.0.1:0"];
         let listen = if args.contains(&"--listen") { &[][..] } else { &anywhere[..] };
@@ -66,7 +66,7 @@ impl Server {
         Self::ready(command)
     }
 
-    /// Starts a binary by another program, which is given its path and arguments.
+    /// Starts a binary through another program, which gets its path and arguments.
     #[cfg(target_os = "linux")]
     pub(crate) fn start_by(launcher: &[&str], path: &Path, args: &[&str]) -> Self {
         let mut command = program(launcher[0], &launcher[1..]);
@@ -76,7 +76,7 @@ impl Server {
         Self::ready(command)
     }
 
-    /// Whether it has ended by itself.
+    /// Whether the process has ended.
     #[cfg(target_os = "linux")]
     pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
@@ -105,18 +105,19 @@ impl Server {
         Self { child, _stdout: lines, url, announcement }
     }
 
-    /// An address that it announced, by the word in front of it.
+    /// An announced address, by the word before it.
     pub(crate) fn announced(&self, what: &str) -> &str {
         let line = self.announcement.lines().find_map(|line| line.strip_prefix(what));
         line.and_then(|rest| rest.split_whitespace().next()).expect("announced")
     }
 
-    /// The process's number.
+    /// The process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its log, unless that was taken. It must be read by who wants all of it: lines past a full pipe are dropped.
+    /// Its log, unless it was taken. The caller must keep reading to get all of it, because lines are dropped
+    /// when the pipe is full.
     pub(crate) fn log(&mut self) -> Option<ChildStderr> {
         self.child.stderr.take()
     }
@@ -128,7 +129,7 @@ impl Server {
         assert!(sent.success());
     }
 
-    /// Waits for the process's end: its status and its log, unless that was taken.
+    /// Waits for the end of the process. Returns its status and its log, unless the log was taken.
     pub(crate) fn wait(mut self) -> (ExitStatus, String) {
         let mut log = String::new();
         if let Some(mut stderr) = self.log() {

@@ -1,4 +1,4 @@
-//! The REST surface, over real HTTP.
+//! The REST API over real HTTP.
 
 mod access;
 mod as_sent;
@@ -21,7 +21,7 @@ use std::io::Cursor;
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 
-/// A picture of one colour as PNG.
+/// An image of one colour as PNG.
 fn png(colour: [u8; 3]) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     RgbImage::from_pixel(9, 7, Rgb(colour))
@@ -38,7 +38,7 @@ fn base64(bytes: &[u8]) -> String {
     base64_simd::STANDARD.encode_to_string(bytes)
 }
 
-/// A picture of one colour as a data URI.
+/// An image of one colour as a data URI.
 fn data_uri(colour: [u8; 3]) -> String {
     format!("data:image/png;base64,{}", base64(&png(colour)))
 }
@@ -65,7 +65,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// Whether two rows are the same but for rounding.
+/// Checks that two rows are equal except for rounding.
 fn assert_close(a: &[f32], b: &[f32]) {
     assert_eq!(a.len(), b.len());
     for (a, b) in a.iter().zip(b) {

@@ -1,4 +1,4 @@
-//! A restart in place, under load, without a failed request.
+//! A rolling restart under load without a failed request.
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{app::client, process::Server};
 
-/// What the clients saw.
+/// The results of the clients.
 #[derive(Default)]
 struct Seen {
     stop: AtomicBool,
@@ -26,7 +26,7 @@ impl Seen {
         self.failures.lock().expect("nobody panics while it is held").clone()
     }
 
-    /// Waits for so many further good answers.
+    /// Waits for this many more successful responses.
     async fn until_more(&self, more: usize) {
         let goal = self.good.load(Ordering::Relaxed) + more;
         let reached = async {
@@ -39,7 +39,7 @@ impl Seen {
     }
 }
 
-/// Asks again and again, until it is told to stop or is not answered well.
+/// Sends requests until it is stopped or a request fails.
 async fn ask(client: Client, url: String, seen: Arc<Seen>) {
     while !seen.stop.load(Ordering::Relaxed) {
         let failure = match client.post(&url).json(&json!({"input": "a cat"})).send().await {
@@ -59,7 +59,7 @@ async fn ask(client: Client, url: String, seen: Arc<Seen>) {
 
 #[tokio::test]
 async fn a_rolling_restart_fails_no_request() {
-    // Nobody reads the log while it runs, so it must not fill its pipe.
+    // The log is not read while the server runs, so it must not fill its pipe.
     let flags = ["--reuse-port", "--drain-delay", "1s", "--log-filter", "warn"];
     let old = Server::start(&flags);
     let url = format!("{}/v1/embeddings", old.url);
@@ -69,7 +69,7 @@ async fn a_rolling_restart_fails_no_request() {
     let kept = client();
     siglip_server::tls::install_provider();
     let fresh = Client::builder().pool_max_idle_per_host(0).build().expect("a client");
-    // Half of the clients keep their connections, half make a new one for each request.
+    // Half of the clients keep their connections. The others open a new one for each request.
     let clients = (0..8).map(|index| if index % 2 == 0 { kept.clone() } else { fresh.clone() });
     let asking: Vec<_> =
         clients.map(|client| tokio::spawn(ask(client, url.clone(), Arc::clone(&seen)))).collect();

@@ -1,4 +1,4 @@
-//! What holds for the documents and for the whole repository, and what no other test looks at.
+//! Rules for the documents and for the whole repository that no other test checks.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Files below a folder whose name ends like this, but for what is built or installed.
+/// Files below a folder with these endings, without build outputs and installed packages.
 fn files(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -34,14 +34,14 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The anchor of a heading, as GitHub makes it.
+/// The anchor of a heading, as on GitHub.
 fn anchor(heading: &str) -> String {
     let kept = heading.to_lowercase();
     let kept = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// The anchors of a page; a heading that comes twice has a number the second time.
+/// The anchors of a page. A repeated heading gets a number.
 fn anchors(text: &str) -> Vec<String> {
     let mut seen = BTreeMap::<String, usize>::new();
     let mut fenced = false;
@@ -57,14 +57,14 @@ fn anchors(text: &str) -> Vec<String> {
         anchors.push(if *times == 0 { base } else { format!("{base}-{times}") });
         *times += 1;
     }
-    // What a page sets itself.
+    // Explicit anchors.
     anchors.extend(
         text.split("id=\"").skip(1).filter_map(|rest| Some(rest.split('"').next()?.to_owned())),
     );
     anchors
 }
 
-/// Where the links of a page lead, code apart.
+/// The targets of the links in a page, without code.
 fn links(text: &str) -> Vec<String> {
     let mut fenced = false;
     let mut links = Vec::new();
@@ -146,7 +146,7 @@ fn no_file_holds_the_path_of_its_checkout() {
     ];
     files(&root(), &endings, &mut found);
     let here = root();
-    // A checkout right below the root has a name that any text may hold.
+    // The name of a checkout right below the root is too short to search for.
     if here.components().count() < 3 {
         return;
     }

@@ -1,4 +1,4 @@
-//! How bytes travel: cleartext HTTP/2, a Unix socket, compressed answers.
+//! Transports: cleartext HTTP/2, a Unix socket, compressed responses.
 
 use std::{io::Read as _, path::PathBuf};
 
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::app::TestApp;
 
-/// The whole server, with a Unix socket in a folder of its own.
+/// The whole server, with a Unix socket in a temporary folder.
 struct Server {
     handle: AppHandle,
     task: JoinHandle<()>,

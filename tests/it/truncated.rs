@@ -1,4 +1,4 @@
-//! Texts that are longer than the model reads are cut, and every response says which.
+//! Texts that are longer than the model reads are truncated, and every response says which.
 
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ async fn every_route_says_which_texts_were_cut() {
     assert_eq!(flags, [None, Some(json!(true)), None, Some(json!(true))]);
     assert_eq!(body["usage"]["truncated_texts"], 2);
 
-    // Nothing is said where nothing was cut: clients see what they saw.
+    // If nothing was truncated, the response is unchanged.
     let response = ok(post("/v1/embeddings").json(&json!({"input": ["a cat"]}))).await;
     assert_eq!(header(&response), None);
     let body: Value = response.json().await.expect("JSON");
@@ -58,7 +58,7 @@ async fn every_route_says_which_texts_were_cut() {
         }
     }
 
-    // Routes of other servers have their own shapes, so the header says it.
+    // Routes of other servers have their own formats, so a header has the number.
     for (path, body) in [
         ("/embed", json!({"inputs": inputs})),
         ("/v1/similarity", json!({"images": [image()], "texts": inputs})),
@@ -84,7 +84,7 @@ async fn every_route_says_which_texts_were_cut() {
     assert!(lines[0].get("truncated").is_none() && lines[1]["truncated"] == true, "{lines:?}");
     assert_eq!(lines[2]["usage"]["truncated_texts"], 1);
 
-    // Those of this test, one in the cache or not.
+    // The texts of this test, whether one was in the cache or not.
     let metrics = client().get(format!("{}/metrics", server.url));
     let metrics = ok(metrics).await.text().await.expect("text");
     assert!(metrics.contains("\nsiglip_truncated_texts_total 15\n"), "{metrics}");

@@ -1,5 +1,5 @@
-//! What only bytes on a connection show: requests that are refused early, heads that mean harm, clients that
-//! are slow, and how each of them is got rid of.
+//! Tests on the level of bytes on a connection: requests that are refused early, harmful heads, slow clients,
+//! and how the server closes each of these connections.
 
 mod early;
 mod heads;
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 const EMBED: &str = "/v1/embeddings";
-/// Whoever is to be got rid of is gone by then, however busy the machine.
+/// By then the server has closed any such connection, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The whole server, with the demo model.
@@ -46,7 +46,7 @@ impl Server {
         TcpStream::connect(self.address).await.expect("connects")
     }
 
-    /// Sends bytes as they are, all of them before anything is read, and reads until the server closes.
+    /// Sends all bytes before it reads, and then reads until the server closes the connection.
     async fn exchange(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect().await;
         // The server may close first.
@@ -54,7 +54,7 @@ impl Server {
         read_to_end(&mut stream).await
     }
 
-    /// The ordinary answer, which whatever happened to others does not change.
+    /// Checks that a normal request still succeeds.
     async fn still_well(&self) {
         let body = r#"{"input": "a cat"}"#;
         let answer = self.exchange(&post(EMBED, "connection: close\r\n", body.as_bytes())).await;
@@ -67,7 +67,7 @@ impl Server {
     }
 }
 
-/// A request with more lines in its head.
+/// A request with additional header lines.
 fn post(path: &str, more: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
@@ -76,7 +76,7 @@ fn post(path: &str, more: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// What the server sends until it closes, in whatever way it does.
+/// Reads until the server closes the connection in any way.
 async fn read_to_end(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
@@ -84,7 +84,7 @@ async fn read_to_end(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What the server sends until a mark has come.
+/// Reads until a mark has arrived.
 async fn read_until(stream: &mut TcpStream, mark: &str) -> String {
     let mut text = String::new();
     let reading = async {

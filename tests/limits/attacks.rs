@@ -1,4 +1,4 @@
-//! Clients that take as much as they are let.
+//! Clients that use as many resources as the server allows.
 
 use std::{
     future::Future,
@@ -23,15 +23,15 @@ use tokio::{
 
 use crate::{bodies, bombs, process::Server, seen::Seen};
 
-/// The longest that an attack waits for an answer, before it goes on.
+/// Maximum time that an attack waits for a response.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A client over HTTP/2 with a connection of its own.
+/// A client over HTTP/2 with its own connection.
 fn alone() -> Client {
     Client::builder().http2_prior_knowledge().build().expect("a client")
 }
 
-/// Serves the longest image again and again.
+/// A site that serves the longest image.
 pub(crate) async fn site() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -55,7 +55,7 @@ pub(crate) async fn site() -> SocketAddr {
     address
 }
 
-/// The code of an answer that was read to its end.
+/// The code of a completely read response.
 async fn code(answer: Response) -> String {
     let status = answer.status();
     if status.is_success() {
@@ -76,7 +76,7 @@ struct Attacks {
 }
 
 impl Attacks {
-    /// Repeats an attack in `count` clients until the end.
+    /// Repeats an attack with `count` clients until the end.
     fn repeat<F>(
         &mut self,
         name: &'static str,
@@ -92,14 +92,14 @@ impl Attacks {
                     let ended = timeout(PATIENCE, once()).await;
                     let ended = ended.unwrap_or_else(|_| "no end".to_owned());
                     seen.count(&format!("{name}: {ended}"));
-                    // What is refused at once is not asked for in a loop that does nothing else.
+                    // Do not repeat requests that are refused at once in a busy loop.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             });
         }
     }
 
-    /// Sends a body and reads the answer.
+    /// Sends a body and reads the response.
     fn sends(
         &mut self,
         name: &'static str,
@@ -132,7 +132,7 @@ impl Attacks {
         });
     }
 
-    /// Asks over a connection with a small window and reads nothing.
+    /// Sends a request over a connection with a small window and does not read the response.
     fn leaves_unread(&mut self, name: &'static str, count: usize, path: &str, body: &Bytes) {
         let head = format!(
             "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
@@ -193,7 +193,7 @@ impl Attacks {
         });
     }
 
-    /// Sends a part of a body, and then nothing.
+    /// Sends a part of a body and then nothing.
     fn never_ends(
         &mut self,
         name: &'static str,
@@ -221,7 +221,7 @@ impl Attacks {
     }
 }
 
-/// Every attack there is, all at once.
+/// All attacks at the same time.
 pub(crate) fn all(server: &Server, site: SocketAddr, seen: &Arc<Seen>) -> JoinSet<()> {
     let grpc = server.announced("gRPC").trim_end_matches('/').to_owned();
     let mut attacks =

@@ -1,4 +1,4 @@
-//! Bodies at the limits, each made once.
+//! Bodies at the limits. Each is made once.
 
 use std::io::Write as _;
 
@@ -13,7 +13,7 @@ fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
     [&length, &kind[..], data, &hash.finalize().to_be_bytes()].concat()
 }
 
-/// A black PNG of 16 bits with alpha: the image that takes most memory for its bytes.
+/// A black 16-bit PNG with alpha: the image that needs the most memory for its bytes.
 fn png(width: u32, height: u32) -> Bytes {
     let mut header = [width.to_be_bytes(), height.to_be_bytes()].concat();
     header.extend([16, 6, 0, 0, 0]);
@@ -27,7 +27,7 @@ fn png(width: u32, height: u32) -> Bytes {
     [&b"\x89PNG\r\n\x1a\n"[..], &chunks].concat().into()
 }
 
-/// As large as `limits.max_decode_bytes` lets it be.
+/// An image as large as `limits.max_decode_bytes` allows.
 pub(crate) fn large_png() -> Bytes {
     png(5700, 5800)
 }
@@ -36,8 +36,8 @@ pub(crate) fn small_png() -> Bytes {
     png(40, 30)
 }
 
-/// As many images of one pixel as there may be, no two alike over all requests: what is behind their end is not
-/// looked at, but counts as theirs.
+/// The maximum number of one-pixel images. No two are equal over all requests: the bytes after the end of an
+/// image are not decoded, but make it different.
 pub(crate) fn tiny_images(request: u64) -> Bytes {
     let image = png(1, 1);
     let items: Vec<_> = (0..1024_u64)
@@ -49,7 +49,7 @@ pub(crate) fn tiny_images(request: u64) -> Bytes {
     format!("{{\"input\":[{}]}}", items.join(",")).into()
 }
 
-/// What looks like an image from its first bytes on, and is as long as one may be.
+/// A file of maximum length whose first bytes look like an image.
 pub(crate) fn long_image() -> Bytes {
     let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
     bytes.resize(20 << 20, 0);
@@ -61,7 +61,7 @@ fn repeated(before: &str, element: &str, count: usize, after: &str) -> Bytes {
     format!("{before}{elements}{after}").into()
 }
 
-/// A list of objects that are a hundred times as large once they are read.
+/// A list of objects that are a hundred times as large after parsing.
 pub(crate) fn empty_objects() -> Bytes {
     repeated("{\"inputs\":[", "{}", 260_000, "]}")
 }
@@ -72,14 +72,14 @@ pub(crate) fn numbers() -> Bytes {
     repeated("{\"texts\":[\"a\"],\"image_embeddings\":[", &row, 25_000, "]}")
 }
 
-/// Stored vectors on both sides: more scores than anybody takes.
+/// Stored vectors on both sides, with very many scores.
 pub(crate) fn all_pairs() -> Bytes {
     let row = format!("[{}1]", "0,".repeat(191));
     let side = vec![row.as_str(); 20_000].join(",");
     format!("{{\"image_embeddings\":[{side}],\"text_embeddings\":[{side}]}}").into()
 }
 
-/// Stored vectors and long labels, which the answer repeats for each.
+/// Stored vectors and long labels, which the response repeats for each vector.
 pub(crate) fn long_labels() -> Bytes {
     let row = format!("[{}1]", "0,".repeat(191));
     let rows = vec![row.as_str(); 100].join(",");
@@ -88,13 +88,13 @@ pub(crate) fn long_labels() -> Bytes {
     format!("{{\"image_embeddings\":[{rows}],\"labels\":[{}]}}", labels.join(",")).into()
 }
 
-/// As many texts as there may be, as long as they may be.
+/// The maximum number of texts of maximum length.
 pub(crate) fn long_texts() -> Bytes {
     let text = format!("\"{}\"", "word ".repeat(12_000));
     repeated("{\"input\":[", &text, 1000, "]}")
 }
 
-/// An answer that is large for its request.
+/// A request with a large response.
 pub(crate) fn many_texts() -> Bytes {
     repeated("{\"input\":[", "\"a\"", 1024, "]}")
 }

@@ -1,19 +1,19 @@
-//! A hard limit on the memory of a server and of its decode processes: a control group, where one can be made.
+//! A hard memory limit for a server and its decode processes, with a control group if one can be created.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-/// A group of processes that the kernel ends where they take more than they may.
+/// A group of processes. The kernel ends them if they exceed the limit.
 pub(crate) struct Group {
     folder: PathBuf,
-    /// The files' names of the second version, or of the first.
+    /// Whether this is a control group of version 2, and not 1.
     second: bool,
 }
 
 impl Group {
-    /// Makes a group of at most `bytes`; none where the system does not let this user.
+    /// Creates a group of at most `bytes`. Fails if this user is not allowed to.
     pub(crate) fn new(bytes: u64) -> io::Result<Self> {
         let second = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
         let parent = if second { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/memory" };
@@ -28,19 +28,19 @@ impl Group {
         Ok(group)
     }
 
-    /// The file that takes the numbers of processes.
+    /// The file for process ids.
     pub(crate) fn members(&self) -> String {
         self.folder.join("cgroup.procs").display().to_string()
     }
 
-    /// The most that the group has had, the pages of files included.
+    /// Peak memory of the group, including the pages of files.
     pub(crate) fn peak(&self) -> u64 {
         let name = if self.second { "memory.peak" } else { "memory.max_usage_in_bytes" };
         let text = fs::read_to_string(self.folder.join(name)).unwrap_or_default();
         text.trim().parse().unwrap_or_default()
     }
 
-    /// Processes that the kernel ended.
+    /// Number of processes that the kernel ended.
     pub(crate) fn killed(&self) -> u64 {
         let name = if self.second { "memory.events" } else { "memory.oom_control" };
         let text = fs::read_to_string(self.folder.join(name)).unwrap_or_default();
@@ -51,12 +51,12 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Its processes are gone.
+        // Its processes have ended.
         let _ = fs::remove_dir(&self.folder);
     }
 }
 
-/// Bytes that a server and its decode processes have to themselves: pages of files can be read again.
+/// Private bytes of a server and its decode processes, without pages of files, which can be read again.
 pub(crate) fn resident(server: u32) -> u64 {
     let children = fs::read_dir(format!("/proc/{server}/task")).into_iter().flatten().flatten();
     let children = children
@@ -66,7 +66,7 @@ pub(crate) fn resident(server: u32) -> u64 {
     children.map(|child| own(child, "siglip-decode")).sum::<u64>() + own(server, "")
 }
 
-/// None for another program: a child has its parent's memory until it has begun its own.
+/// 0 for another program: a child has its parent's memory until it has started its own program.
 fn own(pid: u32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     if !status.lines().any(|line| line.starts_with("Name:") && line.ends_with(name)) {

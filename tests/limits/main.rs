@@ -1,6 +1,7 @@
-//! Everything at its limit at once, against the server's own process under a hard limit of memory: it is never ended,
-//! its readiness is told within a second, and a patient client gets right answers throughout. Ends by itself; prints
-//! what was taken, answered and refused; fails where a rule was broken.
+//! Everything at its limit at the same time, against a server process with a hard memory limit. The process
+//! must not be ended, readiness probes must get a response within a second, and a patient client must always
+//! get right results. The test ends by itself, prints memory use and numbers of responses, and fails if a rule
+//! was broken.
 
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -25,14 +26,14 @@ use std::{
 use self::{group::Group, process::Server, seen::Seen};
 
 const MIB: u64 = 1 << 20;
-/// The longest that a probe may take.
+/// Maximum time of a probe.
 const PROBE: Duration = Duration::from_secs(1);
 
 struct Options {
     seconds: u64,
     limit: u64,
     model: Option<String>,
-    /// The binary: that of this build, or an optimised one.
+    /// The server binary: of this build, or an optimised one.
     server: PathBuf,
 }
 
@@ -54,7 +55,7 @@ fn options() -> Option<Options> {
     Some(options)
 }
 
-/// The server with the defaults of every limit, but for what lets it fetch from this machine.
+/// Starts the server with default limits. Only fetching from this machine is allowed in addition.
 fn start(group: Option<&Group>, binary: &Path, model: Option<&str>) -> Server {
     let mut args = vec![
         "--grpc-listen",

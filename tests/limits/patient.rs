@@ -1,4 +1,4 @@
-//! The client that does everything right, and the probe.
+//! A well-behaved client, and the probe.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{bodies, process::Server, seen::Seen};
 
-/// Requests and what they must give.
+/// Requests and their expected results.
 pub(crate) type Expected = Vec<(Value, Value)>;
 
 fn requests() -> Vec<Value> {
@@ -49,7 +49,7 @@ pub(crate) async fn expected(server: &Server) -> Expected {
     expected
 }
 
-/// Asks again and again, and comes again where it is told to.
+/// Sends requests in a loop, and retries when the server says so.
 pub(crate) async fn asks(url: String, expected: Expected, seen: Arc<Seen>) {
     let client = Client::new();
     while !seen.stopped() {
@@ -77,7 +77,7 @@ pub(crate) async fn asks(url: String, expected: Expected, seen: Arc<Seen>) {
     }
 }
 
-/// Probes as an orchestrator does: a connection each, on a thread that does nothing else.
+/// Probes like an orchestrator, with a new connection for each probe, on a separate thread.
 pub(crate) fn probe(url: String, seen: Arc<Seen>) {
     std::thread::spawn(move || {
         let address: SocketAddr = url.trim_start_matches("http://").parse().expect("an address");

@@ -1,4 +1,4 @@
-//! What the clients saw.
+//! The results of the clients.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ pub(crate) struct Seen {
     counts: Mutex<BTreeMap<String, u64>>,
     wrong: Mutex<Vec<String>>,
     slowest_probe: Mutex<Duration>,
-    /// Of each right answer to the patient client, how long it took with all its tries.
+    /// For each right result of the patient client: the time with all retries.
     waits: Mutex<Vec<Duration>>,
 }
 
@@ -61,7 +61,7 @@ impl Seen {
         println!("slowest probe: {:?}", self.slowest_probe.lock().unwrap());
     }
 
-    /// Rules that were broken.
+    /// The number of broken rules.
     pub(crate) fn violations(&self, longest_probe: Duration) -> usize {
         let wrong = self.wrong.lock().unwrap();
         for what in wrong.iter().take(20) {

@@ -1,4 +1,4 @@
-//! What clients send: good requests, and bad ones with the status and code that they must get.
+//! Requests of the clients: good ones, and bad ones with the expected status and code.
 
 use std::{fs, path::Path};
 
@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use crate::hostile::{self, FORMATS};
 
-/// A request, and what must come back.
+/// A request and the expected response.
 #[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) path: &'static str,
     pub(crate) content_type: &'static str,
     pub(crate) body: Vec<u8>,
-    /// The status and code of the error; none for a request that must succeed.
+    /// The status and code of the error. `None` for a request that must succeed.
     pub(crate) fault: Option<(u16, &'static str)>,
 }
 
@@ -41,7 +41,7 @@ fn form(name: &str, bytes: &[u8]) -> Case {
     Case { content_type, ..case(format!("a form with {name}"), EMBED, body) }
 }
 
-/// Rows of a bulk stream: good ones, and one that is not.
+/// Rows of a bulk stream: good ones and a bad one.
 fn bulk(index: usize, name: &str, bytes: &[u8]) -> Case {
     let rows = [
         json!({"id": index, "text": format!("bulk {index}")}),
@@ -94,7 +94,7 @@ fn pictures() -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// A picture of the colour that marks a row.
+/// An image of the colour that marks a row.
 fn marked() -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     let picture = image::RgbImage::from_pixel(8, 8, image::Rgb([1, 2, 3]));
@@ -102,7 +102,7 @@ fn marked() -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Rows on which the towers fail, where that is ordered. Whoever shares a batch with them is answered.
+/// Rows on which the towers fail, if faults are injected. Other rows in the same batch must succeed.
 pub(crate) fn marked_rows() -> Vec<Case> {
     let fault = Some((500, "device_failed"));
     let text = case("a marked text", EMBED, json!({"input": "cat cat cat"}).to_string());
@@ -168,7 +168,7 @@ fn bad_json() -> Vec<(Vec<u8>, u16, &'static str)> {
     ]
 }
 
-/// Requests that must fail, each in its way.
+/// Requests that must fail, each with its own error.
 pub(crate) fn bad() -> Vec<Case> {
     let fault = |case: Case, status, code| Case { fault: Some((status, code)), ..case };
     let status = |code| if code == "undecodable_image" { 422 } else { 413 };

@@ -1,4 +1,4 @@
-//! Clients over HTTP that behave, but for what they ask.
+//! Well-behaved clients over HTTP, with good and bad requests.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -14,14 +14,14 @@ use crate::{
     shared::{Phase, Shared},
 };
 
-/// A request that takes longer hangs. Longer than the server's own deadline, and long enough for a machine that
-/// does much else.
+/// A request that takes longer counts as hanging. This is longer than the server's own deadline, and long
+/// enough for a busy machine.
 pub(crate) const HANGS: Duration = Duration::from_secs(180);
 const TOLERANCE: f64 = 1e-5;
-/// Bodies past this come seldom, and one at a time.
+/// Larger bodies are sent rarely, and one at a time.
 const HUGE: usize = 8 << 20;
 
-/// A fixed sequence for each client.
+/// Random numbers with a fixed seed for each client.
 pub(crate) struct Dice(u64);
 
 impl Dice {
@@ -37,7 +37,7 @@ impl Dice {
     }
 }
 
-/// An answer's body; the lines of a stream as an array.
+/// A response's body. The lines of a stream become an array.
 pub(crate) async fn parsed(answer: reqwest::Response) -> reqwest::Result<Value> {
     let is_stream = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == LINES);
     let bytes = answer.bytes().await?;
@@ -48,7 +48,7 @@ pub(crate) async fn parsed(answer: reqwest::Response) -> reqwest::Result<Value> 
     Ok(lines.map(|line| serde_json::from_slice::<Value>(line).unwrap_or_default()).collect())
 }
 
-/// Whether two answers are equal, numbers within the tolerance.
+/// Whether two responses are equal, with a tolerance for numbers.
 fn same(found: &Value, expected: &Value) -> bool {
     match (found, expected) {
         (Value::Number(a), Value::Number(b)) => {
@@ -93,7 +93,7 @@ async fn send(
     Ok(Answer { status, retry_after, body })
 }
 
-/// Sends one case and judges its answer.
+/// Sends one case and checks its response.
 async fn ask(shared: &Shared, case: &Case, expected: Option<&Value>, timeout_ms: Option<usize>) {
     let began = shared.phase();
     let id = shared.next_id();
@@ -135,14 +135,14 @@ async fn ask(shared: &Shared, case: &Case, expected: Option<&Value>, timeout_ms:
     }
 }
 
-/// Whether a fault met the good item of a bad request: the answer then lists both.
+/// Whether an injected fault hit the good item of a bad request. The response then lists both errors.
 fn also_faulted(shared: &Shared, body: &Value, wanted: &str) -> bool {
     let listed = body["error"]["errors"].as_array().or(body["errors"].as_array());
     let lists = |code| listed.is_some_and(|items| items.iter().any(|item| item["code"] == code));
     shared.faults && lists(wanted) && (lists("device_failed") || lists("internal"))
 }
 
-/// The rows of a stream, each of which is as it must be or failed in a way that is allowed now.
+/// Whether each row of a stream is right, or failed in an allowed way.
 fn same_rows(shared: &Shared, found: &Value, expected: &Value, draining: bool) -> bool {
     let (Some(found), Some(expected)) = (found.as_array(), expected.as_array()) else {
         return false;
@@ -153,7 +153,7 @@ fn same_rows(shared: &Shared, found: &Value, expected: &Value, draining: bool) -
             true
         }
         Some("not_ready") => shared.faults,
-        // The server is full, and this row came in between others.
+        // The server is overloaded, and this row is one of many.
         Some("overloaded") => true,
         Some("shutting_down") => draining,
         _ => false,
@@ -165,7 +165,7 @@ fn same_rows(shared: &Shared, found: &Value, expected: &Value, draining: bool) -
     rows && (found.len() == expected.len() || draining)
 }
 
-/// Judges a request that got no answer.
+/// Checks a request that got no response.
 fn lost(shared: &Shared, error: &reqwest::Error, id: String, what: String) {
     if error.is_timeout() {
         shared.violate(format!("hangs: {what}"));
@@ -178,7 +178,7 @@ fn lost(shared: &Shared, error: &reqwest::Error, id: String, what: String) {
     }
 }
 
-/// Asks for every case once, several at a time.
+/// Sends every case once, several at a time.
 pub(crate) async fn each_once(shared: &Arc<Shared>) {
     let turns = Arc::new(tokio::sync::Semaphore::new(8));
     let mut asked = tokio::task::JoinSet::new();
@@ -194,7 +194,7 @@ pub(crate) async fn each_once(shared: &Arc<Shared>) {
     while asked.join_next().await.is_some() {}
 }
 
-/// One client: asks, mostly well, until it is told to stop.
+/// One client: sends mostly good requests until it is stopped.
 pub(crate) async fn run(shared: Arc<Shared>, number: usize) {
     let mut dice = Dice::new(number);
     while !shared.stopped() {
@@ -210,7 +210,7 @@ pub(crate) async fn run(shared: Arc<Shared>, number: usize) {
                 ask(&shared, case, None, None).await;
             }
             30..38 => rude::leave_early(&shared, case, &mut dice).await,
-            // A stream has no deadline but that of its silence.
+            // A stream has no deadline except its idle timeout.
             38..48 if case.path != BULK => {
                 ask(&shared, case, Some(expected), Some(1 + dice.below(40))).await;
             }

@@ -1,5 +1,5 @@
-//! Chaos: many clients, good and bad, against the server's own process, with faults of its towers, and a
-//! SIGTERM under load at the end. Ends by itself; prints a table of counts; fails where a rule was broken.
+//! Chaos test: many good and bad clients against a server process with injected faults in its towers, and a
+//! SIGTERM under load at the end. It ends by itself, prints a table of counts, and fails if a rule was broken.
 
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -34,9 +34,9 @@ use self::{
 
 /// Primes, so that every kind meets passes of every size. `broken` costs a reload.
 const FAULTS: &str = "error:53,panic:97,nan:71,memory:83,broken:151:2,row";
-/// Clients that speak gRPC, beside the others.
+/// Number of additional gRPC clients.
 const RPC_CLIENTS: usize = 4;
-/// Short, so that slow clients are got rid of many times.
+/// Short timeouts, so that slow clients are disconnected often.
 const FLAGS: [&str; 20] = [
     "--limits-request-timeout",
     "150s",
@@ -83,7 +83,7 @@ fn options() -> Option<Options> {
     Some(options)
 }
 
-/// The good cases with a quiet server's answers: what each of these very inputs must give.
+/// The good cases with the results of an idle server, which are the expected results.
 async fn answers(client: &Client) -> Good {
     let server = Server::start(&["--log-filter", "off", "--grpc-listen", "127.0.0.1:0"]);
     let mut over_http = Vec::new();
@@ -106,7 +106,7 @@ async fn answers(client: &Client) -> Good {
     Good { over_http, over_grpc }
 }
 
-/// Every client there is.
+/// Starts all clients.
 fn spawn(shared: &Arc<Shared>, clients: usize) -> JoinSet<()> {
     let mut all = JoinSet::new();
     for number in 0..clients {
@@ -146,7 +146,7 @@ async fn chaos(options: Options) -> bool {
     let rpc = rpc::connect(server.announced("gRPC")).await;
     let shared = Arc::new(Shared::new(client, (url, rpc), good, (bad, options.faults)));
 
-    // Once every kind, the largest included: the memory of what comes after is compared with that.
+    // Send every kind once, including the largest: memory is compared with the level after this.
     shared.enter(Phase::WarmUp);
     clients::each_once(&shared).await;
     shared.enter(Phase::Load);
@@ -159,12 +159,12 @@ async fn chaos(options: Options) -> bool {
     }
     shared.stop.store(true, Ordering::SeqCst);
     join(&shared, clients).await;
-    // What clients left behind is over by then.
+    // By then, the work of disconnected clients has ended.
     shared.enter(Phase::Quiet);
     tokio::time::sleep(Duration::from_secs(3)).await;
     watch::compare_metrics(&shared).await;
 
-    // Once more, and the signal in the middle of it.
+    // Run again, with the signal in the middle.
     shared.stop.store(false, Ordering::SeqCst);
     shared.enter(Phase::LoadAgain);
     let clients = spawn(&shared, options.clients);
@@ -183,7 +183,7 @@ async fn chaos(options: Options) -> bool {
     let read = log.into_ids().await;
     shared.judge_losses(&read);
     shared.print_counts();
-    // A short run is still on its way up.
+    // In a short run, memory still grows.
     resident.judge(&shared, options.seconds >= 120);
     shared.print_violations()
 }

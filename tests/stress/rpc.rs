@@ -20,7 +20,7 @@ pub(crate) type Request = proto::EmbedRequest;
 
 const TOLERANCE: f32 = 1e-5;
 
-/// The values that a call gave.
+/// The values in the response of a call.
 #[derive(Clone)]
 pub(crate) struct Answer(Vec<f32>);
 
@@ -64,7 +64,7 @@ pub(crate) fn requests() -> Vec<Request> {
     inputs.collect()
 }
 
-/// One client: calls, mostly well, until it is told to stop.
+/// One client: sends mostly good calls until it is stopped.
 pub(crate) async fn run(shared: Arc<Shared>, number: usize) {
     let mut dice = Dice::new(1000 + number);
     let mut client = shared.rpc.clone();
@@ -103,7 +103,8 @@ async fn call(
                     shared.faulted.fetch_add(1, Ordering::Relaxed);
                     true
                 }
-                // By name while the server drains; without one once it is gone, for a call that came then.
+                // With a code while the server shuts down, and without one for a call after the server has
+                // ended.
                 Code::Unavailable => match status.metadata().get("siglip-code") {
                     Some(code) if code == "not_ready" => shared.faults,
                     Some(code) => code == "shutting_down" && shared.phase() >= Phase::Terminated,

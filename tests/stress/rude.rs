@@ -1,4 +1,4 @@
-//! Clients that do not behave: they leave early, or are slow wherever one can be.
+//! Badly behaved clients: they disconnect early, or are slow at any point.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ fn address(shared: &Shared) -> &str {
     shared.url.trim_start_matches("http://")
 }
 
-/// Connects, sends a part of a request or all of it, and goes.
+/// Connects, sends all or a part of a request, and disconnects.
 pub(crate) async fn leave_early(shared: &Shared, case: &Case, dice: &mut Dice) {
     let Ok(mut stream) = TcpStream::connect(address(shared)).await else { return };
     let (path, kind, length) = (case.path, case.content_type, case.body.len());
@@ -33,7 +33,7 @@ pub(crate) async fn leave_early(shared: &Shared, case: &Case, dice: &mut Dice) {
     shared.count("disconnects");
 }
 
-/// Sends a head byte by byte and never ends it, again and again.
+/// Repeatedly sends a head byte by byte and never ends it.
 pub(crate) async fn slow_head(shared: Arc<Shared>) {
     while !shared.stopped() && shared.phase() < Phase::Terminated {
         let Ok(mut stream) = TcpStream::connect(address(&shared)).await else { continue };
@@ -75,9 +75,9 @@ pub(crate) async fn slow_body(shared: Arc<Shared>) {
     }
 }
 
-/// Asks for a large answer and does not read it.
+/// Requests a large response and does not read it.
 pub(crate) async fn never_reads(shared: Arc<Shared>) {
-    // An answer of some thirty megabytes: more than the system buffers, whatever it was told.
+    // A response of about 30 MB: more than the system ever buffers.
     let rows = vec![vec![1; 192]; 1000];
     let body = serde_json::json!({"image_embeddings": rows, "text_embeddings": rows}).to_string();
     let length = body.len();
@@ -90,7 +90,7 @@ pub(crate) async fn never_reads(shared: Arc<Shared>) {
         socket.set_recv_buffer_size(1024).expect("a small buffer");
         let Ok(mut stream) = socket.connect(address).await else { continue };
         let _ = stream.write_all(request.as_bytes()).await;
-        // Its answer begins, and is left unread for longer than the server allows, however slowly it comes.
+        // Its response begins, and stays unread for longer than the server allows.
         let ready = timeout(HANGS, stream.readable()).await;
         tokio::time::sleep(Duration::from_secs(15)).await;
         let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-//! What the clients share, and what they saw.
+//! The shared state and the results of the clients.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{cases::Case, rpc};
 
-/// What is going on. The order is that of time.
+/// The phase of the test, in order of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Start,
@@ -22,18 +22,18 @@ pub(crate) enum Phase {
     Load,
     Quiet,
     LoadAgain,
-    /// From the moment before the signal on.
+    /// From just before the signal.
     Terminated,
     Gone,
 }
 
-/// Requests that must succeed, and what these very inputs give.
+/// Requests that must succeed, and their expected results.
 pub(crate) struct Good {
     pub(crate) over_http: Vec<(Case, Value)>,
     pub(crate) over_grpc: Vec<(rpc::Request, rpc::Answer)>,
 }
 
-/// A request that got no answer while the server was told to end.
+/// A request that got no response while the server shut down.
 pub(crate) struct Lost {
     pub(crate) id: String,
     pub(crate) what: String,
@@ -50,9 +50,9 @@ pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
     /// One hundred-megabyte body at a time.
     pub(crate) huge: tokio::sync::Semaphore,
-    /// Answers over HTTP by code, as the server's metrics have them.
+    /// HTTP responses by code, as in the server's metrics.
     pub(crate) seen: Mutex<BTreeMap<String, u64>>,
-    /// Good requests that a fault of the towers failed.
+    /// Good requests that failed because of an injected fault.
     pub(crate) faulted: AtomicU64,
     begin: Instant,
     phase: Mutex<Phase>,
@@ -123,8 +123,8 @@ impl Shared {
         self.violations.lock().unwrap().push(format!("[{at:.1} s, {:?}] {what}", self.phase()));
     }
 
-    /// A request that the server has read is accepted work, whose answer must not be lost. One that it never
-    /// read met the end of its connection on the way, which HTTP/1 leaves to the client to try again.
+    /// A request that the server has read must get a response. A request that it never read was sent while the
+    /// connection was being closed. In HTTP/1, the client must retry it.
     pub(crate) fn judge_losses(&self, read: &HashSet<String>) {
         for Lost { id, what } in self.lost.lock().unwrap().drain(..) {
             if read.contains(&id) {
@@ -142,7 +142,7 @@ impl Shared {
         }
     }
 
-    /// Prints what was broken; whether nothing was.
+    /// Prints the broken rules. Returns whether there are none.
     pub(crate) fn print_violations(&self) -> bool {
         let violations = self.violations.lock().unwrap();
         violations.iter().take(20).for_each(|violation| println!("VIOLATION {violation}"));

@@ -1,4 +1,4 @@
-//! What the server itself tells: its log, its metrics, its memory.
+//! Watches the server's log, metrics and memory.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -9,16 +9,16 @@ use std::{
 
 use crate::shared::Shared;
 
-/// Most that the resident set may grow beyond its first plateau.
+/// Maximum growth of the resident set after its first plateau.
 const GROWTH: f64 = 1.05;
-/// Passes of `FAULTS` in `main.rs` that fail, of all passes.
+/// The fraction of passes that fail because of `FAULTS` in `main.rs`.
 const FAULT_RATE: f64 = 1.0 / 53.0 + 1.0 / 97.0 + 1.0 / 71.0 + 1.0 / 83.0;
-/// Rows that a tower which stays broken fails before it is replaced: two batches of texts.
+/// Number of rows that fail in a broken tower before it is replaced: two batches of texts.
 const BROKEN_ROWS: f64 = 64.0;
-/// Equal inputs in flight are computed once, and fail together.
+/// Equal inputs in flight are computed once and fail together.
 const SHARE: f64 = 2.0;
 
-/// The requests that the server says to have read.
+/// The requests that the server has read, according to its log.
 pub(crate) struct Log(tokio::task::JoinHandle<HashSet<String>>);
 
 impl Log {
@@ -35,7 +35,7 @@ impl Log {
         }))
     }
 
-    /// Every id of it, once the server has ended.
+    /// All request ids in the log, after the server has ended.
     pub(crate) async fn into_ids(self) -> HashSet<String> {
         self.0.await.expect("does not panic")
     }
@@ -52,7 +52,7 @@ async fn scrape(shared: &Shared) -> Vec<(String, f64)> {
         .collect()
 }
 
-/// Holds the server's own counts against what the clients saw.
+/// Compares the server's own counts with those of the clients.
 pub(crate) async fn compare_metrics(shared: &Shared) {
     let series = scrape(shared).await;
     let mut counted: BTreeMap<String, u64> = BTreeMap::new();
@@ -84,7 +84,7 @@ pub(crate) async fn compare_metrics(shared: &Shared) {
             println!("{name} {value}");
         }
     }
-    // A pass that fails is made again in halves, down to the rows at fault.
+    // A pass that fails is repeated in halves, down to the rows that fail.
     let batches = sum("siglip_batch_rows_count");
     let marked = seen.get("device_failed").copied().unwrap_or_default() as f64;
     let passes = batches * (1.0 + 2.0 * FAULT_RATE) + 12.0 * marked;
@@ -110,9 +110,9 @@ impl Resident {
             .extend(line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()));
     }
 
-    /// Compares the end with the first plateau: every kind of input has been seen before the first sample.
-    /// What is in flight, and what the allocator keeps of it for ten seconds, moves the set by a tenth from
-    /// one moment to the next; a leak lifts its floor, so the first quartiles are what is compared.
+    /// Compares the end with the first plateau, since every kind of input was sent before the first sample.
+    /// Requests in flight, and the memory that the allocator keeps for ten seconds, change the resident set by
+    /// a tenth from moment to moment. A leak raises the minimum, so the first quartiles are compared.
     pub(crate) fn judge(&self, shared: &Shared, strictly: bool) {
         let samples = &self.0;
         let part = |from: usize, to: usize, quarter: usize| {

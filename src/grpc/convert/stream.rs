@@ -10,7 +10,7 @@ use crate::{
     grpc::{proto, status::status},
 };
 
-/// Most bytes of an id.
+/// Maximum number of bytes of an id.
 const MAX_ID_BYTES: usize = 256;
 
 /// Reads the options of a stream.

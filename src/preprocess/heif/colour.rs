@@ -38,7 +38,7 @@ pub(super) enum Widening {
     Linear,
 }
 
-/// A decoded picture's samples.
+/// A decoded image's samples.
 pub(super) trait Samples {
     /// The colours that the stream declares.
     fn meaning(&self) -> Meaning;

@@ -78,7 +78,7 @@ pub(super) struct Area {
     pub(super) height: u32,
 }
 
-/// Coded pictures of one size, in rows.
+/// Coded images of one size, in rows.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) coding: Coding,

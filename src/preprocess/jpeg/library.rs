@@ -49,7 +49,7 @@ pub(super) struct Request<'b> {
     pub(super) colours: Colours,
     /// Whether to decode at half the size, with sides rounded up.
     pub(super) halve: bool,
-    /// Most bytes that coefficients may take.
+    /// Maximum number of bytes that coefficients may take.
     pub(super) max_bytes: u64,
 }
 

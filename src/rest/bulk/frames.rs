@@ -2,7 +2,7 @@
 //!
 //! | direction | frame |
 //! |---|---|
-//! | in | `u32` length of the rest, `u64` id, `u8` kind (1 text, 2 encoded picture), payload |
+//! | in | `u32` length of the rest, `u64` id, `u8` kind (1 text, 2 encoded image), payload |
 //! | out | `u32` length of the rest, `u64` id, `u8` status (0 embedding, 1 error, 2 end), payload |
 //!
 //! Numbers are little-endian. The payload of an embedding is its values. The payload of the others is JSON.

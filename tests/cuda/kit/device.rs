@@ -1,6 +1,6 @@
-//! What is done to a CUDA device on purpose.
+//! Deliberate faults on a CUDA device.
 
-/// Breaks the device's context once the file that `KIT_BREAK` names exists, and takes the file away.
+/// Breaks the device's context once the file in `KIT_BREAK` exists, and deletes the file.
 #[cfg(not(feature = "cuda"))]
 pub(crate) fn break_when_told() {}
 
@@ -16,7 +16,7 @@ mod cuda {
         nvrtc::Ptx,
     };
 
-    /// A store to an address that no allocation has: from then on every call of the context fails.
+    /// A store to an unmapped address. After it, every call of the context fails.
     const STORE_TO_NOWHERE: &str = "
 .version 7.0
 .target sm_80
@@ -48,7 +48,7 @@ mod cuda {
         });
     }
 
-    /// All of a process share a device's primary context.
+    /// All code in a process shares the device's primary context.
     fn break_context() -> anyhow::Result<()> {
         let context = CudaContext::new(0)?;
         let module = context.load_module(Ptx::from_src(STORE_TO_NOWHERE))?;
@@ -56,19 +56,19 @@ mod cuda {
         let stream = context.new_stream()?;
         let mut launch = stream.launch_builder(&function);
         launch.arg(&NOWHERE);
-        // SAFETY: the kernel takes one 64-bit parameter. That it breaks the context is what it is for; it can write to
-        // no memory of anybody's, since nothing is mapped there.
+        // SAFETY: the kernel takes one 64-bit parameter. It is meant to break the context. It cannot overwrite
+        // any memory, since nothing is mapped at the address.
         unsafe { launch.launch(LaunchConfig::for_num_elems(1)) }?;
         Ok(stream.synchronize()?)
     }
 
-    /// All of a device's memory but some.
+    /// Holds almost all of a device's memory.
     pub(crate) struct Hog {
         _taken: Vec<CudaSlice<u8>>,
         _stream: Arc<CudaStream>,
     }
 
-    /// Memory is taken in pieces: the free part need not be in one.
+    /// Memory is allocated in pieces, because the free memory may not be contiguous.
     const PIECE: usize = 64 << 20;
 
     impl Hog {
@@ -77,7 +77,7 @@ mod cuda {
             let stream = context.default_stream();
             let mut taken = Vec::new();
             while context.mem_get_info()?.0 > leave + PIECE {
-                // SAFETY: nobody reads it.
+                // SAFETY: the memory is never read.
                 taken.push(unsafe { stream.alloc(PIECE) }?);
                 stream.synchronize()?;
             }

@@ -1,5 +1,5 @@
-//! The comparisons of the integration tests, on any device and in any type, with a line for each instead of an end at
-//! the first that differs.
+//! The comparisons of the integration tests, on any device and in any type. Prints a line for each instead of
+//! stopping at the first difference.
 
 #[path = "../../it/golden/grids.rs"]
 mod grids;
@@ -30,12 +30,12 @@ pub(crate) struct Arguments {
     only: String,
 }
 
-/// Most that a stage may differ from the reference, which is in f32, and a row from itself in other company, relative
-/// to the largest value.
+/// Maximum difference of a stage from the f32 reference, and of a row from the same row in another batch,
+/// relative to the largest value.
 ///
-/// In f32 as on the processor, but for rows: a product of another size is summed in another order. In 16 bits about
-/// twice what PyTorch's own towers, in the same type on a processor, are off by at their worst stage: 3.6e-3 in f16 and
-/// 2.6e-2 in bf16, both in the tower of 27 layers.
+/// In f32 the first is the same as on the processor. The second is larger, because a product of another size is
+/// summed in another order. In 16 bits about twice what PyTorch's own towers, in the same type on a processor,
+/// are off by at their worst stage: 3.6e-3 in f16 and 2.6e-2 in bf16, both in the tower of 27 layers.
 fn tolerances(dtype: config::DType) -> [f64; 2] {
     match dtype {
         config::DType::F32 => [1e-5, 1e-5],
@@ -77,7 +77,8 @@ static PANIC: Mutex<String> = Mutex::new(String::new());
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let model = config::Model {
-        // Checkpoints of a few random layers agree less than real ones, and what is asked here is how much.
+        // Checkpoints with a few random layers agree less than real ones. The agreement is measured here, so it
+        // is not checked at load.
         min_agreement: Some(config::Agreement::UNCHECKED),
         ..arguments.placed.model("")?
     };

@@ -1,5 +1,5 @@
-//! Requests to a server, as many at once as there are clients, each with inputs that no other has: a server computes
-//! equal ones once.
+//! Sends requests to a server from several clients at the same time. All inputs are different, because a server
+//! computes equal inputs only once.
 
 mod bodies;
 mod client;
@@ -27,25 +27,25 @@ pub(crate) struct Arguments {
     model: String,
     #[arg(long, value_enum)]
     kind: Kind,
-    /// Of the images, in pixels.
+    /// Size of the images in pixels.
     #[arg(long, default_value_t = 224)]
     width: u32,
-    /// Of the images, in pixels.
+    /// Size of the images in pixels.
     #[arg(long, default_value_t = 224)]
     height: u32,
-    /// Items of a request; of kind `mixed` the most of them.
+    /// Items per request. For kind `mixed`, the maximum.
     #[arg(long, default_value_t = 1)]
     items: usize,
-    /// Requests at once.
+    /// Number of requests at the same time.
     #[arg(long, default_value_t = 16)]
     clients: usize,
-    /// How long answers count.
+    /// Measured time in seconds.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// How long they do not count at first.
+    /// Time before the measurement in seconds.
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
-    /// Threads that send.
+    /// Number of sending threads.
     #[arg(long, default_value_t = 4)]
     threads: usize,
 }
@@ -53,16 +53,16 @@ pub(crate) struct Arguments {
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
-    /// JPEG files: one a request as its whole body, several as raw tensors.
+    /// JPEG files: a single one as the request body, several as raw tensors.
     Jpeg,
     /// Images that the client resized and normalised, as raw tensors.
     Pixels,
     Texts,
-    /// JPEG files and texts in turn, of any number up to the greatest.
+    /// Alternating JPEG files and texts, of any number up to the maximum.
     Mixed,
 }
 
-/// What one client saw.
+/// The results of one client.
 #[derive(Default)]
 struct Seen {
     /// Milliseconds of each request that was answered.
@@ -73,7 +73,7 @@ struct Seen {
     failure: Option<String>,
 }
 
-/// How long a client waits that was told that there is no room.
+/// How long a client waits after it was refused because of overload.
 const PAUSE: Duration = Duration::from_millis(5);
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
-//! The server, and what checks and measures it, in one program: for a machine that has a GPU and no compiler.
+//! The server and the tools that check and measure it, in one program, for a machine with a GPU and without a
+//! compiler.
 //!
-//! `kit golden`, `kit speed` and so on are commands of its own; with anything else it is the server.
+//! `kit golden`, `kit speed` and so on run the tools. With any other arguments it is the server.
 
 #![expect(clippy::expect_used, reason = "as in tests: what fails is seen by who ran it")]
 
@@ -10,7 +11,7 @@ mod load;
 mod memory;
 mod speed;
 
-/// Inputs that other programs can make as well.
+/// Inputs that other programs can reproduce.
 #[path = "../../../examples/tower_speed/rows.rs"]
 mod rows;
 
@@ -19,23 +20,23 @@ use std::process::ExitCode;
 use clap::Parser;
 use siglip_server::config;
 
-/// As the server has it.
+/// As in the server.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What checks and measures the server. Each command prints JSON objects, a line each.
+/// Checks and measures the server. Each command prints JSON objects, one per line.
 #[derive(Debug, Parser)]
 enum Kit {
     /// Compares every stage of every stored checkpoint with its reference.
     Golden(golden::Arguments),
-    /// Measures towers: reads what to measure from standard input, a JSON object a line, and answers each.
+    /// Measures towers: reads jobs from standard input, one JSON object per line, and prints a result for each.
     Speed(speed::Arguments),
-    /// Runs a tower a few times and then, half a second later, as often as it is told.
+    /// Runs a tower a few times and then, after half a second, the given number of times.
     Passes(speed::PassArguments),
     /// Fills the device's memory and runs batches that no longer fit.
     Memory(memory::Arguments),
-    /// Takes the device's memory until standard input ends.
+    /// Holds the device's memory until standard input ends.
     Hog(memory::HogArguments),
     /// Sends requests to a server for a while.
     Load(load::Arguments),
@@ -44,10 +45,10 @@ enum Kit {
 /// Where a model runs.
 #[derive(Debug, Clone, clap::Args)]
 struct Placed {
-    /// As the server's `--device`.
+    /// Like the server's `--device`.
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// As the server's `--dtype`.
+    /// Like the server's `--dtype`.
     #[arg(long, default_value = "f32")]
     dtype: String,
 }

@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Err(TowerError::OutOfMemory) => "out of memory".to_owned(),
         Err(error) => format!("{:#}", anyhow::Error::new(error)),
     };
-    // What the batcher does next, and what it gets to.
+    // Do what the batcher does next, and check that it succeeds.
     let (mut fits, mut rows) = (None, arguments.rows);
     while rows > 0 && fits.is_none() {
         fits = model.vision.forward(&all[..rows]).is_ok().then_some(rows);
@@ -73,7 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// * prints a line once the memory is taken
+/// * prints a line once the memory is allocated
 pub(crate) fn hog(arguments: &HogArguments) -> anyhow::Result<()> {
     #[cfg(feature = "cuda")]
     let _hog = crate::device::Hog::new(arguments.leave << 20)?;

@@ -46,19 +46,19 @@ struct Job {
     tower: String,
     batch: usize,
     seconds: f64,
-    /// Where the rows of a pass are written to, as NumPy has them.
+    /// The file for the rows of a pass, in NumPy's format.
     out: Option<PathBuf>,
 }
 
-/// A tower and rows for it, of whichever kind.
+/// A tower with rows of its kind.
 struct Timed<'t, I> {
     tower: &'t mut dyn Tower<Input = I>,
     rows: Vec<I>,
 }
 
-/// The fewest passes that are counted.
+/// Minimum number of measured passes.
 const LEAST_PASSES: usize = 3;
-/// Passes before those that count: a device's buffers and plans are made in the first of them.
+/// Number of passes before the measured ones. The first one creates the device's buffers and plans.
 const WARM_UP: usize = 3;
 
 impl<I: Send + 'static> Timed<'_, I> {
@@ -78,7 +78,8 @@ impl<I: Send + 'static> Timed<'_, I> {
         Ok(passes)
     }
 
-    /// Seconds a pass when each is begun while the one before is under way, as the batcher does with full batches.
+    /// Seconds per pass when each is started while the one before is running, as the batcher does with full
+    /// batches.
     fn behind_each_other(&mut self, seconds: f64) -> anyhow::Result<f64> {
         let taps = vec![Tap::Pooled; self.rows.len()];
         let mut under_way: Option<Pass> = Some(self.tower.begin(&self.rows, &taps)?);
@@ -138,7 +139,7 @@ macro_rules! with_tower {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let start = Instant::now();
     let mut config = arguments.placed.model(&arguments.model)?;
-    // The agreement is told, whatever it is.
+    // The agreement is reported, so any value is accepted here.
     config.min_agreement = Some("0.5".parse().map_err(anyhow::Error::msg)?);
     let mut model = model::load(&config)?;
     let loaded = json!({
@@ -149,7 +150,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     println!("{loaded}");
     for line in std::io::stdin().lock().lines() {
         let Job { tower, batch, seconds, out } = serde_json::from_str(&line?)?;
-        // One size that fails, for want of memory say, leaves the others.
+        // If one size fails, for example because of too little memory, the others are still measured.
         let mut measure = || -> anyhow::Result<_> {
             with_tower!(model, tower, batch, |timed| {
                 timed.write(out.as_ref())?;
@@ -162,7 +163,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How long nothing happens in front of the passes that count, by which they are found among all that a profiler saw.
+/// The pause before the measured passes. It makes them easy to find in a profile.
 const PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) fn passes(arguments: &PassArguments) -> anyhow::Result<()> {

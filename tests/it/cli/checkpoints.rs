@@ -1,4 +1,4 @@
-//! `--model` with folders of any name, and with files that are not what their names say.
+//! `--model` with folders of any name, and with files whose content does not match their name.
 
 use std::{fs, path::Path};
 
@@ -96,7 +96,7 @@ fn a_file_that_is_something_else_is_named_for_what_it_is() {
         let folder = tempfile::tempdir().expect("a folder");
         copy(folder.path());
         if name == "spiece.model" {
-            // Read where there is no other.
+            // It is read if there is no other.
             fs::remove_file(folder.path().join("tokenizer.json")).expect("removes");
         }
         if name == "model.safetensors.index.json" {

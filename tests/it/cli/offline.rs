@@ -19,7 +19,7 @@ fn lines(output: &Output) -> Vec<Value> {
     stdout(output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-/// A folder with 70 copies of an image, of which three are something else, and a file that is not there.
+/// A folder with 70 files, copies of an image except for three, and a missing file.
 struct Files {
     _folder: tempfile::TempDir,
     paths: Vec<String>,
@@ -73,7 +73,7 @@ fn a_bad_file_keeps_no_other_from_its_row() {
     }
     assert_eq!(lines[70]["text"], "a cat");
     assert!(log.ends_with("siglip-server: 4 of 71 rows failed\n"), "{log}");
-    // The vector is the one that the image has alone.
+    // The vector is the same as for the image alone.
     let alone = run(&["embed", &text(&fixture("car.png"))]);
     assert_eq!(alone.status.code(), Some(0), "{}", stderr(&alone));
     let alone: Value = serde_json::from_str(&stdout(&alone)).expect("one line");
@@ -101,7 +101,7 @@ fn images_are_scored_beside_one_that_cannot_be() {
     assert!(score(&lines[0], 1) > 0.9 && score(&lines[0], 0) < 0.1, "{}", lines[0]);
     assert!(score(&lines[2], 0) > 0.9 && score(&lines[2], 1) < 0.1, "{}", lines[2]);
 
-    // A column that is not there would be missing in every line.
+    // A missing column would be missing in every line.
     let long = "x".repeat(100);
     let limit = ["--text", &long, "--limits-max-text-bytes", "50"];
     let output = run(&[&["score", &car, "--text", "a car"], &limit[..]].concat());

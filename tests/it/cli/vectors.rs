@@ -18,7 +18,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("utf-8")
 }
 
-/// A folder with a few images in folders, and a file that is none.
+/// A folder with a few images in subfolders, and a file that is not an image.
 fn photos() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir_all(folder.path().join("photos/animals")).expect("made");
@@ -68,7 +68,7 @@ fn a_file_of_vectors_has_ids_a_stamp_and_a_list_of_what_failed() {
     for (ours, theirs) in car.iter().zip(alone["embedding"].as_array().expect("a row")) {
         assert!((f64::from(*ours) - theirs.as_f64().expect("a number")).abs() < 1e-6);
     }
-    // A finished file is not written over.
+    // A finished file is not overwritten.
     let again = run(&["embed", text(&photos), "--out", text(&out)]);
     assert_eq!(again.status.code(), Some(1));
     assert!(stderr(&again).contains("exists already"), "{}", stderr(&again));

@@ -77,12 +77,12 @@ fn retrieval(name: &str) {
         Scorer::Matching.probabilities(&mut probabilities);
         let stored = expected.floats(&format!("{prefix}.probabilities")).1;
         judge.close("probabilities", &probabilities, &stored);
-        // A pair alone is what it is among others.
+        // A pair alone has the same result as among others.
         let alone = MatchRow { image: images[1].clone(), texts: texts[2..3].into() };
         let alone = reader.forward(&[ReaderRow::Match(alone)]).expect("a valid pair");
         assert!(difference(alone[0].as_slice(), &logits[1].as_slice()[2..3]) <= 1e-5);
     }
-    // The token in front counts, or a test of it would prove nothing.
+    // The first token must change the result, otherwise a test of it would prove nothing.
     let (cls, enc) = (expected.floats("cls.logits").1, expected.floats("enc.logits").1);
     assert!(difference(&cls, &enc) > 1e-3);
 }
@@ -125,7 +125,7 @@ fn caption(
         let before = slot.take().expect("the decoder's memory");
         slot = MemorySlot::default();
         let step = ReaderRow::Step(StepRow { before, id, memory: slot.clone() });
-        // Run twice: what a row leaves behind is the same.
+        // Run twice: the state after a row is the same.
         reader.forward(std::slice::from_ref(&step)).expect("a step");
         logits = reader.forward(&[step]).expect("a step");
     }

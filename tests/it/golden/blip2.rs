@@ -64,7 +64,7 @@ fn retrieval(name: &str, queries: Queries) {
     let mut probabilities = flat(&logits);
     Scorer::Matching.probabilities(&mut probabilities);
     judge.close("probabilities", &probabilities, &expected.floats("probabilities").1);
-    // A pair alone is what it is among others.
+    // A pair alone has the same result as among others.
     let alone = MatchRow { image: images[1].clone(), texts: rows[2..3].into() };
     let alone = reader.forward(&[ReaderRow::Match(alone)]).expect("a valid pair");
     assert!(difference(alone[0].as_slice(), &logits[1].as_slice()[2..3]) <= 1e-5);
@@ -162,7 +162,7 @@ fn each_part_counts() {
         let mut vision = changed(from, to).unwrap_or_else(|error| panic!("{to}: {error}")).vision;
         difference(&flat(&vision.forward(&expected.pixels()).expect("images")), &pooled) > 1e-3
     };
-    // The first activation is the vision tower's; both defaults are erf.
+    // The first activation is that of the vision tower. Both defaults are erf.
     let qformer = "\"qformer_config\": {";
     assert!(differs(qformer, "\"qformer_config\": {\"hidden_act\": \"quick_gelu\","));
     assert!(differs(qformer, "\"qformer_config\": {\"layer_norm_eps\": 0.1,"));

@@ -34,7 +34,7 @@ async fn an_image_has_a_vector_for_each_query() {
     let own = normalized(&expected.floats("text.pooled").1[..16], 16);
     assert_close("a text", &text, &own);
 
-    // In base64 one behind the other.
+    // In base64 the vectors are concatenated.
     let mut base64 = body.clone();
     base64["encoding_format"] = json!("base64");
     let answer = app.post("/v1/embeddings", base64).await.ok();
@@ -46,7 +46,7 @@ async fn an_image_has_a_vector_for_each_query() {
     let values: Vec<_> = values.iter().map(|&value| f32::from_le_bytes(value)).collect();
     assert_close("base64", &values, image(2));
 
-    // Each vector is cut and scaled by itself.
+    // Each vector is truncated and scaled by itself.
     let cut = json!({"input": [{"image": images[0]}], "multi_vector": true, "dimensions": 6});
     let answer = app.post("/v1/embeddings", cut).await.ok();
     let whole = expected.floats("vision.pooled").1;
@@ -94,7 +94,7 @@ async fn pairs_have_the_largest_cosine_and_the_heads_logit() {
         };
         assert_close("zipped", &numbers(&zipped["cosine"]), &diagonal(&stored));
 
-        // Stored vectors of an image are one row, one behind the other.
+        // The stored vectors of an image are concatenated to one row.
         let (shape, values) = expected.floats("vision.pooled");
         let row = &values[..shape[1]];
         let body = json!({"image_embeddings": [row], "texts": texts, "scores": ["cosine"]});
@@ -134,7 +134,7 @@ async fn the_eyes_of_a_language_model_give_features() {
     let projected = ask(json!({"output": "language_projection"})).await.ok();
     assert_eq!(projected["output"], "language_projection");
     assert_close("projection", &values(&projected), &expected.floats("vision.pooled").1);
-    // What the language model reads is the default.
+    // The default is what the language model reads.
     assert_eq!(ask(json!({})).await.ok(), projected);
     let last = ask(json!({"output": "last_hidden_state"})).await.ok();
     assert_close("last", &values(&last), &expected.floats("vision.last_hidden_state").1);

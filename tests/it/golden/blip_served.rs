@@ -72,7 +72,7 @@ async fn pairs_are_judged_by_the_matching_head() {
     let uneven = json!({"images": images, "texts": texts, "pairs": "zip"});
     app.post("/v1/similarity", uneven).await.refused_at("pairs");
 
-    // Of stored embeddings there are cosines, and nothing else.
+    // Stored embeddings only give cosines.
     let stored = rows("vision.pooled")[0].as_slice().to_vec();
     let body = json!({"image_embeddings": [stored], "texts": ["a cat"]});
     app.post("/v1/similarity", body.clone()).await.refused_at("scores");
@@ -143,7 +143,7 @@ async fn captions_are_written_and_streamed() {
     let done = streamed.text.split("event: done\ndata: ").nth(1).expect("an end");
     let done: Value = serde_json::from_str(done.trim()).expect("JSON");
     assert_eq!(done["captions"][0], together["captions"][0]);
-    // Drawn tokens follow from the seed.
+    // Sampled tokens depend only on the seed.
     let drawn = async |seed: u64| {
         let body = json!({"images": [images[0]], "seed": seed, "temperature": 3.0});
         app.post("/v1/captions", body).await.ok()["captions"][0]["token_ids"].clone()
@@ -201,7 +201,7 @@ async fn a_rerank_judges_the_best_by_cosine_and_puts_the_others_behind() {
         }
         assert!(scores[judged..].iter().all(|&score| score >= 0.0));
     }
-    // Images for a text: the images are judged that are nearest to it.
+    // Images for a text: the matching head scores the nearest images.
     let documents: Vec<_> = images.iter().map(|image| json!({"image": image})).collect();
     let body = json!({"query": texts[0], "documents": documents, "rerank_top_k": 0});
     let answer = app.post("/v1/rerank", body).await.ok();
@@ -277,7 +277,7 @@ async fn captions_over_grpc_are_those_over_http() {
     for (caption, written) in whole.captions.iter().zip(written) {
         assert!(caption.token_ids.ends_with(&written) && !written.is_empty());
     }
-    // An image that fails has an error of its own, or is the call's.
+    // An image that fails has its own error, or fails the call.
     let broken = proto::Image { source: Some(proto::image::Source::Encoded(vec![0; 9].into())) };
     let mut request = request;
     request.images.push(broken);

@@ -21,7 +21,7 @@ fn open(name: &str) -> (ResidentModel, Reference) {
     Judge::strict().open(name)
 }
 
-/// The ids that the model's own tokenizer makes of the stored texts, after they were compared with the stored ids.
+/// The ids of the stored texts from the model's tokenizer, after a comparison with the stored ids.
 fn texts(model: &ResidentModel, expected: &Reference) -> Vec<Tokens> {
     let tokenizer = model.tokenizer.as_ref().expect("goes with the tower");
     let encode = |text: &String| tokenizer.encode(&tokenizer.canonical(text)).expect("any text");
@@ -57,7 +57,7 @@ fn check(name: &str) {
             check_text(&judge, &expected, (index, row.ids.len()), &stages);
         }
     }
-    // All of them at once: texts of several lengths, of which a batch has one.
+    // All at once: texts of several lengths. A batch has only one length.
     let embedded = text.forward(&rows).expect("valid texts");
     judge.close("text embeddings", &flat(&embedded), &expected.floats("text.pooled").1);
     let scorer = model.card.scorer.expect("goes with the tower");
@@ -65,7 +65,7 @@ fn check(name: &str) {
     check_scores(&judge, (&expected, scorer), (&images, &embedded));
 }
 
-/// Compares the stages of one text with the stored ones up to its end: what is behind it is padding.
+/// Compares the stages of one text with the stored ones up to its end. The rest is padding.
 fn check_text(
     judge: &Judge,
     expected: &Reference,
@@ -138,7 +138,7 @@ fn taps_of_clip_have_the_class_token_first() {
     assert!(matches!(refused, Err(TowerError::Shape(_))));
 }
 
-/// What servers get wrong: each of these must change the vector, or a test of it would prove nothing.
+/// Mistakes that servers make: each must change the vector, otherwise a test of it would prove nothing.
 #[test]
 fn each_rule_of_clip_counts() {
     let with = |from: &str, to: &str| {
@@ -242,7 +242,7 @@ fn narrow_weights_of_clip_stay_close() {
     for (dtype, least) in [
         (config::DType::F32, 0.999_999),
         (config::DType::F16, 0.9999),
-        // Rounding shows more at the small width of these.
+        // Rounding has a larger effect at the small width of these.
         (config::DType::Bf16, 0.9998),
         (config::DType::Int8, 0.995),
     ] {

@@ -58,13 +58,13 @@ fn the_sample_images_become_pillows_pixels() {
             .zip(reference.data.iter())
             .map(|(value, expected)| value.abs_diff(*expected))
             .max();
-        // Lossy decoders differ by themselves; what counts there is the embedding.
+        // Lossy decoders differ slightly, so only the embedding is compared.
         let lossless = name.ends_with("png") || name.ends_with("gif");
         println!("{name}: at most {most:?} levels");
         assert!(most <= Some(if lossless { 1 } else { 8 }), "{name}: {most:?}");
         let rows = model.vision.forward(&[prepared.pixels, reference]).expect("valid pictures");
         let cosine = cosines(&rows[..1], &rows[1..])[0];
-        // The demo's pictures are small, so that a level or two of a lossy decoder shows.
+        // The demo's images are small, so one or two levels from a lossy decoder have an effect.
         let least = if lossless { 0.9999 } else { 0.9995 };
         assert!(cosine >= least, "{name}: {cosine}");
     }

@@ -30,7 +30,7 @@ pub(super) struct Server {
     pub(super) pictures: Vec<Vec<u8>>,
 }
 
-/// The stored pixels as a file that loses none of them, of the very size that the model reads.
+/// The stored pixels as a lossless file of exactly the size that the model reads.
 fn pngs(expected: &Reference) -> Vec<Vec<u8>> {
     let png = |pixels: siglip_server::preprocess::Pixels| {
         let picture = RgbImage::from_raw(pixels.width, pixels.height, pixels.data.to_vec());
@@ -68,7 +68,7 @@ impl Server {
         crate::app::client().post(format!("http://{address}/v1/features{query}"))
     }
 
-    /// All pictures with these options.
+    /// All images with these options.
     fn all(&self, mut options: Value) -> RequestBuilder {
         let pictures = self.pictures.iter();
         let pictures = pictures.map(|png| base64_simd::STANDARD.encode_to_string(png));
@@ -237,7 +237,7 @@ async fn every_way_to_ask_gives_the_same_numbers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_answer_is_streamed_whole() {
-    // 300 pictures of 4 tokens of 24 values pass what is written in one piece.
+    // 300 images of 4 tokens of 24 values are more than is written at once.
     let server = Server::start("tiny", |_| ()).await;
     let picture = base64_simd::STANDARD.encode_to_string(&server.pictures[1]);
     let request = |format: &str| {
@@ -276,7 +276,7 @@ async fn requests_that_cannot_be_answered_are_refused_by_field() {
         let problem: Value = response.json().await.expect("a problem");
         assert_eq!((&problem["code"], &problem["field"]), (&json!(code), &json!(field)));
     }
-    // Within the limit, of one picture.
+    // Within the limit, of one image.
     json(server.post().json(&json!({"input": picture}))).await;
     server.stop().await;
 }

@@ -1,4 +1,5 @@
-//! A checkpoint of published size against transformers, by hand: it is 800 MB, so it is not stored.
+//! Compares a checkpoint of published size with transformers. It has 800 MB and is not stored, so this test is
+//! run by hand.
 
 use std::{env, time::Instant};
 

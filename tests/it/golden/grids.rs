@@ -16,7 +16,7 @@ use super::{
 const LIMITS: ImageLimits =
     ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 24, max_decode_bytes: 1 << 26 };
 
-/// The stored pictures as PNG.
+/// The stored images as PNG.
 pub(super) fn sources(expected: &Reference) -> Vec<Vec<u8>> {
     let names = (0..).map(|index| format!("source.{index}"));
     let files = names.take_while(|name| expected.has(name)).map(|name| {
@@ -68,14 +68,14 @@ fn patches(row: &Pixels, spec: &ImageSpec) -> Vec<f32> {
     values
 }
 
-/// Compares a picture's values with the first of its row in a padded tensor `[batch, most, ..]`.
+/// Compares an image's values with the first values of its row in a padded tensor `[batch, most, ..]`.
 fn check_row(judge: &Judge, expected: &Reference, name: &str, (index, values): (usize, &[f32])) {
     let (shape, reference) = expected.floats(name);
     let row = &reference[index * shape[1] * shape[2]..][..values.len()];
     judge.close(&format!("{name}[{index}]"), values, row);
 }
 
-/// Compares every stage of every picture, alone and together.
+/// Compares every stage of every image, alone and together.
 pub(super) fn check(judge: &Judge, name: &str) {
     let (mut model, expected) = judge.open(name);
     let rows = pictures(&expected, &model.image);
@@ -121,7 +121,7 @@ fn check_resolutions(judge: &Judge, model: &mut ResidentModel, expected: &Refere
     }
 }
 
-/// What others get wrong must change the vectors, or the comparisons above would prove nothing.
+/// Common mistakes must change the vectors, otherwise the comparisons above would prove nothing.
 fn check_mistakes(expected: &Reference, pooled: &[f32]) {
     for name in ["mistake.unmasked", "mistake.not_antialiased"] {
         let difference = difference(pooled, &expected.floats(name).1);

@@ -1,6 +1,6 @@
-//! Image files of every kind that Pillow opens: each is answered with Pillow's pixels, or refused with a reason.
+//! Image files of every kind that Pillow opens: each gives Pillow's pixels, or is refused with a reason.
 //!
-//! `tests/golden/image_files/generate.py` draws them; a small set is stored. Another set is taken from a file:
+//! `tests/golden/image_files/generate.py` generates them. A small set is stored. To use another set:
 //!
 //! ```sh
 //! IMAGE_FILES=/elsewhere/image_files.bin cargo test --test it -- golden::image_files --nocapture
@@ -23,14 +23,14 @@ use super::reference::folder;
 const LIMITS: ImageLimits =
     ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 20, max_decode_bytes: 1 << 26 };
 
-/// Most levels by which pixels may differ: rounding.
+/// Maximum difference of pixels in levels, because of rounding.
 const LEVELS: u8 = 1;
 
-/// A file, and what Pillow makes of it.
+/// A file, and its pixels in Pillow.
 struct Variant {
     name: String,
     bytes: Vec<u8>,
-    /// Columns and rows; 0 where Pillow refuses the file.
+    /// Width and height. 0 if Pillow refuses the file.
     size: [u32; 2],
     pixels: Vec<u8>,
 }
@@ -74,7 +74,7 @@ fn records() -> Records {
     Records(Cursor::new(unpacked))
 }
 
-/// The pixels at the image's own size, which the resize leaves as they are.
+/// The pixels at the image's own size, so that resizing does not change them.
 fn decoded(variant: &Variant) -> Result<Pixels, ImageError> {
     let [width, height] = variant.size.map(|side| side.max(1));
     let size = TargetSize::Fixed { height, width };
@@ -84,13 +84,13 @@ fn decoded(variant: &Variant) -> Result<Pixels, ImageError> {
     Ok(prepared.unwrap_or_else(|_| panic!("{} makes a decoder panic", variant.name))?.pixels)
 }
 
-/// What became of a format's files.
+/// The results for the files of a format.
 #[derive(Default)]
 struct Count {
     files: usize,
     equal: usize,
     refused_by_pillow: usize,
-    /// Refused here and not by Pillow, by reason.
+    /// Number of files that are refused here and not by Pillow, by reason.
     refused: BTreeMap<String, usize>,
 }
 
@@ -105,7 +105,7 @@ fn each_file_gives_pillows_pixels_or_a_reason() {
         let outcome = decoded(&variant);
         if variant.size[0] == 0 {
             count.refused_by_pillow += 1;
-            // Half of the rows are never enough.
+            // A file with half of the rows must be refused.
             if variant.name.contains("-half.") && outcome.is_ok() {
                 wrong.push(format!("{}: answered without all of its rows", variant.name));
             }

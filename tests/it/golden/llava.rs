@@ -1,4 +1,5 @@
-//! Vision towers out of LLaVA's files, and images in tiles, against transformers: `tests/golden/generate_llava.py`.
+//! Compares vision towers from LLaVA's files, and images in tiles, with transformers:
+//! `tests/golden/generate_llava.py`.
 
 use std::{fs, io::Cursor, path::Path};
 
@@ -59,7 +60,7 @@ fn check(name: &str, (family, leading, layer): (&str, usize, i64)) {
     judge.stages(&expected, "vision", &model.vision.stages(&pixels).expect("valid images"));
     let images = model.vision.forward(&pixels).expect("valid images");
     judge.close("image embeddings", &flat(&images), &expected.floats("vision.pooled").1);
-    // The language model's tensors count for nothing.
+    // The language model's tensors are not counted.
     let width = card.vision_width as u64;
     assert!(
         card.parameters < 40_000 && card.parameters > 12 * width * width,
@@ -147,11 +148,11 @@ fn the_same_sizes_are_chosen_in_every_order() {
         }
         row(&format!("sizes, {order}, {} images", images.len()), "0", "0");
     }
-    // The orders differ where two sizes are equally good, or this shows nothing.
+    // The order matters if two sizes are equally good, otherwise this shows nothing.
     assert!(reference.integers("chosen.wide") != reference.integers("chosen.tall"));
 }
 
-/// A large image that needs no file: the reference computes the same.
+/// A large image from a formula, which the reference uses too.
 fn formula([height, width]: [u32; 2]) -> Vec<u8> {
     let level = |row: u32, column: u32, channel: u32| {
         ((row * 7 + column * 13 + channel * 29) ^ ((row * column) >> 6)) as u8
@@ -201,7 +202,7 @@ fn narrow_weights_of_a_llava_tower_are_checked_against_its_own() {
     }
 }
 
-/// A copy of a checkpoint with a file changed, or taken away.
+/// A copy of a checkpoint with a file changed or removed.
 fn changed(name: &str, file: &str, change: Option<(&str, &str)>) -> Result<ResidentModel, String> {
     let copy = tempfile::tempdir().expect("a folder");
     for entry in fs::read_dir(folder().join(name)).expect("there") {
@@ -218,10 +219,10 @@ fn changed(name: &str, file: &str, change: Option<(&str, &str)>) -> Result<Resid
     model::load_resident(&config).map_err(|error| error.to_string())
 }
 
-/// Replaces a text of the same length, which a file of tensors needs.
+/// Replaces a text with one of the same length, which is necessary in a file of tensors.
 fn replace(path: &Path, from: &str, to: &str) {
     let bytes = fs::read(path).expect("there");
-    // Nothing but ASCII is replaced, and the rest stays byte for byte.
+    // Only ASCII is replaced, and the rest stays the same byte for byte.
     let text: String = bytes.iter().map(|&byte| char::from(byte)).collect();
     assert!(text.contains(from), "{from}");
     let changed: Vec<u8> = text.replace(from, to).chars().map(|c| c as u8).collect();
@@ -274,7 +275,7 @@ fn what_is_no_tower_of_these_is_refused_by_name() {
             Some(("\"vision_feature_layer\": -1", "\"vision_feature_layer\": -5")),
             "`vision_feature_layer` is -5, but the tower has hidden states 0 to 3",
         ),
-        // Without the file nobody knows how images are normalised.
+        // Without the file, it is unknown how images are normalised.
         ("llava-onevision", PROCESSOR, None, "preprocessor_config.json is missing"),
         (
             "llava-onevision-bare",
@@ -348,7 +349,7 @@ fn each_part_of_the_tower_counts() {
     };
     assert!(differs("\"image_size\": 16", "\"image_size\": 16, \"hidden_act\": \"quick_gelu\""));
     assert!(differs("\"image_size\": 16", "\"image_size\": 16, \"layer_norm_eps\": 0.1"));
-    // A layer too many or too few: its tensors are missing, or nobody reads them.
+    // A layer too many or too few: its tensors are missing or unused.
     let layers = "\"num_hidden_layers\": ";
     let missing = changed(
         "llava-onevision",

@@ -108,7 +108,7 @@ async fn every_way_to_ask_for_tiles_gives_the_same_views() {
     let form = Form::new().part("image", part()).text("tiles", "anyres");
     let form = form.text("grid_pinpoints", sizes).text("encoding_format", "npy");
     check("form", &found, &npy(&bytes(server.post().multipart(form)).await.1).1);
-    // Other sizes, another cut.
+    // Other sizes, other tiles.
     let one = npy(&bytes(raw("?tiles=anyres&grid_pinpoints=[[16,16]]")).await.1);
     assert_eq!(one.0[0], 2);
     assert!(difference(&one.1[..one.1.len() / 2], &expected[..one.1.len() / 2]) <= 1e-5);
@@ -227,7 +227,8 @@ async fn a_tower_alone_reads_no_texts_and_says_what_is_read_of_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_tower_of_squares_reads_tiles() {
-    // Stored images are squares of the model's size, so that the whole image is what is read of it otherwise.
+    // Stored images are squares of the model's size, so the view of the whole image is the same as the image
+    // without tiles.
     for name in ["tiny", "clip-tiny", "blip-retrieval"] {
         let server = Server::start(name, |_| ()).await;
         let png = base64(&server.pictures[0]);

@@ -1,4 +1,4 @@
-//! Pictures in variable resolution, against transformers' padded and masked batches.
+//! Images in variable resolution, against transformers' padded and masked batches.
 
 use siglip_server::{
     model::{ResidentModel, Tower, TowerError},
@@ -53,7 +53,7 @@ fn pictures_of_broken_patches_are_refused() {
 fn pictures_of_unequal_size_have_no_common_stages() {
     let (model, expected) = open("naflex-down");
     let rows = pictures(&expected, &model.image);
-    // 3 x 4 and 4 x 3 patches fit into one tensor, 3 x 3 does not.
+    // 3 x 4 and 4 x 3 patches fit into one tensor, 3 x 3 patches do not.
     let alike = model.vision.stages(&rows[..2]).expect("equally many patches");
     assert_eq!(alike.last_hidden_state.shape[..2], [2, 12]);
     assert!(model.vision.stages(&rows[1..3]).is_err());

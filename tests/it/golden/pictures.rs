@@ -1,4 +1,4 @@
-//! Decoding and resizing against Pillow and transformers.
+//! Compares decoding and resizing with Pillow and transformers.
 
 use std::{fs, io::Cursor};
 
@@ -10,7 +10,7 @@ use super::reference::{Reference, folder, row};
 const LIMITS: ImageLimits =
     ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 24, max_decode_bytes: 1 << 26 };
 
-/// Most levels of a JPEG that is not resized, which averages nothing.
+/// Maximum difference in levels for a JPEG that is not resized, since nothing is averaged.
 const WHOLE_JPEG_LEVELS: u8 = 24;
 
 /// The largest difference in levels of 255.
@@ -53,7 +53,7 @@ fn every_kind_of_file_becomes_pillows_pixels() {
     for name in reference.names() {
         let bytes = fs::read(folder().join("decode").join(&name)).expect("a stored file");
         let (shape, expected) = reference.bytes(&name);
-        // Some are not resized at all: 16 x 12, or the picture's own size.
+        // Some are not resized at all: 16 x 12, or the image's own size.
         let size = TargetSize::Fixed { height: shape[0] as u32, width: shape[1] as u32 };
         let spec = ImageSpec { size, ..ImageSpec::parse(b"{}", 1).expect("the defaults") };
         let most = levels(&bytes, &spec, &expected);
@@ -66,14 +66,14 @@ fn every_kind_of_file_becomes_pillows_pixels() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// Most levels by which a file may differ from Pillow's pixels.
+/// Maximum difference of a file from Pillow's pixels in levels.
 fn allowed(name: &str) -> u8 {
     let is_jpeg = name.ends_with("jpg");
     let has_inks = ["cmyk", "ycck"].iter().any(|kind| name.starts_with(kind));
     match is_jpeg {
-        // The decoder that Pillow has, but for pictures in four inks.
+        // Pillow's decoder, except for CMYK images.
         true if cfg!(feature = "turbojpeg") && !has_inks => 0,
-        // Others differ in the inverse transform and in how they widen the chroma.
+        // Other decoders differ in the inverse transform and in chroma upsampling.
         true if name.starts_with("whole-") => WHOLE_JPEG_LEVELS,
         true => 6,
         false => 1,

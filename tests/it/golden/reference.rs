@@ -1,4 +1,4 @@
-//! A file of reference outputs, and how they are compared.
+//! Reads a file of reference outputs and compares with it.
 
 use std::{collections::HashMap, env, fs, path::PathBuf, sync::Arc};
 
@@ -12,13 +12,13 @@ use siglip_server::{
     tokenize::Tokens,
 };
 
-/// Most that a value of a stage may differ, relative to the stage's largest.
+/// Maximum difference of a value of a stage, relative to the stage's largest value.
 pub(super) const TOLERANCE: f64 = 1e-5;
 
-/// Most that a row may differ from the same row in other company, likewise.
+/// Maximum difference of a row from the same row in another batch, also relative.
 const MATES_TOLERANCE: f64 = 1e-6;
 
-/// Where the outputs lie: in the repository, or where `GOLDEN_FOLDER` says.
+/// The folder with the outputs: in the repository, or `GOLDEN_FOLDER`.
 pub(super) fn folder() -> PathBuf {
     match env::var_os("GOLDEN_FOLDER") {
         Some(folder) => folder.into(),
@@ -26,23 +26,23 @@ pub(super) fn folder() -> PathBuf {
     }
 }
 
-/// Loads a checkpoint in concrete types: `demo`, or a folder, of which a relative one lies here.
+/// Loads a checkpoint with concrete types: `demo`, or a folder. A relative path is relative to [`folder`].
 pub(super) fn load(source: &str) -> ResidentModel {
     Judge::strict().load(source)
 }
 
-/// What is compared with the outputs, and what becomes of a difference.
+/// How the outputs are compared, and what happens with a difference.
 pub(super) struct Judge {
-    /// Where towers run and in which type; the source is another for each checkpoint.
+    /// The device and type of the towers. The source is set for each checkpoint.
     pub(super) model: config::Model,
-    /// Most that a value of a stage may differ, relative to the stage's largest.
+    /// Maximum difference of a value of a stage, relative to the stage's largest value.
     pub(super) tolerance: f64,
-    /// Most that a row may differ from the same row in other company.
+    /// Maximum difference of a row from the same row in another batch.
     pub(super) mates_tolerance: f64,
     noted: Option<Mutex<Vec<Comparison>>>,
 }
 
-/// How one comparison went.
+/// The result of one comparison.
 #[derive(Debug, Clone)]
 pub(super) struct Comparison {
     pub(super) stage: String,
@@ -51,7 +51,7 @@ pub(super) struct Comparison {
 }
 
 impl Judge {
-    /// In f32 on the processor; panics at the first difference.
+    /// In f32 on the processor. Panics at the first difference.
     pub(super) fn strict() -> Self {
         Self {
             model: config::Model::default(),
@@ -61,15 +61,15 @@ impl Judge {
         }
     }
 
-    /// Notes every comparison and goes on.
+    /// Records every comparison and continues.
     ///
-    /// * `tolerances`: of a stage, and of a row in other company
+    /// * `tolerances`: of a stage, and of a row in another batch
     pub(super) fn noting(model: config::Model, tolerances: [f64; 2]) -> Self {
         let [tolerance, mates_tolerance] = tolerances;
         Self { model, tolerance, mates_tolerance, noted: Some(Mutex::default()) }
     }
 
-    /// What was noted since the last time.
+    /// The comparisons since the last call.
     pub(super) fn take(&self) -> Vec<Comparison> {
         self.noted.as_ref().map(|noted| std::mem::take(&mut *noted.lock())).unwrap_or_default()
     }
@@ -88,7 +88,7 @@ impl Judge {
         (self.load(name), Reference::open(&format!("{name}/expected.safetensors")))
     }
 
-    /// Compares every stage that is stored with the same of `stages`, whose rows may be more.
+    /// Compares every stored stage with the same one in `stages`, which may have more rows.
     pub(super) fn stages(&self, expected: &Reference, tower: &str, stages: &Stages) {
         for (index, stage) in stages.hidden_states.iter().enumerate() {
             let name = format!("{tower}.hidden_state.{index}");
@@ -102,7 +102,7 @@ impl Judge {
         self.stage(expected, &format!("{tower}.pooled"), (&pooled.shape, &pooled.values));
     }
 
-    /// Compares a stage, its shape and values, with the stored one, whose rows may be fewer.
+    /// Compares the shape and values of a stage with the stored one, which may have fewer rows.
     pub(super) fn stage(
         &self,
         expected: &Reference,
@@ -118,7 +118,7 @@ impl Judge {
         self.within(name, difference(values, expected), self.tolerance);
     }
 
-    /// Compares a row with the same row in other company.
+    /// Compares a row with the same row in another batch.
     pub(super) fn same_row(&self, name: &str, values: &[f32], expected: &[f32]) {
         self.within(name, difference(values, expected), self.mates_tolerance);
     }
@@ -186,7 +186,7 @@ impl Reference {
         (tensor.shape().to_vec(), tensor.data().to_vec())
     }
 
-    /// The stored pictures, ready for a tower.
+    /// The stored images as input for a tower.
     pub(super) fn pixels(&self) -> Vec<Pixels> {
         let (shape, values) = self.bytes("pixels");
         let (height, width) = (shape[1], shape[2]);
@@ -216,7 +216,7 @@ impl Reference {
         values.chunks_exact(tensor.shape()[1]).map(<[u32]>::to_vec).collect()
     }
 
-    /// The stored ids, ready for a tower: without the padding where the file says how long each text is.
+    /// The stored ids as input for a tower, without padding if the file has the length of each text.
     pub(super) fn tokens(&self) -> Vec<Tokens> {
         let mut ids = self.ids();
         if self.has("lengths") {
@@ -252,7 +252,7 @@ pub(super) fn difference(values: &[f32], expected: &[f32]) -> f64 {
     most / scale
 }
 
-/// A row of the table that `tests/golden/table` shows: what the running test compared, and how it went.
+/// Writes a row of the table that `tests/golden/table` shows: what the running test compared, and the result.
 pub(super) fn row(stage: &str, error: &str, tolerance: &str) {
     let thread = std::thread::current();
     let test = thread.name().and_then(|name| name.rsplit("::").next()).unwrap_or_default();

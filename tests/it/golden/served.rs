@@ -25,7 +25,7 @@ fn data_uri(png: &[u8]) -> String {
     format!("data:image/png;base64,{}", base64_simd::STANDARD.encode_to_string(png))
 }
 
-/// The rows of an answer, one behind the other.
+/// The concatenated rows of a response.
 fn flat(answer: &Value) -> Vec<f32> {
     let data = answer["data"].as_array().expect("data");
     let rows = data.iter().map(|row| row["embedding"].clone());
@@ -45,7 +45,7 @@ async fn a_request_chooses_the_resolution() {
         (json!(12), "vision.pooled"),
         (json!(36), "pooled_at.36"),
     ] {
-        // Pictures of many shapes in one request, in the order of the request.
+        // Images of many shapes in one request, in the order of the request.
         let body = json!({"input": input, "normalized": false, "max_num_patches": count});
         let answer = app.post(PATH, body).await.ok();
         assert_close(name, &flat(&answer), &expected.floats(name).1);
@@ -199,7 +199,7 @@ async fn resolutions_are_cached_apart() {
     let (app, expected) = serve(|config| config.cache.image_bytes = 1 << 20).await;
     let image = json!({"image": data_uri(&sources(&expected)[0])});
     let mut rows = Vec::new();
-    // The model's own number is the same request as none.
+    // The model's own number has the same result as no number.
     for count in [Value::Null, json!(6), json!(12), json!(6)] {
         let body = json!({"input": [image], "max_num_patches": count});
         rows.push(flat(&app.post(PATH, body).await.ok()));

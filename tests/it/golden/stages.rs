@@ -1,4 +1,4 @@
-//! Every stage of a checkpoint against its stored outputs, whatever the towers run on.
+//! Compares every stage of a checkpoint with its stored outputs, on any device.
 
 use siglip_server::{
     embedding::Embedding,
@@ -19,7 +19,7 @@ pub(super) fn check(judge: &Judge, name: &str) {
     check_texts(judge, model, (&expected, &images));
 }
 
-/// Compares the text tower, where there is one, and the scores of `images`.
+/// Compares the text tower, if there is one, and the scores of `images`.
 pub(super) fn check_texts(
     judge: &Judge,
     model: ResidentModel,
@@ -109,13 +109,13 @@ pub(super) fn check_taps(judge: &Judge, name: &str) {
     assert!(model.vision.tapped(&pixels, &beyond).is_err());
 }
 
-/// Compares passes that were begun, two at a time and with other images each time, with passes that were run: a copy
-/// that does not wait for the memory that it reads or writes shows as a row of another pass.
+/// Compares overlapping passes, two at a time and with other images each time, with passes that ran alone. If a
+/// copy does not wait for the memory that it reads or writes, a row of another pass appears.
 pub(super) fn check_begun(judge: &Judge, name: &str, passes: usize) {
     let (mut model, expected) = judge.open(name);
     let stored = expected.pixels();
     let batch = |pass: usize| -> Vec<Pixels> {
-        // Sizes vary too, and with them what of a buffer is used.
+        // Sizes vary too, so the used part of a buffer varies.
         let shifted = |row: usize| {
             let pixels = &stored[row % stored.len()];
             let mut data = pixels.data.to_vec();

@@ -1,4 +1,4 @@
-//! Ids against transformers: SentencePiece's own files, and the real tokenizer of SigLIP 2.
+//! Compares ids with transformers: for SentencePiece's own files, and for the real tokenizer of SigLIP 2.
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
@@ -9,7 +9,8 @@ use siglip_server::{
 
 use super::reference::folder;
 
-/// Where `tests/golden/fetch_gemma_tokenizer` puts SigLIP 2's tokenizer, which is too large to be kept here.
+/// The file to which `tests/golden/fetch_gemma_tokenizer` downloads SigLIP 2's tokenizer. It is too large for
+/// the repository.
 const GEMMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/golden/gemma/tokenizer.json");
 
 fn options(text_length: usize, vocab_size: usize) -> TokenizerOptions {
@@ -22,7 +23,7 @@ fn ids(tokenizer: &TextTokenizer, text: &str) -> Vec<u32> {
     tokenizer.encode(&tokenizer.canonical(text)).expect("any text").ids.to_vec()
 }
 
-/// The stored models, and those of a folder that one names to try larger ones.
+/// The stored models, and larger ones from an optional folder.
 fn sentencepiece_models() -> Vec<PathBuf> {
     let more = env::var_os("SIGLIP_SENTENCEPIECE").map(PathBuf::from);
     let roots = [folder().join("sentencepiece")].into_iter().chain(more);
@@ -96,7 +97,7 @@ fn gemmas_tokenizer_gives_the_published_ids() {
     assert_eq!(ids(&raw, text), padded(&expected));
     let expected = [235_250, 2686, 576, 476, 4401, 235_265, 1];
     assert_eq!(ids(&lower_cased, text), padded(&expected));
-    // A control token that is spelt out is text.
+    // The name of a control token in a text is text.
     for text in ["<eos>", "a cat<eos>", "<pad><bos><eos>"] {
         let tokens = lower_cased.encode(text).expect("any text");
         let content = &tokens.ids[..tokens.used - 1];

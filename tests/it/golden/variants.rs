@@ -80,7 +80,7 @@ fn threads_do_not_change_a_row() {
     assert!(difference(&flat(&a.expect("valid")), &flat(&b.expect("valid"))) <= 1e-6);
 }
 
-/// What the processor lacks is refused, and what it has computes what the reference did.
+/// Instructions that the processor lacks are refused. All others give the reference's results.
 #[test]
 fn every_set_of_instructions_agrees() {
     for name in ["tiny", "odd-shapes", "erf-gelu", "naflex-up"] {
@@ -115,7 +115,7 @@ fn every_set_of_instructions_agrees() {
     }
 }
 
-/// Every variant with its weights narrowed: what a device's dtype costs.
+/// Every variant with narrower weights: the error of each dtype.
 #[test]
 fn narrow_weights_stay_close() {
     let variants = [
@@ -134,10 +134,10 @@ fn narrow_weights_stay_close() {
     for (dtype, cpu_features, least) in [
         (config::DType::F16, auto, 0.9999),
         (config::DType::Bf16, auto, 0.9999),
-        // Inputs of 8 bits, and what the processor takes fastest: 7 on many.
+        // 8-bit inputs, or the width that is fastest on the processor: 7 bits on many.
         (config::DType::Int8, config::CpuFeatures::Portable, 0.999),
         (config::DType::Int8, auto, 0.995),
-        // Whole towers in tiles, which plain Rust multiplies where the processor does not.
+        // Whole towers in AMX tiles, which plain Rust emulates if the processor has no AMX.
         #[cfg(target_arch = "x86_64")]
         (config::DType::Bf16, config::CpuFeatures::AmxTwin, 0.9999),
         #[cfg(target_arch = "x86_64")]
@@ -160,13 +160,13 @@ fn narrow_weights_stay_close() {
                 &least.to_string(),
             );
             assert!(worst >= least, "{name} {dtype} {cpu_features}: {worst}");
-            // The load itself compares other rows, and refuses.
+            // The load compares other rows itself, and refuses.
             assert!(model.card.agreement.is_some(), "{name} {dtype}");
         }
     }
 }
 
-/// f32 in three products of bf16: near to the references, taken only where that was measured, and never by the name alone.
+/// f32 in three bf16 products: close to the references, and used only where this was measured.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn high_precision_is_near_to_the_highest() {
@@ -192,7 +192,7 @@ fn high_precision_is_near_to_the_highest() {
         let cosine = least_cosine(&images, &expected.floats("vision.pooled"));
         reference::row(&format!("{name} f32 high"), &why, "1e-5");
         assert!(cosine > 1.0 - 1e-5, "{name}: {cosine}");
-        // By itself it is chosen where it is near enough, and only there.
+        // It is chosen automatically only if it is close enough.
         let (chosen, why) = precision(&load(name, CpuFeatures::AmxTwin, None, None));
         let is_high = chosen == MatmulPrecision::High;
         assert_eq!(is_high, !why.contains("more than"), "{name}: {why}");
@@ -224,14 +224,14 @@ fn a_type_that_agrees_too_little_is_refused() {
         ("the least cosine between embeddings in int8 and in f32 is 0.99", "below the 1 of");
     assert!(error.contains(before) && error.contains(after), "{error}");
     assert!(load(&model("int8", "cpu", "0.99")).expect("near enough").is_some());
-    // Nothing is measured where nothing is asked, or where there is nothing to compare with.
+    // Nothing is measured if the check is disabled, or if there is nothing to compare with.
     assert_eq!(load(&model("int8", "cpu", "0")).expect("any"), None);
     assert_eq!(load(&model("f32", "cpu", "1")).expect("itself"), None);
     let error = load(&model("int8", "cuda", "0")).expect_err("of the processor").to_string();
     assert!(error.contains("dtype `int8` is for the device `cpu`"), "{error}");
 }
 
-/// The least cosine between rows and their references.
+/// The lowest cosine between rows and their references.
 fn least_cosine(rows: &[Embedding], (shape, values): &(Vec<usize>, Vec<f32>)) -> f32 {
     let references = values.chunks_exact(shape[1]).map(Embedding::new);
     let pairs = rows.iter().zip(references);
@@ -239,7 +239,7 @@ fn least_cosine(rows: &[Embedding], (shape, values): &(Vec<usize>, Vec<f32>)) ->
     pairs.map(cosine).fold(1.0, f32::min)
 }
 
-/// What servers get wrong: each of these must change the vector, or a test of it would prove nothing.
+/// Mistakes that servers make: each must change the vector, otherwise a test of it would prove nothing.
 #[test]
 fn padding_is_part_of_the_model() {
     let (model, expected) = open("tiny");
@@ -258,7 +258,7 @@ fn padding_is_part_of_the_model() {
         let apart = difference(&values[..shape[1]], right.as_slice());
         assert!(apart > 0.01, "{mistake}: {apart}");
     }
-    // Not padded to the length: refused, rather than embedded as something else.
+    // Ids that are not padded are refused, rather than embedded as something else.
     let used = ids.iter().take_while(|&&id| id != 0).count();
     let unpadded = text.forward(&[tokens(&ids[..used])]).expect_err("too short");
     assert!(matches!(unpadded, TowerError::Shape(_)), "{unpadded}");
@@ -315,7 +315,7 @@ fn a_checkpoint_at_fault_names_file_and_tensor() {
             let text: Vec<u8> = if bytes.starts_with(b"{") {
                 String::from_utf8(bytes).expect("JSON").replace(from, to).into_bytes()
             } else {
-                // Names of equal length leave the offsets of a safetensors header alone.
+                // Names of equal length do not change the offsets in a safetensors header.
                 assert_eq!(from.len(), to.len());
                 let at = bytes.windows(from.len()).position(|window| window == from.as_bytes());
                 let at = at.expect("the tensor");

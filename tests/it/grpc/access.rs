@@ -1,4 +1,4 @@
-//! Keys.
+//! API keys over gRPC.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `grpc.health.v1`: true at every moment, and out of a drain's way.
+//! `grpc.health.v1`: always correct, and does not delay a shutdown.
 
 use tonic::Code;
 use tonic_health::pb::{
@@ -54,7 +54,7 @@ async fn a_watch_tells_every_change_and_does_not_hold_up_a_drain() {
     assert_eq!(next().await, Some(ServingStatus::NotServing));
     served.load();
     assert_eq!(next().await, Some(ServingStatus::Serving));
-    // Even if nobody closed the registry first, the last news is that the server is gone.
+    // Even if the registry was not closed first, the last message is that the server is not serving.
     served.shut_down();
     assert_eq!(next().await, Some(ServingStatus::NotServing));
     assert_eq!(next().await, None);

@@ -107,7 +107,7 @@ async fn parameters_that_nothing_reads_are_refused_by_name() {
         name: "EMBEDDING".to_owned(),
         ..Default::default()
     };
-    // What Triton's clients send and means nothing here.
+    // Parameters that Triton's clients send and this server ignores.
     let mut known = request.clone();
     known.parameters = one("priority", Choice::Uint64Param(1));
     known.parameters.extend(one("timeout", Choice::Int64Param(1_000_000)));

@@ -33,7 +33,7 @@ fn comparison(images: &[[f32; 4]], texts: &[[f32; 4]]) -> proto::SimilarityReque
     }
 }
 
-/// What a failed call says in its metadata.
+/// The value of a key in the metadata of a failed call.
 fn said<'s>(status: &'s Status, key: &str) -> Option<&'s str> {
     status.metadata().get(key).and_then(|value| value.to_str().ok())
 }
@@ -145,7 +145,7 @@ async fn failures_carry_status_code_and_field() {
     assert_eq!(status.code(), Code::InvalidArgument);
     assert_eq!(said(&status, "siglip-field"), Some("input[0]"));
 
-    // The fake model reads pictures of one size.
+    // The fake model reads images of one size.
     let request = proto::EmbedRequest { max_num_patches: Some(64), ..text("a") };
     let status = client.embed(request).await.expect_err("a fixed size");
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -209,7 +209,7 @@ async fn bad_metadata_is_refused_by_name() {
 
 #[tokio::test]
 async fn a_call_that_takes_too_long_is_deadline_exceeded() {
-    // The server's own bound: the client's deadline would be enforced by the client first.
+    // The server's own timeout: a client's deadline would be enforced by the client first.
     let served = Served::ready(|config| config.limits.request_timeout = Duration::ZERO).await;
     let rows = vec![[0.0, 1.0, 0.0, 0.0]; 1000];
     let status = client(&served).similarity(comparison(&rows, &rows)).await.expect_err("too late");
@@ -238,7 +238,7 @@ async fn compressed_messages_are_read_and_bounded() {
     let gzip = || client(&served).send_compressed(Gzip);
     let answer = gzip().similarity(comparison(&one, &one)).await.expect("scores").into_inner();
     assert_eq!(answer.cosine.expect("cosines").values, [1.0]);
-    // What comes out counts, not what was sent.
+    // The limit applies to the decompressed size.
     let status = gzip().embed(text(&"a".repeat(10_001))).await.expect_err("too large");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(said(&status, "siglip-code"), Some("payload_too_large"));

@@ -1,4 +1,4 @@
-//! Both surfaces of one server, on the embedded checkpoint, give the same numbers.
+//! REST and gRPC of one server, with the embedded checkpoint, give the same numbers.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -48,12 +48,12 @@ impl Server {
         answer.error_for_status().expect("succeeds").json().await.expect("JSON")
     }
 
-    /// What an answer's `error` says, in whichever envelope.
+    /// The message of an error response in any of the error formats.
     async fn refusal(&self, path: &str, content_type: &str, body: Vec<u8>) -> String {
         let url = format!("http://{}{path}", self.handle.http_addr());
         let request = crate::app::client().post(url).header("content-type", content_type);
         let text = request.body(body).send().await.expect("answers").text().await.expect("text");
-        // A bulk answer has a line for each row.
+        // A bulk response has a line for each row.
         let first = text.lines().next().filter(|line| line.ends_with('}')).unwrap_or(&text);
         let answer: Value = serde_json::from_str(first).expect(&text);
         let error = &answer["error"];
@@ -84,7 +84,7 @@ fn floats(values: &Value) -> Vec<f32> {
     values.iter().map(|value| value.as_f64().expect("a number") as f32).collect()
 }
 
-/// Batches may differ between two calls, and with them the last bits.
+/// The batches of two calls may differ, and then the last bits differ.
 fn assert_close(ours: &[f32], theirs: &[f32]) {
     assert_eq!(ours.len(), theirs.len());
     let apart = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -163,7 +163,7 @@ async fn embeddings_and_scores_equal_those_of_the_rest_surface() {
     server.stop().await;
 }
 
-/// The same bytes are refused in the same words, whichever way they come.
+/// The same bytes are refused with the same message on every route.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_surface_names_what_came() {
     let server = Server::start().await;

@@ -73,7 +73,7 @@ async fn rows_are_answered_in_order_with_their_ids_and_status() {
     let ids: Vec<_> = answers.iter().map(|answer| answer.id.as_str()).collect();
     assert_eq!(ids, ["a", "b", "text", "", "", "z"]);
     assert!(answers.iter().zip(0..).all(|(answer, index)| answer.index == index));
-    // The fake gives 1, 2, 2, 0, of length 3.
+    // The fake model gives 1, 2, 2, 0, a vector of length 3.
     let third = (1.0_f32 / 3.0).to_le_bytes();
     assert_eq!(embedding(&answers[0])[..4], third);
     assert_eq!(embedding(&answers[5]), embedding(&answers[0]));

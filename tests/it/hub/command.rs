@@ -16,7 +16,7 @@ use crate::{
 
 const SECRET: &str = "hf_ThisMustNotBeShown";
 
-/// The stand-in with the demo checkpoint.
+/// The fake hub with the demo checkpoint.
 async fn with_demo() -> Setup {
     let setup = Setup::new().await;
     let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
@@ -36,7 +36,7 @@ async fn with_demo() -> Setup {
     setup
 }
 
-/// Runs the binary with variables.
+/// Runs the binary with environment variables.
 async fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = command(args);
     command.envs(env.iter().copied());
@@ -59,7 +59,8 @@ async fn a_download_is_served_without_the_hub() {
     assert!(!log.contains(SECRET) && !log.contains("signature=secret"), "{log}");
 
     setup.hub.stop();
-    // A pinned commit needs no variable to stay away from the network; a branch does not insist on it.
+    // A pinned commit never needs the network if it is cached. A branch uses the cache if the hub cannot be
+    // reached.
     for model in [format!("org/name@{}", COMMITS[0]), "mine=org/name".to_owned()] {
         let model_args = ["--model", &model];
         let server = tokio::task::block_in_place(|| Server::start_with(&model_args, &env[..2]));
@@ -99,8 +100,8 @@ async fn proxies_are_used_and_passed_by_as_the_environment_says() {
     let setup = with_demo().await;
     let cache = setup.cache.path().to_str().expect("utf-8");
     let proxied = "http://hub.invalid";
-    // The stand-in reads a proxy's request like its own: only through it can that name be reached. Its
-    // storage is on the loopback, which goes without.
+    // The fake hub also accepts requests for a proxy, and the hub's name in this test can only be reached
+    // through it. Its storage is on a loopback address, which uses no proxy.
     let env = [
         ("HF_ENDPOINT", proxied),
         ("HF_HUB_CACHE", cache),
@@ -161,7 +162,7 @@ async fn what_python_would_do_and_the_server_does_not_is_said() {
     let folder = stdout(&output);
     let weights = std::path::Path::new(folder.trim_end()).join("model.safetensors");
     assert!(fs::symlink_metadata(weights).expect("is there").is_file());
-    // The cache answers with either of the variables.
+    // The cache is used with either of the variables.
     for offline in ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
         setup.hub.take_seen();
         let output = run(&["download", "org/name"], &[env[0], env[1], (offline, "1")]).await;
@@ -170,7 +171,7 @@ async fn what_python_would_do_and_the_server_does_not_is_said() {
     }
 }
 
-/// A proxy's sign-in page in place of the hub.
+/// A proxy's sign-in page instead of the hub.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_in_place_of_the_hub_is_named() {
     let page = axum::Router::new().fallback(|| async { "<!DOCTYPE html><title>Sign in</title>" });

@@ -1,4 +1,4 @@
-//! What is downloaded, and when nothing is.
+//! Which files are downloaded, and when none are.
 
 use std::{fs, path::Path};
 
@@ -38,12 +38,12 @@ async fn what_is_cached_is_not_downloaded_again() {
     let first = setup.get().await.expect("downloads");
     setup.hub.take_seen();
 
-    // A branch may have moved: one question, and no file.
+    // A branch may have moved: one request, and no file.
     assert_eq!(setup.get().await.expect("cached"), first);
     let seen = setup.hub.take_seen();
     assert_eq!(seen.len(), 1, "{seen:?}");
 
-    // A commit cannot have: no question at all.
+    // A commit cannot change: no request at all.
     let pinned = get(&setup.with(|_| {}), Some(COMMITS[0])).await.expect("cached");
     assert_eq!(pinned, first);
     let offline = setup.with(|settings| settings.offline = true);
@@ -72,7 +72,7 @@ async fn a_branch_that_moved_is_followed_and_shares_what_did_not_change() {
     assert_eq!(fs::read_to_string(first.folder.join("config.json")).expect("kept"), "{}");
     assert!(second.folder.join("model.safetensors").is_file());
 
-    // With a slash in its name.
+    // A branch with a slash in its name.
     let third = get(&setup.with(|_| {}), Some("a/b")).await.expect("cached");
     assert_eq!(third, second);
     assert_eq!(fs::read_to_string(setup.path("refs/a/b")).expect("a ref"), COMMITS[1]);
@@ -114,7 +114,7 @@ async fn small_files_may_lie_elsewhere_on_the_hub() {
     get(&setup.with_token("hf_right"), None).await.expect("downloads");
     let seen = setup.hub.take_seen();
     let relocated = seen.iter().find(|seen| seen.path == "relocated config.json");
-    // Still the hub, so the token comes along.
+    // Still the hub, so the token is sent.
     assert!(relocated.expect("was followed").token.is_some());
 }
 
@@ -132,10 +132,10 @@ async fn a_cache_that_another_program_filled_is_used_and_completed() {
         fs::write(blobs.join(file.hash()), &file.bytes).expect("writes");
         fs::hard_link(blobs.join(file.hash()), folder.join(name)).expect("links");
     }
-    // It has what one needs, as far as anyone can tell without asking.
+    // The cache has all needed files, as far as is known without a request.
     let offline = setup.with(|settings| settings.offline = true);
     assert_eq!(get(&offline, None).await.expect("cached").folder, folder);
-    // Who may ask gets the rest, and only that.
+    // With network access, only the missing files are downloaded.
     get(&setup.with(|_| {}), Some(COMMITS[0])).await.expect("downloads the rest");
     assert!(folder.join("tokenizer.json").is_file());
     let at_storage = setup.hub.take_seen().into_iter().filter(|seen| seen.at_storage);

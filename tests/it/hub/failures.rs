@@ -1,4 +1,4 @@
-//! What goes wrong, and what is left behind.
+//! Failed downloads, and the files that they leave.
 
 use std::{fs, time::Duration};
 
@@ -42,7 +42,7 @@ async fn a_later_run_continues_what_an_earlier_one_left() {
     setup.get().await.expect("the rest comes");
     let seen = setup.hub.take_seen();
     let ranges: Vec<_> = seen.iter().filter_map(|seen| seen.range.as_deref()).collect();
-    // Asked of the hub, which sends on to its storage.
+    // The range is requested from the hub, which redirects to its storage.
     assert_eq!(ranges, ["bytes=100000-"; 2]);
     assert_eq!(setup.unfinished(), 0);
 }
@@ -143,7 +143,7 @@ async fn a_hub_that_is_busy_or_silent_is_told_from_one_that_refuses() {
     setup.hub.rules(|rules| (rules.listing_status, rules.mute) = (None, true));
     assert_eq!(cached().await.expect("the cache"), first);
     assert!(matches!(get(&impatient(), None).await, Err(HubError::TimedOut { .. })));
-    // A refusal is news, which the cache must not hide.
+    // A refusal must be reported, even if the files are in the cache.
     setup.hub.rules(|rules| (rules.listing_status, rules.mute) = (Some(403), false));
     assert!(matches!(cached().await, Err(HubError::Refused { .. })));
 }

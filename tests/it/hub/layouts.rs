@@ -1,4 +1,5 @@
-//! Repositories that hold transformers' files and open_clip's: the same vectors from the hub and from a folder.
+//! Repositories with transformers' files and open_clip's: the vectors from the hub and from a folder are the
+//! same.
 
 use std::{
     fs,
@@ -30,7 +31,7 @@ fn golden(variant: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(variant)
 }
 
-/// A variant's files, but those that tests compare with.
+/// A variant's files without the reference outputs.
 fn files(variant: &str) -> Files {
     let entries = fs::read_dir(golden(variant)).expect("the variant");
     let paths = entries.map(|entry| entry.expect("an entry").path());
@@ -43,7 +44,7 @@ fn files(variant: &str) -> Files {
         .collect()
 }
 
-/// A variant with open_clip's configuration and weights beside its own.
+/// A variant with open_clip's configuration and weights in addition to its own.
 fn both(variant: &str) -> Files {
     let mut all = files(variant);
     for (name, bytes) in files(OPEN_CLIP) {
@@ -60,7 +61,7 @@ fn without(files: &Files, names: &[&str]) -> Files {
     files.iter().filter(|(name, _)| !names.contains(&name.as_str())).cloned().collect()
 }
 
-/// The same with a configuration that brings code along.
+/// The same with a configuration that refers to remote code.
 fn wrapped(files: &Files) -> Files {
     let wrapper = fs::read(golden(OPEN_CLIP).join("config.json")).expect("readable");
     let mut files = without(files, &["config.json"]);
@@ -84,14 +85,14 @@ fn vectors(folder: &Path) -> Result<[Vec<f32>; 2], LoadError> {
     let data: Vec<u8> = (0..height * width * 3).map(|at| (at * 37 % 251) as u8).collect();
     let pixels = Pixels { height, width, data: data.into() };
     let tokenizer = tokenizer.expect("goes with the text tower");
-    // What the two clean differently.
+    // A text that the two layouts clean differently.
     let tokens = tokenizer.encode(&tokenizer.canonical("A_cat, 2 dogs!")).expect("any text");
     let images = vision.forward(&[pixels]).expect("a valid image");
     let texts = text.expect("both towers").forward(&[tokens]).expect("a valid text");
     Ok([images[0].as_slice().to_vec(), texts[0].as_slice().to_vec()])
 }
 
-/// Serves files from a stand-in, and gives its answer.
+/// Serves files from a fake hub, and returns the result of the download.
 async fn from_hub(files: &Files) -> (Setup, Result<PathBuf, HubError>) {
     let setup = Setup::new().await;
     setup.hub.files(|served| {
@@ -125,7 +126,7 @@ async fn a_repository_gives_the_same_vectors_from_the_hub_and_from_a_folder() {
         let (setup, folder) = from_hub(&files).await;
         let folder = folder.expect(what);
         assert!(vectors(&folder).expect(what) == expected, "{what}, from the hub");
-        // Pinned, it needs no question.
+        // A pinned commit needs no request.
         setup.hub.take_seen();
         let again = get(&setup.with(|_| {}), Some(COMMITS[0])).await.expect("cached whole");
         assert_eq!((again.folder, setup.hub.take_seen().len()), (folder, 0), "{what}");
@@ -157,7 +158,7 @@ async fn a_cache_with_the_other_weights_is_completed_or_refused() {
     let files = both(OWN);
     let expected = vectors(&golden(OWN)).expect("a variant");
     let setup = Setup::new().await;
-    // As a program leaves it that reads open_clip's files only.
+    // The cache as a program leaves it that reads only open_clip's files.
     let folder = setup.path("snapshots").join(COMMITS[0]);
     write(&folder, &without(&files, &["model.safetensors"]));
     fs::create_dir_all(setup.path("refs")).expect("a folder");

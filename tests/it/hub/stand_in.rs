@@ -1,4 +1,4 @@
-//! A hub of one model, with its storage on another port, as the real one has it.
+//! A fake hub with one model. Its storage is on another port, as with the real hub.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -17,9 +17,9 @@ use ring::digest;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
-/// The model that it has.
+/// The model's name.
 pub(super) const ID: &str = "org/name";
-/// The commits that its branch stands for, one after the other.
+/// The commits of its branch, in order.
 pub(super) const COMMITS: [&str; 2] =
     ["1111111111111111111111111111111111111111", "2222222222222222222222222222222222222222"];
 /// Bytes of the weights.
@@ -30,7 +30,7 @@ pub(super) const WEIGHT_BYTES: usize = 300_000;
 pub(super) struct File {
     pub(super) name: String,
     pub(super) bytes: Bytes,
-    /// Whether it lies in the storage.
+    /// Whether it is in the storage.
     large: bool,
 }
 
@@ -57,38 +57,38 @@ impl File {
     }
 }
 
-/// How the stand-in misbehaves.
+/// How the fake hub misbehaves.
 #[derive(Default, Clone)]
 pub(super) struct Rules {
-    /// What files ask for.
+    /// The token that files need.
     pub(super) token: Option<&'static str>,
-    /// What the listing answers.
+    /// The status of the listing.
     pub(super) listing_status: Option<u16>,
-    /// The listing never comes.
+    /// Whether the listing never responds.
     pub(super) mute: bool,
-    /// The listing names neither sizes nor hashes.
+    /// Whether the listing omits sizes and hashes.
     pub(super) bare_listing: bool,
-    /// The commit that the files' answers name.
+    /// The commit in the responses for files.
     pub(super) other_commit: Option<&'static str>,
-    /// The hash that the files' answers name.
+    /// Whether the responses for files have another hash.
     pub(super) other_hash: bool,
-    /// The storage ends its answers at this byte of the file.
+    /// The storage ends its responses at this byte of the file.
     pub(super) cut_at: Option<usize>,
-    /// For so many answers.
+    /// For this many responses.
     pub(super) cuts: usize,
-    /// The storage falls silent where it would have cut.
+    /// The storage stops sending at this byte, but does not close the connection.
     pub(super) silent: bool,
     /// The storage sends every file from its start.
     pub(super) ignores_ranges: bool,
     /// The storage sends other bytes.
     pub(super) damages: bool,
-    /// The hub sends small files from another path of its own, with tags of its own.
+    /// The hub sends small files from another path, with other tags.
     pub(super) relocates: bool,
-    /// The hub redirects to an address of another kind.
+    /// The hub redirects to this other address.
     pub(super) redirects_to: Option<&'static str>,
 }
 
-/// A request that came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) at_storage: bool,
@@ -106,7 +106,7 @@ struct Inner {
     storage: SocketAddr,
 }
 
-/// The running stand-in.
+/// The running fake hub.
 pub(super) struct StandIn {
     pub(super) url: String,
     inner: Arc<Inner>,
@@ -153,7 +153,7 @@ impl StandIn {
         Self { url, inner, servers: [serve(hub, hub_router), serve(storage, storage_router)] }
     }
 
-    /// The hub is gone from here on.
+    /// Stops the hub.
     pub(super) fn stop(&self) {
         self.servers.iter().for_each(JoinHandle::abort);
     }
@@ -171,12 +171,12 @@ impl StandIn {
         files.iter().find(|file| file.name == name).cloned().expect("the file is there")
     }
 
-    /// The branch moves on.
+    /// Moves the branch to the next commit.
     pub(super) fn push(&self) {
         *self.inner.commit.lock() += 1;
     }
 
-    /// What was asked since the last call.
+    /// The requests since the last call.
     pub(super) fn take_seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.inner.seen.lock())
     }
@@ -210,7 +210,7 @@ async fn listing(
         return refusal(status, "");
     }
     if format!("{org}/{name}") != ID {
-        // The real one does not tell absent from private.
+        // The real hub does not distinguish missing and private models.
         return refusal(401, "RepoNotFound");
     }
     let commit = COMMITS[*inner.commit.lock()];
@@ -327,7 +327,7 @@ async fn store(
         if rules.silent {
             std::future::pending::<()>().await;
         }
-        // What was sent so far is flushed when the body has nothing more for a moment.
+        // The data so far is flushed when the body has no more data for a moment.
         tokio::task::yield_now().await;
         Err(std::io::Error::other("the storage breaks off"))
     });

@@ -1,6 +1,6 @@
-//! Images that ask for more than their headers say, made here.
+//! Generated images that need more memory than their headers say.
 
-/// Bits, the lowest first, as VP8L has them.
+/// Bits, lowest first, as in VP8L.
 #[derive(Default)]
 struct Bits(Vec<bool>);
 
@@ -16,8 +16,8 @@ impl Bits {
         self.number(0b01, 2).number(usize::from(long), 1).number(symbol, if long { 8 } else { 1 })
     }
 
-    /// A prefix code of 2328 symbols, one of length 1 and 2048 of length 12: 137 bytes that take 57 KB once they are
-    /// unpacked into tables.
+    /// A prefix code of 2328 symbols, one of length 1 and 2048 of length 12: 137 bytes that become tables of 57
+    /// KB.
     fn large_code(&mut self) -> &mut Self {
         const ORDER: [usize; 16] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12];
         self.number(0, 1).number(ORDER.len() - 4, 4);
@@ -44,7 +44,7 @@ impl Bits {
     }
 }
 
-/// A lossless WebP of 4 x 4 pixels that has this many groups of prefix codes, and uses the last alone.
+/// A lossless WebP of 4 x 4 pixels with this many groups of prefix codes, of which only the last is used.
 pub(super) fn webp_of_groups(groups: usize) -> Vec<u8> {
     let mut bits = Bits::default();
     bits.number(0x2f, 8).number(3, 14).number(3, 14).number(0, 4);
@@ -64,7 +64,7 @@ pub(super) fn webp_of_groups(groups: usize) -> Vec<u8> {
     [b"RIFF", &all.to_le_bytes()[..], b"WEBPVP8L", &length.to_le_bytes(), &data].concat()
 }
 
-/// A TIFF whose rows all stand at the same bytes: LZW that begins anew `kib * 910` times before it has a row.
+/// A TIFF whose rows all use the same bytes: LZW data that is reset `kib * 910` times before it has a row.
 pub(super) fn tiff_of_shared_rows(rows: u32, kib: usize) -> Vec<u8> {
     let (clear, end, width) = (256_usize, 257, 50);
     let mut bits = Vec::new();

@@ -1,4 +1,4 @@
-//! What decoding takes, measured on the process that does it: no image takes more than is counted for it.
+//! Measures the memory of the decode process: no image takes more memory than the server counts for it.
 
 use std::{fs, io::Cursor, path::Path};
 
@@ -17,7 +17,7 @@ use crate::{app, hostile, process::Server};
 /// The limits of a server without options.
 const LIMITS: ImageLimits =
     ImageLimits { max_bytes: 20 << 20, max_pixels: 50_000_000, max_decode_bytes: 512 << 20 };
-/// What a process takes for whatever image: tables, a few rows, the allocator's rounding.
+/// Memory that a process needs for any image: tables, a few rows, the allocator's rounding.
 const SLACK_BYTES: u64 = 3 << 19;
 const WIDTH: u32 = 1600;
 const HEIGHT: u32 = 1500;
@@ -29,7 +29,7 @@ fn status_bytes(pid: u32, name: &str) -> u64 {
     kib.parse::<u64>().expect("a number") << 10
 }
 
-/// Whether a value of a row repeats often, so that a file is small, and not always.
+/// Values that repeat often, but not always, so that the file is small.
 fn shade(x: u32, y: u32) -> u8 {
     (x / 64 * 7 + y / 64 * 13) as u8
 }
@@ -58,20 +58,20 @@ fn jpeg(color: ColorType, sampling: SamplingFactor, progressive: bool) -> Vec<u8
     bytes
 }
 
-/// Turned by a quarter, as an Exif block says.
+/// Rotated by 90 degrees with an Exif block.
 fn turned(jpeg: &[u8]) -> Vec<u8> {
     let exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
     let length = (exif.len() as u16 + 2).to_be_bytes();
     [&jpeg[..2], b"\xff\xe1", &length, exif, &jpeg[2..]].concat()
 }
 
-/// A TIFF of one strip of LZW, of so many samples of eight bits.
+/// A TIFF of one LZW strip with this many 8-bit samples per pixel.
 fn tiff(samples: u32) -> Vec<u8> {
     let pixels = vec![7; (WIDTH * HEIGHT * samples) as usize];
     let strip = weezl::encode::Encoder::with_tiff_size_switch(BitOrder::Msb, 8)
         .encode(&pixels)
         .expect("written to memory");
-    // Behind the tags.
+    // After the tags.
     let start = 8 + 2 + 11 * 12 + 4;
     let length = u32::try_from(strip.len()).expect("short");
     let tags = [
@@ -85,7 +85,7 @@ fn tiff(samples: u32) -> Vec<u8> {
         (278, 4, 1, HEIGHT),
         (279, 4, 1, length),
         (284, 3, 1, 1),
-        // What the samples behind the first are: nothing that is shown.
+        // The samples after the first are extra samples that are not shown.
         (338, 3, samples - 1, start + length),
     ];
     bombs::tiff(&tags, &[&strip[..], &[0; 32]].concat())
@@ -135,7 +135,7 @@ fn generated() -> Vec<(String, Vec<u8>)> {
     images
 }
 
-/// Files of which most are refused.
+/// Files that are mostly refused.
 fn hostile() -> Vec<(String, Vec<u8>)> {
     let inflated = hostile::inflated().into_iter().map(|bytes| ("inflated".to_owned(), bytes));
     let hostile = [hostile::bombs(), hostile::impostors()].into_iter().flatten();
@@ -149,14 +149,14 @@ fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
     paths.map(|path| file(&path)).collect()
 }
 
-/// How much more memory a process had than before, at most, while it had an image; none for what is refused.
+/// By how much the peak memory of a process grows for an image. `None` if the image is refused.
 async fn taken(client: &Client, server: &Server, image: &[u8]) -> Option<u64> {
     let child = only_child(server);
-    // The peak begins anew.
+    // Reset the peak.
     fs::write(format!("/proc/{child}/clear_refs"), "5").expect("its own user's");
     let before = status_bytes(child, "VmRSS");
     let (status, _) = embed(client, server, image).await;
-    // One that was ended had met its limit.
+    // A process that was ended had reached its limit.
     let alive = only_child(server) == child && status == StatusCode::OK;
     alive.then(|| status_bytes(child, "VmHWM").saturating_sub(before))
 }
@@ -177,7 +177,7 @@ async fn no_image_takes_more_than_is_counted_for_it() {
             continue;
         };
         let counted = Decoder::memory(&image, header);
-        // The first time brings up what a format needs of the program.
+        // The first image of a format initialises the decoder.
         let _ = taken(&client, &server, &image).await;
         match taken(&client, &server, &image).await {
             Some(taken) if taken > counted + SLACK_BYTES => {

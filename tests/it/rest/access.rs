@@ -1,4 +1,4 @@
-//! Keys, origins and the listener for operators.
+//! API keys, origins and the admin listener.
 
 use std::{io::Write as _, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::app::{Answer, TestApp};
 const KEYS: &str = "[search]\nkey = \"search-0123456789\"\n\
     [narrow]\nkey = \"narrow-0123456789\"\nmax_concurrent = 1\n";
 
-/// A server that asks for keys, and the file that they are in.
+/// A server with API keys, and the file with the keys.
 async fn locked() -> (TestApp, NamedTempFile) {
     let mut file = NamedTempFile::new().expect("a file");
     file.write_all(KEYS.as_bytes()).expect("written");
@@ -52,7 +52,7 @@ async fn without_a_key_there_is_nothing_but_health_and_pages() {
     ] {
         assert!(app.get(path).await.status.is_success(), "{path}");
     }
-    // The page's path is a model's as well, to those who post.
+    // The page's path also runs a model for POST requests.
     let answer = app.post("/", json!({"inputs": "red"})).await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
     for path in ["/metrics", "/info", "/v1/models", "/v1/models/colours", "/nothing", "/v1"] {
@@ -91,14 +91,14 @@ async fn a_quota_counts_requests_until_their_answer_is_out() {
     let refused = loop {
         let request = narrow().header("x-request-timeout-ms", "20");
         let answer = Answer::of(request).await;
-        // Until the first one has arrived, this one is the one that is held.
+        // If the first request has not arrived yet, this one is held instead.
         if answer.status != StatusCode::GATEWAY_TIMEOUT {
             break answer;
         }
     };
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(refused.header("retry-after"), "1");
-    // Others are not concerned.
+    // Other keys are not affected.
     let models = app.request("GET", "/v1/models").bearer_auth("search-0123456789");
     Answer::of(models).await.ok();
     app.gate.set_open(true);

@@ -1,4 +1,4 @@
-//! Bodies as clients and libraries really write them.
+//! Bodies as clients and libraries really send them.
 
 use reqwest::{
     StatusCode,
@@ -24,7 +24,7 @@ async fn row(app: &TestApp, body: Value) -> Value {
     app.post(PATH, body).await.ok()["data"][0]["embedding"].clone()
 }
 
-/// Base64 in lines.
+/// Base64 with line breaks.
 fn in_lines(text: &str, length: usize, end: &str) -> String {
     let lines: Vec<_> = text
         .as_bytes()
@@ -109,7 +109,7 @@ async fn the_content_says_what_a_body_is() {
     }
     let utf16: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert!(sent(&app, Some("application/json"), utf16).await.text.contains("UTF-16"));
-    // A route without raw images reads JSON alike, and says what it takes.
+    // A route without raw images also reads JSON, and says what it accepts.
     let request = app.request("POST", "/embed").body("{\"inputs\": \"red\"}");
     Answer::of(request).await.ok();
     let answer = Answer::of(app.request("POST", "/embed").body(png(RED))).await;
@@ -175,7 +175,7 @@ async fn images_and_addresses_are_never_embedded_as_words() {
             assert!(answer.text.contains("not a text"), "{}", answer.text);
         }
     }
-    // A text that is a URL is one where the request says so, and other texts have colons too.
+    // A URL is a text if the request says so, and other texts can have colons too.
     for body in [
         json!({"input": [{"text": "https://example.com/cat.png"}]}),
         json!({"input": "https://example.com is a site about cats"}),
@@ -222,7 +222,7 @@ async fn options_of_a_form_stand_once_in_the_form() {
         assert_eq!(found, field, "{}", answer.text);
         assert!(answer.text.contains(message), "{}", answer.text);
     }
-    // What a script writes where nothing was chosen.
+    // What a script writes if nothing was chosen.
     let absent =
         Form::new().text("text", "red").text("dimensions", "null").text("encoding_format", "null");
     let answer = Answer::of(form(PATH, absent)).await.ok();

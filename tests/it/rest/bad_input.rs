@@ -1,4 +1,4 @@
-//! Bad input of every kind, one by one and among good requests.
+//! Invalid input of every kind, alone and among good requests.
 
 use futures::{StreamExt as _, future::join_all, stream};
 use image::ImageFormat;
@@ -18,7 +18,7 @@ async fn embed_raw(app: &TestApp, bytes: Vec<u8>) -> Answer {
     Answer::of(request.body(bytes)).await
 }
 
-/// Sends a picture in both ways and checks both answers.
+/// Sends an image in both ways and checks both responses.
 async fn check(app: &TestApp, picture: Hostile) {
     let Hostile { name, bytes, code } = picture;
     let json = json!({"input": ["red", {"image": base64(&bytes)}]});
@@ -33,7 +33,7 @@ async fn check(app: &TestApp, picture: Hostile) {
     }
 }
 
-/// Nothing that came in harmed what comes after it.
+/// Checks that the server still works normally.
 async fn still_well(app: &TestApp) {
     app.post(PATH, json!({"input": ["red", {"image": data_uri(RED)}]})).await.ok();
     let text = app.get("/metrics").await.text;
@@ -68,7 +68,7 @@ async fn data_that_swells_is_not_unpacked() {
         let known =
             [StatusCode::OK, StatusCode::UNPROCESSABLE_ENTITY, StatusCode::PAYLOAD_TOO_LARGE];
         assert!(known.contains(&answer.status), "{index}: {} {}", answer.status, answer.text);
-        // The high-water mark of the whole test process, so others may add to it; not 256 MiB, though.
+        // The peak of the whole test process, so other tests may add to it, but not 256 MiB.
         let grown = resident().saturating_sub(before);
         assert!(grown < 200, "{index}: {grown} MiB for a picture of one pixel");
     }
@@ -101,7 +101,7 @@ async fn what_is_cut_off_is_refused() {
 #[tokio::test]
 async fn what_is_corrupt_is_answered_whatever_it_is() {
     let app = TestApp::start().await;
-    // A fixed sequence, so that a failure can be repeated.
+    // Random numbers with a fixed seed, so that a failure can be repeated.
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut next = |below: usize| {
         state ^= state << 13;
@@ -203,7 +203,7 @@ async fn texts_of_every_kind_are_read_or_refused() {
     assert_eq!(long.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(long.json()["error"]["code"], "text_too_large");
     assert_eq!(long.json()["error"]["param"], "input[1]");
-    // What takes longest to quote, in its place and where no text belongs.
+    // Characters that take longest to quote, in a text field and where no text is allowed.
     for text in ["\u{1f600}", "\u{301}", "\u{7f}"] {
         let text = text.repeat((1 << 20) + 1);
         let long = app.post(PATH, json!({"input": ["red", text]})).await;
@@ -254,7 +254,7 @@ async fn json_that_is_none_or_too_deep() {
         (deep("[", "]", 1_000_000), "json_too_deep"),
         (deep("{\"a\":", "}", 100_000), "json_too_deep"),
         (b"[".repeat(100_000), "json_too_deep"),
-        // Brackets in a text nest nothing.
+        // Brackets in a text do not count as nesting.
         (
             format!("{{\"input\": 1, \"x\": \"{}\\\"[\"}}", "[".repeat(99)).into_bytes(),
             "invalid_request",
@@ -291,7 +291,7 @@ async fn labels_that_swell_in_their_templates_are_refused_before_they_are_writte
     };
     let (long, many) = ("a".repeat(60_000), "{}".repeat(1000));
     assert_eq!(classify(json!(vec![long; 100]), json!([many])).await, "text_too_large");
-    // 1024 prompts of 60 kB fit, nine times as many do not.
+    // 1024 prompts of 60 kB are accepted, nine times as many are not.
     let (short, wide) = ("a".repeat(60), "{}".repeat(1000));
     let found = classify(json!(vec![short; 1024]), json!(vec![wide; 7])).await;
     assert_eq!(found, "payload_too_large");
@@ -335,7 +335,7 @@ async fn a_hundred_megabytes_are_refused_before_they_are_read() {
         .request("POST", PATH)
         .header(header::CONTENT_TYPE, "application/json")
         .body(format!("{{\"input\": \"{}\"}}", "a".repeat(100 << 20)));
-    // This server runs without the listener that reads on, so it may close while the client still writes.
+    // This server does not read the rest of a refused body, so it may close while the client still writes.
     if let Ok(answer) = announced.send().await {
         assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }

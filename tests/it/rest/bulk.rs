@@ -35,7 +35,7 @@ async fn send(app: &TestApp, query: &str, body: impl Into<Body>) -> Vec<Value> {
     parsed(&answer.text)
 }
 
-/// The rows of the ordinary route.
+/// The rows from the normal route.
 async fn alone(app: &TestApp, input: Value) -> Vec<Vec<f32>> {
     let answer = app.post("/v1/embeddings", json!({"input": input})).await.ok();
     let data = answer["data"].as_array().expect("data");
@@ -149,7 +149,7 @@ impl Live {
         self.rows.send(Ok(Bytes::from(text.to_owned()))).await.expect("the server reads");
     }
 
-    /// The next line; none at the end.
+    /// The next line. `None` at the end.
     async fn line(&mut self) -> Option<Value> {
         loop {
             if let Some(at) = self.buffered.iter().position(|&byte| byte == b'\n') {
@@ -181,7 +181,7 @@ async fn the_limits_of_one_body_are_those_of_one_row() {
         config.limits.max_items = 4;
         config.limits.max_text_bytes = 20;
         config.limits.max_image_bytes = 300;
-        // Room for one row of all the streams, which all rows take in turn.
+        // Room for one row of all streams, so all rows take turns.
         config.limits.max_bulk_rows = 1;
         config.limits.max_bulk_bytes = 10;
     })
@@ -196,7 +196,7 @@ async fn the_limits_of_one_body_are_those_of_one_row() {
         (&answers[500]["id"], &answers[500]["error"]["code"]),
         (&json!("long"), &json!("text_too_large"))
     );
-    // Not held, so its id is not known.
+    // The row is not kept in memory, so its id is unknown.
     assert_eq!(
         (&answers[501]["id"], &answers[501]["error"]["code"]),
         (&Value::Null, &json!("payload_too_large"))
@@ -224,8 +224,7 @@ async fn a_server_that_drains_answers_what_it_read_and_says_so() {
     let mut live = Live::open(&app).await;
     app.gate.set_open(false);
     live.write(&lines(&[json!({"id": 1, "text": "a new red text"})])).await;
-    // The worker has taken the first row, so the second one stays in the queue, which shows that it was
-    // read.
+    // The worker has taken the first row, so the second one stays in the queue. This shows that it was read.
     while !app.gate.holds() {
         tokio::task::yield_now().await;
     }
@@ -253,7 +252,7 @@ async fn a_place_is_taken_by_each_stream_and_given_back() {
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(refused.json()["code"], "overloaded");
     assert!(!refused.header("retry-after").is_empty());
-    // The client leaves; its place is free as soon as the server notices.
+    // The client disconnects. Its place is free as soon as the server notices this.
     drop(first);
     loop {
         let request = app.request("POST", PATH).header("content-type", LINES);
@@ -273,7 +272,7 @@ async fn a_body_that_breaks_off_costs_nobody_anything() {
         Err(std::io::Error::other("gone")),
     ]);
     let request = app.request("POST", PATH).header("content-type", LINES);
-    // The client breaks its own connection, so it sees no answer.
+    // The client breaks its own connection, so it gets no response.
     let _ = request.body(Body::wrap_stream(broken)).send().await;
     assert_eq!(send(&app, "", lines(&[json!({"text": "red"})])).await.len(), 2);
 }

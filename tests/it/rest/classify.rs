@@ -54,7 +54,7 @@ async fn templates_and_top_k_are_heeded() {
     });
     let answer = app.post(PATH, body).await.ok();
     assert_eq!(answer["results"][0].as_array().map(Vec::len), Some(2));
-    // Two prompts a label: `red </s>` and `a red thing </s>`.
+    // Two prompts per label: `red </s>` and `a red thing </s>`.
     assert_eq!(answer["usage"]["prompt_tokens"], 3 * (2 + 4));
     let one = json!({"images": [data_uri(RED)], "labels": ["red"], "templates": "{label}"});
     assert_eq!(app.post(PATH, one).await.ok()["usage"]["prompt_tokens"], 2);

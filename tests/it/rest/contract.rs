@@ -1,5 +1,5 @@
-//! What holds for every route and every field of the document: null is absent, a wrong value is that field's error,
-//! and nothing is ignored in silence.
+//! Rules for every route and every field in the OpenAPI document: null counts as absent, an error names the
+//! field with the wrong value, and nothing is ignored without an error.
 
 use std::collections::BTreeSet;
 
@@ -89,7 +89,7 @@ fn address(path: &str) -> String {
 
 struct Document(Value);
 
-/// A member of a body: its place as a JSON pointer, and its schema.
+/// A member of a body: its position as a JSON pointer, and its schema.
 struct Member {
     pointer: String,
     name: String,
@@ -192,7 +192,7 @@ fn changed(body: &Value, pointer: &str, value: Option<Value>) -> Value {
     body
 }
 
-/// An answer without what differs from run to run.
+/// A response without the parts that differ from run to run.
 fn comparable(answer: &Answer) -> Value {
     let mut json = answer.json();
     for key in ["id", "request_id", "total_duration"] {
@@ -255,7 +255,8 @@ async fn a_value_of_a_wrong_type_is_the_error_of_its_field() {
                 ("array", json!([[[7]]])),
             ];
             for (kind, value) in wrong {
-                // What an object or an array holds is its own members' matter; an enum's words are strings.
+                // The content of an object or an array is checked with its own members, and enum values are
+                // strings.
                 if types.is_empty()
                     || types.contains(kind)
                     || kind == "number" && types.contains("integer")
@@ -379,7 +380,7 @@ async fn a_query_that_is_not_read_is_refused_but_by_probes() {
     let is_probe =
         |path: &String| ["health", "ready", "live", "ping"].iter().any(|word| path.ends_with(word));
     assert!(probes.iter().all(is_probe), "{probes:?}");
-    // A path without a route is not found, whatever stands behind it.
+    // A path without a route is not found, even with a query.
     assert_eq!(app.get("/v1/nothing?a=b").await.status.as_u16(), 404);
     assert_eq!(app.get("/v1/embeddings?input=a").await.status.as_u16(), 405);
 }

@@ -13,7 +13,7 @@ use crate::{
 
 const PATH: &str = "/v1/embeddings";
 
-/// The rows of an answer, by their index.
+/// The rows of a response, sorted by index.
 fn vectors(answer: &Value) -> Vec<Vec<f32>> {
     let data = answer["data"].as_array().expect("data");
     for (index, object) in data.iter().enumerate() {

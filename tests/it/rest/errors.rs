@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{RED, base64, data_uri, png};
 use crate::app::{Answer, TestApp};
 
-/// A server with small limits, so that small requests are over them.
+/// A server with small limits, so that small requests exceed them.
 async fn strict() -> TestApp {
     TestApp::with(|config| {
         config.limits.max_body_bytes = 20_000;
@@ -22,7 +22,7 @@ async fn strict() -> TestApp {
     .await
 }
 
-/// The status and the document of a failure, without what differs from run to run.
+/// The status and the document of an error, without the parts that differ from run to run.
 async fn refusal(request: RequestBuilder) -> Value {
     let answer = Answer::of(request).await;
     assert!(!answer.status.is_success(), "{}", answer.text);
@@ -39,7 +39,8 @@ async fn refusal(request: RequestBuilder) -> Value {
     })
 }
 
-/// Each case is refused; all of them together, by name. The server answers on.
+/// Sends each case, which must be refused, and returns the errors by name. The server must still work after
+/// them.
 async fn refusals(app: &TestApp, cases: Vec<(&str, RequestBuilder)>) -> Value {
     let mut refusals = serde_json::Map::new();
     for (name, request) in cases {

@@ -1,4 +1,4 @@
-//! Pictures by URL, on a server that fetches from loopback addresses.
+//! Images by URL, on a server that fetches from loopback addresses.
 
 use axum::{Router, http::header, routing::get};
 use reqwest::StatusCode;
@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use super::{GREEN, RED, data_uri, floats, png};
 use crate::app::TestApp;
 
-/// A site with a red picture, a page, and a redirect to an address that is not allowed.
+/// A site with a red image, a page, and a redirect to an address that is not allowed.
 async fn site() -> String {
     let redirect = [(header::LOCATION, "http://127.0.0.9/")];
     let router = Router::new()

@@ -1,4 +1,4 @@
-//! Probes, metrics, descriptions, pages and what every answer carries.
+//! Probes, metrics, API descriptions, pages, and the headers of every response.
 
 use reqwest::StatusCode;
 use serde_json::json;
@@ -160,7 +160,7 @@ async fn the_pages_come_out_of_the_binary_and_allow_nothing_else() {
     let config = app.get("/docs/swagger-initializer.js").await.text;
     assert!(config.contains("/openapi.json"), "{config}");
     assert_eq!(app.get("/page/none.js").await.status, StatusCode::NOT_FOUND);
-    // Whatever the page asks for is relative, so that it works behind a path prefix, and embedded.
+    // All URLs of the page are relative, so that it works behind a path prefix, and all files are embedded.
     let mut wanted = vec!["".to_owned()];
     let mut seen = std::collections::HashSet::new();
     let mut size = 0;

@@ -57,7 +57,7 @@ async fn integers_and_bits_are_those_of_the_floats() {
         let signed: Vec<i64> = packed(row).iter().map(|byte| byte - 128).collect();
         assert_eq!(integers(&binary[index]), signed);
     }
-    // Bits of what was cut first: five values, three zeros.
+    // Bits of a truncated embedding: five values, three zeros.
     let cut = rows(&app, json!({"encoding_format": "ubinary", "dimensions": 5})).await;
     assert_eq!(integers(&cut[0]), packed(&plain(&app).await[0][..5]));
 }
@@ -167,7 +167,7 @@ async fn a_bad_item_fails_alone_where_that_is_asked_for() {
     }
     assert_eq!(answer["usage"]["images"], 1);
 
-    // Every item failed by itself: still an answer.
+    // Every item failed, but the request succeeds.
     let body = json!({"input": [{"image": "AAAA"}], "on_error": "item"});
     assert_eq!(app.post(PATH, body).await.ok()["data"][0]["object"], "error");
 }
@@ -193,7 +193,7 @@ async fn forms_and_raw_bodies_fail_by_item_too() {
 #[tokio::test]
 async fn an_item_is_not_blamed_for_what_is_not_its_fault() {
     let app = TestApp::start().await;
-    // The worker is gone: no item can be embedded.
+    // The worker has ended: no item can be embedded.
     for model in app.engine.registry().loaded() {
         model.handle.close();
         model.handle.stopped().await;

@@ -1,4 +1,4 @@
-//! Deadlines, overload and clients that leave.
+//! Deadlines, overload and clients that disconnect.
 
 use futures::future::{Either, select};
 use reqwest::StatusCode;
@@ -8,7 +8,7 @@ use super::{RED, data_uri};
 use crate::app::{Answer, TestApp};
 
 const PATH: &str = "/v1/embeddings";
-/// Interactive texts that wait.
+/// The series with the number of waiting interactive texts.
 const WAITING: &str =
     "siglip_queue_rows{model=\"colours\",priority=\"interactive\",tower=\"text\"}";
 
@@ -42,7 +42,7 @@ async fn work_beyond_the_limit_is_refused_at_once() {
     let app = TestApp::with(|config| config.limits.max_items_in_flight = 1).await;
     app.gate.set_open(false);
     let send = || Box::pin(Answer::of(app.request("POST", PATH).json(&json!({"input": "red"}))));
-    // One is admitted and held back by the gate, so the other is the first to be answered.
+    // One is admitted and blocked by the gate, so the other gets its response first.
     let (refused, admitted) = match select(send(), send()).await {
         Either::Left(answered) => answered,
         Either::Right(answered) => answered,
@@ -61,12 +61,12 @@ async fn a_refusal_tells_how_long_the_queue_needs() {
     let app = TestApp::with(|config| {
         config.batch.max_text_rows = 1;
         config.limits.max_items_in_flight = 41;
-        // For a machine that does much else.
+        // For a busy machine.
         config.limits.request_timeout = std::time::Duration::from_secs(600);
     })
     .await;
-    // One pass of half a second raises the time of a row to a tenth of a second at least, since a new rate
-    // counts for a fifth.
+    // One pass of half a second raises the estimated time of a row to at least a tenth of a second, since a new
+    // measurement counts for a fifth.
     app.gate.set_open(false);
     let slow = Box::pin(app.post(PATH, json!({"input": "red"})));
     let Either::Right((_, slow)) = select(slow, Box::pin(held_for_half_a_second(&app))).await
@@ -75,7 +75,7 @@ async fn a_refusal_tells_how_long_the_queue_needs() {
     };
     app.gate.set_open(true);
     slow.await.ok();
-    // Forty rows wait for as long, less the one that runs.
+    // Forty rows wait, minus the one that runs.
     app.gate.set_open(false);
     let texts: Vec<_> = (0..40).map(|number| format!("red {number}")).collect();
     let waiting = Box::pin(app.post(PATH, json!({ "input": texts })));
@@ -115,7 +115,7 @@ async fn a_client_that_leaves_is_counted_and_gives_its_place_back() {
     let app = TestApp::with(|config| config.limits.max_items_in_flight = 1).await;
     app.gate.set_open(false);
     let series = "siglip_requests_total{code=\"client_closed\",route=\"/v1/embeddings\"}";
-    // The client gives up; the server learns of it when the connection closes.
+    // The client gives up. The server notices this when the connection closes.
     let request = app.request("POST", PATH).json(&json!({"input": "red"}));
     let gone = request.timeout(std::time::Duration::from_millis(30)).send().await;
     assert!(gone.expect_err("the gate is closed").is_timeout());

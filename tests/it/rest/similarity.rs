@@ -59,7 +59,7 @@ async fn stored_embeddings_score_like_fresh_ones() {
         data.map(|object| super::floats(&object["embedding"])).collect::<Vec<_>>()
     };
     let tagged: Vec<_> = images.iter().map(|image| json!({"image": image})).collect();
-    // Stored rows may be normalised or not; the score is the same.
+    // Stored rows may be normalised or not. The score is the same.
     let image_rows = embed(json!(tagged), false).await;
     let text_rows = embed(json!(texts), true).await;
     let numbers = json!({"image_embeddings": image_rows, "text_embeddings": text_rows});
@@ -79,7 +79,7 @@ async fn stored_embeddings_score_like_fresh_ones() {
     }
 }
 
-/// Rows that are reproducible and have no structure that a mistake could hide behind.
+/// Reproducible pseudo-random rows, without a structure that could hide a mistake.
 fn noise(rows: usize, seed: u64) -> Vec<Vec<f32>> {
     let mut state = seed;
     let mut next = || {
@@ -93,7 +93,7 @@ fn noise(rows: usize, seed: u64) -> Vec<Vec<f32>> {
 #[tokio::test]
 async fn a_large_answer_is_streamed_and_whole() {
     let app = TestApp::start().await;
-    // 3 x 1200 x 1100 scores: past one chunk of the engine's, so pieces are joined.
+    // 3 x 1200 x 1100 scores: more than one chunk of the engine, so chunks are joined.
     let (images, texts) = (noise(1200, 1), noise(1100, 2));
     let body = json!({"image_embeddings": images, "text_embeddings": texts});
     let answer = app.post(PATH, body).await;

@@ -1,4 +1,4 @@
-//! Strings that no text can hold: half a surrogate pair, and bytes that are not UTF-8.
+//! Strings that cannot be a text: with half of a surrogate pair, and with bytes that are not UTF-8.
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ async fn bytes_that_are_not_utf8_fail_their_item_alone() {
     assert_eq!(failed.status, StatusCode::BAD_REQUEST);
     assert_eq!(failed.json()["error"]["param"], "input[1]", "{}", failed.text);
     assert_eq!(failed.json()["error"]["errors"].as_array().map(Vec::len), Some(3));
-    // Elsewhere it is the request's fault, by name.
+    // Elsewhere the request fails with the name of the field.
     for (body, param) in [
         (&b"{\"input\": [\"red\"], \"model\": \"caf\xe9\", \"on_error\": \"item\"}"[..], "model"),
         (b"{\"input\": [\"\xef\xb7\x91\", \"caf\xe9\"], \"on_error\": \"item\"}", "input[1]"),
@@ -89,7 +89,8 @@ async fn half_a_surrogate_pair_fails_its_item_alone() {
             failed.text
         );
     }
-    // Elsewhere it is the request's fault, by name, and so is one beside the character that stands in for it.
+    // Elsewhere the request fails with the name of the field, and so does a body that already has the
+    // replacement character.
     for (body, field) in [
         (
             "{\"input\": [\"red\", \"\\ud83c\"], \"model\": \"\\ud83c\", \"on_error\": \"item\"}",

@@ -1,4 +1,4 @@
-//! Requests that are answered before their body is there.
+//! Requests that get a response before their body has arrived.
 
 use tokio::io::AsyncWriteExt;
 
@@ -6,7 +6,7 @@ use super::{EMBED, PATIENCE, Server, post, read_to_end, read_until};
 
 const MIB: usize = 1 << 20;
 
-/// A body in chunks, as long as that many megabytes, with or without its end.
+/// A chunked body of this many megabytes, with or without its end.
 fn chunked(path: &str, megabytes: usize, end: &str) -> Vec<u8> {
     let mut bytes = format!(
         "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -22,7 +22,7 @@ fn chunked(path: &str, megabytes: usize, end: &str) -> Vec<u8> {
 async fn a_client_that_sends_all_of_it_first_reads_the_refusal() {
     let server = Server::start(|config| config.limits.max_body_bytes = 4 * MIB).await;
     let large = vec![b'a'; 100 * MIB];
-    // Much more than the buffers of both ends hold.
+    // Much more than the buffers on both sides hold.
     let some = &large[..32 * MIB];
     let close = "connection: close\r\n";
     for (request, status, code) in [
@@ -63,7 +63,7 @@ async fn a_body_without_an_end_is_broken_off() {
     let chunk = [&b"100000\r\n"[..], &vec![b'['; MIB], b"\r\n"].concat();
     let endless = async { while stream.write_all(&chunk).await.is_ok() {} };
     tokio::time::timeout(PATIENCE, endless).await.expect("the server closes");
-    // One that falls silent in the middle does not hold the drain.
+    // A client that stops sending in the middle does not delay the shutdown.
     let mut silent = server.connect().await;
     silent.write_all(&chunked("/nowhere", 1, "")).await.expect("taken");
     read_until(&mut silent, "not_found").await;

@@ -1,8 +1,8 @@
-//! Heads and framings that are none, or that proxies and servers might read in different ways.
+//! Invalid heads and framings, and those that proxies and servers might read differently (request smuggling).
 
 use super::{EMBED, Server, post};
 
-/// The statuses of the answers, in their order.
+/// The statuses of the responses in order.
 fn statuses(answers: &str) -> Vec<&str> {
     answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect()
 }
@@ -17,7 +17,7 @@ async fn lengths_that_contradict_each_other_are_refused_and_the_connection_close
     let server = Server::start(|_| ()).await;
     let line = format!("POST {EMBED} HTTP/1.1");
     let json = "content-type: application/json";
-    // What comes after the first request must never be read as a second one.
+    // The bytes after the first request must never be read as a second request.
     let behind = "GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n";
     for wrong in [
         &["content-length: 4", "content-length: 5"][..],
@@ -72,7 +72,7 @@ async fn chunks_that_are_none_end_their_request() {
         assert_eq!(statuses(&answers), ["400"], "{body:?}: {answers}");
         assert!(answers.contains("invalid_request"), "{answers}");
     }
-    // The encoding goes before the length, as the standard has it: one request, whatever the length says.
+    // The transfer encoding overrides the length, as the standard says: there is one request.
     let both = [&lines[..], &["content-length: 3", "connection: close"]].concat();
     let answers = server.exchange(&raw(&both, "12\r\n{\"input\": \"a cat\"}\r\n0\r\n\r\n")).await;
     assert_eq!(statuses(&answers), ["200"], "{answers}");

@@ -1,4 +1,4 @@
-//! Connections that are held open in every way, with the server running and with the server draining.
+//! Connections that are held open in various ways, while the server runs and while it shuts down.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ async fn grpc_connections_are_as_many_as_are_allowed() {
     let mut first = connect().await;
     let mut second = connect().await;
     let mut third = connect().await;
-    // The first two are served, and make room when they idle; the third waits until then.
+    // The first two are served, and are closed when they are idle. The third waits until then.
     let mut byte = [0];
     first.read_exact(&mut byte).await.expect("served");
     second.read_exact(&mut byte).await.expect("served");
@@ -88,7 +88,7 @@ async fn grpc_connections_are_as_many_as_are_allowed() {
     server.end().await;
 }
 
-/// None of these has a request that the server could answer, so a drain neither waits for them nor fails.
+/// None of these has a complete request, so a shutdown neither waits for them nor fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_waits_for_no_connection_without_a_whole_request() {
     let server = Server::start(with_grpc).await;
@@ -107,7 +107,7 @@ async fn a_drain_waits_for_no_connection_without_a_whole_request() {
         stream.write_all(bytes).await.expect("taken");
         held.push(stream);
     }
-    // One after the last of them shows that all were taken.
+    // A request after the last of them shows that all were accepted.
     server.still_well().await;
     let start = Instant::now();
     server.end().await;
@@ -115,8 +115,8 @@ async fn a_drain_waits_for_no_connection_without_a_whole_request() {
     drop(held);
 }
 
-/// Half a body, and a response that nobody reads: the client is waited for as long as the grace period allows, and
-/// the end is not a failure.
+/// Half a body, and a response that is not read: the server waits for the client until the end of the grace
+/// period, and closing the connection then is not a failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_are_waited_for_are_cut_at_the_end_of_the_grace_period() {
     let mut config = Config::default();
@@ -149,7 +149,7 @@ async fn clients_that_are_waited_for_are_cut_at_the_end_of_the_grace_period() {
 async fn a_stream_that_is_not_read_is_reset() {
     let server = Server::start(|config| config.listen.write_timeout = SHORT).await;
     let mut stream = server.connect().await;
-    // SETTINGS_INITIAL_WINDOW_SIZE of zero: the client takes nothing of any response.
+    // SETTINGS_INITIAL_WINDOW_SIZE of zero: the client accepts no bytes of any response.
     let settings = http2::frame(http2::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
     let request = http2::frame(http2::HEADERS, 0x5, 1, &http2::GET);
     stream.write_all(&[http2::PREFACE, &settings, &request].concat()).await.expect("taken");

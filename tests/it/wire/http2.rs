@@ -11,7 +11,7 @@ pub(super) const SETTINGS: u8 = 4;
 pub(super) const PING: u8 = 6;
 pub(super) const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
-/// `GET http://[::]/`, from the static table but for the host.
+/// `GET http://[::]/`, from the static table except for the host.
 pub(super) const GET: [u8; 9] = [0x82, 0x86, 0x84, 0x41, 0x04, b'[', b':', b':', b']'];
 
 pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -35,7 +35,7 @@ async fn streams_that_are_opened_and_reset_end_their_connection() {
     }
     // The server may close first.
     let _ = stream.write_all(&bytes).await;
-    // It says GOAWAY and closes.
+    // The server sends GOAWAY and closes.
     read_to_end(&mut stream).await;
     server.still_well().await;
     server.end().await;

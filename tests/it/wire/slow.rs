@@ -1,4 +1,4 @@
-//! Clients that are slow at each of the places where a client can be.
+//! Clients that are slow at each possible point.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn a_head_that_does_not_end_is_not_waited_for() {
     };
     let closed = async {
         let mut bytes = Vec::new();
-        // By an end or by a reset.
+        // Closed normally or with a reset.
         let _ = reads.read_to_end(&mut bytes).await;
     };
     let gone = async {
@@ -65,7 +65,7 @@ async fn a_body_that_does_not_come_is_answered_at_the_deadline() {
     ] {
         let mut stream = server.connect().await;
         stream.write_all(format!("{head}{part}").as_bytes()).await.expect("taken");
-        // The connection is closed soon after, since what it still waits for does not come.
+        // The connection is closed soon after, because the rest of the request does not arrive.
         let answer = read_to_end(&mut stream).await;
         assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
         assert!(answer.contains("deadline_exceeded"), "{answer}");
@@ -76,12 +76,12 @@ async fn a_body_that_does_not_come_is_answered_at_the_deadline() {
 #[tokio::test]
 async fn an_answer_that_nobody_reads_is_given_up() {
     let server = Server::start(|config| config.listen.write_timeout = SHORT).await;
-    // An answer of some thirty megabytes: more than the system buffers, whatever it was told.
+    // A response of about 30 MB: more than the system ever buffers.
     let rows = vec![vec![1; 192]; 1000];
     let body = serde_json::json!({"image_embeddings": rows, "text_embeddings": rows}).to_string();
     let request = post(SIMILARITY, "", body.as_bytes());
 
-    // The system buffers as little as it can be made to.
+    // The smallest possible system buffers.
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(1024).expect("a small buffer");
     let mut stream = socket.connect(server.address).await.expect("connects");

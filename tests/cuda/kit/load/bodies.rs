@@ -1,4 +1,4 @@
-//! What is sent, made beforehand but for what tells one item from all others.
+//! Request bodies. They are made in advance, except for the part that makes each item unique.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +13,7 @@ pub(super) struct Bodies {
     kind: Kind,
     items: usize,
     host: String,
-    /// Where tensors are sent to.
+    /// The URL for tensors.
     infer: String,
     model: String,
     jpegs: Vec<Vec<u8>>,
@@ -50,13 +50,13 @@ impl Bodies {
         }
     }
 
-    /// A request, and how many items it has.
+    /// A request, and the number of its items.
     ///
-    /// * `turn`: decides the kind and the number where they vary
+    /// * `turn`: selects the kind and the number of items if they vary
     pub(super) fn request(&self, turn: usize) -> (Request<Full<Bytes>>, usize) {
         let (kind, items) = match self.kind {
             Kind::Mixed => {
-                // A multiplicative hash: sizes in no order.
+                // A multiplicative hash, so that sizes vary irregularly.
                 let drawn = (turn as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
                 let kind = if turn.is_multiple_of(2) { Kind::Jpeg } else { Kind::Texts };
                 (kind, 1 + drawn as usize % self.items)
@@ -98,7 +98,7 @@ impl Bodies {
         self.post("/v1/embeddings?encoding_format=base64", &jpeg, self.numbered(number))
     }
 
-    /// A JPEG file with a comment behind its first marker.
+    /// A JPEG file with a unique comment after its first marker.
     fn numbered(&self, number: u64) -> Vec<u8> {
         let jpeg = &self.jpegs[number as usize % self.jpegs.len()];
         let text = format!("{number:016x}");
@@ -125,7 +125,7 @@ impl Bodies {
         for number in numbers {
             let begin = raw.len();
             raw.extend(&self.pixels[number as usize % self.pixels.len()]);
-            // The first pixels' red, a byte of the number each.
+            // The red values of the first pixels hold the bytes of the number.
             for (index, level) in number.to_le_bytes().into_iter().enumerate() {
                 raw[begin + 4 * index..][..4].copy_from_slice(&value(level));
             }
@@ -145,7 +145,7 @@ impl Bodies {
     }
 }
 
-/// As SigLIP's image processor normalises: mean and deviation are a half.
+/// Normalises like SigLIP's image processor: mean and standard deviation are 0.5.
 fn value(level: u8) -> [u8; 4] {
     (f32::from(level) / 255.0 * 2.0 - 1.0).to_le_bytes()
 }

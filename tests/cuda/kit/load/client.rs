@@ -1,4 +1,4 @@
-//! A connection that is kept, and made again when it breaks.
+//! A connection that is kept open, and reopened when it breaks.
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -41,7 +41,7 @@ impl Client {
         let stream = TcpStream::connect(&self.server).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the sender, or with an error that the sender sees as well.
+        // It ends when the sender is dropped, or with an error that the sender gets too.
         tokio::spawn(async move { connection.await.unwrap_or_default() });
         Ok(sender)
     }

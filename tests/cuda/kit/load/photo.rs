@@ -6,9 +6,9 @@ mod made;
 use image::RgbImage;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
-/// How many there are: their cost differs little, and making them takes longer than sending them.
+/// Number of images. Their cost differs little, and making them takes longer than sending them.
 const COUNT: u32 = 8;
-/// As cameras and web sites have it.
+/// A typical value for cameras and web sites.
 const QUALITY: u8 = 85;
 
 pub(super) fn photos(width: u32, height: u32) -> Vec<RgbImage> {
@@ -17,7 +17,7 @@ pub(super) fn photos(width: u32, height: u32) -> Vec<RgbImage> {
     (0..COUNT).map(cut).collect()
 }
 
-/// With half the colour's rows and columns, as usual.
+/// With 4:2:0 chroma subsampling, as usual.
 pub(super) fn jpeg(image: &RgbImage) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = Encoder::new(&mut bytes, QUALITY);

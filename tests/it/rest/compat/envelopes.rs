@@ -1,4 +1,4 @@
-//! Each API refuses in its own words: a URL, a model that is not served, nothing to do, JSON that is none.
+//! Each API has its own error format: for a URL, an unknown model, an empty request and invalid JSON.
 
 use super::*;
 
@@ -42,7 +42,7 @@ async fn each_api_refuses_in_its_own_envelope() {
         answers.push(Answer::of(broken).await);
         let answers = answers.iter().map(|answer| {
             let mut body = answer.json();
-            // Cohere's has the request's id in it.
+            // Cohere's format contains the request id.
             if let Some(id) = body.as_object_mut().expect("an object").remove("id") {
                 assert_eq!(id, answer.header("x-request-id"));
             }

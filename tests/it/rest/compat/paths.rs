@@ -1,4 +1,4 @@
-//! Paths that clients make of the base URL that they were given, and failures where nothing is.
+//! Paths that clients build from their base URL, and errors for unknown paths.
 
 use super::*;
 
@@ -11,7 +11,7 @@ async fn a_slash_at_the_end_and_a_missing_prefix_lose_nothing() {
         let found = [0, 1].map(|index: usize| floats(&answer["data"][index]["embedding"]));
         assert_rows_close(&found, &expected);
     }
-    // The query goes along, and failures are worded as on the route itself.
+    // The query is kept, and errors have the route's format.
     let raw = app.request("POST", "/embeddings/?dimensions=2");
     let raw = Answer::of(raw.header("content-type", "image/png").body(png(RED))).await.ok();
     assert_eq!(floats(&raw["data"][0]["embedding"]).len(), 2);
@@ -26,7 +26,7 @@ async fn a_slash_at_the_end_and_a_missing_prefix_lose_nothing() {
     }
     assert_eq!(app.get(&format!("/models/{MODEL}")).await.ok()["id"], MODEL);
     assert_eq!(app.get("/health/ready/").await.ok()["status"], "ready");
-    // They are counted as the route that they mean.
+    // They are counted under the intended route.
     let metrics = app.get("/metrics/").await;
     assert!(metrics.text.contains(r#"route="/v1/embeddings""#), "{}", metrics.text);
     assert!(!metrics.text.contains(r#"route="/embeddings""#), "{}", metrics.text);

@@ -16,7 +16,7 @@ async fn one_query_or_one_for_each_document() {
     for path in ["/score", "/v1/score"] {
         assert_close(&scores(&app.post(path, body.clone()).await.ok()), &expected);
     }
-    // The same as several parts of one content, and with the picture as the query.
+    // The same as several parts of one content, and with the image as the query.
     let content = json!({"content": [{"image": data_uri(RED)}, {"image": data_uri(BLUE)}]});
     let answer = app.post("/score", json!({"text_1": "red", "text_2": content})).await.ok();
     assert_close(&scores(&answer), &expected);
@@ -127,7 +127,7 @@ async fn documents_below_a_probability_are_left_out() {
             Some(3)
         );
         assert!(app.post(path, ask(2.0)).await.status.is_client_error(), "{path}");
-        // Two texts have a similarity and no probability.
+        // Two texts have a similarity, but no probability.
         let texts = json!({
             "model": MODEL, "query": "red", "documents": ["red"], "min_probability": 0.1,
         });
