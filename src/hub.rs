@@ -144,8 +144,8 @@ impl Hub {
         }
     }
 
-    /// A checkpoint's folder as far as the cache has it, without asking the hub whether there is a newer one; none where
-    /// the cache lacks a part of it.
+    /// A checkpoint's folder from the cache, without a request to the hub for a newer version. `None` if the
+    /// cache does not have all of it.
     #[must_use]
     pub fn cached(&self, id: &RepoId, revision: Option<&str>) -> Option<Snapshot> {
         let revision = revision.unwrap_or(DEFAULT_REVISION);

@@ -71,7 +71,7 @@ impl Decoding {
     }
 }
 
-/// A resized picture: RGB, u8, rows from the top, channels innermost (`[height, width, 3]`).
+/// A resized image: RGB, u8, rows from the top, channels innermost (`[height, width, 3]`).
 ///
 /// Normalisation (`x * rescale`, mean, std) happens in the tower, so that only a quarter of the bytes is copied
 /// to it.

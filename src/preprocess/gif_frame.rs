@@ -109,7 +109,7 @@ impl ImageDecoder for GifDecoder<'_> {
     }
 }
 
-/// The rows of a frame in the order in which they stand in the file.
+/// The rows of a frame in the order in the file.
 fn rows(height: usize, interlaced: bool) -> impl Iterator<Item = usize> {
     // First row of each pass, and the step to the next one.
     let passes: &[(usize, usize)] =

@@ -1,5 +1,5 @@
-//! The models' towers, for operators. These routes are on the listener for operators alone, and so are not part of the
-//! documented API: docs/operations.md describes them.
+//! Loads and unloads the models' towers. These routes are only on the admin listener, so they are not part of
+//! the OpenAPI document. docs/operations.md describes them.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
     registry::Model,
 };
 
-/// When to ask again for a tower that has rows.
+/// The time after which to retry for a tower that has rows.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
 
 pub(super) fn routes() -> Router<AppState> {
@@ -40,9 +40,9 @@ struct Models {
 #[derive(Debug, Serialize)]
 struct ModelState {
     name: String,
-    /// Null for a model whose files were not fetched so far.
+    /// Null for a model whose files were not downloaded yet.
     revision: Option<String>,
-    /// Why the files could not be fetched.
+    /// Why the files could not be downloaded.
     error: Option<String>,
     towers: Vec<TowerState>,
 }
@@ -54,11 +54,11 @@ struct TowerState {
     tower: &'static str,
     /// `loaded`, `unloaded`, `loading` or `failed`.
     state: &'static str,
-    /// Bytes of its weights in memory.
+    /// Number of bytes of its weights in memory.
     resident_bytes: u64,
-    /// Rows that wait for it.
+    /// Number of rows that wait for it.
     queued_rows: usize,
-    /// Time since its last pass, or since it was loaded; null where it is not.
+    /// Time since its last pass, or since it was loaded. Null if it is not loaded.
     idle_ms: Option<u64>,
     /// Why its last load failed.
     error: Option<String>,
@@ -111,7 +111,7 @@ struct Options {
     tower: Option<Which>,
 }
 
-/// A tower, as operators name it.
+/// A tower, by the name that operators use.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Which {
@@ -119,7 +119,7 @@ enum Which {
     Text,
 }
 
-/// The towers that a request means: the one that it names, or all.
+/// The towers of a request: the one that it names, or all.
 fn towers(model: &Model, uri: &Uri) -> Result<Vec<TowerKind>, Error> {
     let options: Options = body::query(uri)?;
     let asked = options.tower.map(|which| match which {
@@ -134,8 +134,8 @@ fn towers(model: &Model, uri: &Uri) -> Result<Vec<TowerKind>, Error> {
     }
 }
 
-/// A page of another site can send a request to a listener that only its reader can reach. Browsers say then where the
-/// page came from.
+/// A web page of another site can make a browser send a request to a listener that only this browser can reach.
+/// Browsers then send the page's origin.
 fn refuse_pages(headers: &HeaderMap) -> Result<(), Error> {
     match headers.get(header::ORIGIN) {
         Some(_) => Err(Error::invalid("origin", "web pages may not change what is loaded")),

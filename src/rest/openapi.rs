@@ -45,18 +45,19 @@ pub(super) const EXAMPLE_IMAGE: &str = "data:image/png;base64,\
     info(
         title = "siglip-server",
         description = "Embeddings and calibrated pair probabilities of SigLIP image-text models.\n\n\
-            Every answer carries `x-request-id` and `Server-Timing`. Errors are problem documents \
-            (RFC 9457), or the envelope of the API that a route speaks; `code` is the same in all.",
+            Every response has the headers `x-request-id` and `Server-Timing`. Errors are problem \
+            documents (RFC 9457), or have the error format of the API that a route follows. `code` is \
+            the same in all formats.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     servers((url = "/", description = "This server")),
     tags(
-        (name = "embeddings", description = "Vectors of texts and pictures"),
-        (name = "pairs", description = "Calibrated probabilities that a picture and a text match"),
-        (name = "captions", description = "Captions, by models that write them"),
-        (name = "models", description = "What is served, and within which limits"),
+        (name = "embeddings", description = "Vectors of texts and images"),
+        (name = "pairs", description = "Calibrated probabilities that an image and a text match"),
+        (name = "captions", description = "Captions, for models that generate them"),
+        (name = "models", description = "The served models, and the limits"),
         (name = "operations", description = "Probes, metrics and this document"),
-        (name = "compatible", description = "Routes that speak the format of another server"),
+        (name = "compatible", description = "Routes in the formats of other servers"),
     ),
     components(schemas(
         Problem<'static>,

@@ -1,4 +1,4 @@
-//! Models that are loaded when they are needed and unloaded when they are not, in a whole process.
+//! Models that are loaded when they are needed and unloaded when they are idle, in a server process.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -14,17 +14,17 @@ use crate::{
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny");
 const CAT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images/cat.png");
 
-/// How long a test waits for what must happen.
+/// Maximum time that a test waits for an event.
 const LONG: Duration = Duration::from_secs(120);
 
-/// A server with a listener for operators.
+/// A server with an admin listener.
 struct Running {
     server: Server,
     admin: String,
     client: Client,
 }
 
-/// An answer: its status, its `Retry-After` and its body.
+/// A response: its status, its `Retry-After` and its body.
 type Answer = (StatusCode, Option<String>, Value);
 
 impl Running {
@@ -51,7 +51,7 @@ impl Running {
         self.ask(self.client.post(url).json(&body)).await
     }
 
-    /// The embedding of an answer that must have succeeded.
+    /// The embedding of a response that must be a success.
     async fn vector(&self, model: &str, input: &Value) -> Value {
         let (status, _, answer) = self.embed(model, input).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
@@ -117,14 +117,14 @@ fn copy() -> (TempDir, String) {
 async fn first_requests_bring_one_load_and_the_vectors_of_a_model_that_was_there() {
     let (lazy, eager) = (format!("lazy={TINY},load=lazy"), format!("eager={TINY}"));
     let running = Running::start(&["--model", &lazy, "--model", &eager]);
-    // It is known and ready, and takes no memory.
+    // The model is known and ready, but uses no memory.
     assert!(running.is_ready().await);
     assert_eq!(running.states("lazy").await, ["unloaded", "unloaded"]);
     let info = running.client.get(format!("{}/info", running.server.url));
     let (_, _, info) = running.ask(info).await;
     let names: Vec<_> = info["models"].as_array().expect("models").iter().collect();
     assert_eq!((&names[0]["name"], &names[1]["name"]), (&json!("lazy"), &json!("eager")));
-    // All but what is measured at load.
+    // All fields except those that are measured at load.
     for field in ["revision", "dimension", "scoring", "image_size", "text_length"] {
         assert_eq!(names[0][field], names[1][field], "{field}");
     }
@@ -141,7 +141,7 @@ async fn first_requests_bring_one_load_and_the_vectors_of_a_model_that_was_there
     assert_eq!(running.metric(r#"siglip_model_loads_total{model="lazy",result="ok"}"#).await, 1.0);
     let timed = running.metric(r#"siglip_model_load_duration_seconds_count{model="lazy"}"#).await;
     assert_eq!(timed, 1.0);
-    // What was measured at load is known now.
+    // The fields that are measured at load are known now.
     let (_, _, info) =
         running.ask(running.client.get(format!("{}/info", running.server.url))).await;
     let [lazy, eager] = [&info["models"][0], &info["models"][1]];
@@ -165,7 +165,7 @@ async fn an_operator_unloads_one_tower_and_the_other_goes_on() {
     assert_eq!(running.vector("tiny", &text).await, before[1]);
     assert_eq!(running.states("tiny").await, ["unloaded", "loaded"]);
     assert_eq!(running.metric(r#"siglip_towers_loaded{model="tiny",tower="image"}"#).await, 0.0);
-    // Bit by bit the same after it came back, and after both did.
+    // The same bit for bit after one tower was loaded again, and after both were.
     assert_eq!(running.vector("tiny", &image).await, before[0]);
     assert_eq!(running.order("tiny/unload").await.0, StatusCode::OK);
     assert_eq!(running.list().await["resident_bytes"], 0);
@@ -185,7 +185,7 @@ async fn an_operator_unloads_one_tower_and_the_other_goes_on() {
     let page = running.client.post(format!("{}/admin/models/tiny/unload", running.admin));
     let (status, ..) = running.ask(page.header("origin", "https://a.example")).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
-    // None of this is where clients are.
+    // Clients cannot reach these routes.
     let url = format!("{}/admin/models", running.server.url);
     assert_eq!(running.ask(running.client.get(url)).await.0, StatusCode::NOT_FOUND);
 }
@@ -196,7 +196,7 @@ async fn a_tower_that_is_idle_goes_by_itself() {
     let running = Running::start(&["--model", &model, "--cache-text-bytes", "0"]);
     let (image, text) = (image(), text());
     let first = running.vector("tiny", &image).await;
-    // Texts keep their tower, while the one that nobody uses goes.
+    // The text tower is in use and stays, while the idle tower is unloaded.
     let alone = async {
         loop {
             running.vector("tiny", &text).await;
@@ -227,14 +227,14 @@ async fn a_load_that_fails_is_said_and_mended() {
     let said = problem.to_string();
     assert!(said.contains("not_ready") && said.contains("text tower cannot be loaded"), "{said}");
     assert!(!said.contains(&path), "a path of the server's: {said}");
-    // Others do not notice, and neither do load balancers.
+    // Other models and the readiness probe are not affected.
     running.vector("demo", &text()).await;
     assert!(running.is_ready().await);
     assert_eq!(running.states("copied").await, ["failed", "failed"]);
     let series = r#"siglip_model_loads_total{model="copied",result="failed"}"#;
     assert_eq!(running.metric(series).await, 1.0);
 
-    // Another checkpoint in its place is refused, and this is for an operator to mend.
+    // Another checkpoint in its place is refused. An operator must fix this.
     let mut changed = bytes.clone();
     *changed.last_mut().expect("bytes") ^= 1;
     fs::write(&weights, changed).expect("written");
@@ -266,7 +266,7 @@ async fn a_request_tries_again_once_the_pause_is_over() {
 async fn the_bound_on_memory_holds_and_the_least_recently_used_goes() {
     let models: Vec<_> = ["a", "b", "c"].map(|name| format!("{name}={TINY},load=lazy")).into();
     let weights = fs::metadata(Path::new(TINY).join("model.safetensors")).expect("a file").len();
-    // Two models fit, and three do not.
+    // Two models fit, three do not.
     let bound = (weights * 5 / 2).to_string();
     let mut args = vec!["--max-resident-bytes", &bound];
     models.iter().for_each(|model| args.extend(["--model", model]));
@@ -312,7 +312,7 @@ async fn captions_are_the_same_after_their_towers_were_away() {
         answer["captions"][0]["token_ids"].clone()
     };
     let first = caption().await;
-    // The writer is with the text side, and each comes back alone.
+    // The caption writer belongs to the text tower, and each tower is loaded again separately.
     for order in ["writer/unload?tower=text", "writer/unload?tower=vision", "writer/unload"] {
         assert_eq!(running.order(order).await.0, StatusCode::OK);
         assert_eq!(caption().await, first, "{order}");

@@ -155,3 +155,60 @@ fn no_file_holds_the_path_of_its_checkout() {
     let wrong: Vec<_> = found.iter().filter(names_it).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// Words that the text does not use any more. `CONTRIBUTING.md` has a table with the words to use instead.
+const RETIRED: [&str; 8] = [
+    "anew",
+    "from nothing",
+    "in the light of",
+    "one behind the other",
+    "picture",
+    "pictures",
+    "whither",
+    "whoever",
+];
+
+/// Modules whose comments still use retired words.
+const NOT_YET: [&str; 7] = ["app", "batch", "cli", "engine", "model", "registry", "telemetry"];
+
+/// Whether a line has a word or phrase, outside of code in backticks.
+fn says(line: &str, phrase: &str) -> bool {
+    let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join(" ").to_lowercase();
+    let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || "_/".contains(c));
+    prose.match_indices(phrase).any(|(at, found)| {
+        let after = prose[at + found.len()..].chars().next();
+        !is_part(prose[..at].chars().next_back()) && !is_part(after)
+    })
+}
+
+#[test]
+fn retired_words_stay_away() {
+    let mut wrong = Vec::new();
+    let mut check = |path: &Path, is_prose: fn(&str) -> bool| {
+        let text = fs::read_to_string(path).expect("utf-8");
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| is_prose(line)) {
+            for word in RETIRED.iter().filter(|word| says(line, word)) {
+                let name = path.strip_prefix(root()).expect("below").display();
+                wrong.push(format!("{name}:{}: {word}", number + 1));
+            }
+        }
+    };
+    let mut found = Vec::new();
+    for folder in ["src", "crates/kernels/src", "proto", "tests/it"] {
+        files(&root().join(folder), &[".rs", ".proto"], &mut found);
+    }
+    let source = root().join("src");
+    for path in found {
+        let module = path.strip_prefix(&source).ok().and_then(|path| path.iter().next());
+        let module = module.and_then(|name| name.to_str()).map(|name| name.trim_end_matches(".rs"));
+        if !module.is_some_and(|module| NOT_YET.contains(&module)) {
+            check(&path, |line| line.trim_start().starts_with("//"));
+        }
+    }
+    let mut found = vec![root().join("README.md"), root().join("SECURITY.md")];
+    files(&root().join("docs"), &[".md"], &mut found);
+    for path in found {
+        check(&path, |_| true);
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

@@ -20,10 +20,12 @@ pub(in crate::rest) fn problem_type(code: Code) -> String {
 
 /// The text above the entries.
 const INTRODUCTION: [&str; 2] = [
-    "Every failure has one of these codes, on every surface: `code` in a problem document and in the envelopes of the \
-     compatible APIs, `siglip-code` in gRPC's metadata, `reason` in the metrics. Branch on the code, not on the message. \
-     The message says what is wrong with this very request, and `field` (or `param`) where.",
-    "`type` of a problem document leads here, to the entry of its code: every server has this page at `/docs/errors`.",
+    "Every error has one of these codes, in all APIs: it is `code` in a problem document and in the error formats \
+     of the compatible APIs, `siglip-code` in gRPC's metadata, and `reason` in the metrics. Use the code and not \
+     the message to distinguish errors. The message says what is wrong with the request, and `field` (or `param`) \
+     names the invalid part.",
+    "The `type` of a problem document is a link to the entry of its code on this page. Every server has this page \
+     at `/docs/errors`.",
 ];
 
 fn facts(spec: Spec) -> String {

@@ -217,7 +217,7 @@ async fn every_way_to_ask_gives_the_same_numbers() {
         assert!(difference(&floats(&decoded), row) <= 1e-6);
     }
 
-    // One picture: JSON under either name, raw, and as a form.
+    // One image: JSON under either name, raw, and as a form.
     let uri = format!(
         "data:image/png;base64,{}",
         base64_simd::STANDARD.encode_to_string(&server.pictures[0])

@@ -1,4 +1,5 @@
-//! A model that is described without its towers, and towers that are loaded one at a time: as the whole, to the bit.
+//! A model that is described without its towers, and towers that are loaded one at a time, give the same
+//! results bit for bit as the whole model.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -47,7 +48,7 @@ fn states(vision: &mut VisionTower, images: &[Pixels]) -> Embedding {
     vision.tapped(images, &taps).expect("states").remove(0)
 }
 
-/// What a reader gives for an image's states.
+/// The output of a reader for an image's states.
 fn read(reader: &mut Reader, card: &ModelCard, image: Embedding, texts: Vec<Tokens>) -> Embedding {
     let row = match card.reader.expect("a reader") {
         ReaderInfo::Matching { .. } => ReaderRow::Match(MatchRow { image, texts: texts.into() }),
@@ -59,7 +60,7 @@ fn read(reader: &mut Reader, card: &ModelCard, image: Embedding, texts: Vec<Toke
     reader.forward(&[row]).expect("one row").remove(0)
 }
 
-/// What is known without loading a tower.
+/// The description of a model without loading a tower.
 fn described(card: &ModelCard) -> ModelCard {
     ModelCard {
         parameters: 0,
