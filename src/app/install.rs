@@ -70,7 +70,7 @@ impl Site {
         let begun = Instant::now();
         let Served { name, model: options, .. } = served;
         let (source, options) = files::locate(options).await?;
-        let again = options.clone();
+        let (again, room) = (options.clone(), self.make_room(&name, &source, &options).await?);
         // Reads files and converts weights: seconds for a large checkpoint, so not on an async thread.
         let loaded = tokio::task::spawn_blocking(move || model::load(&options))
             .await?
@@ -78,13 +78,13 @@ impl Site {
 
         let Loaded { vision, text, reader, tokenizer, writer, image, card, tower_bytes } = loaded;
         let parts = Parts { vision: Some(vision), text, reader, bytes: tower_bytes };
-        let too_large = |source| AppError::TooLarge { model: name.clone(), source };
-        self.budget.check(card.weight_bytes).map_err(too_large)?;
         let source = Source::loaded(&name, again, &card, &self.engine);
         let parts = source.arm(parts);
         let has = [true, parts.text.is_some() || parts.reader.is_some()];
         let keeping = self.keeping(source, has, tower_bytes);
         let (tokens, measured) = (tokenizer, OnceLock::new());
+        // It is counted by what it takes from here on.
+        self.budget.release(room);
         let handle = self.spawn(&name, parts, keeping)?;
         describe(self.engine.metrics(), &name, &card);
         let model =
@@ -103,6 +103,31 @@ impl Site {
             "ready"
         );
         Ok(model)
+    }
+
+    /// Takes room for a model that is about to be loaded at the start: earlier ones may have to let a tower go.
+    ///
+    /// * returns the bytes that were taken
+    async fn make_room(
+        &self,
+        name: &str,
+        source: &str,
+        options: &config::Model,
+    ) -> Result<u64, AppError> {
+        if !self.budget.is_bounded() {
+            return Ok(0);
+        }
+        let (budget, options) = (Arc::clone(&self.budget), options.clone());
+        let reserve = move || {
+            model::describe(&options).map(|described| {
+                let bytes = described.card.weight_bytes;
+                budget.reserve(bytes, || true).map(|()| bytes)
+            })
+        };
+        let reserved = tokio::task::spawn_blocking(reserve).await?;
+        let reserved =
+            reserved.map_err(|error| AppError::Load { model: source.to_owned(), source: error })?;
+        reserved.map_err(|source| AppError::TooLarge { model: name.to_owned(), source })
     }
 
     /// Installs a model without its towers.
@@ -158,9 +183,13 @@ impl Site {
                     return;
                 }
                 Err(failure) => {
+                    let why = match &failure {
+                        AppError::Hub { source, .. } => source.to_string(),
+                        other => other.to_string(),
+                    };
                     let cause = anyhow::Error::from(failure);
                     error!(model = served.name, error = format!("{cause:#}"), "cannot be fetched");
-                    registry.note_fetch(&served.name, Some(cause.to_string()));
+                    registry.note_fetch(&served.name, Some(why));
                     tokio::select! {
                         () = tokio::time::sleep(FETCH_PAUSE) => {}
                         () = registry.closed() => return,

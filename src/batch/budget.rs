@@ -65,6 +65,12 @@ impl MemoryBudget {
         Self { max, ..Self::default() }
     }
 
+    /// Whether there is a bound.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.max.is_some()
+    }
+
     /// Whether a model of this size can ever be loaded, beside those that always stay.
     ///
     /// # Errors
@@ -77,7 +83,7 @@ impl MemoryBudget {
         }
     }
 
-    /// Counts the towers of a model that was loaded at the start.
+    /// Counts the towers that a model has from its start on.
     pub(super) fn count(&self, bytes: u64, stays: bool) {
         let state = &mut *self.state.lock();
         state.used += bytes;
@@ -89,8 +95,11 @@ impl MemoryBudget {
         self.state.lock().models.push(model);
     }
 
-    /// Takes room for a load, and waits for it while somebody waits for the load.
-    pub(super) fn reserve(&self, bytes: u64, is_wanted: impl Fn() -> bool) -> Result<(), Refused> {
+    /// Takes room for a load, and waits for it while somebody waits for the load. The thread is held up.
+    ///
+    /// # Errors
+    /// [`Refused::TooLarge`] if there never is room, [`Refused::NotWanted`] if nobody waits any more.
+    pub fn reserve(&self, bytes: u64, is_wanted: impl Fn() -> bool) -> Result<(), Refused> {
         let Some(max) = self.max else { return Ok(()) };
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let reserved = self.reserve_within(max, bytes, is_wanted);
@@ -111,7 +120,7 @@ impl MemoryBudget {
                 return Ok(());
             }
             let room = max.saturating_sub(state.pinned);
-            if bytes > room {
+            if bytes > room || bytes == 0 && state.pinned > max {
                 return Err(Refused::TooLarge { bytes, room });
             }
             let (seen, models) = (state.changes, state.models.clone());
@@ -138,7 +147,7 @@ impl MemoryBudget {
     }
 
     /// Gives room back.
-    pub(super) fn release(&self, bytes: u64) {
+    pub fn release(&self, bytes: u64) {
         if self.max.is_some() {
             let state = &mut *self.state.lock();
             state.used = state.used.saturating_sub(bytes);

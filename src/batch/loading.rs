@@ -134,6 +134,8 @@ fn run(shared: &Arc<Shared>, wanted: [bool; 2]) {
                 "towers were loaded"
             );
             shared.deliver(parts);
+            // The estimate may have been too low, and then something has to go.
+            drop(keeping.budget.reserve(0, || shared.is_open()));
         }
         Err(failure) => {
             keeping.budget.release(expected);

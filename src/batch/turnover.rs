@@ -186,6 +186,11 @@ impl Shared {
         })
     }
 
+    /// Whether rows are taken.
+    pub(super) fn is_open(&self) -> bool {
+        !self.queues.lock().closed
+    }
+
     /// Bytes that a load needs.
     pub(super) fn expected_bytes(&self, wanted: [bool; 2]) -> u64 {
         let queues = self.queues.lock();

@@ -19,7 +19,7 @@ use super::{
     family::{Architecture, Description, Outline, Towers},
     nn::EncoderTower,
     probe::{Answers, Probe},
-    weights::Scope,
+    weights::{Extent, Scope},
 };
 use crate::{
     checkpoint::fields::Fields,
@@ -110,8 +110,8 @@ impl Architecture for Blip2Config {
         })
     }
 
-    fn values(&self, root: &Scope<'_>) -> Result<u64, LoadError> {
-        Ok(root.values() - root.at("language_model").values())
+    fn extent(&self, root: &Scope<'_>) -> Result<Extent, LoadError> {
+        Ok(root.extent() - root.at("language_model").extent())
     }
 
     /// Both towers share the Q-Former where they are loaded together; one that is loaded alone has its own.

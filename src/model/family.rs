@@ -6,7 +6,7 @@ use super::{
     clip, llava,
     probe::{Answers, Probe},
     siglip,
-    weights::Scope,
+    weights::{Extent, Scope},
 };
 use crate::{
     checkpoint::{
@@ -37,12 +37,12 @@ pub(super) trait Architecture {
     /// Names the tensor at fault.
     fn outline(&self, root: &Scope<'_>) -> Result<Outline, LoadError>;
 
-    /// How many values the towers have, as far as the files tell.
+    /// How large the towers are, as far as the files tell.
     ///
     /// # Errors
     /// Names the tensor at fault.
-    fn values(&self, root: &Scope<'_>) -> Result<u64, LoadError> {
-        Ok(root.values())
+    fn extent(&self, root: &Scope<'_>) -> Result<Extent, LoadError> {
+        Ok(root.extent())
     }
 
     /// The towers, or those that are asked for.

@@ -13,7 +13,7 @@ use super::{
     checkpoint::Checkpoint,
     family::{self, Architecture, Description, Outline, Towers},
     probe::{Answers, Probe},
-    weights::Scope,
+    weights::{Extent, Scope},
 };
 use crate::{
     checkpoint::{content::ReadError, fields::Fields},
@@ -174,8 +174,8 @@ impl Architecture for Llava {
         self.tower.outline(&Self::scope(root)?)
     }
 
-    fn values(&self, root: &Scope<'_>) -> Result<u64, LoadError> {
-        Ok(Self::scope(root)?.values())
+    fn extent(&self, root: &Scope<'_>) -> Result<Extent, LoadError> {
+        Ok(Self::scope(root)?.extent())
     }
 
     fn load(&self, image: &ImageSpec, root: &Scope<'_>, part: Part) -> Result<Towers, LoadError> {

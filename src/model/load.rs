@@ -236,10 +236,10 @@ pub fn describe(config: &config::Model) -> Result<Described, LoadError> {
     let runtime = Runtime::new(config)?;
     let root = Scope::root(&opened.weights, &runtime);
     let outline = opened.model.outline(&root).map_err(within)?;
-    let values = opened.model.values(&root).map_err(within)?;
+    let extent = opened.model.extent(&root).map_err(within)?;
     let card = ModelCard {
-        parameters: values,
-        weight_bytes: values * runtime.bytes_of_value(),
+        parameters: extent.values,
+        weight_bytes: extent.bytes,
         ..opened.card(config, outline, &runtime)
     };
     let image = opened.image.clone();

@@ -8,6 +8,7 @@ mod read;
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeSet, HashMap},
+    ops::{Add, Sub},
 };
 
 use candle_core::{DType, Tensor};
@@ -147,6 +148,31 @@ impl Weights {
     }
 }
 
+/// How large tensors are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Extent {
+    /// How many values they have.
+    pub(super) values: u64,
+    /// Bytes that they take in memory at most.
+    pub(super) bytes: u64,
+}
+
+impl Add for Extent {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { values: self.values + other.values, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl Sub for Extent {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self { values: self.values - other.values, bytes: self.bytes - other.bytes }
+    }
+}
+
 /// A place in the name tree (`vision_model.encoder.layers.3`), with the runtime that tensors are made for.
 #[derive(Clone)]
 pub(super) struct Scope<'w> {
@@ -184,15 +210,30 @@ impl<'w> Scope<'w> {
         self.weights.taken.borrow_mut().extend(source.stored().map(str::to_owned));
     }
 
-    /// How many values the tensors at this place have.
-    pub(super) fn values(&self) -> u64 {
+    /// How large the tensors at this place are.
+    pub(super) fn extent(&self) -> Extent {
         let inside = match self.prefix.as_str() {
             "" => String::new(),
             prefix => format!("{prefix}."),
         };
         let tensors = self.weights.shards.iter().flat_map(|shard| &shard.tensors);
         let inside = tensors.filter(|(name, _)| name.starts_with(&inside));
-        inside.map(|(_, info)| info.shape.iter().product::<usize>() as u64).sum()
+        inside.fold(Extent::default(), |sum, (_, info)| sum + self.extent_of(&info.shape))
+    }
+
+    /// As much as a kernel may add is added: outputs fill panels, inputs fill tiles, and each output of a layer of bytes
+    /// has a factor.
+    fn extent_of(&self, shape: &[usize]) -> Extent {
+        let values = shape.iter().product::<usize>() as u64;
+        let bytes = match shape {
+            [] | [_] => values.next_multiple_of(16) * 4,
+            [outputs, inputs @ ..] => {
+                let outputs = (*outputs as u64).next_multiple_of(16);
+                let inputs = inputs.iter().product::<usize>() as u64;
+                outputs * (inputs.next_multiple_of(32) * self.runtime.bytes_of_value() + 4)
+            }
+        };
+        Extent { values, bytes }
     }
 
     /// Bytes of the tensors and layers made so far.

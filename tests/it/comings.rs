@@ -1,6 +1,6 @@
 //! Models that are loaded when they are needed and unloaded when they are idle, in a server process.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
@@ -265,13 +265,20 @@ async fn a_request_tries_again_once_the_pause_is_over() {
 #[tokio::test]
 async fn the_bound_on_memory_holds_and_the_least_recently_used_goes() {
     let models: Vec<_> = ["a", "b", "c"].map(|name| format!("{name}={TINY},load=lazy")).into();
-    let weights = fs::metadata(Path::new(TINY).join("model.safetensors")).expect("a file").len();
+    let one = Running::start(&["--model", &models[0]]);
+    let weight_bytes = async || {
+        let (_, _, info) = one.ask(one.client.get(format!("{}/info", one.server.url))).await;
+        info["models"][0]["weight_bytes"].as_u64().expect("a number")
+    };
+    let (image, text) = (image(), text());
+    let estimate = weight_bytes().await;
+    one.vector("a", &text).await;
     // Two models fit, three do not.
-    let bound = (weights * 5 / 2).to_string();
+    let bytes = weight_bytes().await + estimate;
+    let bound = bytes.to_string();
     let mut args = vec!["--max-resident-bytes", &bound];
     models.iter().for_each(|model| args.extend(["--model", model]));
     let running = Running::start(&args);
-    let (image, text) = (image(), text());
     let first = running.vector("a", &image).await;
     running.vector("b", &image).await;
     running.vector("a", &text).await;
@@ -281,10 +288,21 @@ async fn the_bound_on_memory_holds_and_the_least_recently_used_goes() {
     let gone = running.metric(r#"siglip_tower_unloads_total{model="b",reason="memory"}"#).await;
     assert!(gone >= 1.0);
     let resident = running.list().await["resident_bytes"].as_u64().expect("a number");
-    assert!(resident <= weights * 5 / 2, "{resident} of {bound}");
+    assert!(resident <= bytes, "{resident} of {bound}");
     assert_eq!(running.vector("b", &image).await, first);
 
-    let small = (weights / 2).to_string();
+    // The bound holds at the start, too: what may go makes room for what comes later in the list.
+    let eager = models.iter().map(|model| model.replace("load=lazy", "idle=1h"));
+    let eager: Vec<_> = eager.collect();
+    let mut args = vec!["--max-resident-bytes", &bound];
+    eager.iter().for_each(|model| args.extend(["--model", model]));
+    let running = Running::start(&args);
+    let resident = running.list().await["resident_bytes"].as_u64().expect("a number");
+    assert!(resident <= bytes, "{resident} of {bound}");
+    assert_eq!(running.states("c").await, ["loaded", "loaded"]);
+    assert_eq!(running.vector("a", &image).await, first);
+
+    let small = (estimate - 1).to_string();
     let args = ["--listen", "127.0.0.1:0", "--max-resident-bytes", &small, "--model", &models[0]];
     let refused = run(&args);
     assert_eq!(refused.status.code(), Some(1));
@@ -298,6 +316,22 @@ async fn a_lazy_model_without_its_files_fails_the_start() {
     let output = tokio::task::spawn_blocking(move || run(&args)).await.expect("runs");
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("cannot load the model `/nowhere`"), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn replicas_come_and_go_together() {
+    let (one, lazy) = (format!("one={TINY}"), format!("many={TINY},load=lazy"));
+    let running = Running::start(&["--model", &lazy, "--replicas", "2", "--threads", "2"]);
+    let alone = Running::start(&["--model", &one]);
+    let (image, text) = (image(), text());
+    let expected = [alone.vector("one", &image).await, alone.vector("one", &text).await];
+    for _ in 0..2 {
+        assert_eq!(
+            [running.vector("many", &image).await, running.vector("many", &text).await],
+            expected
+        );
+        assert_eq!(running.order("many/unload").await.0, StatusCode::OK);
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ struct Site {
     failures: Arc<AtomicUsize>,
     for_good: bool,
     idle: Option<Duration>,
+    /// What a model is thought to need.
+    expected: u64,
 }
 
 const BYTES: u64 = 10;
@@ -27,6 +29,7 @@ impl Site {
             failures: Arc::default(),
             for_good: false,
             idle: None,
+            expected: 2 * BYTES,
         }
     }
 
@@ -63,7 +66,7 @@ impl Site {
             towers: [true, true],
             idle: self.idle,
             may_yield: true,
-            expected_bytes: [2 * BYTES, 0],
+            expected_bytes: [self.expected, 0],
             budget: Arc::clone(&self.budget),
             give_back: || {},
         };
@@ -237,6 +240,22 @@ async fn the_tower_that_was_used_least_recently_makes_room() {
     // One tower of b needs the place of one tower.
     b.embed_text(text(6), Submit::default()).await.expect("comes back");
     assert_eq!((presence(a), presence(b)), ([LOADED, UNLOADED], [UNLOADED, LOADED]));
+}
+
+#[tokio::test]
+async fn a_load_that_needs_more_than_was_thought_makes_others_go() {
+    let site = Site::new(Some(4 * BYTES));
+    let (a, _) = site.model("a");
+    embed(&a, 1).await.expect("room for it");
+    let small = Site { expected: BYTES, ..Site::new(None) };
+    let small = Site { budget: Arc::clone(&site.budget), ..small };
+    let (b, _) = small.model("b");
+    let (c, _) = small.model("c");
+    embed(&b, 2).await.expect("room for it");
+    a.embed_text(text(3), Submit::default()).await.expect("used once more");
+    embed(&c, 4).await.expect("room for what it was thought to need");
+    until(&b, [LOADED, UNLOADED]).await;
+    assert_eq!((presence(&a), presence(&c)), ([UNLOADED, LOADED], [LOADED; 2]));
 }
 
 #[tokio::test]

@@ -95,6 +95,8 @@ fn check(source: String, dtype: config::DType) {
     assert_eq!(told.writer.is_some(), whole.writer.is_some(), "{what}");
     assert_eq!(told.image, whole.image, "{what}");
     assert_eq!(whole.tower_bytes.iter().sum::<u64>(), whole.card.weight_bytes, "{what}");
+    let (estimate, bytes) = (told.card.weight_bytes, whole.card.weight_bytes);
+    assert!(estimate >= bytes, "{what}: {estimate} is not enough for {bytes}");
 
     let load =
         |part| model::load_part(&config, part).unwrap_or_else(|error| panic!("{what}: {error}"));
