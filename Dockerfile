@@ -34,10 +34,10 @@ LABEL org.opencontainers.image.title="siglip-server" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$SIGLIP_BUILD_COMMIT"
 COPY --from=build /out/siglip-server /usr/local/bin/siglip-server
-# Whom to trust when pictures are fetched over https, which is off unless asked for.
+# The certificate authorities for fetching images over https, which is off by default.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-# A container's loopback is reachable from nowhere; who may connect is decided by the published ports.
-# gRPC stays off unless asked for: SIGLIP_GRPC_LISTEN=0.0.0.0:8081.
+# A container's loopback cannot be reached from outside. The published ports decide who can connect.
+# gRPC is off by default: SIGLIP_GRPC_LISTEN=0.0.0.0:8081 turns it on.
 ENV SIGLIP_LISTEN=0.0.0.0:8080
 EXPOSE 8080 8081
 # Where a volume with downloads goes (`HF_HOME=/models`): a new volume takes its owner from here.

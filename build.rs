@@ -1,4 +1,4 @@
-//! Compiles the protocol and notes what the binary is built from.
+//! Compiles the protocol files and records the commit that the binary is built from.
 
 use std::{
     env,
@@ -20,19 +20,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     compile_protos()
 }
 
-/// The commit from the environment (a container build has no repository), else from git, else `unknown`.
+/// The commit from the environment (a container build has no repository), otherwise from git, otherwise
+/// `unknown`.
 fn commit() -> String {
     if let Some(commit) = env::var("SIGLIP_BUILD_COMMIT").ok().filter(|commit| !commit.is_empty()) {
         return commit;
     }
-    // A source tree unpacked inside another repository must not report that one's commit: a prefix
+    // A source tree unpacked inside another repository must not report the commit of that repository. A prefix
     // means that the repository's root is above this folder.
     if git(&["rev-parse", "--show-prefix"]).is_none_or(|prefix| !prefix.is_empty()) {
         return "unknown".to_owned();
     }
-    // The reflog of HEAD grows with every commit, checkout and rebase, where `HEAD` itself only changes
-    // with the branch; git knows where both lie in a linked worktree. A path that does not exist would
-    // make cargo run this script on every build.
+    // The reflog of HEAD grows with every commit, checkout and rebase, while `HEAD` itself only changes with
+    // the branch. git knows the paths of both in a linked worktree. With a path that does not exist, cargo
+    // would run this script on every build.
     for file in ["HEAD", "logs/HEAD"] {
         if let Some(path) = git(&["rev-parse", "--git-path", file])
             && Path::new(&path).exists()
@@ -43,23 +44,23 @@ fn commit() -> String {
     git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// The trimmed output of a git command; none where git, or a repository, is missing.
+/// The trimmed output of a git command. `None` if there is no git or no repository.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
     let text = output.status.success().then_some(output.stdout)?;
     String::from_utf8(text).ok().map(|text| text.trim().to_owned())
 }
 
-/// protox is a compiler in Rust: no system `protoc` is needed.
+/// protox is a compiler in Rust, so no system `protoc` is needed.
 fn compile_protos() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(PROTOS, ["proto"])?;
-    // The reflection service answers from these bytes.
+    // The reflection service reads these bytes.
     let path = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
     fs::write(path, prost::Message::encode_to_vec(&descriptors))?;
     tonic_prost_build::configure()
-        // Messages are held against a bound before they are taken apart.
+        // This codec checks the limits of messages before they are decoded.
         .codec_path("crate::grpc::codec::BoundedCodec")
-        // Pictures are slices of the received message, not copies.
+        // Images are slices of the received message, not copies.
         .bytes(".siglip.v1.Image")
         .bytes(".siglip.v1.FeatureMap")
         .bytes(".siglip.v1.EmbedStreamResponse")

@@ -3,7 +3,7 @@
 //! ```sh
 //! cargo bench --bench pictures
 //! cargo bench --bench pictures --features turbojpeg
-//! JPEG=photo.jpg cargo bench --bench pictures       # a picture of your own
+//! JPEG=photo.jpg cargo bench --bench pictures       # your own image
 //! ```
 
 #![expect(clippy::expect_used, reason = "a measurement stops where it cannot go on")]
@@ -19,7 +19,7 @@ use siglip_server::preprocess::{self, Decoding, ImageLimits, ImageSpec};
 const LIMITS: ImageLimits =
     ImageLimits { max_bytes: 1 << 28, max_pixels: 1 << 28, max_decode_bytes: 1 << 32 };
 
-/// Twelve megapixels, as telephones take them.
+/// Twelve megapixels, the size of photos from phones.
 fn made_up() -> Vec<u8> {
     let mut bytes = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut bytes, 90);

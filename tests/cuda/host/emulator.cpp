@@ -200,7 +200,7 @@ void meet(void *own, void (*work)(Operands &)) {
 
 void begin_copy(void *to, const void *from, size_t bytes) {
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes) fail("a copy is not aligned");
-    // Whoever reads it before it is there reads what is no number.
+    // If it is read before it is written, the result is not a number.
     std::memset(to, 0xff, bytes);
     device.self->copies.push_back({to, from, bytes, device.self->groups});
 }
