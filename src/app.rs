@@ -4,6 +4,7 @@
 //! [`App::serve`] loads, serves and drains. What a caller (the command line, a test) needs while the
 //! server runs is in its [`AppHandle`].
 
+mod admin;
 mod connections;
 mod descriptors;
 mod drain;
@@ -11,6 +12,7 @@ mod drain;
 mod failpoint;
 mod failure;
 mod install;
+mod large;
 mod listen;
 mod security;
 #[cfg(unix)]
@@ -30,6 +32,7 @@ pub use self::failure::AppError;
 use self::{
     connections::{Door, Exchanges, Protocol},
     install::Site,
+    large::LargeRequests,
     listen::Port,
     security::Security,
 };
@@ -40,7 +43,7 @@ use crate::{
     grpc,
     registry::{Model, Registry},
     rest,
-    telemetry::Metrics,
+    telemetry::{Metrics, Traces},
 };
 
 /// A server that holds its ports, but answers nothing yet.
@@ -139,7 +142,9 @@ impl App {
     /// # Errors
     /// [`AppError::Bind`], [`AppError::BindSocket`] or [`AppError::Pool`].
     pub async fn bind(config: Config) -> Result<Self, AppError> {
-        let engine = empty_engine(&config)?;
+        let metrics = Arc::new(Metrics::new());
+        let traces = Traces::start(&config.trace, &metrics)?;
+        let engine = empty_engine(&config, metrics, traces)?;
         let mut config = config;
         config.listen.max_connections = descriptors::connections(&config.listen);
         let security = Security::load(&config, &engine)?;
@@ -200,16 +205,9 @@ impl App {
         } = self;
         let mut listeners = JoinSet::new();
         // What follows files and answers probes goes on until the end of the drain.
-        let mut aside = security.follow_files();
-        if let Some(Port::Open(socket)) = admin {
-            let hosts = handle.admin.map(|addr| security::hosts(&config.listen, &addr));
-            let router = rest::admin_router(Arc::clone(&handle.engine), hosts.unwrap_or_default());
-            let door = Door {
-                max_connections: descriptors::ADMIN_CONNECTIONS,
-                ..Door::new(router, &config.listen)
-            };
-            aside.spawn(connections::serve(socket, door));
-        }
+        let _following = security.follow_files();
+        let _probes = admin::listen(admin, &config.listen, &handle)?;
+        let large = LargeRequests::start().map_err(AppError::Listen)?;
         let access = security.rest(&config.listen);
         let router = rest::router(rest::AppState::with_access(Arc::clone(&handle.engine), access));
         let door = Door {
@@ -217,6 +215,7 @@ impl App {
             leave: handle.leave.clone(),
             stop: handle.stop.clone(),
             exchanges: Arc::clone(&handle.exchanges),
+            large: large.handle(),
             ..Door::new(router, &config.listen)
         };
         #[cfg(unix)]
@@ -251,6 +250,7 @@ impl App {
                 leave: handle.leave.clone(),
                 stop,
                 exchanges: Arc::clone(&handle.exchanges),
+                large: large.handle(),
                 ..Door::new(router, &config.listen)
             };
             let asked = handle.clone();
@@ -278,13 +278,21 @@ impl App {
             return outcome;
         }
         handle.stop();
-        outcome.and(drain::drain(&handle, listeners, config.listen.grace_period).await)
+        let outcome =
+            outcome.and(drain::drain(&handle, listeners, config.listen.grace_period).await);
+        if let Some(traces) = handle.engine.traces().cloned() {
+            tokio::task::spawn_blocking(move || traces.shut_down()).await?;
+        }
+        outcome
     }
 }
 
 /// An engine with every configured name, none of them loaded.
-fn empty_engine(config: &Config) -> Result<Arc<Engine>, AppError> {
-    let metrics = Arc::new(Metrics::new());
+fn empty_engine(
+    config: &Config,
+    metrics: Arc<Metrics>,
+    traces: Option<Arc<Traces>>,
+) -> Result<Arc<Engine>, AppError> {
     let (mut names, mut aliases) = (Vec::new(), Vec::new());
     for served in served(config)? {
         metrics.touch_model(&served.name);
@@ -292,7 +300,7 @@ fn empty_engine(config: &Config) -> Result<Arc<Engine>, AppError> {
         names.push(served.name);
     }
     let registry = Registry::new(names).with_aliases(aliases);
-    let engine = Engine::new(config, registry, metrics)?;
+    let engine = Engine::new(config, registry, metrics)?.with_traces(traces);
     if !config.fetch.enabled {
         return Ok(Arc::new(engine));
     }
@@ -310,7 +318,7 @@ fn served(config: &Config) -> Result<Vec<Served>, AppError> {
 /// # Errors
 /// [`AppError::Pool`], or those of a model that cannot be had, loaded or run.
 pub async fn engine_alone(config: &Config) -> Result<Arc<Engine>, AppError> {
-    let engine = empty_engine(config)?;
+    let engine = empty_engine(config, Arc::new(Metrics::new()), None)?;
     let site = Site::new(config, &engine);
     for default in served(config)?.into_iter().take(1) {
         // Its towers are needed at once, and until the end.

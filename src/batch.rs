@@ -24,7 +24,10 @@ mod turnover;
 mod worker;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -39,7 +42,7 @@ use crate::{
     config,
     embedding::Embedding,
     model::{Reader, Tap, TextTower, TowerError, VisionTower},
-    telemetry::Metrics,
+    telemetry::{BatchSpan, Metrics, Trace},
 };
 
 /// Who goes first when both wait. Bulk is never starved.
@@ -53,7 +56,7 @@ pub enum Priority {
 }
 
 /// How a row is queued.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Submit {
     /// Who goes first.
     pub priority: Priority,
@@ -61,6 +64,24 @@ pub struct Submit {
     pub deadline: Option<Instant>,
     /// Which output of the tower the row asks for.
     pub tap: Tap,
+    /// Whose row it is; rows of different requests take turns. Where it is none, the row is a request by itself.
+    pub request: Option<RequestId>,
+    /// The trace of its request, where that is traced.
+    pub trace: Option<Trace>,
+}
+
+/// Tells the rows of one request from those of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(u64);
+
+impl RequestId {
+    /// One that no other request of this process has.
+    #[must_use]
+    pub fn unique() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Relaxed: the number guards no other memory.
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// What a row holds of the server's bounds until its pass has ended or it is dropped.
@@ -77,6 +98,8 @@ pub struct Answer {
     pub forward: Duration,
     /// Rows of that batch.
     pub batch_rows: usize,
+    /// The span of that batch, where a request of it is traced.
+    pub batch: Option<BatchSpan>,
 }
 
 /// Why a row has no embedding.

@@ -20,7 +20,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 pub use self::{
     choices::{
         Agreement, CpuFeatures, DType, DecodeIsolation, Device, LoadTime, LogFormat, MatchingToken,
-        MatmulPrecision, TextNormalization,
+        MatmulPrecision, Share, TextNormalization, TraceProtocol,
     },
     lists::{Host, List, Network, WebOrigin},
     load::{Effective, Origin, Sources},
@@ -56,6 +56,8 @@ options::sections! {
         cache: Cache,
         /// The log.
         log: Log,
+        /// Where traces of requests are sent.
+        trace: Trace,
     }
 }
 
@@ -315,5 +317,19 @@ section! {
         filter: String = "info".to_owned(), Filter "FILTER";
         /// The format of a line: for people, or one JSON object per line.
         format: LogFormat = LogFormat::default(), Choice "human|json";
+    }
+}
+
+section! {
+    /// Traces (OpenTelemetry). `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` are
+    /// read as every OpenTelemetry program reads them.
+    Trace {
+        /// The address of a collector, such as `http://localhost:4317`; without one nothing is traced.
+        endpoint: Option<String> = None, Text "URL", flag "trace-endpoint";
+        /// How the collector is spoken to: OTLP over gRPC (port 4317), or over HTTP in protobuf (port 4318).
+        protocol: TraceProtocol = TraceProtocol::default(), Choice "grpc|http";
+        /// The share of requests that are traced, from 0 to 1, of those whose client does not say whether to trace
+        /// them (`traceparent`).
+        sample: Share = Share::ALL, Choice "SHARE";
     }
 }

@@ -53,7 +53,7 @@ use crate::{
     fetch::Fetcher,
     preprocess::{Decoding, Pixels},
     registry::{Model, Readiness, Registry},
-    telemetry::Metrics,
+    telemetry::{Metrics, Traces},
 };
 
 /// Answers requests: owns the models, the caches, the decode pool and the limits.
@@ -71,6 +71,7 @@ pub struct Engine {
     row_memory: RowMemory,
     limits: config::Limits,
     metrics: Arc<Metrics>,
+    traces: Option<Arc<Traces>>,
 }
 
 impl Engine {
@@ -106,6 +107,7 @@ impl Engine {
             row_memory: RowMemory::new(&config.batch),
             limits,
             metrics,
+            traces: None,
         })
     }
 
@@ -137,6 +139,18 @@ impl Engine {
     #[must_use]
     pub fn fetcher(&self) -> Option<&Fetcher> {
         self.fetcher.as_ref()
+    }
+
+    /// Traces the requests that come from here on.
+    #[must_use]
+    pub fn with_traces(self, traces: Option<Arc<Traces>>) -> Self {
+        Self { traces, ..self }
+    }
+
+    /// What traces requests, where a collector is configured.
+    #[must_use]
+    pub fn traces(&self) -> Option<&Arc<Traces>> {
+        self.traces.as_ref()
     }
 
     /// The served models.

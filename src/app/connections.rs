@@ -29,6 +29,7 @@ use hyper_util::{
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_io_timeout::TimeoutStream;
@@ -42,7 +43,7 @@ use self::{
     exchange::{Activity, Exchange},
     written::Written,
 };
-use super::listen::Listener;
+use super::{large, listen::Listener};
 use crate::config;
 
 /// How long a new connection may take to its first request. Ends those that never send one.
@@ -98,6 +99,8 @@ pub(super) struct Door {
     pub(super) stop: CancellationToken,
     /// The open requests, which all doors count together.
     pub(super) exchanges: Arc<Exchanges>,
+    /// Where requests with large bodies are worked on; here, where there are no such threads.
+    pub(super) large: Option<Handle>,
 }
 
 impl Door {
@@ -114,6 +117,7 @@ impl Door {
             leave: CancellationToken::new(),
             stop: CancellationToken::new(),
             exchanges: Arc::default(),
+            large: None,
         }
     }
 
@@ -341,9 +345,14 @@ fn answer(
     }
     let closes = door.leave.is_cancelled() && !over_http2;
     let mut router = door.router.clone();
+    let threads = door.large.clone().filter(|_| large::may_be_large(&request));
     async move {
         // A router is always ready, so it needs no poll before the call.
-        let mut response = router.call(leftover::Body::keep(request, exchange)).await?;
+        let work = router.call(leftover::Body::keep(request, exchange));
+        let mut response = match threads {
+            Some(threads) => large::run(&threads, work).await?,
+            None => work.await?,
+        };
         if closes {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

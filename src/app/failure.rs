@@ -6,7 +6,7 @@ use tokio::task::JoinError;
 
 use crate::{
     auth::KeyFileError, batch::Refused, error::Error, fetch, hub::HubError, model::LoadError,
-    tls::IdentityError,
+    telemetry::TraceError, tls::IdentityError,
 };
 
 /// What to do where a port is taken.
@@ -46,6 +46,9 @@ pub enum AppError {
     /// The client that fetches pictures could not be set up.
     #[error("cannot fetch pictures by URL")]
     Fetch(#[from] fetch::SetupError),
+    /// Traces cannot be sent.
+    #[error("cannot send traces")]
+    Traces(#[from] TraceError),
     /// The API keys cannot be had.
     #[error("cannot ask for API keys")]
     Keys(#[from] KeyFileError),

@@ -75,6 +75,8 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let entry = Entry {
             input,
+            request: how.request,
+            trace: how.trace,
             tap: how.tap,
             reply,
             submitted: Instant::now(),

@@ -6,8 +6,9 @@
 //! - Interactive rows lead; bulk rows fill what room is left. A bulk row that was passed over
 //!   [`PATIENCE`] times leads one batch once no interactive row waits that came before it, so it is never starved and
 //!   delays interactive rows that came later by that one.
-//! - A batch holds rows of one size. The row that has waited longest of the leading priority chooses it, so
-//!   no size is starved: whoever stands n-th leads within n batches, and goes earlier with one of its size.
+//! - Requests take turns ([`super::queue`]): the rows of a long request go a batch's worth at a time, and a short one
+//!   goes between them.
+//! - A batch holds rows of one size. The first row of the leading priority chooses it, so no size is starved.
 
 use std::time::Duration;
 

@@ -1,16 +1,17 @@
-//! One tower's queue: bounded, first in first out within a priority, batches of one size.
+//! One tower's queue: bounded, requests take turns within a priority, batches of one size.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+mod line;
+
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Answer, BatchError, Priority, Share, policy};
+use self::line::Line;
+use super::{Answer, BatchError, Priority, RequestId, Share, policy};
 use crate::{
     model::{ReaderRow, Tap},
     preprocess::Pixels,
+    telemetry::Trace,
     tokenize::Tokens,
 };
 
@@ -102,6 +103,8 @@ impl Row for TextRow {
 #[derive(Debug)]
 pub(super) struct Entry<I> {
     pub(super) input: I,
+    pub(super) request: Option<RequestId>,
+    pub(super) trace: Option<Trace>,
     pub(super) tap: Tap,
     pub(super) reply: oneshot::Sender<Result<Answer, BatchError>>,
     pub(super) submitted: Instant,
@@ -143,8 +146,8 @@ impl Obsolete {
 /// Rows of one tower that wait.
 #[derive(Debug)]
 pub(super) struct Queue<I> {
-    interactive: VecDeque<Entry<I>>,
-    bulk: VecDeque<Entry<I>>,
+    interactive: Line<I>,
+    bulk: Line<I>,
     /// Most rows that wait, both priorities together.
     max_queue_rows: usize,
     /// Most rows of a batch; see [`Queue::capacity`].
@@ -162,8 +165,8 @@ pub(super) struct Queue<I> {
 impl<I> Queue<I> {
     pub(super) fn new(max_rows: usize, max_queue_rows: usize) -> Self {
         Self {
-            interactive: VecDeque::new(),
-            bulk: VecDeque::new(),
+            interactive: Line::new(max_rows),
+            bulk: Line::new(max_rows),
             max_queue_rows,
             max_rows,
             full_size: None,
@@ -183,21 +186,20 @@ impl<I> Queue<I> {
 
     pub(super) fn push(&mut self, entry: Entry<I>, priority: Priority) {
         match priority {
-            Priority::Interactive => self.interactive.push_back(entry),
-            Priority::Bulk => self.bulk.push_back(entry),
+            Priority::Interactive => self.interactive.push(entry),
+            Priority::Bulk => self.bulk.push(entry),
         }
     }
 
     /// When the row that waits longest came in.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        let heads = [self.interactive.front(), self.bulk.front()];
-        heads.into_iter().flatten().map(|entry| entry.submitted).min()
+        [self.interactive.oldest(), self.bulk.oldest()].into_iter().flatten().min()
     }
 
     pub(super) fn lane(&self) -> policy::Lane {
-        let passed_over = match (self.bulk.front(), self.interactive.front()) {
+        let passed_over = match (self.bulk.oldest(), self.interactive.oldest()) {
             // Patience is for rows that came later: a bulk row passes none that was there before it.
-            (Some(bulk), Some(interactive)) if interactive.submitted < bulk.submitted => {
+            (Some(bulk), Some(interactive)) if interactive < bulk => {
                 self.passed_over.min(policy::PATIENCE - 1)
             }
             _ => self.passed_over,
@@ -216,18 +218,8 @@ impl<I> Queue<I> {
         now: Instant,
         dropped: &mut Vec<(Entry<I>, Obsolete)>,
     ) {
-        for queue in [&mut self.interactive, &mut self.bulk] {
-            // The common case, nothing to drop, moves no entry.
-            if queue.iter().all(|entry| entry.obsolete(now).is_none()) {
-                continue;
-            }
-            for entry in std::mem::take(queue) {
-                match entry.obsolete(now) {
-                    Some(why) => dropped.push((entry, why)),
-                    None => queue.push_back(entry),
-                }
-            }
-        }
+        self.interactive.remove_obsolete(now, dropped);
+        self.bulk.remove_obsolete(now, dropped);
     }
 
     /// Most rows like one of this size and weight in one batch: fewer where they are larger than usual, so that a
@@ -246,7 +238,7 @@ impl<I> Queue<I> {
 
     /// Takes every row, for a worker that is gone.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Entry<I>> + use<I> {
-        std::mem::take(&mut self.interactive).into_iter().chain(std::mem::take(&mut self.bulk))
+        self.interactive.take_all().chain(self.bulk.take_all())
     }
 
     /// Accounts for a batch of `rows` that had the device for `time`.
@@ -280,16 +272,15 @@ impl<I: Row> Queue<I> {
     fn next_batch(&self) -> Option<NextBatch> {
         let leader = self.lane().leader();
         let first = match leader {
-            Priority::Interactive => self.interactive.front(),
-            Priority::Bulk => self.bulk.front(),
+            Priority::Interactive => self.interactive.first(),
+            Priority::Bulk => self.bulk.first(),
         };
         let first = &first?.input;
         let (size, weight) = (first.size(), first.weight());
-        let count = |queue: &VecDeque<Entry<I>>| {
-            queue.iter().filter(|entry| entry.input.size() == size).count()
+        let fitting = policy::Share {
+            interactive: self.interactive.count(size),
+            bulk: self.bulk.count(size),
         };
-        let fitting =
-            policy::Share { interactive: count(&self.interactive), bulk: count(&self.bulk) };
         let share = fitting.within(self.capacity((size, weight)), leader);
         Some(NextBatch { size, weight, share })
     }
@@ -305,37 +296,15 @@ impl<I: Row> Queue<I> {
     pub(super) fn take_batch(&mut self) -> Vec<Entry<I>> {
         let Some(NextBatch { size, share, .. }) = self.next_batch() else { return Vec::new() };
         // Its mates further back do not make up for a bulk row that waits at the head.
-        if share.bulk > 0 && self.bulk.front().is_some_and(|entry| entry.input.size() == size) {
+        if share.bulk > 0 && self.bulk.first().is_some_and(|entry| entry.input.size() == size) {
             self.passed_over = 0;
         } else {
             self.pass_over();
         }
         let mut batch = Vec::with_capacity(share.interactive + share.bulk);
-        take(&mut self.interactive, size, share.interactive, &mut batch);
-        take(&mut self.bulk, size, share.bulk, &mut batch);
+        self.interactive.take(size, share.interactive, &mut batch);
+        self.bulk.take(size, share.bulk, &mut batch);
         batch
-    }
-}
-
-/// Moves the first `count` rows of `size` out of a queue that has so many, keeping the others' order.
-fn take<I: Row>(
-    queue: &mut VecDeque<Entry<I>>,
-    size: usize,
-    count: usize,
-    batch: &mut Vec<Entry<I>>,
-) {
-    let target = batch.len() + count;
-    // Rows of other sizes that stand in between; none where all rows are alike.
-    let mut between = Vec::new();
-    while batch.len() < target {
-        match queue.pop_front() {
-            Some(entry) if entry.input.size() == size => batch.push(entry),
-            Some(entry) => between.push(entry),
-            None => break,
-        }
-    }
-    for entry in between.into_iter().rev() {
-        queue.push_front(entry);
     }
 }
 

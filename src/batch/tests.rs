@@ -215,6 +215,8 @@ fn a_retry_is_worth_it_once_both_queues_are_drained() {
         let (submitted, span) = (Instant::now(), tracing::Span::none());
         queue::Entry {
             input,
+            request: None,
+            trace: None,
             tap: Tap::default(),
             reply,
             submitted,

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     model::{Pass, ReaderRow, Tap, Tower, TowerError},
     preprocess::Pixels,
+    telemetry::{BatchRun, Trace},
     tokenize::Tokens,
 };
 
@@ -236,13 +237,33 @@ enum Texts {
 
 fn divided(batch: Vec<Entry<TextRow>>) -> Texts {
     let (mut texts, mut reads) = (Vec::new(), Vec::new());
-    for Entry { input, tap, reply, submitted, deadline, span, share } in batch {
+    for Entry { input, request, trace, tap, reply, submitted, deadline, span, share } in batch {
         match input {
             TextRow::Embed(input) => {
-                texts.push(Entry { input, tap, reply, submitted, deadline, span, share });
+                texts.push(Entry {
+                    input,
+                    request,
+                    trace,
+                    tap,
+                    reply,
+                    submitted,
+                    deadline,
+                    span,
+                    share,
+                });
             }
             TextRow::Read(input) => {
-                reads.push(Entry { input, tap, reply, submitted, deadline, span, share });
+                reads.push(Entry {
+                    input,
+                    request,
+                    trace,
+                    tap,
+                    reply,
+                    submitted,
+                    deadline,
+                    span,
+                    share,
+                });
             }
         }
     }
@@ -275,6 +296,7 @@ struct Waiting {
     reply: oneshot::Sender<Result<Answer, BatchError>>,
     submitted: Instant,
     span: tracing::Span,
+    trace: Option<Trace>,
     /// Held until the pass has ended: the inputs are there until then.
     _share: Share,
 }
@@ -284,10 +306,10 @@ impl<I: Send + 'static> Batch<I> {
         let mut waiting = Vec::with_capacity(entries.len());
         let mut inputs = Vec::with_capacity(entries.len());
         let mut taps = Vec::with_capacity(entries.len());
-        for Entry { input, tap, reply, submitted, span, share, .. } in entries {
+        for Entry { input, trace, tap, reply, submitted, span, share, .. } in entries {
             inputs.push(input);
             taps.push(tap);
-            waiting.push(Waiting { reply, submitted, span, _share: share });
+            waiting.push(Waiting { reply, submitted, span, trace, _share: share });
         }
         let begun = Instant::now();
         let pass = isolate::begin(tower, Rows { inputs: &inputs, taps: &taps });
@@ -324,12 +346,22 @@ impl Lane<'_> {
         self.account(&inputs, &results, forward);
         let verdict = health.judge(tower, rows, &results);
         let batch_rows = inputs.len();
+        let run = BatchRun {
+            model: &self.shared.model,
+            tower: if self.lane == IMAGE { "image" } else { "text" },
+            rows: batch_rows,
+            forward,
+        };
+        let batch = run.span(waiting.iter().filter_map(|row| row.trace.as_ref()));
         for (Waiting { reply, submitted, span, .. }, result) in waiting.into_iter().zip(results) {
             if let Err(error) = &result {
                 span.in_scope(|| tracing::warn!(error = error_chain(error), "a row failed"));
             }
             let queued = started.saturating_duration_since(submitted);
-            let answer = result.map(|embedding| Answer { embedding, queued, forward, batch_rows });
+            let answer = result.map(|embedding| {
+                let batch = batch.clone();
+                Answer { embedding, queued, forward, batch_rows, batch }
+            });
             // A caller that left meanwhile has no use for it.
             drop(reply.send(answer));
         }

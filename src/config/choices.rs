@@ -323,6 +323,67 @@ impl FromStr for LogFormat {
     }
 }
 
+/// How traces are sent to a collector.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TraceProtocol {
+    /// OTLP over gRPC.
+    #[default]
+    Grpc,
+    /// OTLP over HTTP, in protobuf.
+    Http,
+}
+
+impl fmt::Display for TraceProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+        })
+    }
+}
+
+impl FromStr for TraceProtocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "grpc" => Ok(Self::Grpc),
+            "http" | "http/protobuf" => Ok(Self::Http),
+            _ => Err(format!("`{text}` is not a protocol of traces: grpc or http")),
+        }
+    }
+}
+
+/// A share, from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share(f64);
+
+impl Share {
+    /// Everything.
+    pub const ALL: Self = Self(1.0);
+
+    /// The share as a number.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+        share.map(Self).ok_or_else(|| format!("`{text}` is not a number from 0 to 1, such as 0.1"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

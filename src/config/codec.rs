@@ -135,6 +135,8 @@ impl Word for super::TextNormalization {}
 impl Word for super::MatchingToken {}
 impl Word for super::LoadTime {}
 impl Word for super::LogFormat {}
+impl Word for super::TraceProtocol {}
+impl Word for super::Share {}
 
 impl<T: Word> Codec<T> for Choice {
     fn parse(text: &str) -> Result<T, String> {

@@ -10,7 +10,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    batch::{Priority, Submit},
+    batch::{Priority, RequestId, Submit},
     fetch::Client,
     telemetry::Timings,
 };
@@ -39,6 +39,8 @@ pub struct Context {
     pub priority: Priority,
     /// When the response stops being of use.
     pub deadline: Instant,
+    /// Tells its rows from those of others.
+    pub request: RequestId,
     /// How long each stage took, filled on the way.
     pub timings: Timings,
     /// For whom images are fetched, once that is known.
@@ -73,6 +75,7 @@ impl Context {
         Self {
             priority,
             deadline,
+            request: RequestId::unique(),
             timings: Timings::default(),
             client: OnceLock::new(),
             work: Shares::default(),
@@ -87,6 +90,12 @@ impl Context {
     }
 
     pub(super) fn submit(&self) -> Submit {
-        Submit { priority: self.priority, deadline: Some(self.deadline), ..Submit::default() }
+        Submit {
+            priority: self.priority,
+            deadline: Some(self.deadline),
+            request: Some(self.request),
+            trace: self.timings.trace().cloned(),
+            ..Submit::default()
+        }
     }
 }

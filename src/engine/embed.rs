@@ -1,6 +1,10 @@
 //! Texts and pictures to embeddings.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt, stream};
 
@@ -132,6 +136,10 @@ impl fmt::Debug for Batch {
     }
 }
 
+/// How long one request may read its texts before the thread serves others: a thousand texts take tens of milliseconds.
+const SLICE: Duration = Duration::from_micros(200);
+/// Rows with more values than this are shaped on a thread of their own: on an async thread that would hold others up.
+const INLINE_VALUES: usize = 64 << 10;
 /// The longest form of one value of a response: a number in JSON, with its comma.
 const VALUE_BYTES: usize = 16;
 
@@ -182,26 +190,14 @@ impl Engine {
         self.admit_response((model, context), response)?;
         let work = self.answers(model, batch, options, context);
         let answers = until_deadline(context, async { Ok(work.await) }).await?;
-        let cut = |answer: &Result<(Embedding, Usage), Error>| {
-            answer.as_ref().is_ok_and(|(_, used)| used.truncated_texts > 0)
+        let shape =
+            Shape { whole: model.card.embedding_dim, dimensions, normalize: request.normalize };
+        let shape = move || shape.of_all(answers);
+        let (items, usage, truncated) = if vectors * model.card.embedding_dim <= INLINE_VALUES {
+            shape()
+        } else {
+            tokio::task::spawn_blocking(shape).await.map_err(Error::internal)?
         };
-        let places = answers.iter().enumerate();
-        let truncated = places.filter(|(_, answer)| cut(answer)).map(|(at, _)| at).collect();
-        let mut usage = Usage::default();
-        let mut shape = |(row, used): (Embedding, Usage)| {
-            usage += used;
-            let whole = model.card.embedding_dim;
-            if row.dim() == whole {
-                return shaped(&row, dimensions, request.normalize);
-            }
-            let each = row
-                .as_slice()
-                .chunks_exact(whole)
-                .map(|vector| shaped(&Embedding::new(vector), dimensions, request.normalize));
-            let all: Vec<f32> = each.flat_map(|vector| vector.as_slice().to_vec()).collect();
-            Embedding::new(all)
-        };
-        let items: Vec<_> = answers.into_iter().map(|answer| answer.map(&mut shape)).collect();
         if let Some(error) = unavailable(&items) {
             return Err(error);
         }
@@ -236,15 +232,74 @@ impl Engine {
         batch: Batch,
         options: ItemOptions,
         context: &Context,
-    ) -> Vec<Result<(Embedding, Usage), Error>> {
-        let count = batch.inputs.len();
-        let items = batch.inputs.into_iter().enumerate().map(|(index, input)| async move {
-            let answer = self.embed_item(model, input, options, context).await;
-            let index = index / batch.inputs_per_name;
-            answer.map_err(|error| error.with_field(format!("{}[{index}]", batch.field)))
+    ) -> Vec<Answer> {
+        let Batch { field, inputs, inputs_per_name } = batch;
+        let count = inputs.len();
+        let mut worked = Duration::ZERO;
+        let begun = inputs.into_iter().map(|input| {
+            let started = Instant::now();
+            let item = self.begin_item(model, input, options, context);
+            worked += started.elapsed();
+            let is_slice_over = worked >= SLICE;
+            if is_slice_over {
+                worked = Duration::ZERO;
+            }
+            (is_slice_over, item)
+        });
+        let items = stream::iter(begun).then(|(is_slice_over, item)| async move {
+            if is_slice_over {
+                tokio::task::yield_now().await;
+            }
+            item
+        });
+        let answers = items.enumerate().map(|(index, item)| async move {
+            let answer = self.end_item(model, item, options, context).await;
+            let index = index / inputs_per_name;
+            answer.map_err(|error| error.with_field(format!("{field}[{index}]")))
         });
         // All at once: admission has bounded how many there are, and a full batch needs them together.
-        stream::iter(items).buffered(count.max(1)).collect().await
+        answers.buffered(count.max(1)).collect().await
+    }
+}
+
+/// The outcome of one item, as the tower gives it.
+type Answer = Result<(Embedding, Usage), Error>;
+
+/// How the rows of a request are to look.
+struct Shape {
+    /// Values of a vector as the tower gives it.
+    whole: usize,
+    dimensions: usize,
+    normalize: bool,
+}
+
+impl Shape {
+    /// The items of a response, what they consumed, and the places of texts that were cut.
+    fn of_all(&self, answers: Vec<Answer>) -> (Vec<Result<Embedding, Error>>, Usage, Vec<usize>) {
+        let mut usage = Usage::default();
+        let mut truncated = Vec::new();
+        let items = answers.into_iter().enumerate().map(|(place, answer)| {
+            let (row, used) = answer?;
+            if used.truncated_texts > 0 {
+                truncated.push(place);
+            }
+            usage += used;
+            Ok(self.of(&row))
+        });
+        let items = items.collect();
+        (items, usage, truncated)
+    }
+
+    fn of(&self, row: &Embedding) -> Embedding {
+        if row.dim() == self.whole {
+            return shaped(row, self.dimensions, self.normalize);
+        }
+        let vectors = row.as_slice().chunks_exact(self.whole);
+        let values = vectors.flat_map(|vector| {
+            let vector = shaped(&Embedding::new(vector), self.dimensions, self.normalize);
+            vector.as_slice().to_vec()
+        });
+        Embedding::new(values.collect::<Vec<f32>>())
     }
 }
 

@@ -1,37 +1,25 @@
 //! The way of one item: from what the client sent to an unnormalised embedding.
 
 mod faults;
+mod text;
 
-use std::{
-    borrow::Cow,
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
 pub(super) use self::faults::{batch_error, no_text_tower};
 use self::faults::{check_vectors, decoder_panicked};
-use super::{
-    Context, Engine, ImageInput, Input, Usage, given_up::OnItsWay, input::refuse_image_data,
-    tiles::Target,
-};
+use super::{Context, Engine, ImageInput, Input, Usage, given_up::OnItsWay, tiles::Target};
 use crate::{
     batch::{Answer, BatchError, Share},
     cache::Key,
-    config::Limit,
     decoder::Decoder,
     embedding::Embedding,
     error::{Code, Error},
     preprocess::{Decoding, Header, ImageLimits, ImageSpec, Prepared, TargetSize},
     registry::Model,
     telemetry::Stage,
-    tokenize::{TextTokenizer, Tokens},
 };
-
-/// A text up to this length is tokenised on the spot: that takes microseconds, less than a hop to the
-/// CPU pool and back.
-const INLINE_TEXT_BYTES: usize = 2048;
 
 /// What a request asks of each of its items.
 #[derive(Debug, Clone, Copy)]
@@ -88,39 +76,6 @@ impl Engine {
         Ok(size.with_max_num_patches(asked))
     }
 
-    /// The ids of a text that is not embedded by itself.
-    pub(super) async fn tokens(
-        &self,
-        model: &Model,
-        input: Input,
-        options: ItemOptions,
-        context: &Context,
-    ) -> Result<(Tokens, Usage), Error> {
-        let text = match input {
-            Input::Text(text) => text,
-            Input::TokenIds(ids) => {
-                let tokenizer = model.tokenizer.as_ref().ok_or_else(|| no_text_tower(model))?;
-                let tokens = tokenizer.accept(&ids);
-                let tokens =
-                    tokens.map_err(|error| Error::new(Code::InvalidRequest, error.to_string()))?;
-                let usage = Usage { text_tokens: tokens.used, ..Usage::default() };
-                return Ok((tokens, usage));
-            }
-            Input::Unreadable(error) => return Err(error),
-            Input::Image(_) => {
-                return Err(Error::new(Code::InvalidRequest, "a text is expected, not an image"));
-            }
-        };
-        let (_, tokens) = self.tokenized(model, text, options.truncate, context).await?;
-        let truncated_texts = usize::from(tokens.truncated);
-        if truncated_texts > 0 {
-            context.truncated_texts.fetch_add(1, Ordering::Relaxed);
-            self.metrics.truncated_texts.inc();
-        }
-        let usage = Usage { text_tokens: tokens.used, images: 0, truncated_texts };
-        Ok((tokens, usage))
-    }
-
     /// Embeds one item. The field of its error is for the caller to name.
     pub(super) async fn embed_item(
         &self,
@@ -133,7 +88,10 @@ impl Engine {
             check_vectors(queries, options)?;
         }
         match input {
-            Input::Text(text) => self.embed_text(model, text, options.truncate, context).await,
+            Input::Text(text) => {
+                let read = self.tokenized(model, text, options.truncate, context).await?;
+                self.embed_text(model, read, context).await
+            }
             Input::TokenIds(ids) => self.embed_ids(model, &ids, context).await,
             Input::Image(ImageInput::Pixels(pixels)) => {
                 // No cache: a client that prepares its pictures knows which it has seen.
@@ -147,83 +105,6 @@ impl Engine {
             }
             Input::Unreadable(error) => Err(error),
         }
-    }
-
-    /// A text's key in the cache and its ids.
-    async fn tokenized(
-        &self,
-        model: &Model,
-        text: String,
-        truncate: bool,
-        context: &Context,
-    ) -> Result<(Key, Tokens), Error> {
-        // Before its length: what is too long for a text is an image more often than not.
-        refuse_image_data(&text)?;
-        let limit = self.limits.max_text_bytes;
-        if text.len() > limit {
-            let limit = Limit::bytes(limit, "limits.max_text_bytes");
-            return Err(Error::new(
-                Code::TextTooLarge,
-                format!("the text has {} bytes, more than the limit of {limit}", text.len()),
-            ));
-        }
-        let Some(tokenizer) = model.tokenizer.clone() else {
-            return Err(no_text_tower(model));
-        };
-        let started = Instant::now();
-        let identity = model.identity();
-        let (key, tokens) = if text.len() <= INLINE_TEXT_BYTES {
-            tokenize(&tokenizer, &identity, &text)?
-        } else {
-            let job = move || tokenize(&tokenizer, &identity, &text);
-            self.on_pool(context, job).await.map_err(Error::internal)??
-        };
-        self.note(context, Stage::Tokenize, started);
-        if tokens.truncated && !truncate {
-            let length = tokens.ids.len();
-            return Err(Error::new(
-                Code::TextTooLong,
-                format!("the text is longer than the {length} tokens that the model reads"),
-            ));
-        }
-        Ok((key, tokens))
-    }
-
-    async fn embed_text(
-        &self,
-        model: &Model,
-        text: String,
-        truncate: bool,
-        context: &Context,
-    ) -> Result<(Embedding, Usage), Error> {
-        let (key, tokens) = self.tokenized(model, text, truncate, context).await?;
-        let truncated_texts = usize::from(tokens.truncated);
-        let usage = Usage { text_tokens: tokens.used, images: 0, truncated_texts };
-        let compute = async {
-            let answer = model.handle.embed_text(tokens, context.submit()).await;
-            self.take_answer(context, answer)
-        };
-        let (embedding, _) = self.texts.get_or_compute(key, compute).await?;
-        if truncated_texts > 0 {
-            context.truncated_texts.fetch_add(1, Ordering::Relaxed);
-            self.metrics.truncated_texts.inc();
-        }
-        Ok((embedding, usage))
-    }
-
-    async fn embed_ids(
-        &self,
-        model: &Model,
-        ids: &[u32],
-        context: &Context,
-    ) -> Result<(Embedding, Usage), Error> {
-        let Some(tokenizer) = &model.tokenizer else { return Err(no_text_tower(model)) };
-        let tokens = tokenizer
-            .accept(ids)
-            .map_err(|error| Error::new(Code::InvalidRequest, error.to_string()))?;
-        let usage = Usage { text_tokens: tokens.used, ..Usage::default() };
-        let answer = model.handle.embed_text(tokens, context.submit()).await;
-        Ok((self.take_answer(context, answer)?, usage))
     }
 
     /// The encoded picture of an item, base64 removed, its header within the limits.
@@ -338,8 +219,8 @@ impl Engine {
                 self.count_rejected(error, 1);
             }
         })?;
+        context.timings.record_pass(answer.queued, answer.forward, answer.batch.as_ref());
         for (stage, time) in [(Stage::Queue, answer.queued), (Stage::Forward, answer.forward)] {
-            context.timings.record(stage, time);
             self.metrics.observe_stage(stage, time);
         }
         Ok(answer.embedding)
@@ -353,14 +234,6 @@ fn preprocessing(decoding: Decoding, size: TargetSize) -> Cow<'static, str> {
         None => decoding.version().into(),
         Some(count) => format!("{}, {count} patches", decoding.version()).into(),
     }
-}
-
-fn tokenize(tokenizer: &TextTokenizer, identity: &str, text: &str) -> Result<(Key, Tokens), Error> {
-    let canonical = tokenizer.canonical(text);
-    let tokens = tokenizer.encode(&canonical).map_err(|error| {
-        Error::new(Code::InvalidRequest, "the text cannot be tokenised").with_source(error)
-    })?;
-    Ok((Key::text(identity, &canonical), tokens))
 }
 
 /// An encoded picture whose header is within the limits.

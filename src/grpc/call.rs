@@ -13,6 +13,7 @@ use crate::{
     engine::{Context, Shares},
     error::Error,
     fetch::Client,
+    telemetry::Trace,
 };
 
 pub(super) const REQUEST_ID: &str = "x-request-id";
@@ -28,6 +29,8 @@ pub(super) struct Call {
     pub(super) received: Instant,
     pub(super) deadline: Instant,
     pub(super) priority: Priority,
+    /// Its trace, if calls are traced.
+    pub(super) trace: Option<Trace>,
     /// The name of its API key, if keys are required.
     pub(super) key: Option<Arc<str>>,
     /// See [`Context::work`].
@@ -55,6 +58,7 @@ impl Call {
             received,
             deadline: received + timeout,
             priority: priority(headers)?,
+            trace: None,
             key: None,
             work: Shares::default(),
             response: Shares::default(),
@@ -68,6 +72,9 @@ impl Call {
             response: self.response.clone(),
             ..Context::new(self.priority, self.deadline)
         };
+        if let Some(trace) = &self.trace {
+            context.timings.follow(trace.clone());
+        }
         if let Some(key) = &self.key {
             let _ = context.client.set(Client::Key(Arc::clone(key)));
         }

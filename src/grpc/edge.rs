@@ -25,7 +25,7 @@ use tracing::{Instrument, info_span};
 use super::{
     call::{self, Call},
     inflate,
-    observe::{EMBED_STREAM, Exchange, STREAMS, route},
+    observe::{EMBED_STREAM, Exchange, STREAMS, is_unending_or_probe, route},
     receive::Received,
     rows::Rows,
     status::{CODE, status},
@@ -34,7 +34,7 @@ use crate::{
     auth::{Admitted, Keys},
     engine::{Engine, RowRoom},
     error::{Code, Error},
-    telemetry::Metrics,
+    telemetry::{Metrics, Trace, Traces, traces::TRACEPARENT},
 };
 
 /// Methods that need no key.
@@ -63,6 +63,7 @@ struct Shared {
     row_room: RowRoom,
     watches: Arc<Semaphore>,
     keys: Option<Arc<Keys>>,
+    traces: Option<Arc<Traces>>,
     request_timeout: Duration,
     max_message_bytes: usize,
 }
@@ -81,6 +82,7 @@ impl EdgeLayer {
             row_room: engine.row_room(),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
             keys,
+            traces: engine.traces().cloned(),
             request_timeout: limits.request_timeout,
             max_message_bytes: limits.max_body_bytes,
         }))
@@ -119,13 +121,16 @@ where
         let shared = Arc::clone(&self.shared);
         let route = route(request.uri().path());
         let id = call::request_id(request.headers());
+        let trace = shared.traced(&request, route, &id);
         let span = info_span!(
             "request",
             route,
             request_id = id.to_str().unwrap_or_default(),
+            trace_id = trace.as_ref().map(Trace::id),
             key = tracing::field::Empty
         );
         let mut exchange = Exchange::begin(Arc::clone(&shared.metrics), route, span.clone());
+        exchange.trace = trace.clone();
         let watch = shared.watch(route);
         // The metadata is read here and not in the future: tonic starts its own timer for the same deadline
         // right after, and its status would not have this server's code.
@@ -144,6 +149,7 @@ where
                 call.work.keep(admitted);
             }
             exchange.held = Some(call.response.clone());
+            call.trace = trace.clone();
             Ok(call)
         });
         let answer = call.map(|call| {
@@ -174,6 +180,9 @@ where
                 Err(error) => status(error).into_http(),
             };
             response.headers_mut().insert(call::REQUEST_ID, id);
+            if let Some(header) = trace.as_ref().and_then(Trace::header) {
+                response.headers_mut().insert(TRACEPARENT, header);
+            }
             observed(response, exchange)
         };
         Box::pin(work.instrument(span).map(Ok))
@@ -181,6 +190,30 @@ where
 }
 
 impl Shared {
+    /// The trace of a call, if calls are traced. Probes and streams without an end are not traced.
+    fn traced(
+        &self,
+        request: &Request<Body>,
+        route: &'static str,
+        id: &HeaderValue,
+    ) -> Option<Trace> {
+        let traces = self.traces.as_ref().filter(|_| !is_unending_or_probe(route))?;
+        let (service, method) = route.rsplit_once('/').unwrap_or_default();
+        let id = id.to_str().unwrap_or_default();
+        let attributes = [
+            ("rpc.system", "grpc"),
+            ("rpc.service", service.trim_start_matches('/')),
+            ("rpc.method", method),
+            ("siglip.request_id", id),
+        ];
+        let attributes = attributes.map(|(key, value)| (key, value.to_owned()));
+        Some(traces.request(
+            route.trim_start_matches('/').to_owned(),
+            request.headers(),
+            attributes,
+        ))
+    }
+
     /// Takes a place for a stream that may stay open without an end; other calls need none.
     fn watch(&self, route: &'static str) -> Result<Option<OwnedSemaphorePermit>, Error> {
         if !STREAMS.contains(&route) {

@@ -10,7 +10,7 @@ use super::status::CODE;
 use crate::{
     engine::Shares,
     error::{Code, Error},
-    telemetry::Metrics,
+    telemetry::{Metrics, Trace},
 };
 
 /// The methods that are counted and timed, by their route label.
@@ -51,6 +51,11 @@ const OK: &str = "ok";
 /// The code of a call whose client has left.
 const CLIENT_CLOSED: &str = "client_closed";
 
+/// Whether a method is a probe, or a stream that stays open.
+pub(super) fn is_unending_or_probe(route: &str) -> bool {
+    route == HEALTH_CHECK || STREAMS.contains(&route)
+}
+
 /// The label of a method.
 pub(super) fn route(path: &str) -> &'static str {
     let known = ROUTES.into_iter().chain(STREAMS);
@@ -68,6 +73,8 @@ pub(super) struct Exchange {
     pub(super) held: Option<Shares>,
     /// The place of a stream that stays open.
     pub(super) watch: Option<OwnedSemaphorePermit>,
+    /// The call's trace, where calls are traced.
+    pub(super) trace: Option<Trace>,
 }
 
 impl Exchange {
@@ -78,7 +85,7 @@ impl Exchange {
             metrics.requests_in_flight.inc();
         }
         let start = Instant::now();
-        Self { metrics, route, span, start, ended: false, held: None, watch: None }
+        Self { metrics, route, span, start, ended: false, held: None, watch: None, trace: None }
     }
 
     /// Ends the call with its status. Only the first end counts.
@@ -100,6 +107,10 @@ impl Exchange {
             self.metrics.request_duration.with_label_values(&[self.route]).observe(seconds);
         }
         self.log(code, cause, (seconds * 1e5).round() / 1e2);
+        if let Some(trace) = &self.trace {
+            let failed = cause.is_some_and(|cause| cause.code().spec().status.is_server_error());
+            trace.end(code, None, failed);
+        }
     }
 
     /// Writes the log line of the call, which has no path, messages or keys.

@@ -16,7 +16,7 @@ use super::{
     long_text::LongText,
     openapi::{EXAMPLE_IMAGE, ProblemErrors},
     problem::Failure,
-    respond::{self, Usage},
+    respond::{self, BYTES_A_VALUE, Usage},
     rows::Rows,
     similarity::image_side,
 };
@@ -228,6 +228,8 @@ pub(super) async fn classify(
 ) -> Result<Response, Failure> {
     let (request, names) = request.split()?;
     let classified = state.engine().classify(request, &context).await?;
-    let values = classified.images.iter().map(Vec::len).sum();
+    let scores = classified.images.iter().flatten();
+    // A label is written once for each image, however long it is.
+    let values = scores.map(|score| 2 + names[score.label].len() / BYTES_A_VALUE).sum();
     respond::json(&state, &context, values, move || ClassifyResponse::new(classified, &names)).await
 }

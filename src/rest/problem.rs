@@ -70,9 +70,19 @@ pub(super) struct Problem<'e> {
     /// The request id, which is also in the server's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'e str>,
+    /// The id of the request's trace, if requests are traced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<&'e str>,
     /// Every item that failed, if the request has several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ItemProblem<'e>>,
+}
+
+/// The ids that identify a failed request in the log and among the traces.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Ids<'i> {
+    pub(super) request: Option<&'i str>,
+    pub(super) trace: Option<&'i str>,
 }
 
 /// One failed item of a request.
@@ -153,7 +163,7 @@ fn items(error: &Error) -> Vec<ItemProblem<'_>> {
 }
 
 /// An error body as JSON.
-fn body(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Vec<u8> {
+fn body(error: &Error, envelope: Envelope, ids: Ids<'_>) -> Vec<u8> {
     let spec = error.code().spec();
     let written = match envelope {
         Envelope::Problem => json_line(&Problem {
@@ -163,11 +173,12 @@ fn body(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Vec<u8> 
             code: spec.slug,
             detail: error.message(),
             field: error.field(),
-            request_id,
+            request_id: ids.request,
+            trace_id: ids.trace,
             errors: items(error),
         }),
         Envelope::OpenAi => json_line(&OpenAiError { error: error.into() }),
-        Envelope::Cohere => json_line(&CohereError::new(error, request_id)),
+        Envelope::Cohere => json_line(&CohereError::new(error, ids.request)),
         Envelope::Detail => json_line(&DetailError::from(error)),
         Envelope::Tei => json_line(&TeiError::from(error)),
         Envelope::Plain => json_line(&PlainError::from(error)),
@@ -178,15 +189,15 @@ fn body(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Vec<u8> 
 
 /// An error body without a request id, as an example for the OpenAPI document.
 pub(super) fn document(error: &Error, envelope: Envelope) -> serde_json::Value {
-    serde_json::from_slice(&body(error, envelope, None)).unwrap_or_default()
+    serde_json::from_slice(&body(error, envelope, Ids::default())).unwrap_or_default()
 }
 
 /// An error response: status, headers and body.
-pub(super) fn render(error: &Error, envelope: Envelope, request_id: Option<&str>) -> Response {
+pub(super) fn render(error: &Error, envelope: Envelope, ids: Ids<'_>) -> Response {
     let mut response = (
         envelope.status(error.code()),
         [(header::CONTENT_TYPE, envelope.content_type())],
-        body(error, envelope, request_id),
+        body(error, envelope, ids),
     )
         .into_response();
     if error.code() == Code::Unauthorized {

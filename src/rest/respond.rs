@@ -21,6 +21,8 @@ use crate::{
 /// Responses with more numbers than this are written on a separate thread: this many take about half a
 /// millisecond, and would block an async worker for this time.
 pub(super) const INLINE_VALUES: usize = 16 << 10;
+/// As how many bytes of text one value counts: about as many are written for a number.
+pub(super) const BYTES_A_VALUE: usize = 8;
 
 /// What a request consumed.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]

@@ -3,6 +3,7 @@
 //! Every family stands here with its help text, and every series whose labels are known is created at
 //! start, so that a scrape before the first request already shows the whole set, at zero.
 
+mod buckets;
 mod labels;
 mod log_lines;
 
@@ -17,23 +18,12 @@ pub use self::labels::{
     CACHES, DECODE_END_REASONS, DECODE_STATES, DROP_REASONS, LOAD_RESULTS, PRIORITIES, TOWERS,
     UNLOAD_REASONS,
 };
-use self::log_lines::DroppedLines;
+use self::{
+    buckets::{LOAD_SECONDS, ROWS, SECONDS},
+    log_lines::DroppedLines,
+};
 use super::{tei, timings::Stage};
 use crate::{build_info, error::Code};
-
-/// From a cache hit (tens of microseconds) to a minute's timeout. Between 1 s and 10 s, where alerts have their
-/// thresholds, the steps are small, because a quantile is a guess within its bucket.
-const SECONDS: [f64; 22] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5,
-    2.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0,
-];
-
-/// From a small tower out of the page cache to a large one from a slow disk.
-const LOAD_SECONDS: [f64; 12] =
-    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
-
-/// Powers of two: a batch that is not full is formed of what waited.
-const ROWS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
 /// Every metric of the process. Cheap to share behind an `Arc`; all updates are atomic.
 #[derive(Debug)]
@@ -63,6 +53,8 @@ pub struct Metrics {
     pub rejected: IntCounterVec,
     /// Rows dropped before their forward pass, by reason.
     pub dropped: IntCounterVec,
+    /// Spans of traces, by whether they could be sent.
+    pub spans: IntCounterVec,
     /// Images embedded, by model.
     pub images: IntCounterVec,
     /// Texts embedded, by model.
@@ -198,6 +190,11 @@ impl Metrics {
                 "siglip_rejected_total",
                 "Items refused at the door, by the code they were refused with.",
                 &["reason"],
+            ),
+            spans: counters(
+                "siglip_trace_spans_total",
+                "Spans of traces that were sent to the collector, or could not be.",
+                &["result"],
             ),
             dropped: counters(
                 "siglip_dropped_total",

@@ -1,9 +1,14 @@
 //! How long the stages of one request took, for `Server-Timing` and the stage histogram.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
+
+use super::traces::{BatchSpan, Trace};
 
 /// A stage of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,19 +49,51 @@ impl Stage {
 /// The stages of one request. Items run side by side, so each stage keeps its **longest** item: the
 /// figures say what the answer waited for, not what was spent.
 #[derive(Debug, Default)]
-pub struct Timings([AtomicU64; 6]);
+pub struct Timings {
+    nanos: [AtomicU64; 6],
+    trace: OnceLock<Trace>,
+}
 
 impl Timings {
-    /// Notes that an item spent `time` in `stage`.
+    /// Makes each stage a span of this trace too, from here on.
+    pub fn follow(&self, trace: Trace) {
+        // A request has one trace; a second one would be a defect of the edge, and the first one stays.
+        drop(self.trace.set(trace));
+    }
+
+    /// Notes that an item spent `time` in `stage`, which has just ended.
     pub fn record(&self, stage: Stage, time: Duration) {
+        self.note(stage, time);
+        if let Some(trace) = self.trace.get() {
+            trace.stage(stage, time, Duration::ZERO, None);
+        }
+    }
+
+    /// Notes how long a row waited for its batch, and the batch's forward pass, which has just ended.
+    pub fn record_pass(&self, queued: Duration, forward: Duration, batch: Option<&BatchSpan>) {
+        self.note(Stage::Queue, queued);
+        self.note(Stage::Forward, forward);
+        if let Some(trace) = self.trace.get() {
+            trace.stage(Stage::Queue, queued, forward, None);
+            trace.stage(Stage::Forward, forward, Duration::ZERO, batch);
+        }
+    }
+
+    /// The trace that the stages are spans of, for rows that leave for a batch.
+    #[must_use]
+    pub fn trace(&self) -> Option<&Trace> {
+        self.trace.get()
+    }
+
+    fn note(&self, stage: Stage, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.0[stage as usize].fetch_max(nanos, Ordering::Relaxed);
+        self.nanos[stage as usize].fetch_max(nanos, Ordering::Relaxed);
     }
 
     /// The longest time noted for `stage`; zero where no item passed through it.
     #[must_use]
     pub fn get(&self, stage: Stage) -> Duration {
-        Duration::from_nanos(self.0[stage as usize].load(Ordering::Relaxed))
+        Duration::from_nanos(self.nanos[stage as usize].load(Ordering::Relaxed))
     }
 
     /// The value of a `Server-Timing` header: every stage, milliseconds with two decimals.

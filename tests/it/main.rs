@@ -29,6 +29,7 @@ mod process;
 mod rest;
 mod rolling;
 mod tidy;
+mod traces;
 mod transport;
 mod truncated;
 mod wire;

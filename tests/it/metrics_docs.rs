@@ -23,6 +23,7 @@ fn text() -> String {
     let metrics = Metrics::new();
     metrics.touch_route("route");
     metrics.touch_model("model");
+    metrics.spans.with_label_values(&["sent"]);
     metrics.key_requests.with_label_values(&["key"]);
     metrics.worker_state.with_label_values(&["model", "running"]);
     metrics.device_memory.with_label_values(&["model"]);

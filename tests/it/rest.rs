@@ -39,7 +39,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 /// An image of one colour as a data URI.
-fn data_uri(colour: [u8; 3]) -> String {
+pub(crate) fn data_uri(colour: [u8; 3]) -> String {
     format!("data:image/png;base64,{}", base64(&png(colour)))
 }
 

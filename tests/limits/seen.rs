@@ -14,7 +14,7 @@ pub(crate) struct Seen {
     stop: AtomicBool,
     counts: Mutex<BTreeMap<String, u64>>,
     wrong: Mutex<Vec<String>>,
-    slowest_probe: Mutex<Duration>,
+    probes: Mutex<Vec<Duration>>,
     /// For each right result of the patient client: the time with all retries.
     waits: Mutex<Vec<Duration>>,
 }
@@ -39,8 +39,7 @@ impl Seen {
     }
 
     pub(crate) fn probed(&self, time: Duration) {
-        let mut slowest = self.slowest_probe.lock().unwrap();
-        *slowest = time.max(*slowest);
+        self.probes.lock().unwrap().push(time);
     }
 
     pub(crate) fn answered(&self, time: Duration) {
@@ -58,7 +57,14 @@ impl Seen {
             "right answers to the patient client: {}, median {median:?}, longest {longest:?}",
             waits.len()
         );
-        println!("slowest probe: {:?}", self.slowest_probe.lock().unwrap());
+        let mut probes = self.probes.lock().unwrap();
+        probes.sort_unstable();
+        let (median, late) = (probes.get(probes.len() / 2), probes.get(probes.len() * 99 / 100));
+        let slowest = probes.last();
+        println!(
+            "probes: {}, median {median:?}, 99th percentile {late:?}, slowest {slowest:?}",
+            probes.len()
+        );
     }
 
     /// The number of broken rules.
@@ -67,7 +73,7 @@ impl Seen {
         for what in wrong.iter().take(20) {
             println!("VIOLATION {what}");
         }
-        let slow = *self.slowest_probe.lock().unwrap() > longest_probe;
+        let slow = self.probes.lock().unwrap().iter().any(|&probe| probe > longest_probe);
         let none = self.waits.lock().unwrap().is_empty();
         if slow || none {
             println!("VIOLATION a probe was slow: {slow}; no right answer: {none}");

@@ -11,6 +11,8 @@ fn entry(id: u64, size: u32) -> (Entry<Pixels>, oneshot::Receiver<Result<Answer,
     let (reply, answer) = oneshot::channel();
     let entry = Entry {
         input: Pixels { height: size, width: 1, data: Arc::from(id.to_le_bytes()) },
+        request: None,
+        trace: None,
         tap: Tap::default(),
         reply,
         submitted: Instant::now(),
@@ -178,4 +180,56 @@ proptest! {
             }
         }
     }
+}
+
+/// A row of a request.
+fn row_of(request: RequestId, id: u64) -> Entry<Pixels> {
+    Entry { request: Some(request), ..entry(id, 4).0 }
+}
+
+#[test]
+fn a_short_request_waits_for_one_batch_of_a_long_one() {
+    let mut queue = Queue::new(4, 1000);
+    let long = RequestId::unique();
+    for id in 0..100 {
+        queue.push(row_of(long, id), Priority::Interactive);
+    }
+    assert_eq!(ids(&queue.take_batch()), [0, 1, 2, 3]);
+    for id in [1000, 1001] {
+        queue.push(row_of(RequestId::unique(), id), Priority::Interactive);
+    }
+    assert_eq!(ids(&queue.take_batch()), [1000, 1001, 4, 5], "they fill the turn under way");
+    assert_eq!(ids(&queue.take_batch()), [6, 7, 8, 9]);
+}
+
+#[test]
+fn long_requests_go_batch_by_batch() {
+    let mut queue = Queue::new(2, 1000);
+    let requests = [RequestId::unique(), RequestId::unique()];
+    for (of, request) in requests.into_iter().enumerate() {
+        for row in 0..4 {
+            queue.push(row_of(request, of as u64 * 10 + row), Priority::Interactive);
+        }
+    }
+    let order: Vec<_> = (0..4).map(|_| ids(&queue.take_batch())).collect();
+    assert_eq!(order, [[0, 1], [10, 11], [2, 3], [12, 13]]);
+}
+
+#[test]
+fn new_requests_keep_no_old_one_waiting_for_ever() {
+    let mut queue = Queue::new(1, 1000);
+    let long = RequestId::unique();
+    for id in 0..3 {
+        queue.push(row_of(long, id), Priority::Interactive);
+    }
+    let mut order = Vec::new();
+    for batch in 0..60 {
+        // More rows come than go.
+        for row in 0..2 {
+            queue.push(row_of(RequestId::unique(), 100 + 2 * batch + row), Priority::Interactive);
+        }
+        order.extend(ids(&queue.take_batch()));
+    }
+    let last = order.iter().position(|&id| id == 2);
+    assert!(last.is_some(), "the last row of the long request went: {order:?}");
 }

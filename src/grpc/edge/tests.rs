@@ -14,6 +14,7 @@ fn shared(metrics: &Arc<Metrics>) -> Arc<Shared> {
         row_room: RowRoom::of(&crate::config::Limits::default()),
         watches: Arc::new(Semaphore::new(1)),
         keys: None,
+        traces: None,
         request_timeout: Duration::from_secs(60),
         max_message_bytes: 100,
     })

@@ -24,7 +24,7 @@ use super::{request_id::RequestId, set_context::TIMEOUT};
 use crate::{
     error::{Code, Error},
     rest::{AppState, problem::Failure},
-    telemetry::Metrics,
+    telemetry::{Metrics, Trace, traces::TRACEPARENT},
 };
 
 /// The route label of requests that match no route. Their paths are never labels, because a scanner would
@@ -39,7 +39,7 @@ const CLIENT_CLOSED: &str = "client_closed";
 /// Counts, times and logs the exchange, and opens its tracing span.
 pub(in crate::rest) async fn observe(
     State(state): State<AppState>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let route = request
@@ -47,20 +47,53 @@ pub(in crate::rest) async fn observe(
         .get::<MatchedPath>()
         .map_or_else(|| UNMATCHED.to_owned(), |path| path.as_str().to_owned());
     let id = request.extensions().get::<RequestId>().cloned();
+    let trace = traced(&state, &request, &route, id.as_ref());
     let span = info_span!(
         "request",
         method = method(request.method()),
         route,
         request_id = id.as_ref().map(RequestId::as_str),
+        trace_id = trace.as_ref().map(Trace::id),
         // Set by the layer that checks keys.
         key = tracing::field::Empty,
     );
     let mut exchange =
         Exchange::begin(Arc::clone(state.metrics()), request.method().clone(), route, span.clone());
     exchange.has_own_deadline = request.headers().contains_key(TIMEOUT);
-    let response = next.run(request).instrument(span).await;
+    if let Some(trace) = &trace {
+        request.extensions_mut().insert(trace.clone());
+    }
+    let mut response = next.run(request).instrument(span).await;
+    if let Some(header) = trace.as_ref().and_then(Trace::header) {
+        response.headers_mut().insert(TRACEPARENT, header);
+    }
+    exchange.trace = trace;
     exchange.head(&response);
     response.map(|inner| Body::new(ObservedBody { inner, exchange }))
+}
+
+/// Whether the route is for probes or metrics, which come every few seconds.
+fn is_probe(route: &str) -> bool {
+    route.starts_with("/health/") || route == "/metrics"
+}
+
+/// The trace of a request, if requests are traced.
+fn traced(
+    state: &AppState,
+    request: &Request,
+    route: &str,
+    id: Option<&RequestId>,
+) -> Option<Trace> {
+    let traces = state.engine().traces().filter(|_| !is_probe(route))?;
+    let method = method(request.method()).to_owned();
+    let name = format!("{method} {route}");
+    let attributes = [
+        ("http.request.method", Some(method)),
+        ("http.route", Some(route.to_owned())),
+        ("siglip.request_id", id.map(|id| id.as_str().to_owned())),
+    ];
+    let attributes = attributes.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    Some(traces.request(name, request.headers(), attributes))
 }
 
 /// The name of a method for the log. Non-standard methods are left out, because they can have any length.
@@ -81,6 +114,7 @@ struct Exchange {
     status: Option<StatusCode>,
     code: &'static str,
     cause: Option<Error>,
+    trace: Option<Trace>,
     complete: bool,
     /// Whether the request set a shorter deadline than the server's.
     has_own_deadline: bool,
@@ -98,6 +132,7 @@ impl Exchange {
             status: None,
             code: OK,
             cause: None,
+            trace: None,
             complete: false,
             has_own_deadline: false,
         }
@@ -144,7 +179,7 @@ impl Exchange {
                 info!(status, code, duration_ms, cause, "request refused");
             }
             // Probes and metrics requests come every few seconds and would fill the log at level `info`.
-            (None, _) if self.route.starts_with("/health/") || self.route == "/metrics" => {
+            (None, _) if is_probe(&self.route) => {
                 debug!(status, code, duration_ms, "request answered");
             }
             (None, _) => info!(status, code, duration_ms, "request answered"),
@@ -172,6 +207,12 @@ impl Drop for Exchange {
             .with_label_values(&[self.route.as_str()])
             .observe(duration.as_secs_f64());
         self.log((duration.as_secs_f64() * 1e5).round() / 1e2);
+        if let Some(trace) = &self.trace {
+            let status =
+                self.status.map(|status| ("http.response.status_code", status.as_u16().into()));
+            let failed = self.status.is_some_and(|status| status.is_server_error());
+            trace.end(self.code, status, failed);
+        }
     }
 }
 

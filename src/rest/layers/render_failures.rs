@@ -12,8 +12,9 @@ use crate::{
     error::{Code, Error},
     rest::{
         envelope::Envelope,
-        problem::{Failure, render},
+        problem::{Failure, Ids, render},
     },
+    telemetry::Trace,
 };
 
 /// Writes the body of typed failures. An error status without a type, such as a rejection by the framework,
@@ -21,6 +22,7 @@ use crate::{
 pub(in crate::rest) async fn render_failures(request: Request, next: Next) -> Response {
     let envelope = Envelope::of(request.uri().path());
     let id = request.extensions().get::<RequestId>().cloned();
+    let trace = request.extensions().get::<Trace>().map(Trace::id);
     let mut response = next.run(request).await;
 
     let failure = match response.extensions_mut().remove::<Failure>() {
@@ -30,7 +32,8 @@ pub(in crate::rest) async fn render_failures(request: Request, next: Next) -> Re
             None => return response,
         },
     };
-    let mut rendered = render(&failure.0, envelope, id.as_ref().map(RequestId::as_str));
+    let ids = Ids { request: id.as_ref().map(RequestId::as_str), trace: trace.as_deref() };
+    let mut rendered = render(&failure.0, envelope, ids);
     // Keep the headers that the layers below added, such as `allow` of a 405, or `server-timing`.
     for (name, value) in response.headers() {
         if name != header::CONTENT_LENGTH && name != header::CONTENT_TYPE {

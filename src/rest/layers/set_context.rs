@@ -19,6 +19,7 @@ use crate::{
     engine::Context,
     error::{Code, Error},
     rest::{AppState, problem::Failure},
+    telemetry::Trace,
 };
 
 pub(super) const TIMEOUT: &str = "x-request-timeout-ms";
@@ -53,6 +54,9 @@ pub(in crate::rest) async fn set_context(
     let mut response = match read {
         Ok(context) => {
             let context = Arc::new(context);
+            if let Some(trace) = request.extensions().get::<Trace>() {
+                context.timings.follow(trace.clone());
+            }
             request.extensions_mut().insert(Arc::clone(&context));
             let mut response = within_deadline(context.deadline, next.run(request)).await;
             timing = context.timings.header() + ", ";
