@@ -13,7 +13,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY . .
 # HEIC is coded in HEVC, which is covered by patents in many countries. Without it:
-# --build-arg FEATURES="--no-default-features --features avif,jemalloc,jxl,turbojpeg"
+# --build-arg FEATURES="--no-default-features --features avif,jemalloc,jxl,parquet,turbojpeg"
 ARG FEATURES="--features turbojpeg"
 # A build context has no repository to ask. Declared this late, a new commit does not spoil the layers above.
 ARG SIGLIP_BUILD_COMMIT=""

@@ -14,12 +14,14 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use self::{
-    data::Data,
+    data::{Data, Place},
     measures::{Losses, Probabilities, Recalls, Scores, Vectors, Wanted},
 };
 use super::offline::{
     SomeFailed,
+    inputs::Inputs,
     rows::{Row, Rows},
+    selection::Selection,
     with_engine,
 };
 use crate::{
@@ -29,14 +31,19 @@ use crate::{
     model::Scorer,
 };
 
+/// Rows of a Parquet file that are embedded together.
+const BLOCK: usize = 64;
+
 /// What to evaluate on.
 ///
 /// A folder with a folder of images for each class gives zero-shot accuracy; a CSV file with the columns `image` (a
-/// path, relative to the file) and `caption` gives retrieval. Both give the losses, and for models that judge each pair
-/// on its own the calibration of their probabilities and a table of thresholds.
+/// path, relative to the file) and `caption` gives retrieval; a Parquet file has the columns `image` and either `caption`
+/// or `label`. All give the losses, and for models that judge each pair on its own the calibration of their
+/// probabilities and a table of thresholds.
 #[derive(Debug, Args)]
 pub(super) struct Eval {
-    /// A folder of class folders, or a CSV file with the columns `image` and `caption`
+    /// A folder of class folders, a CSV file with the columns `image` and `caption`, or a Parquet file with `image` and
+    /// `caption` or `label`
     #[arg(value_name = "DATA")]
     data: PathBuf,
     /// A prompt for class names, with `{label}` where the name goes; several are averaged as normalised embeddings
@@ -82,7 +89,8 @@ impl Eval {
             precision.is_none_or(|it| it > 0.0 && it <= 1.0),
             "--precision is a share above 0 and at most 1"
         );
-        let data = Data::read(&self.data)?;
+        let limit = config.limits.max_image_bytes;
+        let data = Data::read(&self.data, limit)?;
         ensure!(
             data.classes || self.prompts.is_empty(),
             "--prompt is for class names; captions are taken as they are"
@@ -125,14 +133,27 @@ async fn evaluate(
     let scorer =
         model.card.scorer.context("the model has no text tower, so there is nothing to compare")?;
     let (name, revision) = (model.name.clone(), model.card.revision.to_string());
-    let images: Vec<_> = data.images.iter().cloned().map(Row::Image).collect();
-    let (images, failed) = embedded(engine, &images).await?;
+    let mut images = Embedded::default();
+    match &data.table {
+        None => {
+            let file = |place: &Place| match place {
+                Place::File(path) => Some(Row::Image(path.clone())),
+                Place::Row(_) => None,
+            };
+            images.add(engine, &data.images.iter().filter_map(file).collect::<Vec<_>>()).await?;
+        }
+        Some(path) => images.add_rows(engine, path, &data.images).await?,
+    }
+    let Embedded { vectors: images, failed } = images;
+    ensure!(failed.len() == data.images.len(), "the file has changed while it was read");
     let skipped = failed.iter().filter(|failed| **failed).count();
     let data = data.without(&failed);
     ensure!(!data.pairs.is_empty(), "no image could be embedded");
     let written = data.texts.iter().flat_map(|text| filled(text, &prompts));
     let written: Vec<_> = written.map(Row::Text).collect();
-    let (texts, failed) = embedded(engine, &written).await?;
+    let mut texts = Embedded::default();
+    texts.add(engine, &written).await?;
+    let Embedded { vectors: texts, failed } = texts;
     ensure!(!failed.contains(&true), "without one of its texts nothing can be compared");
     let texts = averaged(texts, prompts.len().max(1));
     // Sums over all pairs take seconds; nothing else runs in this process.
@@ -165,24 +186,57 @@ fn filled<'t>(text: &'t str, prompts: &'t [String]) -> Vec<String> {
 }
 
 /// Normalised embeddings of the rows that could be embedded, and which could not, told on standard error.
-async fn embedded(engine: &Engine, rows: &[Row]) -> anyhow::Result<(Vectors, Vec<bool>)> {
-    let (mut vectors, mut failed) = (Vectors::default(), Vec::with_capacity(rows.len()));
-    let mut left = Rows::new(engine, rows);
-    while let Some(answers) = left.next(None, true).await? {
-        for (row, answer) in answers {
-            match &answer {
-                Ok(answer) => {
-                    vectors.dim = answer.embedding.dim();
-                    vectors.data.extend_from_slice(answer.embedding.as_slice());
+#[derive(Default)]
+struct Embedded {
+    vectors: Vectors,
+    failed: Vec<bool>,
+}
+
+impl Embedded {
+    async fn add(&mut self, engine: &Engine, rows: &[Row]) -> anyhow::Result<()> {
+        let mut left = Rows::new(engine, rows);
+        while let Some(answers) = left.next(None, true).await? {
+            for (row, answer) in answers {
+                match &answer {
+                    Ok(answer) => {
+                        self.vectors.dim = answer.embedding.dim();
+                        self.vectors.data.extend_from_slice(answer.embedding.as_slice());
+                    }
+                    Err(error) => {
+                        super::complain(format!("siglip-server: {row}: {}\n", error.message()))
+                    }
                 }
-                Err(error) => {
-                    super::complain(format!("siglip-server: {row}: {}\n", error.message()))
-                }
+                self.failed.push(answer.is_err());
             }
-            failed.push(answer.is_err());
+        }
+        Ok(())
+    }
+
+    /// Adds the images of these rows of a Parquet file, some at a time.
+    async fn add_rows(
+        &mut self,
+        engine: &Engine,
+        path: &Path,
+        places: &[Place],
+    ) -> anyhow::Result<()> {
+        let limit = engine.limits().max_image_bytes;
+        let mut inputs = Inputs::find(&[path.to_owned()], vec![], Selection::default(), limit)?;
+        let (mut places, mut number) = (places.iter().peekable(), 0);
+        loop {
+            let block = inputs.next(BLOCK).await?;
+            if block.is_empty() {
+                return Ok(());
+            }
+            let mut rows = Vec::new();
+            for item in block {
+                if places.next_if_eq(&&Place::Row(number)).is_some() {
+                    rows.push(item.row);
+                }
+                number += 1;
+            }
+            self.add(engine, &rows).await?;
         }
     }
-    Ok((vectors, failed))
 }
 
 /// The normalised means of groups of rows.

@@ -6,10 +6,15 @@
 mod classify;
 mod embed;
 mod formats;
+mod index;
 pub(super) mod inputs;
 mod journal;
+#[cfg_attr(not(feature = "parquet"), path = "offline/no_parquet.rs")]
+pub(super) mod parquet_file;
+mod parts;
 pub(super) mod rows;
 mod search;
+pub(super) mod selection;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -134,7 +139,7 @@ impl Score {
 async fn score_by_head(engine: &Engine, images: &[Row], texts: &[Row]) -> anyhow::Result<()> {
     let written = |row: &Row| match row {
         Row::Text(text) => Some(text.clone()),
-        Row::Image(_) | Row::Member { .. } | Row::Bad { .. } => None,
+        Row::Image(_) | Row::Member { .. } | Row::Part(_) | Row::Bad { .. } => None,
     };
     let words: Vec<String> = texts.iter().filter_map(written).collect();
     let mut tally = Tally::default();

@@ -8,16 +8,32 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::{cli::offline::inputs::is_image, small_file};
+use crate::{
+    cli::offline::{
+        inputs::is_image,
+        parquet_file::{Records, Stored},
+    },
+    small_file,
+};
 
 /// Maximum number of bytes of a file that lists captions.
 const MAX_LIST_BYTES: u64 = 1 << 30;
 
+/// Where an image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    File(PathBuf),
+    /// The row of the Parquet file, from 0.
+    Row(usize),
+}
+
 /// Images and texts, each once, and which belong together.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Data {
-    /// Files, each once.
-    pub(super) images: Vec<PathBuf>,
+    /// Images, each once; rows of a Parquet file in ascending order.
+    pub(super) images: Vec<Place>,
+    /// The Parquet file that the images are in.
+    pub(super) table: Option<PathBuf>,
     /// Class names, or captions, each once.
     pub(super) texts: Vec<String>,
     /// The rows of the data, in order: an image and the text that belongs to it.
@@ -27,12 +43,22 @@ pub(super) struct Data {
 }
 
 impl Data {
-    /// Reads a folder of class folders, or a CSV file with the columns `image` and `caption`.
+    /// Reads a folder of class folders, a CSV file with the columns `image` and `caption`, or a Parquet file with
+    /// `image` and either `caption` or `label`.
     ///
     /// # Errors
-    /// Fails if it is neither, or if there is nothing to evaluate in it.
-    pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
-        let data = if path.is_dir() { Self::of_classes(path)? } else { Self::of_captions(path)? };
+    /// Fails if it is none of them, or if there is nothing to evaluate in it.
+    pub(super) fn read(path: &Path, max_image_bytes: usize) -> anyhow::Result<Self> {
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        let data = match ending.to_ascii_lowercase().as_str() {
+            _ if path.is_dir() => Self::of_classes(path)?,
+            "csv" => Self::of_captions(path)?,
+            "parquet" => Self::of_table(path, max_image_bytes)?,
+            _ => bail!(
+                "{}: a folder of class folders, a .csv file or a .parquet file is read",
+                path.display()
+            ),
+        };
         ensure!(!data.pairs.is_empty(), "{}: there is no image in it", path.display());
         Ok(data)
     }
@@ -51,7 +77,7 @@ impl Data {
             data.texts.push(name.replace('_', " "));
             for image in images {
                 data.pairs.push([data.images.len(), text]);
-                data.images.push(image);
+                data.images.push(Place::File(image));
             }
         }
         ensure!(
@@ -64,12 +90,6 @@ impl Data {
     }
 
     fn of_captions(path: &Path) -> anyhow::Result<Self> {
-        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-        ensure!(
-            ending.eq_ignore_ascii_case("csv"),
-            "{}: a folder of class folders or a .csv file is read",
-            path.display()
-        );
         let bytes = small_file::read(path, MAX_LIST_BYTES);
         let bytes = bytes.with_context(|| path.display().to_string())?;
         let mut rows = records(&bytes).into_iter();
@@ -90,7 +110,7 @@ impl Data {
                 bail!("{}: row {} lacks an image or a caption", path.display(), number + 2);
             };
             let image = *images.entry(image.clone()).or_insert_with(|| {
-                data.images.push(folder.join(image));
+                data.images.push(Place::File(folder.join(image)));
                 data.images.len() - 1
             });
             let text = *texts.entry(text.clone()).or_insert_with(|| {
@@ -102,8 +122,41 @@ impl Data {
         Ok(data)
     }
 
+    /// Equal images and equal texts are one, as in a CSV file. Images are not kept: they are read once more.
+    fn of_table(path: &Path, max_image_bytes: usize) -> anyhow::Result<Self> {
+        let (mut records, classes) = Records::of_pairs(path, max_image_bytes)?;
+        let mut data = Self { table: Some(path.to_owned()), ..Self::new(classes) };
+        let (mut images, mut texts) = (HashMap::new(), HashMap::new());
+        let mut number = 0;
+        while let Some(record) = records.next()? {
+            let (None, Some(image), Some(text)) = (&record.fault, record.image, record.text) else {
+                let reason = record.fault.unwrap_or_default();
+                bail!("{}: row {}: {reason}", path.display(), number + 1);
+            };
+            let hash = match &image {
+                Stored::Bytes(bytes) => blake3::hash(bytes),
+                Stored::File(path) => {
+                    blake3::keyed_hash(&[1; 32], path.as_os_str().as_encoded_bytes())
+                }
+            };
+            let image = *images.entry(hash).or_insert_with(|| {
+                data.images.push(Place::Row(number));
+                data.images.len() - 1
+            });
+            let text = if classes { text.replace('_', " ") } else { text };
+            let text = *texts.entry(text.clone()).or_insert_with(|| {
+                data.texts.push(text);
+                data.texts.len() - 1
+            });
+            data.pairs.push([image, text]);
+            number += 1;
+        }
+        Ok(data)
+    }
+
     fn new(classes: bool) -> Self {
-        Self { images: Vec::new(), texts: Vec::new(), pairs: Vec::new(), classes }
+        let (images, texts, pairs) = (Vec::new(), Vec::new(), Vec::new());
+        Self { images, table: None, texts, pairs, classes }
     }
 
     /// Leaves out the images that could not be embedded, with their rows, and texts that no row has any more.
@@ -207,8 +260,8 @@ mod tests {
         let list = folder.path().join("list.csv");
         fs::write(&list, "\u{feff}caption,id,image\na cat,1,a.png\na pet,2,a.png\na cat,3,b.png\n")
             .expect("written");
-        let data = Data::read(&list).expect("reads");
-        assert_eq!(data.images, [folder.path().join("a.png"), folder.path().join("b.png")]);
+        let data = Data::read(&list, 9).expect("reads");
+        assert_eq!(data.images, ["a.png", "b.png"].map(|it| Place::File(folder.path().join(it))));
         assert_eq!(data.texts, ["a cat", "a pet"]);
         assert_eq!(data.pairs, [[0, 0], [0, 1], [1, 0]]);
         assert_eq!(data.positives(), [vec![0, 1], vec![0]]);
@@ -228,11 +281,11 @@ mod tests {
             fs::create_dir_all(folder.path().join(class)).expect("made");
             fs::write(folder.path().join(class).join(file), "").expect("written");
         }
-        let data = Data::read(folder.path()).expect("reads");
+        let data = Data::read(folder.path(), 9).expect("reads");
         assert_eq!(data.texts, ["cat", "hot dog"]);
         assert_eq!(data.pairs, [[0, 0], [1, 0], [2, 1]]);
         assert!(data.classes);
-        let error = Data::read(&folder.path().join("cat")).expect_err("no classes").to_string();
+        let error = Data::read(&folder.path().join("cat"), 9).expect_err("no classes").to_string();
         assert!(error.contains("one folder of images for each class"), "{error}");
     }
 }

@@ -14,6 +14,7 @@ use super::{
     inputs::{Inputs, Item},
     journal::{Done, Failure, Journal, Stamp, fingerprint},
     rows::{Answer, Row, Rows},
+    selection::Selection,
     with_engine,
 };
 use crate::{config::Config, engine::Engine, error::Error};
@@ -29,8 +30,8 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// embedded has an `error` in place of its `embedding`, and makes the exit code 3.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Embed {
-    /// Image files, folders of them, patterns, `.tar` archives, `.txt` files with a text a line, and `.ndjson` files
-    /// with `id` and `text` or `image` a line
+    /// Image files, folders of them, patterns, `.tar` archives, `.parquet` files, videos, `.pdf` files, `.txt` files with
+    /// a text a line, and `.ndjson` files with `id` and `text` or `image` a line
     #[arg(value_name = "PATH", required_unless_present = "texts")]
     paths: Vec<PathBuf>,
     /// A text; may be given several times
@@ -39,9 +40,12 @@ pub(in crate::cli) struct Embed {
     /// Keep only the first values of each embedding
     #[arg(long, value_name = "N")]
     dimensions: Option<usize>,
-    /// Write vectors to this file, and go on where an earlier run was interrupted: .npy, .safetensors or .ndjson
+    /// Write vectors to this file, and go on where an earlier run was interrupted: .npy, .safetensors, .ndjson or
+    /// .parquet
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 impl Embed {
@@ -51,7 +55,7 @@ impl Embed {
             ensure!(!path.exists(), "{}: it exists already", path.display());
         }
         let limit = config.limits.max_image_bytes;
-        let inputs = Inputs::find(&self.paths, self.texts, limit)?;
+        let inputs = Inputs::find(&self.paths, self.texts, self.selection, limit)?;
         let (out, dimensions) = (self.out, self.dimensions);
         with_engine(config, async |engine| match out {
             Some(path) => Output::new(engine, path, dimensions)?.run(engine, inputs).await,

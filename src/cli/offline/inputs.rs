@@ -1,50 +1,38 @@
-//! The inputs of `embed`: files, folders, patterns, lists and archives. A thread of its own finds rows, at most sixteen
-//! ahead of those that are embedded, so that memory does not grow with the number of rows in a list or an archive.
+//! The inputs of `embed`: files, folders, patterns, lists, archives, Parquet files, videos and PDF files. A thread finds
+//! rows, at most sixteen ahead of those that are embedded, so that memory does not grow with the number of rows.
+
+mod source;
 
 use std::{
-    fs::{self, File},
-    io::{self, BufRead as _, BufReader, Read},
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
-use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::rows::Row;
-use crate::small_file;
+use self::source::Source;
+use super::{parquet_file::Records, parts::is_video, rows::Row, selection::Selection};
 
-/// Rows that are found ahead. Members of an archive are held meanwhile.
+/// Rows that are found ahead. Images out of an archive or a Parquet file are held meanwhile.
 const AHEAD: usize = 16;
-/// Maximum number of bytes of a line of a list.
-const MAX_LINE: u64 = 1 << 20;
+/// A block ends when its images out of archives and Parquet files have more bytes than this.
+const MAX_HELD: usize = 64 << 20;
 /// Endings of files that are taken for images in a folder and in an archive.
 const IMAGE_ENDINGS: &[&str] =
     &["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jxl"];
 
 /// A row to embed, and what it goes by in the output.
 #[derive(Debug)]
-pub(super) struct Item {
-    pub(super) id: String,
-    pub(super) row: Row,
-}
-
-/// Where rows come from, in the order given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Source {
-    Image(PathBuf),
-    Text(String),
-    /// A text on each line.
-    Lines(PathBuf),
-    /// A JSON object on each line: `id`, and `text` or `image` (a path).
-    Objects(PathBuf),
-    /// An archive of images, such as a shard of a WebDataset.
-    Archive(PathBuf),
+pub(in crate::cli) struct Item {
+    pub(in crate::cli) id: String,
+    pub(in crate::cli) row: Row,
 }
 
 /// All rows, one after the other.
 #[derive(Debug)]
-pub(super) struct Inputs {
+pub(in crate::cli) struct Inputs {
     items: mpsc::Receiver<anyhow::Result<Item>>,
     /// How many there are, where that is known before they are read.
     pub(super) count: Option<u64>,
@@ -53,29 +41,52 @@ pub(super) struct Inputs {
 impl Inputs {
     /// Finds what the paths and the texts name.
     ///
-    /// * `max_image_bytes`: no more of an archive's member is read, and one byte beyond
+    /// * `max_image_bytes`: no more of an image in an archive or a Parquet file is read, and one byte beyond
     ///
     /// # Errors
-    /// Fails if a folder cannot be read, or if a pattern matches nothing.
-    pub(super) fn find(
+    /// Fails if a folder cannot be read, if a pattern matches nothing, or if a Parquet file has no column to read.
+    pub(in crate::cli) fn find(
         paths: &[PathBuf],
         texts: Vec<String>,
+        selection: Selection,
         max_image_bytes: usize,
     ) -> anyhow::Result<Self> {
         let mut sources = Vec::new();
         for path in paths {
-            expand(path, &mut sources)?;
+            expand(path, &selection, &mut sources)?;
         }
         sources.extend(texts.into_iter().map(Source::Text));
-        let single = |source: &Source| matches!(source, Source::Image(_) | Source::Text(_));
-        let count = sources.iter().all(single).then_some(sources.len() as u64);
+        let mut count = Some(0);
+        for source in &sources {
+            let rows = match source {
+                Source::Image(_) | Source::Text(_) => Some(1),
+                // Opened here as well, so that a wrong column is told before the model is loaded.
+                Source::Table(path) => {
+                    Some(Records::of_items(path, &selection, max_image_bytes)?.count())
+                }
+                Source::Lines(_)
+                | Source::Objects(_)
+                | Source::Archive(_)
+                | Source::Video(_)
+                | Source::Pages(_) => None,
+            };
+            count = count.zip(rows).map(|(all, rows)| all + rows);
+        }
         let (sender, items) = mpsc::channel(AHEAD);
         // A thread of its own: reading a list waits for the disk, and blocks nobody here.
         std::thread::Builder::new().name("inputs".to_owned()).spawn(move || {
             for source in sources {
-                // Nobody listens any more.
-                if source.send(&sender, max_image_bytes).is_none() {
-                    break;
+                let send = || source.send(&sender, &selection, max_image_bytes);
+                match catch_unwind(AssertUnwindSafe(send)) {
+                    Ok(Some(())) => {}
+                    // Nobody listens any more.
+                    Ok(None) => break,
+                    // Without an error, the end of this thread would be taken for the end of the rows.
+                    Err(_) => {
+                        let error = anyhow::anyhow!("a reader of files failed, see above");
+                        sender.blocking_send(Err(error)).unwrap_or_default();
+                        break;
+                    }
                 }
             }
         })?;
@@ -83,22 +94,24 @@ impl Inputs {
     }
 
     /// At most so many rows; none at the end.
-    pub(super) async fn next(&mut self, most: usize) -> anyhow::Result<Vec<Item>> {
-        let mut found = Vec::new();
-        while found.len() < most {
-            match self.items.recv().await {
-                Some(item) => found.push(item?),
-                None => break,
+    pub(in crate::cli) async fn next(&mut self, most: usize) -> anyhow::Result<Vec<Item>> {
+        let (mut found, mut held) = (Vec::new(), 0);
+        while found.len() < most && held <= MAX_HELD {
+            let Some(item) = self.items.recv().await else { break };
+            let item = item?;
+            if let Row::Member { bytes, .. } = &item.row {
+                held += bytes.len();
             }
+            found.push(item);
         }
         Ok(found)
     }
 }
 
 /// The sources that a path names.
-fn expand(path: &Path, sources: &mut Vec<Source>) -> anyhow::Result<()> {
+fn expand(path: &Path, selection: &Selection, sources: &mut Vec<Source>) -> anyhow::Result<()> {
     if path.is_dir() {
-        return walk(path, sources);
+        return walk(path, selection, sources);
     }
     let pattern = path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists());
     if let Some(pattern) = pattern {
@@ -106,29 +119,35 @@ fn expand(path: &Path, sources: &mut Vec<Source>) -> anyhow::Result<()> {
         let mut paths = paths.collect::<Result<Vec<_>, _>>()?;
         paths.sort();
         anyhow::ensure!(!paths.is_empty(), "{pattern}: there is no such file");
-        return paths.iter().try_for_each(|path| expand(path, sources));
+        return paths.iter().try_for_each(|path| expand(path, selection, sources));
     }
     let path = path.to_owned();
     sources.push(match ending(&path).as_str() {
         "txt" => Source::Lines(path),
         "ndjson" | "jsonl" => Source::Objects(path),
         "tar" => Source::Archive(path),
+        "parquet" => Source::Table(path),
+        "pdf" => Source::Pages(path),
+        ending if is_video(ending) => Source::Video(path),
         _ => Source::Image(path),
     });
     Ok(())
 }
 
-/// The images below a folder, by name; links to folders are not followed, or a circle of them would have no end.
-fn walk(folder: &Path, sources: &mut Vec<Source>) -> anyhow::Result<()> {
+/// The images below a folder by name, and its videos if they are asked for. Links to folders are not followed, or a circle
+/// of links would have no end.
+fn walk(folder: &Path, selection: &Selection, sources: &mut Vec<Source>) -> anyhow::Result<()> {
     let entries = || fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>();
     let mut entries = entries().with_context(|| folder.display().to_string())?;
     entries.sort_by_key(fs::DirEntry::path);
     for entry in entries {
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            walk(&path, sources)?;
+            walk(&path, selection, sources)?;
         } else if is_image(&path) {
             sources.push(Source::Image(path));
+        } else if selection.video_every.is_some() && is_video(&ending(&path)) {
+            sources.push(Source::Video(path));
         }
     }
     Ok(())
@@ -143,153 +162,15 @@ pub(in crate::cli) fn is_image(path: &Path) -> bool {
     IMAGE_ENDINGS.contains(&ending(path).as_str())
 }
 
-/// A line of a list of objects.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Object {
-    id: Id,
-    text: Option<String>,
-    image: Option<PathBuf>,
-}
-
-/// Lists have numbers or texts for ids.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Id {
-    Text(String),
-    Number(i64),
-}
-
-type Sender = mpsc::Sender<anyhow::Result<Item>>;
-
-impl Source {
-    /// Sends its rows; none when nobody takes them any more.
-    fn send(self, sender: &Sender, max_image_bytes: usize) -> Option<()> {
-        let put = |item: anyhow::Result<Item>| sender.blocking_send(item).ok();
-        match self {
-            Self::Image(path) => {
-                let id = path.display().to_string();
-                put(Ok(Item { id, row: Row::Image(path) }))
-            }
-            Self::Text(text) => put(Ok(Item { id: text.clone(), row: Row::Text(text) })),
-            Self::Lines(path) => each_line(&path, put, |number, line| {
-                let id = format!("{}:{number}", path.display());
-                let row = match line {
-                    Ok(text) => Row::Text(text),
-                    Err(reason) => Row::Bad { name: id.clone(), reason },
-                };
-                Item { id, row }
-            }),
-            Self::Objects(path) => each_line(&path, put, |number, line| {
-                let name = format!("{}:{number}", path.display());
-                match line.and_then(|line| object(&line, path.parent())) {
-                    Ok(item) => item,
-                    Err(reason) => Item { id: name.clone(), row: Row::Bad { name, reason } },
-                }
-            }),
-            Self::Archive(path) => {
-                let mut ended = Some(());
-                let read = members(&path, max_image_bytes, |item| {
-                    ended = put(Ok(item));
-                    ended.is_some()
-                });
-                match read {
-                    Ok(()) => ended,
-                    Err(error) => put(Err(error.context(path.display().to_string()))),
-                }
-            }
-        }
-    }
-}
-
-/// Calls for each line that is not empty, numbered from 1.
-fn each_line(
-    path: &Path,
-    put: impl Fn(anyhow::Result<Item>) -> Option<()>,
-    item: impl Fn(usize, Result<String, String>) -> Item,
-) -> Option<()> {
-    let file = match open(path) {
-        Ok(file) => file,
-        Err(error) => return put(Err(error)),
-    };
-    let mut reader = BufReader::new(file);
-    for number in 1.. {
-        let mut line = Vec::new();
-        let read = (&mut reader).take(MAX_LINE + 1).read_until(b'\n', &mut line);
-        match read {
-            Ok(0) => break,
-            Ok(_) if line.len() as u64 > MAX_LINE => {
-                let error =
-                    anyhow::anyhow!("{}:{number}: the line has more than 1 MiB", path.display());
-                return put(Err(error));
-            }
-            Ok(_) => {}
-            Err(error) => {
-                return put(Err(anyhow::Error::from(error).context(path.display().to_string())));
-            }
-        }
-        let line = line.trim_ascii();
-        if line.is_empty() {
-            continue;
-        }
-        let text =
-            String::from_utf8(line.to_owned()).map_err(|_| "the line is not UTF-8".to_owned());
-        put(Ok(item(number, text)))?;
-    }
-    Some(())
-}
-
-fn object(line: &str, folder: Option<&Path>) -> Result<Item, String> {
-    let object: Object = serde_json::from_str(line).map_err(|error| {
-        format!("a line is an object with `id`, and `text` or `image`: {error}")
-    })?;
-    let id = match object.id {
-        Id::Text(id) => id,
-        Id::Number(id) => id.to_string(),
-    };
-    let row = match (object.text, object.image) {
-        (Some(text), None) => Row::Text(text),
-        (None, Some(image)) => Row::Image(folder.map_or(image.clone(), |it| it.join(image))),
-        _ => return Err("a line has either `text` or `image`".to_owned()),
-    };
-    Ok(Item { id, row })
-}
-
-/// Calls for each image of an archive, until it says no.
-fn members(
-    path: &Path,
-    max_image_bytes: usize,
-    mut put: impl FnMut(Item) -> bool,
-) -> anyhow::Result<()> {
-    let mut archive = tar::Archive::new(BufReader::new(open(path)?));
-    for member in archive.entries()? {
-        let member = member?;
-        let name = member.path()?.into_owned();
-        if !member.header().entry_type().is_file() || !is_image(&name) {
-            continue;
-        }
-        let id = path.join(name).display().to_string();
-        let mut bytes = Vec::new();
-        // No more than tells that it is too large, whatever its header says.
-        member.take(max_image_bytes as u64 + 1).read_to_end(&mut bytes)?;
-        let row = Row::Member { name: id.clone(), bytes: bytes.into() };
-        if !put(Item { id, row }) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn open(path: &Path) -> anyhow::Result<File> {
-    small_file::open_regular(path).with_context(|| path.display().to_string())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
-    async fn all(paths: &[PathBuf]) -> Vec<(String, Row)> {
-        let mut inputs = Inputs::find(paths, vec!["a text".to_owned()], 4).expect("found");
+    async fn all(paths: &[PathBuf], selection: Selection) -> Vec<(String, Row)> {
+        let mut inputs =
+            Inputs::find(paths, vec!["a text".to_owned()], selection, 4).expect("found");
         let mut rows = Vec::new();
         loop {
             let items = inputs.next(3).await.expect("read");
@@ -316,7 +197,8 @@ mod tests {
         )
         .expect("written");
         let mut archive = tar::Builder::new(File::create(at("shard.tar")).expect("made"));
-        for (name, bytes) in [("000.jpg", &b"abc"[..]), ("000.cls", b"1"), ("001.jpg", b"abcdefgh")]
+        for (name, bytes) in
+            [("000.jpg", &b"abc"[..]), ("000.txt", b" a bird\n"), ("001.jpg", b"abcdefgh")]
         {
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
@@ -326,7 +208,7 @@ mod tests {
         archive.finish().expect("written");
 
         let paths = ["photos", "x*.webp", "words.txt", "list.ndjson", "shard.tar"].map(at);
-        let rows = all(&paths).await;
+        let rows = all(&paths, Selection::default()).await;
         let root = format!("{}/", folder.path().display());
         let ids: Vec<_> = rows.iter().map(|(id, _)| id.replace(&root, "")).collect();
         let expected = [
@@ -351,14 +233,28 @@ mod tests {
         assert!(matches!(&rows[9].1, Row::Bad { reason, .. } if reason.contains("either")));
         // The limit was four bytes; one more is read of a larger member.
         assert!(matches!(&rows[11].1, Row::Member { bytes, .. } if &bytes[..] == b"abcde"));
+
+        let texts =
+            |ending: &str| Selection { text_column: Some(ending.into()), ..Selection::default() };
+        let rows = all(&[at("shard.tar")], texts("txt")).await;
+        assert!(rows[0].0.ends_with("shard.tar/000.txt"), "{rows:?}");
+        assert!(matches!(&rows[0].1, Row::Text(text) if text == "a bird"));
+        assert_eq!(rows.len(), 2);
+        let mut inputs = Inputs::find(&[at("shard.tar")], vec![], texts("json"), 4).expect("found");
+        let error = inputs.next(1).await.expect_err("no such member");
+        assert!(
+            format!("{error:#}").contains("no member of the archive ends in .json"),
+            "{error:#}"
+        );
     }
 
     #[tokio::test]
     async fn a_pattern_without_a_file_is_an_error() {
-        let error = Inputs::find(&["/nowhere/*.jpg".into()], vec![], 4).expect_err("no file");
+        let error = Inputs::find(&["/nowhere/*.jpg".into()], vec![], Selection::default(), 4)
+            .expect_err("no file");
         assert!(error.to_string().contains("there is no such file"), "{error}");
         // A plain path that is not there is a row that fails.
-        let rows = all(&["/nowhere/at/all.png".into()]).await;
+        let rows = all(&["/nowhere/at/all.png".into()], Selection::default()).await;
         assert_eq!(rows.len(), 2);
     }
 }

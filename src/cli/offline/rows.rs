@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
+use super::parts::Part;
 use crate::{
     config::Limit,
     embedding::Embedding,
@@ -28,6 +29,8 @@ pub(in crate::cli) enum Row {
         name: String,
         bytes: Bytes,
     },
+    /// A frame of a video, or a page of a PDF file.
+    Part(Part),
     /// What a list has in the place of a row.
     Bad {
         name: String,
@@ -39,6 +42,7 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Image(path) => path.display().fmt(f),
+            Self::Part(part) => part.fmt(f),
             Self::Member { name, .. } | Self::Bad { name, .. } => f.write_str(name),
             Self::Text(text) if text.chars().count() <= MAX_QUOTED => {
                 write!(f, "the text {text:?}")
@@ -57,6 +61,7 @@ impl Row {
         match self {
             Self::Image(path) => json!({"image": path.display().to_string()}),
             Self::Member { name, .. } => json!({"image": name}),
+            Self::Part(part) => json!({"image": part.to_string()}),
             Self::Text(text) => json!({"text": text}),
             Self::Bad { name, .. } => json!({"row": name}),
         }
@@ -77,6 +82,14 @@ impl Row {
             Self::Member { bytes, .. } => image(bytes.clone()),
             Self::Bad { reason, .. } => {
                 Input::Unreadable(Error::new(Code::InvalidRequest, reason.clone()))
+            }
+            Self::Part(part) => {
+                let part = part.clone();
+                match tokio::task::spawn_blocking(move || part.image(limit)).await {
+                    Ok(Ok(bytes)) => image(bytes.into()),
+                    Ok(Err(reason)) => Input::Unreadable(Error::new(Code::InvalidRequest, reason)),
+                    Err(_) => Input::Unreadable(Error::internal("a part could not be made")),
+                }
             }
             Self::Image(path) => match read(path, limit).await {
                 Ok(bytes) => image(bytes.into()),

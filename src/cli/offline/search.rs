@@ -11,7 +11,7 @@ use htmlize::escape_all_quotes;
 use serde_json::json;
 
 use super::{
-    formats::Index,
+    index::Index,
     rows::{Row, Rows},
     with_engine,
 };
@@ -20,7 +20,7 @@ use crate::{config::Config, embedding::normalize, engine::Engine, model::Scorer}
 /// What to look for. The index is a file of `embed --out`; its vectors are of the same model.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Search {
-    /// A file that `embed --out` wrote: .npy, .safetensors or .ndjson
+    /// A file that `embed --out` wrote: .npy, .safetensors, .ndjson or .parquet
     #[arg(value_name = "INDEX")]
     index: PathBuf,
     /// A text, or the path of an image

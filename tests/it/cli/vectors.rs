@@ -134,3 +134,27 @@ fn an_interrupted_run_is_resumed_with_every_row_once() {
         assert!((ours - theirs.as_f64().expect("a number")).abs() < 1e-5);
     }
 }
+
+#[cfg(feature = "parquet")]
+#[test]
+fn a_parquet_file_is_written_and_searched() {
+    let folder = photos();
+    let (photos, out) = (folder.path().join("photos"), folder.path().join("v.parquet"));
+    let output = run(&["embed", text(&photos), "--out", text(&out), "--dimensions", "64"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(!folder.path().join("v.ids.txt").exists() && !beside(&out, ".part").exists());
+    let found = run(&["search", text(&out), "a pizza", "--json", "--top-k", "1"]);
+    assert_eq!(found.status.code(), Some(0), "{}", stderr(&found));
+    let first: Value = serde_json::from_str(&stdout(&found)).expect("JSON");
+    assert_eq!(first["id"], text(&photos.join("pizza.webp")));
+
+    // Its columns are no images and no texts that could be embedded.
+    let again = run(&["embed", text(&out)]);
+    assert_eq!(again.status.code(), Some(1));
+    let said = stderr(&again);
+    assert!(said.contains("its columns are `id` (text), `embedding` (lists of floats)"), "{said}");
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    PathBuf::from(format!("{}{ending}", text(path)))
+}

@@ -1,6 +1,6 @@
 //! The chunked sums against plain loops over the whole matrix.
 
-use super::*;
+use super::{super::data::Place, *};
 
 const DIM: usize = 11;
 
@@ -24,7 +24,8 @@ fn vectors(rows: usize, mut state: u64) -> Vectors {
 /// Five images and four texts; the first image has two captions, and two images share the last one.
 fn data() -> Data {
     Data {
-        images: (0..5).map(|number| format!("{number}.png").into()).collect(),
+        table: None,
+        images: (0..5).map(|number| Place::File(format!("{number}.png").into())).collect(),
         texts: (0..4).map(|number| number.to_string()).collect(),
         pairs: vec![[0, 0], [0, 1], [1, 2], [2, 3], [3, 3], [4, 1]],
         classes: false,
@@ -75,7 +76,8 @@ fn recalls_count_who_stands_before_the_best_that_belongs() {
     };
     let images = Vectors { dim: 3, data: [axis([0.9, 0.1, 0.]), axis([0.8, 0.6, 0.1])].concat() };
     let data = Data {
-        images: vec!["a".into(), "b".into()],
+        table: None,
+        images: ["a", "b"].map(|it| Place::File(it.into())).into(),
         texts: vec!["x".into(), "y".into(), "z".into()],
         pairs: vec![[0, 0], [1, 1]],
         classes: false,
