@@ -6,6 +6,7 @@ mod download;
 mod eval;
 mod healthcheck;
 mod help;
+mod models;
 mod offline;
 mod options;
 mod serve;
@@ -57,6 +58,8 @@ enum Command {
     Serve,
     /// Download a model from the hub into the cache, and print its folder
     Download(download::Download),
+    /// List the models in the hub's cache: revisions, sizes, and which of them are served
+    Models(models::Models),
     /// Print the configuration in force, with the origin of every value
     Config(show::Show),
     /// Print the description of the HTTP interface (OpenAPI, YAML)
@@ -110,6 +113,7 @@ pub fn run() -> ExitCode {
     let done = match command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(effective.config),
         Command::Download(download) => download.run(&effective.config),
+        Command::Models(models) => models.run(&effective.config),
         Command::Config(show) => show.run(&effective),
         Command::Openapi => rest::openapi_yaml().map_err(Into::into).and_then(|yaml| print(&yaml)),
         Command::Healthcheck => healthcheck::run(&effective.config),

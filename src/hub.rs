@@ -8,6 +8,7 @@
 mod cache;
 mod client;
 mod error;
+mod inventory;
 mod partial;
 mod select;
 mod settings;
@@ -25,6 +26,7 @@ use self::{
 };
 pub use self::{
     error::HubError,
+    inventory::{CachedCommit, CachedModel},
     settings::Settings,
     variables::{Handling, VARIABLES, Variable, table as variable_table},
 };

@@ -60,6 +60,14 @@ Examples:
 
 HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and others are read as well: docs/operations.md lists them."
         }
+        "models" => {
+            "\
+It needs no network: HF_HOME and HF_HUB_CACHE name the cache.
+
+Examples:
+  siglip-server models
+  siglip-server models --json"
+        }
         "config" => {
             "\
 Every option of `siglip-server serve --help` is taken, and shown with its origin.
@@ -83,6 +91,8 @@ Examples:
 Examples:
   siglip-server embed photos/*.jpg > vectors.jsonl
   siglip-server embed photos/ shard-*.tar --out vectors.npy
+  siglip-server embed train-*.parquet --image-column image --id-column key --out vectors.parquet
+  siglip-server embed films/*.mp4 paper.pdf --video-every 5s --out vectors.npy
   siglip-server embed --model google/siglip2-base-patch16-224 --text 'a cat' --text 'a dog'"
         }
         "score" => "Example:\n  siglip-server score cat.png dog.png --text 'a cat' --text 'a dog'",
@@ -111,6 +121,7 @@ Examples:
 Examples:
   siglip-server eval photos/                 photos/cat/1.jpg, photos/dog/2.jpg, ...
   siglip-server eval photos/ --prompt 'a photo of a {label}' --prompt 'a drawing of a {label}' --json
+  siglip-server eval captions.parquet        the columns `image` and `caption`, or `image` and `label`
   siglip-server eval captions.csv --precision 0.9 --report report.html"
         }
         "completions" => {

@@ -64,9 +64,24 @@ impl Repo {
         if is_commit(revision) {
             return Some(revision.to_owned());
         }
-        let file = self.folder.join("refs").join(revision);
+        let file = self.refs().join(revision);
         let commit = small_file::read_to_string(&file, MAX_REF_BYTES).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
+    }
+
+    /// The model's folder.
+    pub(super) fn root(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where branches and tags are noted.
+    pub(super) fn refs(&self) -> PathBuf {
+        self.folder.join("refs")
+    }
+
+    /// Where each commit has a folder.
+    pub(super) fn snapshots(&self) -> PathBuf {
+        self.folder.join("snapshots")
     }
 
     pub(super) fn snapshot(&self, commit: &str) -> Snapshot {
@@ -74,7 +89,7 @@ impl Repo {
     }
 
     fn files(&self, commit: &str) -> PathBuf {
-        self.folder.join("snapshots").join(commit)
+        self.snapshots().join(commit)
     }
 
     fn absent(&self, commit: &str) -> PathBuf {
@@ -153,7 +168,7 @@ impl Repo {
         if revision == commit || self.commit_of(revision).as_deref() == Some(commit) {
             return Ok(());
         }
-        write(&self.folder.join("refs").join(revision), commit)
+        write(&self.refs().join(revision), commit)
     }
 
     /// Links a blob into a snapshot under the file's name, and returns the path.

@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use serde_json::Value;
+
 use crate::process::{command, run, stderr, stdout};
 
 /// Makes a copy of a small checkpoint.
@@ -109,4 +111,49 @@ fn a_file_that_is_something_else_is_named_for_what_it_is() {
         let log = stderr(&output);
         assert!(log.contains(&format!("{name}: {expected}")), "{name}, {expected}: {log}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_models_of_the_cache_are_listed_with_what_they_are_served_as() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hub = folder.path().join("hub");
+    let models = |arguments: &[&str]| {
+        let mut command = command(&[&["models"], arguments].concat());
+        let output = command.env("HF_HOME", folder.path()).output().expect("runs");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output).replace(&*folder.path().to_string_lossy(), "HOME")
+    };
+    assert_eq!(models(&[]), "no models in HOME/hub\n");
+
+    let (whole, half, other) = ("a".repeat(40), "b".repeat(40), "c".repeat(40));
+    let served = hub.join("models--org--name/snapshots");
+    copy(&served.join(&whole));
+    fs::create_dir_all(served.join(&half)).expect("a folder");
+    fs::write(served.join(&half).join("config.json"), "{}").expect("written");
+    fs::create_dir_all(hub.join("models--org--name/refs")).expect("a folder");
+    fs::write(hub.join("models--org--name/refs/main"), &whole).expect("written");
+    let strange = hub.join("models--org--strange/snapshots").join(&other);
+    copy(&strange);
+    fs::write(strange.join("config.json"), r#"{"model_type": "bert"}"#).expect("written");
+
+    let lines: Vec<Value> =
+        models(&["--json"]).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let told: Vec<_> =
+        lines.iter().map(|it| (&it["model"], &it["revision"], &it["family"])).collect();
+    let (name, family) = (Value::from("org/name"), Value::from("siglip"));
+    let (a, b, c) = (Value::from(whole), Value::from(half), Value::from(other));
+    let strange = Value::from("org/strange");
+    let expected = [(&name, &a, &family), (&name, &b, &Value::Null), (&strange, &c, &Value::Null)];
+    assert_eq!(told, expected);
+    assert_eq!(lines[0]["names"], Value::from(vec!["main"]));
+    assert!(lines[0]["bytes"].as_u64().is_some_and(|bytes| bytes > 1000), "{}", lines[0]);
+    let reason = |line: usize| lines[line]["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(reason(1).contains("none of the files of weights"), "{}", reason(1));
+    assert!(reason(2).starts_with("config.json: ") && reason(2).contains("bert"), "{}", reason(2));
+    let table = models(&[]);
+    let rows: Vec<_> = table.lines().collect();
+    assert!(rows[1].contains("aaaaaaaaaaaa (main)") && rows[1].ends_with("  siglip"), "{table}");
+    assert!(rows[3].contains("not served: config.json: "), "{table}");
+    assert!(rows[4].ends_with(" in HOME/hub"), "{table}");
 }
