@@ -17,7 +17,41 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=SIGLIP_BUILD_COMMIT");
     println!("cargo::rustc-env=SIGLIP_BUILD_TARGET={}", env::var("TARGET")?);
     println!("cargo::rustc-env=SIGLIP_BUILD_COMMIT={}", commit());
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        compile_kernels()?;
+    }
     compile_protos()
+}
+
+/// The CUDA kernels, by NVIDIA's compiler: for Ampere and Hopper, and for what comes after in NVIDIA's assembly language,
+/// which the driver translates.
+fn compile_kernels() -> Result<(), Box<dyn Error>> {
+    const SOURCES: &str = "src/model/device/kernels";
+    println!("cargo::rerun-if-changed={SOURCES}");
+    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let of_toolkit =
+        |variable| env::var_os(variable).map(|home| PathBuf::from(home).join("bin/nvcc"));
+    let nvcc = env::var_os("NVCC")
+        .map(PathBuf::from)
+        .or_else(|| of_toolkit("CUDA_HOME"))
+        .or_else(|| of_toolkit("CUDA_PATH"))
+        .or_else(|| Some(PathBuf::from("/usr/local/cuda/bin/nvcc")).filter(|path| path.exists()))
+        .unwrap_or_else(|| PathBuf::from("nvcc"));
+    let status = Command::new(&nvcc)
+        .args(["-fatbin", "-O3", "-std=c++17"])
+        .args(["-gencode", "arch=compute_80,code=sm_80"])
+        .args(["-gencode", "arch=compute_90,code=[sm_90,compute_90]"])
+        .arg("-o")
+        .arg(PathBuf::from(env::var("OUT_DIR")?).join("kernels.fatbin"))
+        .arg(format!("{SOURCES}/all.cu"))
+        .status()
+        .map_err(|error| format!("{} cannot be run: {error}", nvcc.display()))?;
+    if !status.success() {
+        return Err(format!("{} failed on {SOURCES}/all.cu", nvcc.display()).into());
+    }
+    Ok(())
 }
 
 /// The commit from the environment (a container build has no repository), otherwise from git, otherwise

@@ -9,6 +9,7 @@ mod choices;
 mod codec;
 pub mod document;
 mod file;
+mod kernels;
 mod limit;
 mod lists;
 pub mod load;
@@ -22,6 +23,7 @@ pub use self::{
         Agreement, CpuFeatures, DType, DecodeIsolation, Device, LoadTime, LogFormat, MatchingToken,
         MatmulPrecision, Share, TextNormalization, TraceProtocol,
     },
+    kernels::CudaKernels,
     lists::{Host, List, Network, WebOrigin},
     load::{Effective, Origin, Sources},
     served::{Served, is_hub_id},
@@ -161,6 +163,10 @@ section! {
         /// processor computes these faster (AMX), and otherwise is the same as `highest`. The default is `high`
         /// if it is faster and the check at load finds cosines with `highest` within 1e-9 of 1.
         matmul_precision: Option<MatmulPrecision> = None, Choice "highest|high", flag "matmul-precision";
+        /// The kernels for a CUDA device: `own` for the server's, `candle` for candle's operations. With `own`, a batch
+        /// is run with both at load; candle's are used if the outputs differ, or if the device is older than Ampere.
+        /// `own` multiplies f32 in TF32 only with a `matmul_precision` of `high`.
+        cuda_kernels: CudaKernels = CudaKernels::default(), Choice "own|candle", flag "cuda-kernels";
         /// The normalisation of a text before the tokenizer: `auto` as the checkpoint was trained; `hf`,
         /// `bigvision` and `openclip` as each of these references; `none` for no change.
         text_normalization: TextNormalization = TextNormalization::default(), Choice "MODE", flag "text-normalization";

@@ -6,6 +6,7 @@ mod checkpoint;
 mod clip;
 mod cores;
 mod demo;
+mod device;
 mod family;
 mod kernels;
 mod llava;
@@ -25,6 +26,9 @@ mod weights;
 
 use std::sync::Arc;
 
+#[cfg(feature = "cuda")]
+#[doc(hidden)]
+pub use device::{Compared, compare_kernels};
 pub use load::{Described, PartLoaded, ResidentModel, describe, load_part, load_resident};
 pub use nn::{Stage, Stages};
 pub use pass::Pass;
@@ -243,6 +247,17 @@ pub struct ModelCard {
     pub cpu_features: Option<Instructions>,
     /// How they multiply f32; none in other types and on other devices.
     pub matmul_precision: Option<Precision>,
+    /// Whose kernels they use on a CUDA device; none elsewhere.
+    pub cuda_kernels: Option<Kernels>,
+}
+
+/// Whose kernels are used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernels {
+    /// As the configuration calls them.
+    pub value: config::CudaKernels,
+    /// A sentence on why these.
+    pub why: String,
 }
 
 /// How f32 is multiplied.

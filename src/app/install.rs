@@ -228,5 +228,8 @@ impl Site {
 
 fn describe(metrics: &Metrics, name: &str, card: &ModelCard) {
     let (dtype, device) = (card.dtype.to_string(), card.device.to_string());
-    metrics.model_info.with_label_values(&[name, &card.revision, &dtype, &device]).set(1);
+    // An empty label is the same as none.
+    let kernels = card.cuda_kernels.as_ref().map(|used| used.value.to_string()).unwrap_or_default();
+    let labels = [name, &card.revision, &dtype, &device, &kernels];
+    metrics.model_info.with_label_values(&labels).set(1);
 }

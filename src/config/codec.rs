@@ -131,6 +131,7 @@ impl Word for super::DecodeIsolation {}
 impl Word for super::Agreement {}
 impl Word for super::CpuFeatures {}
 impl Word for super::MatmulPrecision {}
+impl Word for super::CudaKernels {}
 impl Word for super::TextNormalization {}
 impl Word for super::MatchingToken {}
 impl Word for super::LoadTime {}

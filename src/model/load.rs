@@ -132,7 +132,22 @@ impl Opened {
             device: config.device,
             cpu_features: runtime.cpu_features(),
             matmul_precision: None,
+            cuda_kernels: runtime.own.chosen(),
         }
+    }
+
+    /// Goes on with candle's operations if our kernels for the device give something else.
+    fn check_kernels(
+        &self,
+        config: &config::Model,
+        runtime: &Runtime,
+        towers: &mut Towers,
+    ) -> Result<(), LoadError> {
+        if !runtime.own.is_in_use() {
+            return Ok(());
+        }
+        let probe = Probe::new(&self.image, self.tokenizer.as_deref())?;
+        runtime.own.check(towers, &probe, (config.dtype, config.matmul_precision))
     }
 
     /// The tokenizer of the text tower, or what writes captions with it.
@@ -170,6 +185,7 @@ pub fn load_resident(config: &config::Model) -> Result<ResidentModel, LoadError>
     };
     let (mut towers, mut outline) = load(&runtime).map_err(within)?;
     weights.finish().map_err(within)?;
+    opened.check_kernels(config, &runtime, &mut towers).map_err(within)?;
     let (mut agreement, mut distance) = (None, None);
     if let Some((check, expected)) = check.zip(expected) {
         let answers = check.answers(&mut towers).map_err(within)?;
@@ -276,7 +292,8 @@ pub fn load_part(config: &config::Model, part: Part) -> Result<PartLoaded, LoadE
     let runtime = Runtime::new(config)?;
     let runtimes = runtime.replicas(config.replicas).map_err(within)?;
     let root = Scope::root(&opened.weights, &runtime);
-    let towers = opened.model.load(&opened.image, &root, part).map_err(within)?;
+    let mut towers = opened.model.load(&opened.image, &root, part).map_err(within)?;
+    opened.check_kernels(config, &runtime, &mut towers).map_err(within)?;
     let tower_bytes =
         [towers.vision_bytes, opened.weights.resident_bytes().saturating_sub(towers.vision_bytes)];
     Ok(PartLoaded {
@@ -322,8 +339,10 @@ impl<'i> Check<'i> {
         weights: &Weights,
     ) -> Result<Answers, LoadError> {
         let dtype = config::DType::F32;
-        let runtime =
-            Runtime::new(&precision::highest(&config::Model { dtype, ..config.clone() }))?;
+        // What is compared with must not share a fault.
+        let cuda_kernels = config::CudaKernels::Candle;
+        let config = config::Model { dtype, cuda_kernels, ..config.clone() };
+        let runtime = Runtime::new(&precision::highest(&config))?;
         let root = Scope::root(weights, &runtime);
         let answers = model.answers(self.image, &root, &self.probe)?;
         weights.forget();

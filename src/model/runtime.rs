@@ -13,6 +13,7 @@ use siglip_kernels::{Element, Level};
 use super::{
     Instructions, LoadError, TowerError,
     cores::Cores,
+    device::Own,
     kernels::{Copies, Download},
 };
 use crate::config::{self, CpuFeatures};
@@ -22,6 +23,8 @@ use crate::config::{self, CpuFeatures};
 pub struct Runtime {
     pub(super) device: Device,
     pub(super) copies: Copies,
+    /// Kernels of our own, where the device has any.
+    pub(super) own: Own,
     /// The type of activations.
     pub(super) compute: DType,
     /// The type of tables of which single rows are read.
@@ -71,9 +74,11 @@ impl Runtime {
         })?;
         if !matches!(device, Device::Cpu) {
             let (compute, pool) = (resident, None);
+            let own = Own::new(&device, compute, config);
             return Ok(Self {
                 device,
                 copies,
+                own,
                 compute,
                 resident,
                 element,
@@ -88,8 +93,8 @@ impl Runtime {
             threads => threads,
         };
         let pool = shared_pool(threads, None).map_err(cannot_start)?;
-        let (compute, pool) = (DType::F32, Some(pool));
-        Ok(Self { device, copies, compute, resident, element, bytes, level, why, pool })
+        let (compute, pool, own) = (DType::F32, Some(pool), Own::default());
+        Ok(Self { device, copies, own, compute, resident, element, bytes, level, why, pool })
     }
 
     /// As many runtimes, each with its share of the threads on cores of its own; this one where it is one.

@@ -78,6 +78,11 @@ pub(super) struct ModelInfo {
     matmul_precision: Option<String>,
     /// The reason for this precision, with the measurements at load. Null if `matmul_precision` is null.
     matmul_precision_reason: Option<String>,
+    /// The kernels that the towers use on a CUDA device: `own` for the server's, `candle` for candle's operations. Null
+    /// on other devices.
+    cuda_kernels: Option<String>,
+    /// The reason for these kernels, with the measurements at load. Null on other devices.
+    cuda_kernels_reason: Option<String>,
     /// Number of values of an embedding.
     dimension: usize,
     /// Number of token ids of a text, including padding. Null without a text tower.
@@ -260,6 +265,8 @@ impl ModelInfo {
             cpu_features_reason: card.cpu_features.as_ref().map(|set| set.why.clone()),
             matmul_precision: card.matmul_precision.as_ref().map(|own| own.value.to_string()),
             matmul_precision_reason: card.matmul_precision.as_ref().map(|own| own.why.clone()),
+            cuda_kernels: card.cuda_kernels.as_ref().map(|own| own.value.to_string()),
+            cuda_kernels_reason: card.cuda_kernels.as_ref().map(|own| own.why.clone()),
             device: card.device.to_string(),
             dimension: card.embedding_dim,
             text_length: card.text_length,

@@ -280,7 +280,7 @@ impl Metrics {
             model_info: gauges(
                 "siglip_model_info",
                 "Always 1; the labels describe the model.",
-                &["model", "revision", "dtype", "device"],
+                &["model", "revision", "dtype", "device", "cuda_kernels"],
             ),
             ready: registered(
                 r,

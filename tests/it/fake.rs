@@ -174,5 +174,6 @@ pub(crate) fn card() -> ModelCard {
         device: Device::Cpu,
         cpu_features: None,
         matmul_precision: None,
+        cuda_kernels: None,
     }
 }

@@ -146,6 +146,7 @@ fn card() -> ModelCard {
         device: Device::Cpu,
         cpu_features: None,
         matmul_precision: None,
+        cuda_kernels: None,
     }
 }
 

@@ -28,7 +28,7 @@ fn text() -> String {
     metrics.worker_state.with_label_values(&["model", "running"]);
     metrics.device_memory.with_label_values(&["model"]);
     metrics.towers_loaded.with_label_values(&["model", "image"]);
-    metrics.model_info.with_label_values(&["model", "revision", "dtype", "device"]);
+    metrics.model_info.with_label_values(&["model", "revision", "dtype", "device", "cuda_kernels"]);
     String::from_utf8(metrics.render().expect("renders")).expect("utf-8")
 }
 

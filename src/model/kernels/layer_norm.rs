@@ -21,6 +21,11 @@ impl LayerNorm {
         Self { weight, bias, eps, level }
     }
 
+    /// Weight and bias.
+    pub(in crate::model) fn parameters(&self) -> (Tensor, Tensor) {
+        (self.weight.clone(), self.bias.clone())
+    }
+
     /// * `x`: `[.., width]`
     /// * returns the same shape
     pub(in crate::model) fn forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -43,6 +43,14 @@ impl Linear {
         Self(Kernel::Tensors { weight, bias })
     }
 
+    /// Weight and bias, `[out, in]` and `[out]`; none where they are no tensors, or without a bias.
+    pub(in crate::model) fn parameters(&self) -> Option<(Tensor, Tensor)> {
+        match &self.0 {
+            Kernel::Tensors { weight, bias: Some(bias) } => Some((weight.clone(), bias.clone())),
+            _ => None,
+        }
+    }
+
     /// The outputs `start..start + len`, as a layer that shares the memory.
     pub(in crate::model) fn rows(&self, start: usize, len: usize) -> Result<Self> {
         Ok(Self(match &self.0 {

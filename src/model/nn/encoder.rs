@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 use super::{mlp::Mlp, self_attention::SelfAttention};
 use crate::model::{
     LoadError,
+    device::{LayerWeights, OwnLayers, StackShape},
     kernels::{Activation, LayerNorm, Mask},
     weights::Scope,
 };
@@ -42,6 +43,13 @@ impl EncoderLayer {
         })
     }
 
+    fn parameters(&self) -> Option<LayerWeights> {
+        let [qkv, out] = self.self_attn.parameters()?;
+        let [fc1, fc2] = self.mlp.parameters()?;
+        let (norm1, norm2) = (self.layer_norm1.parameters(), self.layer_norm2.parameters());
+        Some([norm1, qkv, out, norm2, fc1, fc2])
+    }
+
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.self_attn.forward(&self.layer_norm1.forward(x)?, x)?;
         self.mlp.forward(&self.layer_norm2.forward(&x)?, &x)
@@ -60,6 +68,7 @@ impl EncoderLayer {
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Encoder {
     layers: Vec<EncoderLayer>,
+    own: OwnLayers,
 }
 
 impl Encoder {
@@ -68,10 +77,21 @@ impl Encoder {
         scope: &Scope<'_>,
     ) -> std::result::Result<Self, LoadError> {
         let layers = scope.at("layers").in_bytes();
-        let layers = (0..config.num_hidden_layers)
+        let layers: Vec<_> = (0..config.num_hidden_layers)
             .map(|index| EncoderLayer::load(config, &layers.at(index)))
             .collect::<std::result::Result<_, _>>()?;
-        Ok(Self { layers })
+        let shape = StackShape {
+            hidden: config.hidden_size,
+            inner: config.intermediate_size,
+            heads: config.num_attention_heads,
+            activation: config.activation,
+            mask: config.mask,
+            eps: config.layer_norm_eps,
+        };
+        let weights = || layers.iter().map(EncoderLayer::parameters).collect();
+        let own = OwnLayers::new(&scope.runtime().own, shape, weights)
+            .map_err(|error| LoadError::new(format!("encoder: {error}")))?;
+        Ok(Self { layers, own })
     }
 
     /// What [`Encoder::load`] and all layers give, with one layer in memory at a time.
@@ -90,9 +110,22 @@ impl Encoder {
         Ok(states)
     }
 
+    /// The output of the last layer.
+    ///
+    /// * `x`, and what is returned: `[batch, tokens, hidden_size]`
+    pub(in crate::model) fn forward(&self, x: Tensor) -> Result<Tensor> {
+        if let Some(output) = self.own.forward(&x)? {
+            return Ok(output);
+        }
+        self.layers.iter().try_fold(x, |x, layer| layer.forward(&x))
+    }
+
     /// The last token of the last layer's output: `[batch, 1, hidden_size]`. No other token of the last
     /// layer is read by anyone, so none is computed.
     pub(in crate::model) fn forward_last(&self, x: Tensor) -> Result<Tensor> {
+        if let Some(last) = self.own.forward_last(&x)? {
+            return Ok(last);
+        }
         let Some((last, before)) = self.layers.split_last() else {
             return x.narrow(1, x.dim(1)? - 1, 1);
         };
@@ -102,7 +135,10 @@ impl Encoder {
 
     /// One layer's output.
     pub(in crate::model) fn layer(&self, index: usize, x: &Tensor) -> Result<Tensor> {
-        self.layers[index].forward(x)
+        match self.own.layer(index, x)? {
+            Some(output) => Ok(output),
+            None => self.layers[index].forward(x),
+        }
     }
 
     /// The number of layers.

@@ -37,6 +37,13 @@ pub(in crate::model) trait Blocks: Clone + Send + Sync + 'static {
     /// * `state`, and what is returned: `[batch, tokens, hidden_size]`
     fn layer(&self, index: usize, state: &Tensor) -> Result<Tensor>;
 
+    /// The output of the last layer, where nobody asks for those of the others.
+    ///
+    /// * `state`, and what is returned: `[batch, tokens, hidden_size]`
+    fn layers(&self, state: Tensor) -> Result<Tensor> {
+        (0..self.depth()).try_fold(state, |state, index| self.layer(index, &state))
+    }
+
     /// What transformers calls `last_hidden_state`.
     ///
     /// * `state`, and what is returned: `[batch, tokens, hidden_size]`
@@ -57,8 +64,7 @@ pub(in crate::model) trait Blocks: Clone + Send + Sync + 'static {
     ///
     /// * returns `[batch, embedding_dim]`
     fn pooled(&self, rows: &[Self::Row]) -> Result<Tensor> {
-        let first = self.embed(rows)?;
-        let state = (0..self.depth()).try_fold(first, |state, index| self.layer(index, &state))?;
+        let state = self.layers(self.embed(rows)?)?;
         self.pool(&self.last_hidden_state(&state)?)
     }
 

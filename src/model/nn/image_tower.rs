@@ -123,6 +123,10 @@ impl<E: ImageEmbeddings, H: ImageHead> Blocks for ImageTower<E, H> {
         self.encoder.layer(index, state)
     }
 
+    fn layers(&self, state: Tensor) -> Result<Tensor> {
+        self.encoder.forward(state)
+    }
+
     fn last_hidden_state(&self, state: &Tensor) -> Result<Tensor> {
         self.head.last_hidden_state(state)
     }

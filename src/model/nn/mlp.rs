@@ -32,6 +32,11 @@ impl Mlp {
         })
     }
 
+    /// Of both layers.
+    pub(super) fn parameters(&self) -> Option<[(Tensor, Tensor); 2]> {
+        Some([self.fc1.parameters()?, self.fc2.parameters()?])
+    }
+
     /// `residual + fc2(gelu(fc1(x)))`, all of `[.., hidden_size]`.
     pub(in crate::model) fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let inner = self.fc1.forward_activated(x, self.activation)?;

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::{
-    model::{LoadError, kernels::Linear, runtime::Runtime, weights::Scope},
+    model::{LoadError, device::Unfold, kernels::Linear, runtime::Runtime, weights::Scope},
     preprocess::{ImageSpec, Pixels},
 };
 
@@ -109,6 +109,13 @@ impl Patches {
         let shape = (batch, first.height as usize, first.width as usize, 3);
         let bytes: Vec<_> = rows.iter().map(|row| &row.data[..]).collect();
         let pixels = self.runtime.copies.upload(&bytes, shape)?;
+        let first = |channel: usize| self.table[channel][0];
+        let step = |channel: usize| (self.table[channel][255] - first(channel)) / 255.0;
+        let (scale, offset) = ([0, 1, 2].map(step), [0, 1, 2].map(first));
+        let unfold = Unfold { patch, grid: [down, across], scale, offset };
+        if let Some(patches) = self.runtime.own.unfold(&pixels, unfold)? {
+            return Ok(patches);
+        }
         // Pixels to the right and below that fill no patch are not read.
         let whole = pixels.narrow(1, 0, down * patch)?.narrow(2, 0, across * patch)?;
         let patches = whole
@@ -116,11 +123,8 @@ impl Patches {
             .transpose(2, 3)?
             .reshape((batch * down * across * patch * patch, 3))?
             .to_dtype(DType::F32)?;
-        let offset: Vec<f32> = self.table.iter().map(|values| values[0]).collect();
-        let scale: Vec<f32> =
-            self.table.iter().map(|values| (values[255] - values[0]) / 255.0).collect();
-        let offset = Tensor::new(offset, &self.runtime.device)?;
-        let scale = Tensor::new(scale, &self.runtime.device)?;
+        let offset = Tensor::new(&offset, &self.runtime.device)?;
+        let scale = Tensor::new(&scale, &self.runtime.device)?;
         patches
             .broadcast_mul(&scale)?
             .broadcast_add(&offset)?

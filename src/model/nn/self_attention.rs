@@ -53,6 +53,11 @@ impl SelfAttention {
         })
     }
 
+    /// Of the product that gives Q, K and V, and of the one behind the attention.
+    pub(super) fn parameters(&self) -> Option<[(Tensor, Tensor); 2]> {
+        Some([self.qkv.parameters()?, self.out.parameters()?])
+    }
+
     /// `residual + attention(x)`, all of `[batch, tokens, hidden_size]`.
     pub(super) fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let qkv = self.qkv.forward(x)?;

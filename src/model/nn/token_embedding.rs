@@ -106,8 +106,11 @@ impl TokenEmbeddings {
         }
         let ids: Vec<u32> = rows.iter().flat_map(|row| row.ids.iter().copied()).collect();
         let ids = Tensor::from_vec(ids, rows.len() * length, &self.runtime.device)?;
-        let x = self.tokens.index_select(&ids, 0)?.to_dtype(self.runtime.compute)?;
         let positions = self.positions.narrow(0, 0, length)?;
+        if let Some(embedded) = self.runtime.own.embed(&ids, &self.tokens, &positions)? {
+            return Ok(embedded);
+        }
+        let x = self.tokens.index_select(&ids, 0)?.to_dtype(self.runtime.compute)?;
         if matches!(x.device(), Device::Cpu) {
             // candle would wake threads of its own for it, beside those of the towers.
             let positions = positions.flatten_all()?.to_vec1::<f32>()?;

@@ -5,6 +5,7 @@ use siglip_kernels::Element;
 
 use super::super::{
     LoadError,
+    device::Own,
     kernels::{Attention, LayerNorm, Linear, Mask},
     nn::{EncoderConfig, Mlp, layer_norm, linear},
     weights::Scope,
@@ -29,6 +30,7 @@ pub(super) struct PoolingHead {
     mlp: Mlp,
     heads: usize,
     hidden: usize,
+    own: Own,
 }
 
 impl PoolingHead {
@@ -55,18 +57,30 @@ impl PoolingHead {
             mlp: Mlp::load(config, &scope.at("mlp"))?,
             heads,
             hidden,
+            own: runtime.own.clone(),
         })
     }
 
     /// * `x`: `[batch, patches, hidden_size]`, behind the post layer norm
     /// * returns `[batch, hidden_size]`
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let queries = self.queries.broadcast_as((x.dim(0)?, self.heads, self.hidden))?;
-        let values = self.value.forward(&self.gather.forward(&queries, x, x)?)?;
+        let gathered = match self.own.pool(&self.queries, x)? {
+            Some(gathered) => gathered,
+            None => {
+                let queries = self.queries.broadcast_as((x.dim(0)?, self.heads, self.hidden))?;
+                self.gather.forward(&queries, x, x)?
+            }
+        };
+        let values = self.value.forward(&gathered)?;
         // Of each head's row its own values: the others belong to other heads.
-        let width = self.hidden / self.heads;
-        let own = |head| values.narrow(1, head, 1)?.narrow(2, head * width, width);
-        let mixed = Tensor::cat(&(0..self.heads).map(own).collect::<Result<Vec<_>>>()?, 2)?;
+        let mixed = match self.own.own_heads(&values)? {
+            Some(mixed) => mixed,
+            None => {
+                let width = self.hidden / self.heads;
+                let own = |head| values.narrow(1, head, 1)?.narrow(2, head * width, width);
+                Tensor::cat(&(0..self.heads).map(own).collect::<Result<Vec<_>>>()?, 2)?
+            }
+        };
         let pooled = self.out.forward(&mixed)?;
         // The residual is taken behind the attention: the probe itself is not added.
         self.mlp.forward(&self.layernorm.forward(&pooled)?, &pooled)?.squeeze(1)

@@ -10,6 +10,7 @@ mod golden;
 mod load;
 mod memory;
 mod speed;
+mod twins;
 
 /// Inputs that other programs can reproduce.
 #[path = "../../../examples/tower_speed/rows.rs"]
@@ -30,6 +31,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 enum Kit {
     /// Compares every stage of every stored checkpoint with its reference.
     Golden(golden::Arguments),
+    /// Compares every CUDA kernel of our own with its twin on the host.
+    Twins(twins::Arguments),
     /// Measures towers: reads jobs from standard input, one JSON object per line, and prints a result for each.
     Speed(speed::Arguments),
     /// Runs a tower a few times and then, after half a second, the given number of times.
@@ -51,6 +54,9 @@ struct Placed {
     /// Like the server's `--dtype`.
     #[arg(long, default_value = "f32")]
     dtype: String,
+    /// As the server's `--cuda-kernels`.
+    #[arg(long, default_value = "own")]
+    kernels: String,
 }
 
 impl Placed {
@@ -59,13 +65,14 @@ impl Placed {
             source: source.to_owned(),
             device: self.device.parse().map_err(anyhow::Error::msg)?,
             dtype: self.dtype.parse().map_err(anyhow::Error::msg)?,
+            cuda_kernels: self.kernels.parse().map_err(anyhow::Error::msg)?,
             ..config::Model::default()
         })
     }
 }
 
 fn main() -> ExitCode {
-    const COMMANDS: [&str; 6] = ["golden", "speed", "passes", "memory", "hog", "load"];
+    const COMMANDS: [&str; 7] = ["golden", "twins", "speed", "passes", "memory", "hog", "load"];
     let command = std::env::args().nth(1).unwrap_or_default();
     if !COMMANDS.contains(&&*command) {
         device::break_when_told();
@@ -73,6 +80,7 @@ fn main() -> ExitCode {
     }
     let done = match Kit::parse() {
         Kit::Golden(arguments) => golden::run(&arguments),
+        Kit::Twins(arguments) => twins::run(&arguments),
         Kit::Speed(arguments) => speed::run(&arguments),
         Kit::Passes(arguments) => speed::passes(&arguments),
         Kit::Memory(arguments) => memory::run(&arguments),

@@ -146,6 +146,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "load_s": start.elapsed().as_secs_f64(),
         "agreement": model.card.agreement,
         "weight_bytes": model.card.weight_bytes,
+        "kernels": model.card.cuda_kernels.as_ref().map(|used| used.value.to_string()),
+        "kernels_reason": model.card.cuda_kernels.as_ref().map(|used| used.why.clone()),
     });
     println!("{loaded}");
     for line in std::io::stdin().lock().lines() {

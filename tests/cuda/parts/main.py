@@ -11,15 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from . import ceilings, checkpoints, faults, golden, growth, kernels, report, serving, towers
+from . import ceilings, checkpoints, faults, golden, growth, kernels, report, serving, towers, twins
 from .setting import HERE, Outcome, Setting, find_libraries, unpack
 
 Part = Callable[[Setting], Outcome]
 
 PARTS: dict[str, tuple[Part, int]] = {
     "ceilings": (ceilings.run, 30),
+    "twins": (twins.run, 60),
     "golden": (golden.run, 110),
-    "towers": (towers.run, 210),
+    "towers": (towers.run, 220),
     "kernels": (kernels.run, 60),
     "serving": (serving.run, 90),
     "faults": (faults.run, 70),
@@ -94,7 +95,7 @@ def main() -> int:
     outcomes: dict[str, Outcome] = {}
     try:
         wanted = arguments.part or list(PARTS)
-        if set(wanted) - {"golden", "ceilings"}:
+        if set(wanted) - {"twins", "golden", "ceilings"}:
             outcomes["checkpoints"] = _run("checkpoints", checkpoints.run, setting, 60)
         for name, (part, most) in PARTS.items():
             if name not in wanted:

@@ -67,8 +67,12 @@ class Engines:
         self._setting, self.name = setting, name
         folder = str(setting.checkpoints[name])
         placed = ["--device", setting.device, "--dtype", setting.dtype]
-        self.ours = Worker(setting, [str(setting.program), "speed", "--model", folder, *placed])
+        program = [str(setting.program), "speed", "--model", folder, *placed]
+        self.ours = Worker(setting, program)
+        # The same program with candle's operations alone.
+        self.candle = Worker(setting, [*program, "--kernels", "candle"])
         self.loaded = self.ours.answer()
+        self.candle.answer()
         self.compiled: dict[tuple[str, int], object] = {}
         self.note = ""
         self.torch = setting.torch.get(name)
@@ -91,6 +95,7 @@ class Engines:
 
     def end(self) -> None:
         self.ours.end()
+        self.candle.end()
         if self.torch:
             self.torch.end()
 
@@ -118,12 +123,17 @@ def _compare(setting: Setting, engines: Engines, case: Case) -> Row:
     seconds = 0.05 if setting.tiny else 0.8
     sides = {way: engines.torch for way in ways} if engines.torch else {}
     samples: dict[str, list[Row]] = {"ours": [], **{way: [] for way in sides}}
+    if "compile" in ways:
+        samples["candle"] = []
     for _ in range(ROUNDS):
         samples["ours"].append(engines.ours.ask(tower=tower, batch=batch, seconds=seconds))
+        if "candle" in samples:
+            samples["candle"].append(engines.candle.ask(tower=tower, batch=batch, seconds=seconds))
         for way, side in sides.items():
             if side:
                 samples[way].append(side.ask(do="measure", tower=tower, batch=batch, how=way, seconds=seconds))
     row: Row = {"model": engines.name, "tower": tower, "batch": batch, "dtype": setting.dtype}
+    row["kernels"] = engines.loaded.get("kernels")
     for side_name, found in samples.items():
         errors = [sample["error"] for sample in found if "error" in sample]
         if errors:
@@ -134,7 +144,7 @@ def _compare(setting: Setting, engines: Engines, case: Case) -> Row:
     gflop = GFLOP.get((engines.name, tower))
     if gflop and "ours_per_second" in row and not setting.tiny:
         row["ours_tflops"] = row["ours_per_second"] * gflop / 1e3
-    for way in sides:
+    for way in [*sides, "candle"]:
         if f"{way}_per_second" in row and "ours_per_second" in row:
             row[f"ours_to_{way}"] = row["ours_per_second"] / row[f"{way}_per_second"]
     row["compile_seconds"] = engines.compiled.get((tower, batch))
@@ -149,6 +159,8 @@ def run(setting: Setting) -> Outcome:
     failures = []
     for name in setting.checkpoints:
         engines = Engines(setting, name)
+        if reason := engines.loaded.get("kernels_reason"):
+            outcome.notes.append(f"{name}: {engines.loaded['kernels']} kernels: {reason}")
         outcome.notes += [engines.note] if engines.note else []
         agreement = {tower: engines.agreement(tower) for tower in ("vision", "text")}
         for case in _cases(setting, name):

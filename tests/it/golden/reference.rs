@@ -80,7 +80,15 @@ impl Judge {
         let source =
             if source == "demo" { source.to_owned() } else { path.to_string_lossy().into() };
         let config = config::Model { source, ..self.model.clone() };
-        model::load_resident(&config).unwrap_or_else(|error| panic!("{error}"))
+        let model = model::load_resident(&config).unwrap_or_else(|error| panic!("{error}"));
+        // Kernels that were found wrong at load are not used, which must not pass for their being right.
+        if let (Some(noted), Some(used)) = (&self.noted, &model.card.cuda_kernels)
+            && used.value != config.cuda_kernels
+        {
+            let stage = format!("kernels: {}", used.why);
+            noted.lock().push(Comparison { stage, difference: 1.0, tolerance: 0.0 });
+        }
+        model
     }
 
     /// A checkpoint and its outputs.
