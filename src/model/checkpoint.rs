@@ -1,11 +1,10 @@
 //! The files of a checkpoint: a folder in Hugging Face layout, or the embedded demo.
 
-use std::{
-    fs, io,
-    ops::{Deref, Range},
-    path::Path,
-};
+mod weight_file;
 
+use std::{borrow::Cow, fs, io, path::Path};
+
+pub(super) use self::weight_file::WeightFile;
 use super::{LoadError, demo, open_clip};
 use crate::{
     checkpoint::{
@@ -16,49 +15,12 @@ use crate::{
     small_file,
 };
 
-/// The bytes of one file: embedded, mapped or read.
-pub(super) enum FileBytes {
-    Embedded(&'static [u8]),
-    Mapped(memmap2::Mmap),
-    Read(Vec<u8>),
-}
-
-impl Deref for FileBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Embedded(bytes) => bytes,
-            Self::Mapped(map) => map,
-            Self::Read(bytes) => bytes,
-        }
-    }
-}
-
-impl FileBytes {
-    /// Takes a range that was read out of the process's memory; it comes back when it is read again.
-    pub(super) fn release(&self, range: Range<usize>) {
-        #[cfg(unix)]
-        if let Self::Mapped(map) = self {
-            let advice = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: of a file that is mapped for reading the pages are dropped, and read again from the file by
-            // whoever looks there next.
-            let advised = unsafe { map.unchecked_advise_range(advice, range.start, range.len()) };
-            if let Err(error) = advised {
-                tracing::debug!(%error, "the pages of a weight file stay in memory");
-            }
-        }
-        #[cfg(not(unix))]
-        drop(range);
-    }
-}
-
 /// A checkpoint's files, by role. Each name is what an error shows.
 pub(super) struct Checkpoint {
     /// Small files, by name.
-    files: Vec<(&'static str, FileBytes)>,
+    files: Vec<(&'static str, Cow<'static, [u8]>)>,
     /// The safetensors files, in the order of their names.
-    pub(super) weights: Vec<(String, FileBytes)>,
+    pub(super) weights: Vec<(String, WeightFile)>,
     /// Whether open_clip's files describe it, rather than transformers'.
     pub(super) is_open_clip: bool,
 }
@@ -70,10 +32,10 @@ impl Checkpoint {
     /// Names the file that is missing or cannot be read.
     pub(super) fn open(source: &str) -> Result<Self, LoadError> {
         if source == demo::NAME {
-            let embedded = |(name, bytes)| (name, FileBytes::Embedded(bytes));
+            let embedded = |(name, bytes): (_, &'static [u8])| (name, Cow::Borrowed(bytes));
             return Ok(Self {
                 files: demo::FILES.map(embedded).into(),
-                weights: vec![(WEIGHTS.to_owned(), FileBytes::Embedded(demo::WEIGHTS))],
+                weights: vec![(WEIGHTS.to_owned(), WeightFile::Embedded(demo::WEIGHTS))],
                 is_open_clip: false,
             });
         }
@@ -85,7 +47,7 @@ impl Checkpoint {
         for name in SMALL_FILES {
             let path = folder.join(name);
             match small_file::read(&path, MAX_SMALL_BYTES) {
-                Ok(bytes) => files.push((name, FileBytes::Read(bytes))),
+                Ok(bytes) => files.push((name, Cow::Owned(bytes))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(at_fault(&path, error)),
             }
@@ -98,8 +60,9 @@ impl Checkpoint {
         checkpoint.weights = weights(folder, layout)?
             .into_iter()
             .map(|name| {
-                let bytes = map(&folder.join(&name))?;
-                Ok((name, bytes))
+                let path = folder.join(&name);
+                let file = WeightFile::at(&path).map_err(|error| at_fault(&path, error))?;
+                Ok((name, file))
             })
             .collect::<Result<_, LoadError>>()?;
         Ok(checkpoint)
@@ -109,7 +72,7 @@ impl Checkpoint {
     pub(super) fn describe(&mut self, described: open_clip::Described) {
         for (name, json) in [(CONFIG, described.config), (PREPROCESSOR, described.preprocessor)] {
             self.files.retain(|(known, _)| *known != name);
-            self.files.push((name, FileBytes::Read(json)));
+            self.files.push((name, Cow::Owned(json)));
         }
     }
 
@@ -142,31 +105,51 @@ impl Checkpoint {
     /// Small files count whole. Of the weights, the header counts (names, types, shapes), the size,
     /// and evenly spread samples: fine-tunes of one model have equal headers, and reading gigabytes
     /// would double the time to load.
-    pub(super) fn revision(&self) -> String {
-        const SAMPLES: usize = 256;
-        const SAMPLE_BYTES: usize = 4096;
+    ///
+    /// # Errors
+    /// Names the file that cannot be read.
+    pub(super) fn revision(&self) -> Result<String, LoadError> {
         let mut hasher = blake3::Hasher::new();
-        let mut part = |name: &str, bytes: &[u8]| {
-            hasher.update(name.as_bytes());
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
-        };
         for (name, bytes) in &self.files {
-            part(name, bytes);
+            begin_part(&mut hasher, name, bytes.len());
+            hasher.update(bytes);
         }
-        for (name, bytes) in &self.weights {
-            let header = bytes.first_chunk().map_or(0, |&length| u64::from_le_bytes(length));
-            let header = usize::try_from(header).unwrap_or(usize::MAX).saturating_add(8);
-            let (header, values) = bytes.split_at(header.min(bytes.len()));
-            part(name, header);
-            part("size", &(bytes.len() as u64).to_le_bytes());
-            let step = (values.len() / SAMPLES).max(SAMPLE_BYTES);
-            for sample in values.chunks(step) {
-                part("sample", &sample[..sample.len().min(SAMPLE_BYTES)]);
-            }
+        for (name, file) in &self.weights {
+            let hashed = hash_weights(&mut hasher, name, file);
+            hashed.map_err(|error| LoadError::new(format!("{name}: {error}")))?;
         }
-        hasher.finalize().to_hex()[..16].to_owned()
+        Ok(hasher.finalize().to_hex()[..16].to_owned())
     }
+}
+
+/// Every part of the hash begins with its name and its length, so that no two lists of parts give the same bytes.
+fn begin_part(hasher: &mut blake3::Hasher, name: &str, length: usize) {
+    hasher.update(name.as_bytes());
+    hasher.update(&(length as u64).to_le_bytes());
+}
+
+/// Hashes the header, the size and samples of a file of weights.
+fn hash_weights(hasher: &mut blake3::Hasher, name: &str, file: &WeightFile) -> io::Result<()> {
+    const SAMPLES: usize = 256;
+    const SAMPLE_BYTES: usize = 4096;
+    let size = file.len();
+    let length = file.read(0..size.min(8))?;
+    let header = length.first_chunk().map_or(0, |&length| u64::from_le_bytes(length));
+    let header = usize::try_from(header).unwrap_or(usize::MAX).saturating_add(8).min(size);
+    begin_part(hasher, name, header);
+    file.pieces::<io::Error>(0..header, |piece| {
+        hasher.update(piece);
+        Ok(())
+    })?;
+    begin_part(hasher, "size", 8);
+    hasher.update(&(size as u64).to_le_bytes());
+    let step = ((size - header) / SAMPLES).max(SAMPLE_BYTES);
+    for start in (header..size).step_by(step) {
+        let sample = file.read(start..size.min(start + SAMPLE_BYTES))?;
+        begin_part(hasher, "sample", sample.len());
+        hasher.update(&sample);
+    }
+    Ok(())
 }
 
 fn at_fault(path: &Path, error: impl std::fmt::Display) -> LoadError {
@@ -212,14 +195,6 @@ fn weights(folder: &Path, layout: Layout) -> Result<Vec<String>, LoadError> {
             }
         }
     }
-}
-
-fn map(path: &Path) -> Result<FileBytes, LoadError> {
-    let file = small_file::open_regular(path).map_err(|error| at_fault(path, error))?;
-    // SAFETY: the map is read-only and lives until the weights are converted. Whoever truncates the
-    // file meanwhile ends the process, which has not started serving then.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|error| at_fault(path, error))?;
-    Ok(FileBytes::Mapped(map))
 }
 
 #[cfg(test)]

@@ -77,8 +77,9 @@ impl Opened {
     fn new(config: &config::Model) -> Result<Self, LoadError> {
         let mut checkpoint = Checkpoint::open(&config.source)?;
         // A commit identifies the files; without one, they do.
-        let revision = config.revision.clone().unwrap_or_else(|| checkpoint.revision());
         let within = |error: LoadError| error.within(&config.source);
+        let revision = config.revision.clone().map_or_else(|| checkpoint.revision(), Ok);
+        let revision = revision.map_err(within)?;
         let mut weights = Weights::new(std::mem::take(&mut checkpoint.weights)).map_err(within)?;
         let mut cleaning = None;
         if checkpoint.is_open_clip {

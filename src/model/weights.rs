@@ -1,4 +1,4 @@
-//! Named tensors of a checkpoint, read in place from mapped or embedded safetensors.
+//! Named tensors of a checkpoint, read from safetensors files.
 
 mod element;
 mod layers;
@@ -13,16 +13,16 @@ use std::{
 
 use candle_core::{DType, Tensor};
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
+use safetensors::{Dtype, tensor::TensorInfo};
 
 pub(super) use self::names::Names;
 use self::{element::Element, names::Source};
-use super::{LoadError, checkpoint::FileBytes, runtime::Runtime};
+use super::{LoadError, checkpoint::WeightFile, runtime::Runtime};
 
 /// One safetensors file: its name, for errors, its bytes and the place of each tensor in them.
 struct Shard {
     file: String,
-    bytes: FileBytes,
+    bytes: WeightFile,
     /// Where tensor data begins, behind the length and the JSON header.
     data_start: usize,
     tensors: HashMap<String, TensorInfo>,
@@ -45,12 +45,11 @@ const IGNORED_SUFFIX: &str = "position_ids";
 impl Weights {
     /// # Errors
     /// Names the file that is not valid safetensors, or the tensor that two files hold.
-    pub(super) fn new(files: Vec<(String, FileBytes)>) -> Result<Self, LoadError> {
+    pub(super) fn new(files: Vec<(String, WeightFile)>) -> Result<Self, LoadError> {
         let mut shards: Vec<Shard> = Vec::with_capacity(files.len());
         for (file, bytes) in files {
-            let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| {
-                LoadError::new(format!("{file}: {}", read::fault(&bytes, &error)))
-            })?;
+            let (data_start, metadata) =
+                read::header(&bytes).map_err(|fault| LoadError::new(format!("{file}: {fault}")))?;
             let tensors: HashMap<_, _> =
                 metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
             for name in tensors.keys() {
@@ -61,7 +60,7 @@ impl Weights {
                     )));
                 }
             }
-            shards.push(Shard { file, bytes, data_start: 8 + header, tensors });
+            shards.push(Shard { file, bytes, data_start, tensors });
         }
         Ok(Self {
             shards,

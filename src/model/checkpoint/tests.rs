@@ -45,7 +45,7 @@ fn the_revision_follows_the_content() -> io::Result<()> {
     let folder = tempfile::tempdir()?;
     let write = |name, bytes: &[u8]| fs::write(folder.path().join(name), bytes);
     let revision = || match Checkpoint::open(&folder.path().to_string_lossy()) {
-        Ok(checkpoint) => checkpoint.revision(),
+        Ok(checkpoint) => checkpoint.revision().expect("reads"),
         Err(error) => panic!("{error}"),
     };
     write(CONFIG, b"{}")?;

@@ -1,19 +1,49 @@
 //! Values out of the files: sliced, joined or turned as the names say, and widened or rounded.
 
-use std::ops::Range;
+use std::{io, ops::Range};
 
-use safetensors::SafeTensorError;
+use safetensors::{SafeTensorError, SafeTensors, tensor::Metadata};
 use serde_json::Value;
 
 use super::{
-    LoadError, Weights,
+    LoadError, WeightFile, Weights,
     element::Element,
     names::{Rows, Source},
 };
 use crate::checkpoint::content;
 
-/// Why a file is not safetensors: what it is in place of that, or how much of it is missing.
-pub(super) fn fault(bytes: &[u8], error: &SafeTensorError) -> String {
+/// The longest header that is read; the longest that the library takes.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Reads a file's header: where its data begins, and the place of each tensor in the data.
+///
+/// # Errors
+/// Says what is wrong with the file.
+pub(super) fn header(file: &WeightFile) -> Result<(usize, Metadata), String> {
+    let read = |end: u64| {
+        let end = usize::try_from(end).unwrap_or(usize::MAX).min(file.len());
+        file.read(0..end).map_err(|error| error.to_string())
+    };
+    let length = read(8)?.first_chunk().map_or(0, |&length| u64::from_le_bytes(length));
+    let head = read(length.min(MAX_HEADER_BYTES).saturating_add(8))?;
+    match SafeTensors::read_metadata(&head) {
+        // The header is right, and what it describes is not in these bytes.
+        Ok(_) | Err(SafeTensorError::MetadataIncompleteBuffer) => {}
+        Err(error) => return Err(fault(&head, file.len(), &error)),
+    }
+    let metadata: Metadata =
+        serde_json::from_slice(&head[8..]).map_err(|error| error.to_string())?;
+    let data = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0);
+    if head.len().checked_add(data) != Some(file.len()) {
+        return Err(fault(&head, file.len(), &SafeTensorError::MetadataIncompleteBuffer));
+    }
+    Ok((head.len(), metadata))
+}
+
+/// Why a file is not safetensors: what it is instead, or how much of it is missing.
+///
+/// * `bytes`: its beginning, as far as its header reaches
+fn fault(bytes: &[u8], file_length: usize, error: &SafeTensorError) -> String {
     if let Err(found) = content::check(bytes) {
         return found.to_string();
     }
@@ -22,7 +52,7 @@ pub(super) fn fault(bytes: &[u8], error: &SafeTensorError) -> String {
             .to_owned();
     }
     let cut = |whole: u64| {
-        format!("the file is cut short: it has {} of {whole} bytes; fetch it again", bytes.len())
+        format!("the file is cut short: it has {} of {whole} bytes; fetch it again", file_length)
     };
     let Some(&length) = bytes.first_chunk() else { return cut(8) };
     let (header, length) = (&bytes[8..], u64::from_le_bytes(length));
@@ -38,14 +68,27 @@ pub(super) fn fault(bytes: &[u8], error: &SafeTensorError) -> String {
                 .map(|tensors| tensors.values().filter_map(end));
             let end = ends.and_then(Iterator::max).unwrap_or_default();
             let whole = length.saturating_add(8).saturating_add(end);
-            if whole > bytes.len() as u64 {
+            if whole > file_length as u64 {
                 return cut(whole);
             }
-            return format!("the file has {} bytes, but its header describes {whole}", bytes.len());
+            return format!("the file has {file_length} bytes, but its header describes {whole}");
         }
         _ => {}
     }
     format!("this is not a safetensors file that can be read: {error}")
+}
+
+/// Why the values of a tensor cannot be read.
+enum Fault {
+    Type,
+    Changed,
+    File(io::Error),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::File(error)
+    }
 }
 
 impl Weights {
@@ -131,18 +174,31 @@ impl Weights {
             )));
         }
         let (start, end) = info.data_offsets;
-        let bytes = &shard.bytes[shard.data_start + start..shard.data_start + end];
         let size = info.dtype.bitsize() / 8;
-        T::extend(values, info.dtype, &bytes[range.start * size..range.end * size]).map_err(
-            |()| {
-                LoadError::new(format!(
+        let first = shard.data_start + start + range.start * size;
+        let bytes = first..first + range.len() * size;
+        if bytes.end > shard.data_start + end {
+            return Err(LoadError::new(format!("{}: tensor `{stored}` ends early", shard.file)));
+        }
+        let read = shard
+            .bytes
+            .pieces(bytes, |piece| T::extend(values, info.dtype, piece).map_err(|()| Fault::Type));
+        let read = read.and_then(|()| match shard.bytes.is_unchanged()? {
+            true => Ok(()),
+            false => Err(Fault::Changed),
+        });
+        read.map_err(|fault| {
+            LoadError::new(match fault {
+                Fault::Type => format!(
                     "{}: tensor `{stored}` is {:?}; f32, f16 and bf16 are read",
                     shard.file, info.dtype
-                ))
-            },
-        )?;
-        // What was converted need not stay in memory a second time.
-        shard.bytes.release(shard.data_start + start..shard.data_start + end);
+                ),
+                Fault::Changed => format!("{}: the file changed while it was read", shard.file),
+                Fault::File(error) => {
+                    format!("{}: tensor `{stored}` cannot be read: {error}", shard.file)
+                }
+            })
+        })?;
         self.taken.borrow_mut().insert(stored.to_owned());
         Ok(())
     }
