@@ -146,6 +146,13 @@ impl MemoryBudget {
         }
     }
 
+    /// Counts towers among those that never yield, or no more.
+    pub(super) fn pin(&self, bytes: u64, stays: bool) {
+        let state = &mut *self.state.lock();
+        state.pinned =
+            if stays { state.pinned + bytes } else { state.pinned.saturating_sub(bytes) };
+    }
+
     /// Gives room back.
     pub fn release(&self, bytes: u64) {
         if self.max.is_some() {

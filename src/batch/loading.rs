@@ -120,7 +120,11 @@ fn run(shared: &Arc<Shared>, wanted: [bool; 2]) {
     let waited = begun.elapsed();
     match load(keeping, wanted) {
         Ok(parts) => {
-            keeping.budget.correct(expected, parts.bytes.iter().sum());
+            let bytes = parts.bytes.iter().sum();
+            keeping.budget.correct(expected, bytes);
+            if !keeping.may_yield {
+                keeping.budget.pin(bytes, true);
+            }
             shared.metrics.model_loads.with_label_values(&[&shared.model, "ok"]).inc();
             let seconds = begun.elapsed().as_secs_f64();
             shared.metrics.model_load_duration.with_label_values(&[&shared.model]).observe(seconds);

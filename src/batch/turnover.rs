@@ -127,6 +127,9 @@ impl Shared {
         let tower = TowerKind::of(lane).name();
         tracing::info!(model = self.model, tower, reason, bytes, "a tower was unloaded");
         if let Some(keeping) = &self.keeping {
+            if !keeping.may_yield {
+                keeping.budget.pin(bytes, false);
+            }
             keeping.budget.release(bytes);
         }
         self.changes.send_modify(|count| *count += 1);

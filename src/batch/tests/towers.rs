@@ -16,6 +16,8 @@ struct Site {
     idle: Option<Duration>,
     /// What a model is thought to need.
     expected: u64,
+    /// Whether its towers never yield.
+    stays: bool,
 }
 
 const BYTES: u64 = 10;
@@ -30,6 +32,7 @@ impl Site {
             for_good: false,
             idle: None,
             expected: 2 * BYTES,
+            stays: false,
         }
     }
 
@@ -65,7 +68,7 @@ impl Site {
             loader,
             towers: [true, true],
             idle: self.idle,
-            may_yield: true,
+            may_yield: !self.stays,
             expected_bytes: [self.expected, 0],
             budget: Arc::clone(&self.budget),
             give_back: || {},
@@ -240,6 +243,19 @@ async fn the_tower_that_was_used_least_recently_makes_room() {
     // One tower of b needs the place of one tower.
     b.embed_text(text(6), Submit::default()).await.expect("comes back");
     assert_eq!((presence(a), presence(b)), ([LOADED, UNLOADED], [UNLOADED, LOADED]));
+}
+
+#[tokio::test]
+async fn a_model_that_stays_comes_back_after_an_operator_unloaded_it() {
+    let site = Site { stays: true, ..Site::new(Some(2 * BYTES)) };
+    let (handle, _) = site.model("m");
+    embed(&handle, 1).await.expect("room for it");
+    for tower in TowerKind::ALL {
+        assert!(handle.unload(tower).await);
+    }
+    embed(&handle, 2).await.expect("its own place is free");
+    handle.embed_text(text(3), Submit::default()).await.expect("its own place is free");
+    assert!(site.budget.check(1).is_err(), "nothing is left for others");
 }
 
 #[tokio::test]
