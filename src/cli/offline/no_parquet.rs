@@ -15,6 +15,7 @@ const REASON: &str =
 
 /// An image of a row.
 #[derive(Debug, Clone)]
+#[expect(dead_code, reason = "there are no rows in such a build")]
 pub(in crate::cli) enum Stored {
     Bytes(Bytes),
     File(PathBuf),
