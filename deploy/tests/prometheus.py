@@ -13,8 +13,8 @@ sys.path.insert(0, str(DEPLOY / "grafana"))
 import generate  # noqa: E402
 
 RULES = DEPLOY / "prometheus"
-# Nothing is refused, dropped or ended in this test, so there is nothing to show: these return no row, as they should.
-EMPTY = {"Refused items by reason", "Decode processes"}
+# Nothing is refused, dropped, ended or loaded later in this test: these return no row, as they should.
+EMPTY = {"Refused items by reason", "Decode processes", "Time of a load"}
 # What the variables of a dashboard stand for.
 VARIABLES = {"$job": ".*", "$instance": ".*", "$model": ".*", "$__rate_interval": "30s"}
 
