@@ -43,6 +43,9 @@ const CHUNK: usize = 16;
 const CHUNKS_AHEAD: usize = 2;
 /// The longest that a row may wait for its turn behind interactive rows.
 const ROW_PATIENCE: Duration = Duration::from_secs(3600);
+/// The longest pause before a refused row is tried again. A client's `Retry-After` may be a minute; but while this row
+/// pauses, its stream stands still, and a drain waits for it, even if the server has long had room again.
+const ROW_RETRY: Duration = Duration::from_millis(500);
 /// Until a stream that finds no room should ask again: streams end in minutes, not in milliseconds.
 const RETRY_STREAM: Duration = Duration::from_secs(5);
 
@@ -322,7 +325,7 @@ impl Bulk {
             let input = input.clone();
             match self.engine.embed_item(&self.model, input, self.items, &context).await {
                 Err(error) if error.code() == Code::Overloaded => {
-                    let after = error.retry_after().unwrap_or(Duration::from_millis(100));
+                    let after = row_retry(&error);
                     if Instant::now() + after > context.deadline {
                         return Err(error);
                     }
@@ -334,5 +337,24 @@ impl Bulk {
                 }
             }
         }
+    }
+}
+
+/// How long a refused row pauses before it is tried again.
+fn row_retry(refusal: &Error) -> Duration {
+    refusal.retry_after().map_or(ROW_RETRY, |after| after.min(ROW_RETRY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_row_is_tried_again_soon_however_long_clients_should_wait() {
+        let refused = |after| Error::new(Code::Overloaded, "full").with_retry_after(after);
+        assert_eq!(row_retry(&refused(Duration::from_secs(60))), ROW_RETRY);
+        let soon = Duration::from_millis(100);
+        assert_eq!(row_retry(&refused(soon)), soon);
+        assert_eq!(row_retry(&Error::new(Code::Overloaded, "full")), ROW_RETRY);
     }
 }
