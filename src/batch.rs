@@ -4,7 +4,7 @@
 //! batch **when it is free**, from what waits then (`policy`); there is no timer by default, and a batch
 //! stays open until the moment it runs. On a device that computes by itself a batch that is full is begun
 //! behind the one under way. The rows of a batch have one size (`queue`), which matters to models
-//! that read pictures in many. Rows whose caller left or whose deadline passed are dropped while the batch is
+//! that read images in many. Rows whose caller left or whose deadline passed are dropped while the batch is
 //! formed, so they cost no forward pass. A row that makes the tower fail is found by halving, so its mates
 //! are still answered (`isolate`).
 
@@ -64,18 +64,18 @@ pub struct Submit {
     pub deadline: Option<Instant>,
     /// Which output of the tower the row asks for.
     pub tap: Tap,
-    /// Whose row it is; rows of different requests take turns. Where it is none, the row is a request by itself.
+    /// The request that the row belongs to; requests take turns. A row without one is a request of its own.
     pub request: Option<RequestId>,
     /// The trace of its request, where that is traced.
     pub trace: Option<Trace>,
 }
 
-/// Tells the rows of one request from those of others.
+/// Identifies a request, whose rows take turns with those of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId(u64);
 
 impl RequestId {
-    /// One that no other request of this process has.
+    /// An id that no other request of this process has.
     #[must_use]
     pub fn unique() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -177,11 +177,11 @@ impl WorkerState {
 
 /// What a worker thread owns.
 pub struct Towers {
-    /// Embeds pictures.
+    /// Embeds images.
     pub vision: VisionTower,
     /// Embeds texts, where the checkpoint does.
     pub text: Option<TextTower>,
-    /// Reads texts in the light of an image, where the model does. Its rows wait in the queue of the texts.
+    /// Reads texts together with an image, where the model does. Its rows wait in the queue of the texts.
     pub reader: Option<Reader>,
 }
 

@@ -1,15 +1,12 @@
 //! The side of the batcher that requests hold.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
 use super::{
     Answer, BatchError, Share, Submit, WorkerState,
-    queue::{Entry, Queue, TextRow},
+    queue::{Caller, Entry, Queue, TextRow},
     residency::{TowerKind, TowerStatus},
     shared::{IMAGE, Queues, Shared, TEXT},
 };
@@ -26,7 +23,7 @@ impl Handle {
         Self { shared }
     }
 
-    /// Embeds one picture. Dropping the future withdraws the row.
+    /// Embeds one image. Dropping the future withdraws the row.
     ///
     /// # Errors
     /// Any [`BatchError`].
@@ -73,17 +70,8 @@ impl Handle {
         how: Submit,
     ) -> Result<Answer, BatchError> {
         let (reply, answer) = oneshot::channel();
-        let entry = Entry {
-            input,
-            request: how.request,
-            trace: how.trace,
-            tap: how.tap,
-            reply,
-            submitted: Instant::now(),
-            deadline: how.deadline,
-            span: tracing::Span::current(),
-            share,
-        };
+        let caller = Caller::new(&how, reply, share);
+        let entry = Entry { input, tap: how.tap, caller };
         if !self.shared.enqueue(lane, pick, entry, how.priority)? {
             return self.shared.answer_after_load(answer, lane, how.deadline).await;
         }

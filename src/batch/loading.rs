@@ -23,7 +23,7 @@ pub struct Parts {
     pub vision: Option<VisionTower>,
     /// Embeds texts.
     pub text: Option<TextTower>,
-    /// Reads texts in the light of an image; it comes and goes with `text`.
+    /// Reads texts together with an image; it comes and goes with `text`.
     pub reader: Option<Reader>,
     /// Bytes of the weights of the vision tower, and of the two others together.
     pub bytes: [u64; 2],

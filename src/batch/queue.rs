@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use self::line::Line;
-use super::{Answer, BatchError, Priority, RequestId, Share, policy};
+use super::{Answer, BatchError, Priority, RequestId, Share, Submit, policy};
 use crate::{
     model::{ReaderRow, Tap},
     preprocess::Pixels,
@@ -31,7 +31,7 @@ pub(super) trait Row {
 }
 
 impl Row for Pixels {
-    /// Pixels, and with them patches: pictures of equally many patches share a pass in whatever shape.
+    /// Pixels, and with them patches: images of equally many patches share a pass in whatever shape.
     fn size(&self) -> usize {
         self.height as usize * self.width as usize
     }
@@ -98,27 +98,54 @@ impl Row for TextRow {
     }
 }
 
-/// A row that waits, with everything its answer needs. The span travels with the work, so that what the
-/// worker logs belongs to the request.
+/// A row that waits.
 #[derive(Debug)]
 pub(super) struct Entry<I> {
     pub(super) input: I,
+    /// The output of the tower that the row asks for.
+    pub(super) tap: Tap,
+    pub(super) caller: Caller,
+}
+
+/// Who waits for a row.
+#[derive(Debug)]
+pub(super) struct Caller {
     pub(super) request: Option<RequestId>,
     pub(super) trace: Option<Trace>,
-    pub(super) tap: Tap,
     pub(super) reply: oneshot::Sender<Result<Answer, BatchError>>,
     pub(super) submitted: Instant,
     pub(super) deadline: Option<Instant>,
+    /// The request's span in the log, for what the worker logs about the row.
     pub(super) span: tracing::Span,
-    pub(super) share: Share,
+    /// Held until the pass has ended, because the input is in memory until then.
+    _share: Share,
+}
+
+impl Caller {
+    /// A caller that waits from now on.
+    pub(super) fn new(
+        how: &Submit,
+        reply: oneshot::Sender<Result<Answer, BatchError>>,
+        share: Share,
+    ) -> Self {
+        Self {
+            request: how.request,
+            trace: how.trace.clone(),
+            reply,
+            submitted: Instant::now(),
+            deadline: how.deadline,
+            span: tracing::Span::current(),
+            _share: share,
+        }
+    }
 }
 
 impl<I> Entry<I> {
     /// Why the row needs no forward pass any more, if so.
     fn obsolete(&self, now: Instant) -> Option<Obsolete> {
-        if self.reply.is_closed() {
+        if self.caller.reply.is_closed() {
             Some(Obsolete::Cancelled)
-        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
+        } else if self.caller.deadline.is_some_and(|deadline| deadline <= now) {
             Some(Obsolete::Expired)
         } else {
             None

@@ -204,7 +204,9 @@ impl Shared {
             return Err(super::BatchError::Closed);
         }
         let is_loaded = queues.places[lane].is_loaded();
-        if !is_loaded && let Some(refusal) = queues.places[lane].refusal(lane, entry.deadline) {
+        if !is_loaded
+            && let Some(refusal) = queues.places[lane].refusal(lane, entry.caller.deadline)
+        {
             self.wake.notify_one();
             return Err(refusal);
         }
@@ -308,7 +310,7 @@ impl Shared {
         for (entry, why) in dropped {
             self.metrics.dropped.with_label_values(&[why.reason()]).inc();
             // Nobody listens to a cancelled row; an expired one is told why.
-            drop(entry.reply.send(Err(super::BatchError::Expired)));
+            drop(entry.caller.reply.send(Err(super::BatchError::Expired)));
         }
     }
 
@@ -349,11 +351,11 @@ impl Queues {
     pub(super) fn answer_all(&mut self, lane: usize, error: &super::BatchError) {
         if lane == IMAGE {
             for entry in self.image.take_all() {
-                drop(entry.reply.send(Err(error.clone())));
+                drop(entry.caller.reply.send(Err(error.clone())));
             }
         } else {
             for entry in self.text.take_all() {
-                drop(entry.reply.send(Err(error.clone())));
+                drop(entry.caller.reply.send(Err(error.clone())));
             }
         }
     }

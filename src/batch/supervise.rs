@@ -1,4 +1,4 @@
-//! What happens when a worker cannot go on: its towers are made anew, a bounded number of times.
+//! What happens when a worker cannot go on: its towers are loaded again, a bounded number of times.
 //!
 //! A worker ends when a tower fails on a row that it has embedded before, or by a panic of its own. The
 //! rows of that batch have been answered with an error by then; the rows that wait are kept, since

@@ -81,7 +81,7 @@ impl Tower for FakeText {
     }
 }
 
-/// Pictures of one size, so that any of them share a batch.
+/// Images of one size, so that any of them share a batch.
 fn image(id: u32) -> Pixels {
     Pixels { height: 1, width: 1, data: Arc::from(id.to_le_bytes()) }
 }
@@ -212,18 +212,8 @@ fn a_retry_is_worth_it_once_both_queues_are_drained() {
     let seconds = Duration::from_secs;
     fn row<I>(input: I) -> queue::Entry<I> {
         let (reply, _) = tokio::sync::oneshot::channel();
-        let (submitted, span) = (Instant::now(), tracing::Span::none());
-        queue::Entry {
-            input,
-            request: None,
-            trace: None,
-            tap: Tap::default(),
-            reply,
-            submitted,
-            deadline: None,
-            span,
-            share: None,
-        }
+        let caller = queue::Caller::new(&Submit::default(), reply, None);
+        queue::Entry { input, tap: Tap::default(), caller }
     }
     let mut queues = shared::Queues {
         image: queue::Queue::new(8, 100),

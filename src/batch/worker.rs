@@ -2,21 +2,19 @@
 
 use std::{sync::Arc, time::Instant};
 
-use tokio::sync::oneshot;
-
 use super::{
-    Answer, BatchError, Share, WorkerState,
+    Answer, WorkerState,
     health::{Broken, Health, Memory},
     isolate::{self, RowResult, Rows},
     loading::{self, Parts},
-    queue::{Entry, Row, TextRow},
+    queue::{Caller, Entry, Row, TextRow},
     residency::Order,
     shared::{IMAGE, Job, Shared, TEXT},
 };
 use crate::{
     model::{Pass, ReaderRow, Tap, Tower, TowerError},
     preprocess::Pixels,
-    telemetry::{BatchRun, Trace},
+    telemetry::BatchRun,
     tokenize::Tokens,
 };
 
@@ -237,34 +235,10 @@ enum Texts {
 
 fn divided(batch: Vec<Entry<TextRow>>) -> Texts {
     let (mut texts, mut reads) = (Vec::new(), Vec::new());
-    for Entry { input, request, trace, tap, reply, submitted, deadline, span, share } in batch {
+    for Entry { input, tap, caller } in batch {
         match input {
-            TextRow::Embed(input) => {
-                texts.push(Entry {
-                    input,
-                    request,
-                    trace,
-                    tap,
-                    reply,
-                    submitted,
-                    deadline,
-                    span,
-                    share,
-                });
-            }
-            TextRow::Read(input) => {
-                reads.push(Entry {
-                    input,
-                    request,
-                    trace,
-                    tap,
-                    reply,
-                    submitted,
-                    deadline,
-                    span,
-                    share,
-                });
-            }
+            TextRow::Embed(input) => texts.push(Entry { input, tap, caller }),
+            TextRow::Read(input) => reads.push(Entry { input, tap, caller }),
         }
     }
     if reads.is_empty() { Texts::Embed(texts) } else { Texts::Read(reads) }
@@ -285,35 +259,25 @@ impl Drop for FailUnlessStopped {
 struct Batch<I> {
     inputs: Vec<I>,
     taps: Vec<Tap>,
-    waiting: Vec<Waiting>,
+    callers: Vec<Caller>,
     begun: Instant,
     /// What failed at once is retried when it is finished, like what fails later.
     pass: Result<Pass, TowerError>,
 }
 
-/// Who waits for a row.
-struct Waiting {
-    reply: oneshot::Sender<Result<Answer, BatchError>>,
-    submitted: Instant,
-    span: tracing::Span,
-    trace: Option<Trace>,
-    /// Held until the pass has ended: the inputs are there until then.
-    _share: Share,
-}
-
 impl<I: Send + 'static> Batch<I> {
     fn begin(tower: &mut dyn Tower<Input = I>, entries: Vec<Entry<I>>) -> Self {
-        let mut waiting = Vec::with_capacity(entries.len());
+        let mut callers = Vec::with_capacity(entries.len());
         let mut inputs = Vec::with_capacity(entries.len());
         let mut taps = Vec::with_capacity(entries.len());
-        for Entry { input, trace, tap, reply, submitted, span, share, .. } in entries {
+        for Entry { input, tap, caller } in entries {
             inputs.push(input);
             taps.push(tap);
-            waiting.push(Waiting { reply, submitted, span, trace, _share: share });
+            callers.push(caller);
         }
         let begun = Instant::now();
         let pass = isolate::begin(tower, Rows { inputs: &inputs, taps: &taps });
-        Self { inputs, taps, waiting, begun, pass }
+        Self { inputs, taps, callers, begun, pass }
     }
 
     fn is_done(&self) -> bool {
@@ -336,7 +300,7 @@ impl Lane<'_> {
         batch: Batch<I>,
         health: &mut Health<I>,
     ) -> Result<(), Broken> {
-        let Batch { inputs, taps, waiting, begun, pass } = batch;
+        let Batch { inputs, taps, callers, begun, pass } = batch;
         let rows = Rows { inputs: &inputs, taps: &taps };
         let results = isolate::finish(tower, rows, pass);
         // One that was begun ahead waited for the device until the one before it had ended.
@@ -352,8 +316,8 @@ impl Lane<'_> {
             rows: batch_rows,
             forward,
         };
-        let batch = run.span(waiting.iter().filter_map(|row| row.trace.as_ref()));
-        for (Waiting { reply, submitted, span, .. }, result) in waiting.into_iter().zip(results) {
+        let batch = run.span(callers.iter().filter_map(|caller| caller.trace.as_ref()));
+        for (Caller { reply, submitted, span, .. }, result) in callers.into_iter().zip(results) {
             if let Err(error) = &result {
                 span.in_scope(|| tracing::warn!(error = error_chain(error), "a row failed"));
             }

@@ -65,7 +65,7 @@ impl<I> Line<I> {
     }
 
     pub(super) fn push(&mut self, entry: Entry<I>) {
-        let turn = entry.request.map_or(self.turn, |request| self.turn_of(request));
+        let turn = entry.caller.request.map_or(self.turn, |request| self.turn_of(request));
         self.order.insert((turn, self.arrivals));
         self.rows.insert(self.arrivals, (turn, entry));
         self.arrivals += 1;
@@ -93,7 +93,7 @@ impl<I> Line<I> {
 
     /// When the row that waits longest came in.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.rows.first_key_value().map(|(_, (_, entry))| entry.submitted)
+        self.rows.first_key_value().map(|(_, (_, entry))| entry.caller.submitted)
     }
 
     /// Takes out the rows that need no forward pass any more.
@@ -114,7 +114,7 @@ impl<I> Line<I> {
     fn remove(&mut self, arrival: u64) -> Option<Entry<I>> {
         let (turn, entry) = self.rows.remove(&arrival)?;
         self.order.remove(&(turn, arrival));
-        if let Some(request) = entry.request
+        if let Some(request) = entry.caller.request
             && let Some(turns) = self.requests.get_mut(&request)
         {
             turns.waiting -= 1;

@@ -9,17 +9,9 @@ use super::*;
 /// A row of `size` that can be told apart by its number.
 fn entry(id: u64, size: u32) -> (Entry<Pixels>, oneshot::Receiver<Result<Answer, BatchError>>) {
     let (reply, answer) = oneshot::channel();
-    let entry = Entry {
-        input: Pixels { height: size, width: 1, data: Arc::from(id.to_le_bytes()) },
-        request: None,
-        trace: None,
-        tap: Tap::default(),
-        reply,
-        submitted: Instant::now(),
-        deadline: None,
-        span: tracing::Span::none(),
-        share: None,
-    };
+    let input = Pixels { height: size, width: 1, data: Arc::from(id.to_le_bytes()) };
+    let caller = Caller::new(&Submit::default(), reply, None);
+    let entry = Entry { input, tap: Tap::default(), caller };
     (entry, answer)
 }
 
@@ -184,7 +176,9 @@ proptest! {
 
 /// A row of a request.
 fn row_of(request: RequestId, id: u64) -> Entry<Pixels> {
-    Entry { request: Some(request), ..entry(id, 4).0 }
+    let mut entry = entry(id, 4).0;
+    entry.caller.request = Some(request);
+    entry
 }
 
 #[test]
