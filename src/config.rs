@@ -9,7 +9,6 @@ mod choices;
 mod codec;
 pub mod document;
 mod file;
-mod kernels;
 mod limit;
 mod lists;
 pub mod load;
@@ -20,10 +19,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use self::{
     choices::{
-        Agreement, CpuFeatures, DType, DecodeIsolation, Device, LoadTime, LogFormat, MatchingToken,
-        MatmulPrecision, Share, TextNormalization, TraceProtocol,
+        Agreement, CpuFeatures, CudaKernels, DType, DecodeIsolation, Device, Fraction, LoadTime,
+        LogFormat, MatchingToken, MatmulPrecision, TextNormalization, TraceProtocol,
     },
-    kernels::CudaKernels,
     lists::{Host, List, Network, WebOrigin},
     load::{Effective, Origin, Sources},
     served::{Served, is_hub_id},
@@ -285,12 +283,12 @@ section! {
         /// The only hosts that are fetched from; by default all. `example.com` means that host, `*.example.com`
         /// every host below it.
         allow_hosts: Option<List<Host>> = None, Listed "HOST";
-        /// Hosts that are never fetched from, written as above.
+        /// Hosts that are never fetched from, in the form of `allow_hosts`.
         deny_hosts: Option<List<Host>> = None, Listed "HOST";
         /// The only addresses that the server connects to: networks such as `10.1.0.0/16`, and `public` for all
         /// that are neither private, loopback, link-local (such as cloud metadata) nor otherwise reserved.
         allow_networks: List<Network> = List(vec![Network::Public]), Listed "NETWORK";
-        /// Addresses that the server never connects to, written as above.
+        /// Addresses that the server never connects to, in the form of `allow_networks`.
         deny_networks: Option<List<Network>> = None, Listed "NETWORK";
         /// Maximum time of one fetch, redirects included.
         timeout: Duration = Duration::from_secs(10), Time "DURATION";
@@ -334,8 +332,8 @@ section! {
         endpoint: Option<String> = None, Text "URL", flag "trace-endpoint";
         /// How the collector is spoken to: OTLP over gRPC (port 4317), or over HTTP in protobuf (port 4318).
         protocol: TraceProtocol = TraceProtocol::default(), Choice "grpc|http";
-        /// The share of requests that are traced, from 0 to 1, of those whose client does not say whether to trace
-        /// them (`traceparent`).
-        sample: Share = Share::ALL, Choice "SHARE";
+        /// The fraction of requests that are traced, from 0 to 1. A client that says in `traceparent` whether to trace
+        /// decides for its own request.
+        sample: Fraction = Fraction::WHOLE, Choice "FRACTION";
     }
 }

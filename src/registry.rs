@@ -27,7 +27,7 @@ pub struct Model {
     pub name: String,
     /// What the checkpoint says of itself.
     pub card: ModelCard,
-    /// How pictures are prepared.
+    /// How images are prepared.
     pub image: ImageSpec,
     /// Text to ids; none for a checkpoint without a text tower.
     pub tokenizer: Option<Arc<TextTokenizer>>,

@@ -20,14 +20,14 @@ const AT_MOST: [AtMost; 9] = [
     AtMost {
         less: ("limits.max_image_pixels", |config| config.limits.max_image_pixels as usize),
         more: ("limits.max_pixels_in_flight", |config| config.limits.max_pixels_in_flight as usize),
-        otherwise: "no picture of that size could ever be admitted",
+        otherwise: "no image of that size could ever be admitted",
     },
     AtMost {
         less: ("limits.max_decode_bytes", |config| config.limits.max_decode_bytes as usize),
         more: ("limits.max_decode_bytes_in_flight", |config| {
             config.limits.max_decode_bytes_in_flight as usize
         }),
-        otherwise: "no picture of that size could ever be decoded",
+        otherwise: "no image of that size could ever be decoded",
     },
     AtMost {
         less: ("limits.max_items", |config| config.limits.max_items),

@@ -2,6 +2,47 @@
 
 use std::{fmt, str::FromStr};
 
+use super::codec::Word;
+
+/// Defines an enum whose values are one word each: `Variant = "word"`, and behind `|` what is read as the same.
+///
+/// The text behind the name completes the error about any other word.
+macro_rules! words {
+    (
+        $(#[$about:meta])*
+        $name:ident, $fault:literal {
+            $( $(#[$meta:meta])* $variant:ident = $word:literal $(| $other:literal)*, )*
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name {
+            $( $(#[$meta])* $variant, )*
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $( Self::$variant => $word, )*
+                })
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                match text {
+                    $( $word $(| $other)* => Ok(Self::$variant), )*
+                    _ => Err(format!(concat!("`{}` ", $fault), text)),
+                }
+            }
+        }
+
+        impl Word for $name {}
+    };
+}
+
 /// Where the towers run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Device {
@@ -39,74 +80,32 @@ impl FromStr for Device {
     }
 }
 
-/// Where images are decoded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum DecodeIsolation {
-    /// In separate processes, with limits on memory and time. On systems other than Linux this means `Thread`.
-    #[default]
-    Process,
-    /// On the server's own threads.
-    Thread,
-}
-
-impl fmt::Display for DecodeIsolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Process => "process",
-            Self::Thread => "thread",
-        })
+words! {
+    /// Where images are decoded.
+    #[derive(Default)]
+    DecodeIsolation, "is neither process nor thread" {
+        /// In separate processes, with limits on memory and time. On systems other than Linux this means `Thread`.
+        #[default]
+        Process = "process",
+        /// On the server's own threads.
+        Thread = "thread",
     }
 }
 
-impl FromStr for DecodeIsolation {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "process" => Ok(Self::Process),
-            "thread" => Ok(Self::Thread),
-            _ => Err(format!("`{text}` is neither process nor thread")),
-        }
-    }
-}
-
-/// The element type of the resident weights.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum DType {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// 16-bit floats with 10 bits of mantissa.
-    F16,
-    /// 16-bit floats with 7 bits of mantissa.
-    Bf16,
-    /// 8-bit integers: an encoder layer's weights with a scale for each output, and its inputs with a scale for
-    /// each row.
-    Int8,
-}
-
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-        })
-    }
-}
-
-impl FromStr for DType {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            "bf16" => Ok(Self::Bf16),
-            "int8" => Ok(Self::Int8),
-            _ => Err(format!("`{text}` is not an element type: f32, f16, bf16 or int8")),
-        }
+words! {
+    /// The element type of the resident weights.
+    #[derive(Default)]
+    DType, "is not an element type: f32, f16, bf16 or int8" {
+        /// 32-bit floats.
+        #[default]
+        F32 = "f32",
+        /// 16-bit floats with 10 bits of mantissa.
+        F16 = "f16",
+        /// 16-bit floats with 7 bits of mantissa.
+        Bf16 = "bf16",
+        /// 8-bit integers: an encoder layer's weights with a scale for each output, and its inputs with a scale for
+        /// each row.
+        Int8 = "int8",
     }
 }
 
@@ -152,235 +151,126 @@ impl FromStr for Agreement {
     }
 }
 
-/// The precision of products of f32, in PyTorch's terms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MatmulPrecision {
-    /// In f32.
-    Highest,
-    /// In three products of bf16 if that is faster; each f32 is the sum of two bf16.
-    High,
-}
-
-impl fmt::Display for MatmulPrecision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Highest => "highest",
-            Self::High => "high",
-        })
+words! {
+    /// The precision of products of f32, in PyTorch's terms.
+    MatmulPrecision, "is not a precision: highest or high" {
+        /// In f32.
+        Highest = "highest",
+        /// In three products of bf16 if that is faster; each f32 is the sum of two bf16.
+        High = "high",
     }
 }
 
-impl FromStr for MatmulPrecision {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "highest" => Ok(Self::Highest),
-            "high" => Ok(Self::High),
-            _ => Err(format!("`{text}` is not a precision: highest or high")),
-        }
+words! {
+    /// The kernels for a CUDA device.
+    #[derive(Default)]
+    CudaKernels, "names no kernels: own or candle" {
+        /// The server's own, if they give what candle's operations give.
+        #[default]
+        Own = "own",
+        /// Candle's operations.
+        Candle = "candle",
     }
 }
 
-/// When a model's towers are loaded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum LoadTime {
-    /// Before the server is ready.
-    #[default]
-    Eager,
-    /// When the first request needs them.
-    Lazy,
-}
-
-impl fmt::Display for LoadTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Eager => "eager",
-            Self::Lazy => "lazy",
-        })
-    }
-}
-
-impl FromStr for LoadTime {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "eager" => Ok(Self::Eager),
-            "lazy" => Ok(Self::Lazy),
-            _ => Err(format!("`{text}` is neither eager nor lazy")),
-        }
+words! {
+    /// When a model's towers are loaded.
+    #[derive(Default)]
+    LoadTime, "is neither eager nor lazy" {
+        /// Before the server is ready.
+        #[default]
+        Eager = "eager",
+        /// When the first request needs them.
+        Lazy = "lazy",
     }
 }
 
 /// The instruction set of the towers.
 pub use siglip_kernels::Choice as CpuFeatures;
 
-/// The normalisation of a text before the tokenizer reads it. References disagree about it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum TextNormalization {
-    /// As the checkpoint was trained, according to its files.
-    #[default]
-    Auto,
-    /// As transformers does for the checkpoint's tokenizer class.
-    Hf,
-    /// Only lower-casing.
-    BigVision,
-    /// As open_clip's cleaning.
-    OpenClip,
-    /// Only the tokenizer's own normaliser.
-    None,
-}
-
-impl fmt::Display for TextNormalization {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Hf => "hf",
-            Self::BigVision => "bigvision",
-            Self::OpenClip => "openclip",
-            Self::None => "none",
-        })
+words! {
+    /// The normalisation of a text before the tokenizer reads it. References disagree about it.
+    #[derive(Default)]
+    TextNormalization, "is not a text normalization: auto, hf, bigvision, openclip or none" {
+        /// As the checkpoint was trained, according to its files.
+        #[default]
+        Auto = "auto",
+        /// As transformers does for the checkpoint's tokenizer class.
+        Hf = "hf",
+        /// Only lower-casing.
+        BigVision = "bigvision",
+        /// As open_clip's cleaning.
+        OpenClip = "openclip",
+        /// Only the tokenizer's own normaliser.
+        None = "none",
     }
 }
 
-impl FromStr for TextNormalization {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "hf" => Ok(Self::Hf),
-            "bigvision" => Ok(Self::BigVision),
-            "openclip" => Ok(Self::OpenClip),
-            "none" => Ok(Self::None),
-            _ => Err(format!(
-                "`{text}` is not a text normalization: auto, hf, bigvision, openclip or none"
-            )),
-        }
+words! {
+    /// The token before a text that BLIP's matching head reads.
+    #[derive(Default)]
+    MatchingToken, "is neither cls nor enc" {
+        /// The tokenizer's own `[CLS]`, as in transformers.
+        #[default]
+        Cls = "cls",
+        /// `[ENC]`, as the models were trained.
+        Enc = "enc",
     }
 }
 
-/// The token before a text that BLIP's matching head reads.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum MatchingToken {
-    /// The tokenizer's own `[CLS]`, as in transformers.
-    #[default]
-    Cls,
-    /// `[ENC]`, as the models were trained.
-    Enc,
-}
-
-impl fmt::Display for MatchingToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cls => "cls",
-            Self::Enc => "enc",
-        })
+words! {
+    /// How a log line is written.
+    #[derive(Default)]
+    LogFormat, "is not a log format: human or json" {
+        /// For people.
+        #[default]
+        Human = "human",
+        /// One JSON object per line.
+        Json = "json",
     }
 }
 
-impl FromStr for MatchingToken {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "cls" => Ok(Self::Cls),
-            "enc" => Ok(Self::Enc),
-            _ => Err(format!("`{text}` is neither cls nor enc")),
-        }
+words! {
+    /// How traces are sent to a collector.
+    #[derive(Default)]
+    TraceProtocol, "is not a protocol of traces: grpc or http" {
+        /// OTLP over gRPC.
+        #[default]
+        Grpc = "grpc",
+        /// OTLP over HTTP, in protobuf.
+        Http = "http" | "http/protobuf",
     }
 }
 
-/// How a log line is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Human,
-    /// One JSON object per line.
-    Json,
-}
-
-impl fmt::Display for LogFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Human => "human",
-            Self::Json => "json",
-        })
-    }
-}
-
-impl FromStr for LogFormat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "human" => Ok(Self::Human),
-            "json" => Ok(Self::Json),
-            _ => Err(format!("`{text}` is not a log format: human or json")),
-        }
-    }
-}
-
-/// How traces are sent to a collector.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum TraceProtocol {
-    /// OTLP over gRPC.
-    #[default]
-    Grpc,
-    /// OTLP over HTTP, in protobuf.
-    Http,
-}
-
-impl fmt::Display for TraceProtocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Grpc => "grpc",
-            Self::Http => "http",
-        })
-    }
-}
-
-impl FromStr for TraceProtocol {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "grpc" => Ok(Self::Grpc),
-            "http" | "http/protobuf" => Ok(Self::Http),
-            _ => Err(format!("`{text}` is not a protocol of traces: grpc or http")),
-        }
-    }
-}
-
-/// A share, from 0 to 1.
+/// A part of a whole, from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Share(f64);
+pub struct Fraction(f64);
 
-impl Share {
-    /// Everything.
-    pub const ALL: Self = Self(1.0);
+impl Fraction {
+    /// The whole.
+    pub const WHOLE: Self = Self(1.0);
 
-    /// The share as a number.
+    /// The fraction as a number.
     #[must_use]
     pub fn get(self) -> f64 {
         self.0
     }
 }
 
-impl fmt::Display for Share {
+impl fmt::Display for Fraction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl FromStr for Share {
+impl FromStr for Fraction {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-        share.map(Self).ok_or_else(|| format!("`{text}` is not a number from 0 to 1, such as 0.1"))
+        let fraction = text.parse().ok().filter(|fraction| (0.0..=1.0).contains(fraction));
+        fraction
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is not a number from 0 to 1, such as 0.1"))
     }
 }
 

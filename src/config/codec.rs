@@ -126,18 +126,9 @@ pub(super) struct Choice;
 /// Marks the types that [`Choice`] reads.
 pub(super) trait Word: FromStr<Err = String> + Display {}
 impl Word for super::Device {}
-impl Word for super::DType {}
-impl Word for super::DecodeIsolation {}
 impl Word for super::Agreement {}
 impl Word for super::CpuFeatures {}
-impl Word for super::MatmulPrecision {}
-impl Word for super::CudaKernels {}
-impl Word for super::TextNormalization {}
-impl Word for super::MatchingToken {}
-impl Word for super::LoadTime {}
-impl Word for super::LogFormat {}
-impl Word for super::TraceProtocol {}
-impl Word for super::Share {}
+impl Word for super::Fraction {}
 
 impl<T: Word> Codec<T> for Choice {
     fn parse(text: &str) -> Result<T, String> {

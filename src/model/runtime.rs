@@ -210,7 +210,7 @@ fn rows_of_pass(rows: usize, tokens: usize, threads: usize) -> usize {
 }
 
 /// Tokens of a thread's pass, about. With more of them a layer's values leave a thread's second-level cache before the
-/// next layer reads them. One picture of a usual checkpoint has more, and is a pass by itself.
+/// next layer reads them. One image of a usual checkpoint has more, and is a pass by itself.
 const TOKENS_OF_PASS: usize = 128;
 
 /// Bytes of a thread's stack. One that waits for a part of its pass may begin another pass meanwhile, and wait there
@@ -281,7 +281,7 @@ static POOLS: Mutex<Vec<(PoolKey, Weak<ThreadPool>)>> = Mutex::new(Vec::new());
 /// The threads that every model with equal numbers shares: two models that are busy at once take
 /// turns on the cores, where a pool each would put twice as many threads on them.
 ///
-/// Not rayon's global pool: `threads` is obeyed, and the pictures being decoded elsewhere do not queue
+/// Not rayon's global pool: `threads` is obeyed, and the images being decoded elsewhere do not queue
 /// behind a product. Its threads sleep when idle, and end with the last model.
 fn shared_pool(
     threads: usize,
@@ -337,12 +337,12 @@ mod tests {
 
     #[test]
     fn each_thread_has_a_pass_or_all_share_what_their_caches_hold() {
-        // Pictures of 196 tokens: one for each of two threads, one that both share.
+        // Images of 196 tokens: one for each of two threads, one that both share.
         assert_eq!([1, 2, 3, 8].map(|rows| rows_of_pass(rows, 196, 2)), [1; 4]);
         assert_eq!(rows_of_pass(4, 196, 8), 5, "all in one");
         // Texts of 64: two a thread.
         assert_eq!([1, 2, 3, 8].map(|rows| rows_of_pass(rows, 64, 2)), [4, 4, 2, 2]);
-        // Sixteen large pictures among 64 threads take no more memory than 128 tokens a thread.
+        // Sixteen large images among 64 threads take no more memory than 128 tokens a thread.
         assert_eq!(rows_of_pass(16, 1024, 64), 8);
         assert_eq!(rows_of_pass(16, 1_000_000, 64), 1);
         assert_eq!(rows_of_pass(1, 0, 1), 128, "a row without tokens is refused elsewhere");

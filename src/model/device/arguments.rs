@@ -107,17 +107,12 @@ pub(super) struct Attend {
     pub(super) causal: i32,
 }
 
-// SAFETY: each is laid out as C lays out the struct that its kernel takes by value, and holds numbers alone.
-unsafe impl DeviceRepr for LayerNorm {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for Activate {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for UnfoldPixels {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for Embed {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for Pool {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for OwnHeads {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for Attend {}
+/// Lets kernels take these structs by value.
+macro_rules! taken_by_value {
+    ($($name:ident),*) => {$(
+        // SAFETY: the struct is laid out as C lays out the struct that its kernel takes, and holds only numbers.
+        unsafe impl DeviceRepr for $name {}
+    )*};
+}
+
+taken_by_value!(LayerNorm, Activate, UnfoldPixels, Embed, Pool, OwnHeads, Attend);

@@ -165,9 +165,8 @@ impl Cuda {
             LaunchConfig { grid_dim: (x, y, 1), block_dim: (threads, 1, 1), shared_mem_bytes };
         let mut launch = self.stream.launch_builder(function);
         launch.arg(arguments);
-        // SAFETY: the kernel takes one struct by value, and this is it. Its addresses are of memory that is large
-        // enough for the sizes in it, which whoever made the arguments took from the same numbers, and that is freed
-        // on this stream, behind the kernel.
+        // SAFETY: the kernel takes this struct by value. The addresses and sizes in it were made from the same shapes,
+        // so the memory is large enough, and it is freed on this stream, after the kernel.
         unsafe { launch.launch(config) }.w()?;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Tensors as addresses on the device.
 //!
-//! cudarc keeps an event with each slice for its last read and write, by which streams wait for each other. Whoever
-//! hands an address to a kernel holds what records the event until the kernel is launched.
+//! cudarc keeps an event with each slice for its last read and write, by which streams wait for each other. Code
+//! that hands an address to a kernel keeps the guard that records the event until the kernel is launched.
 
 use candle_core::{
     DType, Result, Shape, Storage, Tensor, bail,
@@ -73,7 +73,8 @@ fn written_as<T: CudaDType + DeviceRepr>(
     shape: Shape,
     write: impl FnOnce(Address) -> Result<()>,
 ) -> Result<Tensor> {
-    // SAFETY: nobody reads it before it was written: `write` writes all of it on the stream that it is allocated on.
+    // SAFETY: the memory is not read before it is written: `write` fills it on the stream that it is allocated on, and
+    // every later use is on that stream.
     let mut slice = unsafe { device.alloc::<T>(shape.elem_count()) }?;
     {
         let stream = device.cuda_stream();

@@ -37,9 +37,9 @@ pub(super) struct Products {
     compute: sys::cublasComputeType_t,
 }
 
-// SAFETY: cuBLASLt's handle may be used by several threads at once, as its documentation says.
+// SAFETY: a handle of cuBLASLt belongs to no thread: the library's documentation allows its use from any of them.
 unsafe impl Send for Products {}
-// SAFETY: as above.
+// SAFETY: the same documentation allows several threads to use one handle at the same time.
 unsafe impl Sync for Products {}
 
 /// `y = end(x W^T + b)`, or `y = x W^T + b + residual`. Rows are of adjacent values.
@@ -96,7 +96,7 @@ impl Products {
             _ => bail!("no product is of {dtype:?}"),
         };
         stream.context().bind_to_thread().w()?;
-        // SAFETY: nobody reads it but cuBLASLt, which writes it before.
+        // SAFETY: only cuBLASLt reads the workspace, and it writes each byte before it reads it.
         let workspace = unsafe { stream.alloc::<u8>(WORKSPACE) }.w()?;
         let workspace_at = workspace.device_ptr(stream).0;
         let handle = result::create_handle().map_err(failed)?;
