@@ -387,7 +387,7 @@ async fn early_end(listeners: &mut Listeners, leave: &CancellationToken) -> AppE
 }
 
 /// A worker that ended although nobody stopped it. It was replaced as often as it may be, so this process
-/// is of no more use: what is in flight is answered, and whoever watches the server starts it anew.
+/// is of no more use: what is in flight is answered, and the supervisor of the process starts it again.
 fn worker_ended(model: &Model) -> AppError {
     let state = model.handle.state();
     error!(model = model.name, ?state, "the model's worker is gone; the server drains and exits");

@@ -25,6 +25,7 @@ use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 use tower::{Layer as _, ServiceBuilder};
 
+pub(crate) use self::edge::is_probe;
 use self::{
     edge::EdgeLayer, health::HealthService, inference::InferenceService,
     oip_proto::grpc_inference_service_server::GrpcInferenceServiceServer,

@@ -3,7 +3,7 @@
 //! `SIGLIP_FAILPOINT=KIND:EVERY[:TIMES]` makes each `EVERY`th forward pass of the process go wrong, in one
 //! of these ways: `error`, `memory`, `panic`, `nan` (its first row), or `broken`, which stays wrong until the
 //! towers are loaded again. `row` makes each pass go wrong that has a row with a mark: a text that says one
-//! word three times, or a picture whose first pixel is `(1, 2, 3)`. After `TIMES` faults, if given, all is
+//! word three times, or an image whose first pixel is `(1, 2, 3)`. After `TIMES` faults, if given, all is
 //! well. Several may be given, with commas between them.
 
 use std::sync::{

@@ -43,8 +43,8 @@ pub enum AppError {
     /// The decode pool's threads could not be started.
     #[error("cannot start the threads of the decode pool")]
     Pool(#[from] rayon::ThreadPoolBuildError),
-    /// The client that fetches pictures could not be set up.
-    #[error("cannot fetch pictures by URL")]
+    /// The client that fetches images could not be set up.
+    #[error("cannot fetch images by URL")]
     Fetch(#[from] fetch::SetupError),
     /// Traces cannot be sent.
     #[error("cannot send traces")]

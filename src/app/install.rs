@@ -32,7 +32,7 @@ pub(super) struct Site {
     pub(super) budget: Arc<MemoryBudget>,
 }
 
-/// How long a model that could not be fetched is left alone, whoever asks for it.
+/// How long a model that could not be fetched is left alone, even if requests ask for it.
 const FETCH_PAUSE: Duration = Duration::from_secs(10);
 
 impl Site {

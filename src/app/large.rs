@@ -12,11 +12,11 @@ use axum::{
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::grpc;
+
 /// A body up to this length is read, answered and refused in well under a millisecond. It holds a page of text; a
 /// hundred short labels are already more.
 const MAX_SMALL_BYTES: u64 = 4 << 10;
-/// The routes that probes ask over gRPC, which tells no lengths.
-const PROBES: &str = "/grpc.health.v1.Health/";
 
 /// A runtime beside the one that accepts connections.
 pub(super) struct LargeRequests(Option<Runtime>);
@@ -52,7 +52,8 @@ impl Drop for LargeRequests {
 /// Whether a request may have a large body.
 pub(super) fn may_be_large<B>(request: &Request<B>) -> bool {
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
-        || request.uri().path().starts_with(PROBES)
+        // Calls over gRPC tell no lengths.
+        || grpc::is_probe(request.uri().path())
     {
         return false;
     }
@@ -92,6 +93,8 @@ mod tests {
     fn length_decides_and_probes_are_small() {
         assert!(!may_be_large(&request("GET", "/health/ready", None)));
         assert!(!may_be_large(&request("POST", "/grpc.health.v1.Health/Check", None)));
+        let live = "/inference.GRPCInferenceService/ServerLive";
+        assert!(!may_be_large(&request("POST", live, None)));
         assert!(!may_be_large(&request("POST", "/v1/embeddings", Some("4096"))));
         assert!(may_be_large(&request("POST", "/v1/embeddings", Some("4097"))));
         assert!(may_be_large(&request("POST", "/v1/embeddings", None)));

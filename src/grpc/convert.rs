@@ -157,7 +157,7 @@ fn kinds(scores: &[i32]) -> Result<Vec<ScoreKind>, Error> {
 fn image(picture: proto::Image, field: impl FnOnce() -> String) -> Result<ImageInput, Error> {
     match picture.source {
         Some(proto::image::Source::Encoded(bytes)) => Ok(ImageInput::Encoded(bytes)),
-        None => Err(Error::invalid(field(), "set `encoded` to the bytes of a picture")),
+        None => Err(Error::invalid(field(), "set `encoded` to the bytes of an image")),
     }
 }
 

@@ -25,7 +25,7 @@ use tracing::{Instrument, info_span};
 use super::{
     call::{self, Call},
     inflate,
-    observe::{EMBED_STREAM, Exchange, STREAMS, is_unending_or_probe, route},
+    observe::{EMBED_STREAM, Exchange, STREAMS, route},
     receive::Received,
     rows::Rows,
     status::{CODE, status},
@@ -189,6 +189,11 @@ where
     }
 }
 
+/// Whether a path is a probe's. Probes need no key, come every few seconds, and must be answered under load.
+pub(crate) fn is_probe(path: &str) -> bool {
+    PROBES.iter().any(|probe| path.starts_with(probe))
+}
+
 impl Shared {
     /// The trace of a call, if calls are traced. Probes and streams without an end are not traced.
     fn traced(
@@ -197,7 +202,8 @@ impl Shared {
         route: &'static str,
         id: &HeaderValue,
     ) -> Option<Trace> {
-        let traces = self.traces.as_ref().filter(|_| !is_unending_or_probe(route))?;
+        let is_traced = !is_probe(request.uri().path()) && !STREAMS.contains(&route);
+        let traces = self.traces.as_ref().filter(|_| is_traced)?;
         let (service, method) = route.rsplit_once('/').unwrap_or_default();
         let id = id.to_str().unwrap_or_default();
         let attributes = [
@@ -228,9 +234,7 @@ impl Shared {
 
     /// Admits a call by its key, if keys are required. Health checks need no key, because probes have none.
     fn admit(&self, request: &Request<Body>) -> Result<Option<Admitted>, Error> {
-        let path = request.uri().path();
-        let open = PROBES.iter().any(|probe| path.starts_with(probe));
-        let keys = self.keys.as_ref().filter(|_| !open);
+        let keys = self.keys.as_ref().filter(|_| !is_probe(request.uri().path()));
         keys.map(|keys| keys.admit(request.headers())).transpose()
     }
 

@@ -51,11 +51,6 @@ const OK: &str = "ok";
 /// The code of a call whose client has left.
 const CLIENT_CLOSED: &str = "client_closed";
 
-/// Whether a method is a probe, or a stream that stays open.
-pub(super) fn is_unending_or_probe(route: &str) -> bool {
-    route == HEALTH_CHECK || STREAMS.contains(&route)
-}
-
 /// The label of a method.
 pub(super) fn route(path: &str) -> &'static str {
     let known = ROUTES.into_iter().chain(STREAMS);

@@ -1,7 +1,7 @@
 //! Loads and unloads the models' towers. These routes are only on the admin listener, so they are not part of
 //! the OpenAPI document. docs/operations.md describes them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -143,15 +143,26 @@ fn refuse_pages(headers: &HeaderMap) -> Result<(), Error> {
     }
 }
 
+/// The model and the towers of a request that changes what is loaded.
+fn asked<'s>(
+    state: &'s AppState,
+    name: &str,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Result<(&'s Arc<Model>, Vec<TowerKind>), Error> {
+    refuse_pages(headers)?;
+    let model = state.engine().registry().get(Some(name))?;
+    Ok((model, towers(model, uri)?))
+}
+
 async fn load(
     State(state): State<AppState>,
     Path(name): Path<String>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Json<ModelState>, Failure> {
-    refuse_pages(&headers)?;
-    let model = state.engine().registry().get(Some(&name))?;
-    for tower in towers(model, &uri)? {
+    let (model, towers) = asked(&state, &name, &headers, &uri)?;
+    for tower in towers {
         model.handle.load(tower).await.map_err(not_loaded)?;
     }
     Ok(Json(ModelState::of(model)))
@@ -163,9 +174,8 @@ async fn unload(
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Json<ModelState>, Failure> {
-    refuse_pages(&headers)?;
-    let model = state.engine().registry().get(Some(&name))?;
-    for tower in towers(model, &uri)? {
+    let (model, towers) = asked(&state, &name, &headers, &uri)?;
+    for tower in towers {
         if !model.handle.unload(tower).await {
             let message = format!("the {} tower has rows, or is being loaded", tower.name());
             return Err(Error::new(Code::Overloaded, message).with_retry_after(BUSY_RETRY).into());

@@ -74,7 +74,8 @@ pub(in crate::rest) async fn observe(
 
 /// Whether the route is for probes or metrics, which come every few seconds.
 fn is_probe(route: &str) -> bool {
-    route.starts_with("/health/") || route == "/metrics"
+    let by_name = ["/metrics", "/health", "/ping"].contains(&route);
+    by_name || route.ends_with("/live") || route.ends_with("/ready")
 }
 
 /// The trace of a request, if requests are traced.
