@@ -13,8 +13,10 @@ sys.path.insert(0, str(DEPLOY / "grafana"))
 import generate  # noqa: E402
 
 RULES = DEPLOY / "prometheus"
-# Nothing is refused, dropped, ended or loaded later in this test: these return no row, as they should.
-EMPTY = {"Refused items by reason", "Decode processes", "Time of a load"}
+# Nothing is refused or ended in this test, so there is nothing to show: these return no row, as they should.
+EMPTY = {"Refused items by reason", "Decode processes"}
+# The second model is loaded while Prometheus watches.
+MODELS = "demo;late=demo,load=lazy"
 # What the variables of a dashboard stand for.
 VARIABLES = {"$job": ".*", "$instance": ".*", "$model": ".*", "$__rate_interval": "30s"}
 
@@ -41,8 +43,9 @@ def ask(prometheus, query):
 
 
 def has_series(prometheus):
-    """Two scrapes after the traffic: a rate needs two samples."""
-    return ask(prometheus, 'rate(siglip_images_total[30s]) > 0')
+    """Two scrapes after the traffic and the load: a rate needs two samples."""
+    loads = ask(prometheus, 'rate(siglip_model_load_duration_seconds_count[30s]) > 0')
+    return loads and ask(prometheus, 'rate(siglip_images_total[30s]) > 0')
 
 
 def dashboards(prometheus):
@@ -94,7 +97,7 @@ def main():
 
     keys = OUT / "keys.toml"
     keys.write_text(f'[tests]\nkey = "{KEY}"\n')
-    with server("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--api-keys", keys) as (_, said):
+    with server("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--api-keys", keys, "--model", MODELS) as (_, said):
         admin = address(said, "admin").removesuffix("/metrics")
         traffic(f"http://{address(said, 'HTTP')}")
         page = httpx.get(f"http://{admin}/metrics").text
@@ -116,6 +119,7 @@ def main():
         with process(command), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as prometheus:
             wait_for("the first scrape", lambda: ask(prometheus, "siglip_ready"))
             traffic(f"http://{address(said, 'HTTP')}")
+            check(httpx.post(f"http://{admin}/admin/models/late/load").status_code == 200, "a lazy model is loaded")
             wait_for("the second scrape", lambda: has_series(prometheus))
             dashboards(prometheus)
             recorded(prometheus)
