@@ -111,7 +111,7 @@ impl Engine {
         })
     }
 
-    /// How much of a large picture is decoded.
+    /// How much of a large image is decoded.
     #[must_use]
     pub fn decoding(&self) -> Decoding {
         self.decoding
@@ -129,13 +129,13 @@ impl Engine {
         self.decoder.formats()
     }
 
-    /// Lets requests name pictures by URL.
+    /// Lets requests name images by URL.
     #[must_use]
     pub fn with_fetcher(self, fetcher: Fetcher) -> Self {
         Self { fetcher: Some(fetcher), ..self }
     }
 
-    /// What fetches pictures, where URLs are allowed at all.
+    /// What fetches images, where URLs are allowed at all.
     #[must_use]
     pub fn fetcher(&self) -> Option<&Fetcher> {
         self.fetcher.as_ref()

@@ -100,7 +100,7 @@ pub enum TowerError {
     Shape(String),
 }
 
-/// A tower that embeds pictures.
+/// A tower that embeds images.
 pub type VisionTower = Box<dyn Tower<Input = Pixels>>;
 /// A tower that embeds texts.
 pub type TextTower = Box<dyn Tower<Input = Tokens>>;
@@ -139,7 +139,7 @@ impl<T: Tower + ?Sized> Tower for Box<T> {
     }
 }
 
-/// A tower that reads texts in the light of an image.
+/// A tower that reads texts together with an image.
 pub type Reader = Box<dyn Tower<Input = ReaderRow>>;
 
 /// What it takes to write captions with a model's reader.
@@ -301,17 +301,17 @@ impl Part {
 
 /// A loaded checkpoint, ready to be handed to a worker.
 pub struct Loaded {
-    /// Embeds pictures.
+    /// Embeds images.
     pub vision: VisionTower,
     /// Embeds texts; none for stand-alone vision checkpoints.
     pub text: Option<TextTower>,
-    /// Reads texts in the light of an image, where the model does.
+    /// Reads texts together with an image, where the model does.
     pub reader: Option<Reader>,
     /// Goes with `text`.
     pub tokenizer: Option<Arc<TextTokenizer>>,
     /// What it takes to write captions with the reader.
     pub writer: Option<Writer>,
-    /// How pictures are prepared.
+    /// How images are prepared.
     pub image: ImageSpec,
     /// What the checkpoint says of itself.
     pub card: ModelCard,

@@ -223,7 +223,7 @@ fn wanted(asked: Vec<String>, all: &[&'static str]) -> Result<Vec<&'static str>,
     let find = |name: String| {
         all.iter().copied().find(|known| *known == name).ok_or_else(|| {
             let message = match &*name {
-                LOGIT | PROBABILITY => format!("`{name}` needs pictures and texts"),
+                LOGIT | PROBABILITY => format!("`{name}` needs images and texts"),
                 _ => format!("there is no output `{name}`; there are: {}", all.join(", ")),
             };
             Error::invalid("outputs", message)

@@ -73,7 +73,7 @@ impl Admission {
         }
     }
 
-    /// Takes room for the pixels of one picture, until it is decoded. They are known only once its header
+    /// Takes room for the pixels of one image, until it is decoded. They are known only once its header
     /// is read, which is after its request was admitted.
     pub(super) fn admit_pixels(&self, pixels: u64) -> Result<Taken, NoRoom> {
         self.pixels.take(clamped(pixels))
@@ -94,10 +94,10 @@ fn clamped(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// The unit in which memory is shared out: a picture of common size takes a few dozen.
+/// The unit in which memory is shared out: an image of common size takes a few dozen.
 const SHARE_BYTES: u64 = 64 << 10;
 
-/// The memory that decoding may take, over all pictures. Who finds too little left waits for it, in the
+/// The memory that decoding may take, over all images. Who finds too little left waits for it, in the
 /// order of arrival; how many may wait is bounded by the admission of pixels.
 #[derive(Debug)]
 pub(super) struct DecodeMemory {
@@ -111,7 +111,7 @@ impl DecodeMemory {
         Self { shares: Arc::new(Semaphore::new(all as usize)), all }
     }
 
-    /// Waits for the memory of one picture, which no picture exceeds.
+    /// Waits for the memory of one image, which no image exceeds.
     pub(super) async fn take(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let shares = u32::try_from(bytes.div_ceil(SHARE_BYTES)).unwrap_or(u32::MAX);
         // The semaphore is never closed.

@@ -89,7 +89,7 @@ impl Engine {
         let options = self.item_options(model, true, request.max_num_patches)?;
         let prompts =
             Prompts::new(&request.labels, &request.templates, self.limits.max_text_bytes)?;
-        // A matching head reads each prompt in the light of each image.
+        // A matching head reads each prompt together with each image.
         let passes = match scorer {
             Scorer::Matching => images.rows().saturating_mul(prompts.count()),
             Scorer::Sigmoid { .. } | Scorer::Softmax { .. } => 0,

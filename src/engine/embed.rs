@@ -1,4 +1,4 @@
-//! Texts and pictures to embeddings.
+//! Texts and images to embeddings.
 
 use std::{
     fmt,
@@ -20,7 +20,7 @@ use crate::{
 pub struct EmbedRequest {
     /// The model's name; the default model where none is given.
     pub model: Option<String>,
-    /// Texts and pictures, mixed at will.
+    /// Texts and images, mixed at will.
     pub inputs: Vec<Input>,
     /// Keep only the first values of each embedding (then normalise).
     pub dimensions: Option<usize>,
@@ -28,7 +28,7 @@ pub struct EmbedRequest {
     pub normalize: bool,
     /// Whether a text that is too long is cut; otherwise it is refused.
     pub truncate: bool,
-    /// Most patches of each picture, where the model reads pictures in variable resolution; as many as the
+    /// Most patches of each image, where the model reads images in variable resolution; as many as the
     /// model takes by itself where it is not set.
     pub max_num_patches: Option<u32>,
     /// Whether an image may have several vectors, of a model that gives several.
@@ -54,7 +54,7 @@ impl Default for EmbedRequest {
 pub struct Usage {
     /// Token ids of all texts, end tokens counted, padding not.
     pub text_tokens: usize,
-    /// Pictures.
+    /// Images.
     pub images: usize,
     /// Texts that were longer than the model reads, and were cut.
     pub truncated_texts: usize,
@@ -77,7 +77,7 @@ pub struct Embedded {
     pub embeddings: Vec<Embedding>,
     /// Values of one vector.
     pub dimensions: usize,
-    /// The places of items whose row is several vectors, one behind the other, in order.
+    /// The places of items whose row is several concatenated vectors, in order.
     pub several: Vec<usize>,
     /// What it consumed.
     pub usage: Usage,
@@ -94,7 +94,7 @@ pub struct EmbeddedItems {
     pub items: Vec<Result<Embedding, Error>>,
     /// Values of one vector.
     pub dimensions: usize,
-    /// The places of items whose row is several vectors, one behind the other, in order.
+    /// The places of items whose row is several concatenated vectors, in order.
     pub several: Vec<usize>,
     /// What the items that succeeded consumed.
     pub usage: Usage,

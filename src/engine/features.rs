@@ -1,4 +1,4 @@
-//! What a vision tower sees: token maps of its layers, for models that read pictures through it.
+//! What a vision tower sees: token maps of its layers, for models that read images through it.
 
 use std::sync::Arc;
 
@@ -86,12 +86,12 @@ fn hidden_state(layer: i64, layers: usize) -> Result<Tap, Error> {
     })
 }
 
-/// Pictures, and the output of the tower that is asked for.
+/// Images, and the output of the tower that is asked for.
 #[derive(Debug, Clone)]
 pub struct FeaturesRequest {
     /// The model's name; the default model where none is given.
     pub model: Option<String>,
-    /// The pictures, in the order of the answer.
+    /// The images, in the order of the answer.
     pub images: Vec<ImageInput>,
     /// The same output for all of them.
     pub output: FeatureOutput,
@@ -101,14 +101,14 @@ pub struct FeaturesRequest {
     pub tiles: Option<Anyres>,
 }
 
-/// What is wanted of each picture.
+/// What is wanted of each image.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     pub(super) tap: Tap,
     size: TargetSize,
 }
 
-/// One picture's features.
+/// One image's features.
 #[derive(Debug, Clone)]
 pub struct FeatureMap {
     /// Patches, rows and columns. Their tokens stand row by row.
@@ -152,7 +152,7 @@ pub struct Features {
     pub tap: Tap,
     /// The output's name, as a request has it.
     pub output: &'static str,
-    /// One map a picture, in the order of the request.
+    /// One map an image, in the order of the request.
     pub maps: Vec<FeatureMap>,
     /// What it consumed.
     pub usage: Usage,
@@ -161,7 +161,7 @@ pub struct Features {
 }
 
 impl Engine {
-    /// Runs pictures through the vision tower up to the output that is asked for.
+    /// Runs images through the vision tower up to the output that is asked for.
     ///
     /// Rows share batches with whatever else the tower does. Nothing is cached: a map is hundreds of times
     /// as large as an embedding.
@@ -296,12 +296,12 @@ impl Engine {
     }
 }
 
-/// Bytes of the states of a picture, at most.
+/// Bytes of the states of an image, at most.
 pub(super) fn states_bytes(model: &Model, size: TargetSize) -> usize {
     max_tokens(model, size).saturating_mul(model.card.vision_width * size_of::<f32>())
 }
 
-/// Most tokens of a picture.
+/// Most tokens of an image.
 fn max_tokens(model: &Model, size: TargetSize) -> usize {
     match size {
         TargetSize::Fixed { height, width } | TargetSize::Crop { height, width, .. } => {
@@ -316,7 +316,7 @@ fn tokens(model: &Model, [rows, columns]: [usize; 2]) -> usize {
     model.card.leading_tokens + rows * columns
 }
 
-/// Patches of a picture, rows and columns. A remainder that fills no patch is not read.
+/// Patches of an image, rows and columns. A remainder that fills no patch is not read.
 fn grid(model: &Model, height: u32, width: u32) -> [usize; 2] {
     [height, width].map(|side| side as usize / model.card.patch_size)
 }

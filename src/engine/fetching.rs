@@ -15,9 +15,9 @@ use crate::{
 };
 
 impl Engine {
-    /// The picture behind a URL; any other input as it is, and a URL too where none are fetched.
+    /// The image behind a URL; any other input as it is, and a URL too where none are fetched.
     ///
-    /// The permit bounds how many fetched pictures are held: keep it until the picture is decoded.
+    /// The permit bounds how many fetched images are held: keep it until the image is decoded.
     pub(super) async fn fetched(
         &self,
         image: ImageInput,

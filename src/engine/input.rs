@@ -1,4 +1,4 @@
-//! What a request may carry: texts, and pictures in the forms that clients send them.
+//! What a request may carry: texts, and images in the forms that clients send them.
 
 mod data_uri;
 mod encoded;
@@ -19,7 +19,7 @@ use crate::{
 pub enum Input {
     /// A text, as the user wrote it.
     Text(String),
-    /// A picture.
+    /// An image.
     Image(ImageInput),
     /// A text that a client tokenised itself, with the model's own tokenizer.
     TokenIds(Vec<u32>),
@@ -51,10 +51,10 @@ impl Input {
     }
 }
 
-/// A picture as it came in. Nothing is decoded yet: that is work for the CPU pool.
+/// An image as it came in. Nothing is decoded yet: that is work for the CPU pool.
 #[derive(Debug, Clone)]
 pub enum ImageInput {
-    /// An encoded picture (PNG, JPEG, ...).
+    /// An encoded image (PNG, JPEG, ...).
     Encoded(Bytes),
     /// The same in base64: standard or URL-safe alphabet, padded or not.
     Base64 {
@@ -72,7 +72,7 @@ pub enum ImageInput {
     },
     /// An `http` or `https` URL, to be fetched where the server does that.
     Url(Box<str>),
-    /// A picture that a client prepared itself, of the size that the model reads.
+    /// An image that a client prepared itself, of the size that the model reads.
     Pixels(Pixels),
 }
 
@@ -122,7 +122,7 @@ impl ImageInput {
         }
     }
 
-    /// The encoded picture, base64 removed.
+    /// The encoded image, base64 removed.
     ///
     /// # Errors
     /// [`Code::InvalidRequest`] for text that is not base64; [`Code::FetchForbidden`] for a URL that nobody

@@ -26,9 +26,9 @@ use crate::{
 pub(super) struct ItemOptions {
     /// Whether a text that is too long is cut; otherwise it is refused.
     truncate: bool,
-    /// To which size pictures are resized.
+    /// To which size images are resized.
     size: TargetSize,
-    /// Whether an image may have several vectors, one behind the other.
+    /// Whether an image may have several concatenated vectors.
     several_vectors: bool,
 }
 
@@ -56,7 +56,7 @@ impl Engine {
         Ok(ItemOptions { truncate, size, several_vectors: false })
     }
 
-    /// To which size the pictures of a request are resized.
+    /// To which size the images of a request are resized.
     pub(super) fn image_size(
         &self,
         model: &Model,
@@ -65,7 +65,7 @@ impl Engine {
         let size = model.image.size;
         let Some(asked) = max_num_patches else { return Ok(size) };
         let Some(own) = size.max_num_patches() else {
-            let message = format!("the model `{}` reads pictures of one size only", model.name);
+            let message = format!("the model `{}` reads images of one size only", model.name);
             return Err(Error::invalid("max_num_patches", message));
         };
         let limit = own.max(u32::try_from(self.limits.max_num_patches).unwrap_or(u32::MAX));
@@ -94,7 +94,7 @@ impl Engine {
             }
             Input::TokenIds(ids) => self.embed_ids(model, &ids, context).await,
             Input::Image(ImageInput::Pixels(pixels)) => {
-                // No cache: a client that prepares its pictures knows which it has seen.
+                // No cache: a client that prepares its images knows which it has seen.
                 let answer = model.handle.embed_image(pixels, context.submit()).await;
                 let embedding = self.take_answer(context, answer)?;
                 Ok((embedding, Usage { images: 1, ..Usage::default() }))
@@ -107,7 +107,7 @@ impl Engine {
         }
     }
 
-    /// The encoded picture of an item, base64 removed, its header within the limits.
+    /// The encoded image of an item, base64 removed, its header within the limits.
     pub(super) async fn encoded(
         &self,
         image: ImageInput,
@@ -138,7 +138,7 @@ impl Engine {
         let identity = model.identity();
         let (limits, decoding) = (self.image_limits(), self.decoding);
         let decoder = Arc::clone(&self.decoder);
-        // Hashing before decoding: an equal picture in flight or in the cache costs no decode.
+        // Hashing before decoding: an equal image in flight or in the cache costs no decode.
         let hash = move || {
             let encoded = Encoded::read(image, &decoder, &limits)?;
             Ok((Key::image(&identity, &preprocessing(decoding, size), &encoded.bytes), encoded))
@@ -227,7 +227,7 @@ impl Engine {
     }
 }
 
-/// What a cached picture depends on besides its bytes and the model: the arithmetic, and its resolution where
+/// What a cached image depends on besides its bytes and the model: the arithmetic, and its resolution where
 /// requests may choose it.
 fn preprocessing(decoding: Decoding, size: TargetSize) -> Cow<'static, str> {
     match size.max_num_patches() {
@@ -236,7 +236,7 @@ fn preprocessing(decoding: Decoding, size: TargetSize) -> Cow<'static, str> {
     }
 }
 
-/// An encoded picture whose header is within the limits.
+/// An encoded image whose header is within the limits.
 pub(super) struct Encoded {
     bytes: Bytes,
     header: Header,

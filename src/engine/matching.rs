@@ -1,4 +1,4 @@
-//! Pairs that a matching head judges: it reads each text in the light of each image.
+//! Pairs that a matching head judges: it reads each text together with each image.
 
 use std::sync::Arc;
 

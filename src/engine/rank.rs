@@ -13,7 +13,7 @@ use crate::{embedding::Embedding, error::Error, model::Scorer};
 pub struct Side {
     /// Names the items in errors: `documents[3]`; a single query goes by the name alone.
     pub field: &'static str,
-    /// Texts and pictures.
+    /// Texts and images.
     pub inputs: Vec<Input>,
 }
 

@@ -13,9 +13,9 @@ use crate::{config::Limit, embedding::Embedding, error::Error, model::Scorer, re
 /// The image side of a comparison.
 #[derive(Debug, Clone)]
 pub enum ImageSide {
-    /// Pictures, embedded first.
+    /// Images, embedded first.
     Images(Vec<ImageInput>),
-    /// Stored embeddings of pictures; normalised before scoring.
+    /// Stored embeddings of images; normalised before scoring.
     Embeddings(Matrix),
 }
 
@@ -216,7 +216,7 @@ impl Engine {
                 Ok((stack(&rows, model.card.embedding_dim), usage))
             }
             Side::Given { rows: Matrix { dim, data, .. }, .. } => {
-                // A row may be several vectors, one behind the other.
+                // A row may be several concatenated vectors.
                 let vector = model.card.embedding_dim.min(dim).max(1);
                 Ok((Matrix { rows: data.len() / vector, dim: vector, data }, Usage::default()))
             }
@@ -255,7 +255,7 @@ fn vectors_of(model: &Model) -> usize {
     model.card.queries.map_or(1, |queries| queries.count)
 }
 
-/// Vectors side by side in one matrix. A row may be several, one behind the other.
+/// Vectors side by side in one matrix. A row may be several concatenated vectors.
 pub(super) fn stack(rows: &[Embedding], dim: usize) -> Matrix {
     let data: Vec<f32> = rows.iter().flat_map(|row| row.as_slice()).copied().collect();
     Matrix { rows: data.len() / dim.max(1), dim, data }

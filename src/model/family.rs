@@ -109,7 +109,7 @@ pub(super) struct Outline {
 pub(super) struct Towers {
     pub(super) vision: Option<Box<dyn Resident<Input = Pixels>>>,
     pub(super) text: Option<Box<dyn Resident<Input = Tokens>>>,
-    /// Reads texts in the light of an image, where the family does. It is loaded with `text`.
+    /// Reads texts together with an image, where the family does. It is loaded with `text`.
     pub(super) reader: Option<Box<dyn Resident<Input = ReaderRow>>>,
     /// Bytes of the vision tower's weights. What both towers share is among them.
     pub(super) vision_bytes: u64,

@@ -29,7 +29,7 @@ pub struct ResidentModel {
     pub vision: Box<dyn Resident<Input = Pixels>>,
     /// Embeds texts; none for stand-alone vision checkpoints.
     pub text: Option<Box<dyn Resident<Input = Tokens>>>,
-    /// Reads texts in the light of an image, where the model does.
+    /// Reads texts together with an image, where the model does.
     pub reader: Option<Box<dyn Resident<Input = ReaderRow>>>,
     /// Goes with `text`.
     pub tokenizer: Option<Arc<TextTokenizer>>,
@@ -271,7 +271,7 @@ pub struct PartLoaded {
     pub vision: Option<VisionTower>,
     /// Embeds texts.
     pub text: Option<TextTower>,
-    /// Reads texts in the light of an image.
+    /// Reads texts together with an image.
     pub reader: Option<Reader>,
     /// Identifies the files that they were read from.
     pub revision: String,

@@ -17,7 +17,7 @@ const TEXTS: [&str; 4] = [
      that is being repaired, half of it hidden by scaffolding and white sheets that move a little in the wind",
 ];
 
-/// Pictures: a smooth one, one of hard edges, one of noise.
+/// Images: a smooth one, one of hard edges, one of noise.
 const PICTURES: usize = 3;
 
 /// Rows for both towers.

@@ -1,4 +1,4 @@
-//! Towers that read texts in the light of an image: matching heads and caption decoders.
+//! Towers that read texts together with an image: matching heads and caption decoders.
 
 use std::{fmt, sync::Arc};
 
@@ -45,7 +45,7 @@ pub struct StepRow {
     pub before: Arc<CaptionMemory>,
     /// The newest id.
     pub id: u32,
-    /// Takes the decoder's memory with the newest id. It is written anew whenever the row is run again.
+    /// Takes the decoder's memory with the newest id. It is written again whenever the row is run again.
     pub memory: MemorySlot,
 }
 

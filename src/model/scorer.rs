@@ -16,7 +16,7 @@ pub enum Scorer {
         /// The checkpoint's `logit_scale`, before `exp`.
         logit_scale: f32,
     },
-    /// Each pair is judged by a head that reads the text in the light of the image: BLIP. No logit follows from a
+    /// Each pair is judged by a head that reads the text together with the image: BLIP. No logit follows from a
     /// cosine; a probability follows from the head's logit.
     Matching,
 }

@@ -104,7 +104,7 @@ impl Weights {
         self.parameters.get()
     }
 
-    /// Begins to count anew, for towers that are loaded once more.
+    /// Starts to count again, for towers that are loaded once more.
     pub(super) fn forget(&self) {
         self.taken.borrow_mut().clear();
         self.parameters.set(0);
@@ -193,7 +193,7 @@ impl<'w> Scope<'w> {
     }
 
     /// The same place, for layers that are made of bytes where the runtime says so: those that do most of the
-    /// work, and not those that read or give the one vector of a picture or a text, on which all errors tell.
+    /// work, and not those that read or give the one vector of an image or a text, on which all errors tell.
     pub(super) fn in_bytes(&self) -> Self {
         Self { in_bytes: self.runtime.bytes, ..self.clone() }
     }

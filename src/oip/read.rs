@@ -36,7 +36,7 @@ pub(super) fn sides(
             }
         };
         if side.replace((name, items)).is_some() {
-            return Err(Error::invalid(name, "the pictures, or the texts, are given twice"));
+            return Err(Error::invalid(name, "the images, or the texts, are given twice"));
         }
     }
     if pictures.is_none() && texts.is_none() {

@@ -80,7 +80,7 @@ pub(super) async fn captions(
     context: &Context,
 ) -> Result<Vec<String>, Error> {
     if !sides.texts.is_empty() {
-        return Err(Error::invalid(sides.text_name, "captions are of pictures alone"));
+        return Err(Error::invalid(sides.text_name, "only images have captions"));
     }
     let request = CaptionRequest {
         model: Some(model.name.clone()),

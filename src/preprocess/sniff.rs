@@ -1,7 +1,7 @@
 //! Names the kind of bytes that are not an image of a supported format, and says what to do.
 //!
 //! Clients send photos in formats of phones and cameras, error pages that a link led to, or pointers instead of
-//! files. The error names each of them, so that nobody has to guess.
+//! files. The error says which of them the file is.
 
 mod camera;
 mod media;

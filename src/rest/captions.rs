@@ -170,7 +170,7 @@ pub(super) struct CaptionsResponse {
     model: String,
     /// One per image, in the order of the request.
     captions: Vec<CaptionOrError>,
-    /// The tokens are those that were generated.
+    /// What the request used. Its tokens are those that the model generated.
     usage: Usage,
 }
 

@@ -212,7 +212,7 @@ impl FeaturesRequest {
             match input {
                 Input::Image(image) => images.push(image),
                 Input::Text(_) | Input::TokenIds(_) => {
-                    let message = "is a text; features are of pictures";
+                    let message = "is a text; only images have features";
                     errors.push(Error::invalid(format!("input[{index}]"), message));
                 }
                 Input::Unreadable(error) => errors.push(error),

@@ -13,9 +13,9 @@ use super::traces::{BatchSpan, Trace};
 /// A stage of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// From a picture's URL to its bytes, the wait for a turn included.
+    /// From an image's URL to its bytes, the wait for a turn included.
     Fetch,
-    /// Base64, picture decoding and resizing.
+    /// Base64, image decoding and resizing.
     Decode,
     /// Text to token ids.
     Tokenize,

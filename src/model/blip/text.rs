@@ -181,7 +181,7 @@ impl Blocks for Text {
     }
 }
 
-/// The matching head: a text is read in the light of an image, and its first token says whether they belong together.
+/// The matching head: a text is read together with an image, and its first token says whether they belong together.
 #[derive(Debug, Clone)]
 pub(super) struct Matcher {
     embeddings: Embeddings,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Mirrors transformers' [`Blip2VisionModel`], with the Q-Former and a projection behind it. The embedding of an image is
-/// a vector for each query, one behind the other.
+/// one vector for each query, concatenated.
 ///
 /// [`Blip2VisionModel`]: https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/models/blip_2/modeling_blip_2.py
 pub(super) type Vision = ImageTower<Embeddings, Head>;

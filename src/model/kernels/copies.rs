@@ -1,7 +1,7 @@
 //! What travels between the host and a device.
 //!
 //! On CUDA it travels beside the passes: each direction has a stream of its own and page-locked memory, so that the
-//! pictures of a batch go up and its embeddings come down while the device computes another.
+//! images of a batch go up and its embeddings come down while the device computes another.
 
 #[cfg(feature = "cuda")]
 mod streams;

@@ -37,7 +37,7 @@ pub(super) struct VisionConfig {
     pub(super) use_head: bool,
 }
 
-/// Which pictures a vision tower reads.
+/// Which images a vision tower reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resolution {
     /// Squares of one size.

@@ -13,9 +13,9 @@ use crate::preprocess::{Filter, Resample};
 /// A learnt vector for each place of a patch, with the patch projection's bias added in.
 #[derive(Debug, Clone)]
 pub(super) enum Positions {
-    /// One grid, for pictures of one size.
+    /// One grid, for images of one size.
     Fixed {
-        /// Pixels of a picture's side.
+        /// Pixels of an image's side.
         side: usize,
         /// `[1, patches, hidden_size]`
         values: Tensor,
@@ -54,9 +54,9 @@ impl Positions {
         })
     }
 
-    /// The positions of pictures with equally many patches.
+    /// The positions of images with equally many patches.
     ///
-    /// * returns `[pictures, patches, hidden_size]`, or `[1, ..]` where they are the same for all
+    /// * returns `[images, patches, hidden_size]`, or `[1, ..]` where they are the same for all
     pub(super) fn of(&self, grids: &[Grid]) -> Result<Tensor> {
         let stored = match self {
             Self::Fixed { values, .. } => return Ok(values.clone()),
@@ -125,7 +125,7 @@ impl StoredGrid {
 /// one come out wrong.
 ///
 /// Followed into a fault of its CPU kernel: where one column comes out and the number of rows changes, every
-/// row gets what belongs to the first. Pictures that tall hardly occur, and the reference's vectors of them are
+/// row gets what belongs to the first. Images that tall hardly occur, and the reference's vectors of them are
 /// computed that way.
 ///
 /// * `values`: `[from[0], from[1], width]`, row-major

@@ -49,7 +49,7 @@ pub(super) fn decode(file: &HeifFile<'_>, item: ItemId, size: Size) -> Result<Fr
 impl Frame {
     fn new(picture: Picture, size: Size) -> Result<Self, Fault> {
         if (picture.width(), picture.height()) != (size.width, size.height) {
-            return Err(Fault::Refused("its picture has another size than the file says"));
+            return Err(Fault::Refused("its image has another size than the file says"));
         }
         Ok(Self(picture))
     }
@@ -111,6 +111,6 @@ impl Samples for Frame {
 }
 
 fn failure(error: re_rav1d::dav1d::Error) -> Fault {
-    debug!(%error, "the decoder refuses an AV1 picture");
+    debug!(%error, "the decoder refuses an AV1 image");
     Fault::Damaged
 }

@@ -21,7 +21,7 @@ pub(super) fn decode(file: &HeifFile<'_>, item: ItemId, size: Size) -> Result<Fr
     let max_pixels = size.coded_pixels();
     let options = DecodeOptions { max_pixels, verify_hash: true, skip_loop_filters: false };
     let planes = decode_picture(&stream, options).map_err(|error| {
-        debug!(%error, "the decoder refuses an HEVC picture");
+        debug!(%error, "the decoder refuses an HEVC image");
         match error {
             heifer_hevc_dec::Error::UnexpectedEof => Fault::EndsEarly,
             heifer_hevc_dec::Error::Unimplemented(_) => {
@@ -31,7 +31,7 @@ pub(super) fn decode(file: &HeifFile<'_>, item: ItemId, size: Size) -> Result<Fr
         }
     })?;
     if (planes.widths[0], planes.heights[0]) != (size.width, size.height) {
-        return Err(Fault::Refused("its picture has another size than the file says"));
+        return Err(Fault::Refused("its image has another size than the file says"));
     }
     if planes.bit_depth[0] != planes.bit_depth[1] && planes.widths[1] != 0 {
         return Err(Fault::Refused("its luma and chroma differ in depth"));

@@ -118,7 +118,7 @@ pub(super) fn check_boxes(bytes: &[u8]) -> Result<(), Fault> {
     let Some(meta) = find(bytes, b"meta")? else {
         return Err(Fault::Refused("it has no still image"));
     };
-    let too_much = Fault::Refused("it describes too many pictures");
+    let too_much = Fault::Refused("it describes too many images");
     if meta.len() > MAX_META_BYTES {
         return Err(too_much);
     }
@@ -342,7 +342,7 @@ fn shown(file: &HeifFile<'_>, item: &Item, size: Size) -> Result<(Area, Orientat
 /// The first pixel and the length of a cropped side, from a length and the distance of its middle from the
 /// side's middle, both fractions.
 fn aperture(side: u32, length: (u32, u32), offset: (i32, u32)) -> Result<(u32, u32), Fault> {
-    let refused = Fault::Refused("its crop is not in whole pixels within the picture");
+    let refused = Fault::Refused("its crop is not in whole pixels within the image");
     let crop = || {
         let length_in_pixels = length.0.checked_div(length.1)?;
         if length_in_pixels == 0 || !length.0.is_multiple_of(length.1) || offset.1 == 0 {

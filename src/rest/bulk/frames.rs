@@ -128,7 +128,7 @@ pub(super) fn read(
         Frame::Whole { id, kind: IMAGE, payload } => {
             (id, Input::Image(ImageInput::Encoded(payload)))
         }
-        Frame::Whole { id, .. } => (id, invalid("the kind must be 1 (text) or 2 (picture)")),
+        Frame::Whole { id, .. } => (id, invalid("the kind must be 1 (text) or 2 (image)")),
         Frame::TooLong { id, max } => {
             let message = format!("the payload has more than {max} bytes");
             (id, unreadable(Code::PayloadTooLarge, message))

@@ -156,17 +156,16 @@ fn single(mut content: Vec<Item>) -> Result<Input, Error> {
 fn unsupported(kind: Option<&str>) -> Error {
     let message = match kind {
         Some(kind) if !matches!(kind, "text" | "image" | "image_url" | "image_base64") => {
-            "only texts and pictures are embedded here".to_owned()
+            "only texts and images are embedded here".to_owned()
         }
-        _ => "an item holds a text or a picture".to_owned(),
+        _ => "an item holds a text or an image".to_owned(),
     };
     Error::new(crate::error::Code::InvalidRequest, message)
 }
 
 /// The error for several parts in one item.
 pub(in crate::rest) fn mixed() -> Error {
-    let message =
-        "an item is one text or one picture: this model has no vector for several together";
+    let message = "an item is one text or one image: this model has no vector for several together";
     Error::new(crate::error::Code::InvalidRequest, message)
 }
 
@@ -221,7 +220,7 @@ impl<'de> Visitor<'de> for ItemVisitor {
     type Value = Item;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or an object with a text or a picture")
+        f.write_str("a string or an object with a text or an image")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Item, E> {
@@ -278,7 +277,7 @@ impl<'de> Visitor<'de> for ItemsVisitor {
     type Value = Items;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, an object with a text or a picture, or an array of them")
+        f.write_str("a string, an object with a text or an image, or an array of them")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Items, E> {

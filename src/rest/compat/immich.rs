@@ -105,7 +105,7 @@ fn read(form: Form) -> Result<Asked, Error> {
         (Clip::Textual(entry), None, Some(text)) => {
             Ok(Asked { model: entry.model_name, input: Input::Text(text), field: "text" })
         }
-        (Clip::Visual(_), ..) => Err(Error::invalid("image", "`visual` needs a picture")),
+        (Clip::Visual(_), ..) => Err(Error::invalid("image", "`visual` needs an image")),
         (Clip::Textual(_), ..) => Err(Error::invalid("text", "`textual` needs a text")),
     }
 }

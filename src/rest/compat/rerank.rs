@@ -189,7 +189,7 @@ impl Query {
         let documents = content::resolve_all(self.field, self.documents)?;
         let pictures = documents.iter().filter(|input| matches!(input, Input::Image(_))).count();
         if pictures != 0 && pictures != documents.len() {
-            let message = "must be all texts or all pictures: their scores cannot be compared";
+            let message = "must be all texts or all images: their scores cannot be compared";
             return Err(Error::invalid(self.field, message));
         }
         Ok(RankRequest {

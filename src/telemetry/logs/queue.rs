@@ -1,7 +1,7 @@
 //! Lines on their way to a writer that may be slow.
 //!
-//! Whoever reads the log may stop to, and a write would then hold up whatever had something to say. So lines wait in
-//! a queue that is bounded in lines and in bytes, a thread writes them, and what finds no room is dropped and counted.
+//! The reader of the log may stop reading, and a write would then block the thread that logs. So lines wait in a queue
+//! that is bounded in lines and in bytes, one thread writes them, and lines that do not fit are dropped and counted.
 
 use std::{
     io,

@@ -187,7 +187,7 @@ async fn a_model_of_one_size_refuses_the_option() {
         body["max_num_patches"] = json!(256);
         let answer = app.post(path, body).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.text);
-        assert!(answer.text.contains("reads pictures of one size only"), "{}", answer.text);
+        assert!(answer.text.contains("reads images of one size only"), "{}", answer.text);
         assert!(answer.text.contains("\"max_num_patches\""), "{}", answer.text);
     }
     let null = json!({"input": "red", "max_num_patches": null});
