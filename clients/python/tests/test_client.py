@@ -310,7 +310,7 @@ def test_what_the_server_refuses_is_named(server):
 def test_the_examples_of_the_readme_run(server, tmp_path):
     readme = (ROOT / "clients" / "python" / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     printed = []
     (tmp_path / "cat.png").write_bytes(CAT.read_bytes())
     (tmp_path / "zz.png").write_bytes(b"no image")
@@ -321,4 +321,5 @@ def test_the_examples_of_the_readme_run(server, tmp_path):
         assert ran.returncode == 0, ran.stderr
         printed.append(ran.stdout)
     assert "zz.png undecodable_image" in printed[1] and "(1, " in printed[1]
-    assert "['cat.png']" in printed[2] and "(64, 192) (8, 8)" in printed[3]
+    assert "['cat.png']" in printed[2] and "1 images" in printed[3]
+    assert "(64, 192) (8, 8)" in printed[4]

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union
@@ -14,12 +14,17 @@ from typing import Any, Union
 import numpy as np
 
 from ._answers import ModelInfo, Row
+from ._errors import ServerError, SiglipError
+from ._retry import RETRIED, Retries
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl")
 """Names of files that are taken for images."""
 
 Progress = Union[bool, Callable[[int, int, int], None]]
 """Whether progress goes to standard error, or what is called with the numbers done, in all, and failed."""
+
+STREAM_ENDED = 200
+"""The status of a stream that the server ended before it had read all rows, because it drains or its worker broke."""
 
 ROWS, VALUES, ABOUT = "rows.jsonl", "rows.f32", "about.json"
 FIELDS = ("name", "revision", "preprocessing_version", "dtype", "dimension", "text_normalization", "max_num_patches")
@@ -49,6 +54,11 @@ def about(models: list[ModelInfo], wanted: str | None, options: dict[str, Any]) 
     if model is None:
         raise ValueError(f"the server has no model {wanted!r}")
     return {name: model.raw.get(name) for name in FIELDS} | {"options": options}
+
+
+def options(dimensions: int | None, normalized: bool, max_num_patches: int | None) -> dict[str, Any]:
+    """The options of a run that vectors depend on."""
+    return {"dimensions": dimensions, "normalized": normalized, "max_num_patches": max_num_patches}
 
 
 def files(folder: Path, recursive: bool, suffixes: Iterable[str]) -> list[Path]:
@@ -140,26 +150,67 @@ class Store:
         return Folder(names, vectors, self._about, failures)
 
 
-def run(folder: Path, store: Store, paths: list[Path], rows: Callable[[list[Path]], Iterator[Row]], progress: Progress) -> Folder:
-    """Embeds what is missing, and keeps each vector at once."""
-    missing = store.missing(folder, paths)
-    failures: dict[str, str] = {}
-    say = _printer() if progress is True else progress
-    done = len(paths) - len(missing)
-    try:
-        for row in rows(missing):
-            path = Path(str(row.item))
-            if row.vector is not None:
-                store.add(folder, path, row.vector)
-            elif row.failure is not None:
-                failures[_name(folder, path)] = row.failure.message
-            done += 1
-            if say:
-                say(done, len(paths), len(failures))
-    except BaseException:
-        store.close()
-        raise
-    return store.finished(folder, paths, failures)
+class Work:
+    """The files of a folder that have no vector yet, and what came of them. It sends nothing itself.
+
+    Args:
+        folder: where the images are.
+        store: where their vectors go.
+        paths: the images.
+        progress: see `Progress`.
+    """
+
+    def __init__(self, folder: Path, store: Store, paths: list[Path], progress: Progress) -> None:
+        self._folder = folder
+        self._store = store
+        self._paths = paths
+        self._failures: dict[str, str] = {}
+        self._say = _printer() if progress is True else progress
+        self._done = len(paths) - len(store.missing(folder, paths))
+
+    def missing(self) -> list[Path]:
+        """The files that are still to be sent: after a stream that broke off, those without an outcome."""
+        return [path for path in self._store.missing(self._folder, self._paths) if self._called(path) not in self._failures]
+
+    def take(self, row: Row) -> None:
+        """Keeps the outcome of a file."""
+        path = Path(str(row.item))
+        if row.vector is not None:
+            self._store.add(self._folder, path, row.vector)
+        elif row.failure is not None:
+            self._failures[self._called(path)] = row.failure.message
+        self._done += 1
+        if self._say:
+            self._say(self._done, len(self._paths), len(self._failures))
+
+    def finished(self) -> Folder:
+        """Writes the vectors of all files."""
+        return self._store.finished(self._folder, self._paths, self._failures)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _called(self, path: Path) -> str:
+        return _name(self._folder, path)
+
+
+class Tries:
+    """How often a stream that broke off is opened again: as often as a request is sent again, counted from the last
+    row that came."""
+
+    def __init__(self, max_retries: int, timeout: float) -> None:
+        self._limits = (max_retries, timeout)
+        self.moved()
+
+    def moved(self) -> None:
+        """A row came."""
+        self._retries = Retries(*self._limits)
+
+    def pause(self, error: SiglipError) -> float | None:
+        """Seconds until the next try; None if there is none."""
+        if isinstance(error, ServerError) and error.status not in (STREAM_ENDED, *RETRIED):
+            return None
+        return self._retries.pause(None)
 
 
 def load_vectors(place: str | os.PathLike[str]) -> Folder:

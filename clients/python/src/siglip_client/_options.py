@@ -32,6 +32,11 @@ def headers(api_key: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 
+def authorization(headers: httpx.Headers) -> dict[str, str]:
+    """The header with the key, where there is a key."""
+    return {"authorization": headers["authorization"]} if "authorization" in headers else {}
+
+
 def sizer(batch_items: int | None, batch_bytes: int | None) -> Sizer:
     """How requests are cut: by measured speed, within what the caller and the server allow."""
     return Sizer(batch_items or MAX_ITEMS, batch_bytes or MAX_BYTES)

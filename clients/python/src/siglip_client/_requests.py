@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Union
 
@@ -25,22 +26,39 @@ def is_one(items: Any) -> bool:
     return isinstance(items, (str, bytes, bytearray, os.PathLike))
 
 
-def items(given: Iterable[Item]) -> Iterator[Item]:
-    """The items, once it is clear what each of them is.
+def item(one: Any) -> Item:
+    """The item, once it is clear what it is.
 
     Raises:
         TypeError: for a text that is the path of a file, and for what is neither a text nor an image.
     """
+    if isinstance(one, str):
+        if _is_file(one):
+            raise TypeError(
+                f"{one!r} is a file. For the image in it use embed_images([...]) or pathlib.Path({one!r}); "
+                "for these very words use embed_texts([...])"
+            )
+    elif not is_one(one):
+        raise TypeError(f"an item is a str, bytes or a path, not {type(one).__name__}")
+    return one  # type: ignore[no-any-return]
+
+
+def items(given: Iterable[Item]) -> Iterator[Item]:
+    """The items, each checked when it is read; see `item`."""
     for one in given:
-        if isinstance(one, str):
-            if _is_file(one):
-                raise TypeError(
-                    f"{one!r} is a file. For the image in it use embed_images([...]) or pathlib.Path({one!r}); "
-                    "for these very words use embed_texts([...])"
-                )
-        elif not is_one(one):
-            raise TypeError(f"an item is a str, bytes or a path, not {type(one).__name__}")
-        yield one
+        yield item(one)
+
+
+async def items_as_they_come(given: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:
+    """The items of an iterable of either kind, each checked when it is read; see `item`."""
+    if isinstance(given, AsyncIterable):
+        async for one in given:
+            yield item(one)
+    else:
+        for one in given:
+            yield item(one)
+            # An iterable that never waits would otherwise keep other tasks from their turn.
+            await asyncio.sleep(0)
 
 
 def texts(given: Iterable[str]) -> Iterator[str]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from types import TracebackType
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import httpx
 import numpy as np
 
-from . import _answers, _errors, _options, _requests
+from . import _answers, _errors, _folder, _options, _requests
 from ._answers import Caption, Embedded, Embeddings, Features, Label, ModelInfo, Row, Similarity
-from ._errors import ConnectionFailed, Places, TimedOut
+from ._bulk_async import AsyncStream
+from ._connection import AsyncConnection
+from ._errors import SiglipError, TimedOut
+from ._folder import Folder, Progress
 from ._options import OnError
 from ._requests import Image, Item
-from ._retry import Retries
 from ._run import Batch, Run
 
 
-class AsyncClient:
+class AsyncClient(AsyncConnection):
     """Talks to one server; close it, or use it in an `async with`.
 
     Args:
@@ -40,33 +44,6 @@ class AsyncClient:
     Raises:
         ValueError: for a `base_url` that is no HTTP URL.
     """
-
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        api_key: str | None = None,
-        model: str | None = None,
-        timeout: float = 60.0,
-        max_retries: int = 5,
-        retry_timeout: float = 60.0,
-        batch_items: int | None = None,
-        batch_bytes: int | None = None,
-        concurrency: int = 4,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=_options.base(base_url),
-            headers=_options.headers(api_key),
-            timeout=timeout,
-            transport=transport,
-        )
-        self._model = model
-        self._retries = (max_retries, retry_timeout)
-        self._sizer = _options.sizer(batch_items, batch_bytes)
-        self._limits_known = False
-        self._concurrency = concurrency
-        self._slots = asyncio.Semaphore(concurrency)
 
     @overload
     async def embed(
@@ -258,31 +235,76 @@ class AsyncClient:
         body = {"images": sent} | _requests.given(model=self._model, prompt=prompt, **options)
         return _answers.captions(await self._post("/v1/captions", body))
 
+    async def embed_folder(
+        self,
+        folder: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        recursive: bool = True,
+        suffixes: Iterable[str] = _folder.SUFFIXES,
+        progress: Progress = False,
+        dimensions: int | None = None,
+        normalized: bool = True,
+        max_num_patches: int | None = None,
+    ) -> Folder:
+        """Embeds the images of a folder, and keeps the vectors in the folder `out` as they come.
+
+        A second call sends only files that are new or changed, so a run that broke off goes on where it was. Both
+        clients write the same files. A stream that breaks off is opened again, with the files that have no vector yet.
+
+        Args:
+            progress: True for a line on standard error, or what is called with the numbers done, in all and failed.
+
+        Raises:
+            ValueError: where `out` has vectors of another model, revision or preparation.
+            ServerError: where the server refused the stream.
+            ConnectionFailed: if the server cannot be reached, or broke off too often; vectors that came are kept.
+        """
+        options = _folder.options(dimensions, normalized, max_num_patches)
+        paths = await asyncio.to_thread(_folder.files, Path(folder), recursive, suffixes)
+        made_by = _folder.about(await self.models(), self._model, options)
+        store = await asyncio.to_thread(_folder.Store, Path(out), made_by)
+        tries = _folder.Tries(*self._retries)
+        with contextlib.closing(_folder.Work(Path(folder), store, paths, progress)) as work:
+            while missing := await asyncio.to_thread(work.missing):
+                try:
+                    async with contextlib.aclosing(self.embed_bulk(missing, **options)) as rows:
+                        async for row in rows:
+                            work.take(row)
+                            tries.moved()
+                except SiglipError as error:
+                    if (pause := tries.pause(error)) is None:
+                        raise
+                    await asyncio.sleep(pause)
+            return await asyncio.to_thread(work.finished)
+
+    async def embed_bulk(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        *,
+        dimensions: int | None = None,
+        normalized: bool = True,
+        truncate: bool | None = None,
+        max_num_patches: int | None = None,
+    ) -> AsyncGenerator[Row, None]:
+        """Embeds a stream of items in one request to the bulk route, without an end and in constant memory.
+
+        Rows come in the order of the items, but for files that cannot be read. The server gives bulk rows what
+        interactive requests leave free. Items may come from an asynchronous iterable too.
+
+        Raises:
+            ServerError: where the stream was refused, or ended by the server.
+            ConnectionFailed: where it broke off; rows that were given are whole.
+        """
+        options = _options.embedding(self._model, dimensions, normalized, truncate, max_num_patches)
+        stream = AsyncStream(str(self._http.base_url), self._authorization(), options, self._timeout)
+        async with contextlib.aclosing(stream.rows(_requests.items_as_they_come(items))) as rows:
+            async for row in rows:
+                yield row
+
     async def models(self) -> list[ModelInfo]:
         """The models that are loaded, the default first."""
         return _answers.models(_errors.check(await self._send("GET", "/info")))
-
-    async def is_ready(self) -> bool:
-        """Whether the server wants traffic; False where it cannot be reached. Not tried again: the answer is for now."""
-        try:
-            return (await self._http.get("/health/ready")).is_success
-        except httpx.TransportError:
-            return False
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        await self._http.aclose()
-
-    async def __aenter__(self) -> AsyncClient:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def _plain(self) -> dict[str, Any]:
         return _options.embedding(self._model, None, True, None, None)
@@ -329,33 +351,3 @@ class AsyncClient:
             return []
         answer = _errors.check(response, batch.places)
         return run.rows(batch, answer, time.monotonic() - start)
-
-    async def _learn_limits(self) -> None:
-        """Asks once what the server allows; without an answer the defaults hold."""
-        if not self._limits_known:
-            self._limits_known = True
-            try:
-                self._sizer.limit(_options.limits(await self._http.get("/info")))
-            except httpx.TransportError:
-                # The request itself will say so.
-                self._limits_known = False
-
-    async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        return _errors.check(await self._send("POST", path, body), Places())
-
-    async def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        retries = Retries(*self._retries)
-        while True:
-            try:
-                response = await self._http.request(method, path, json=body)
-            except httpx.ReadTimeout as error:
-                raise TimedOut(f"{self._http.base_url} sent no response in time") from error
-            except httpx.TransportError as error:
-                pause = retries.pause(None)
-                if pause is None:
-                    raise ConnectionFailed(f"{self._http.base_url} could not be reached: {error}") from error
-            else:
-                pause = None if response.is_success else retries.pause(response)
-                if pause is None:
-                    return response
-            await asyncio.sleep(pause)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, overload
 
 import httpx
@@ -16,15 +15,15 @@ import numpy as np
 from . import _answers, _errors, _folder, _options, _requests
 from ._answers import Caption, Embedded, Embeddings, Features, Label, ModelInfo, Row, Similarity
 from ._bulk import Stream
-from ._errors import ConnectionFailed, Places, TimedOut
+from ._connection import Connection
+from ._errors import SiglipError, TimedOut
 from ._folder import Folder, Progress
 from ._options import OnError
 from ._requests import Image, Item
-from ._retry import Retries
 from ._run import Batch, Run
 
 
-class Client:
+class Client(Connection):
     """Talks to one server; close it, or use it in a `with`.
 
     Args:
@@ -43,31 +42,6 @@ class Client:
     Raises:
         ValueError: for a `base_url` that is no HTTP URL.
     """
-
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        api_key: str | None = None,
-        model: str | None = None,
-        timeout: float = 60.0,
-        max_retries: int = 5,
-        retry_timeout: float = 60.0,
-        batch_items: int | None = None,
-        batch_bytes: int | None = None,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        self._http = httpx.Client(
-            base_url=_options.base(base_url),
-            headers=_options.headers(api_key),
-            timeout=timeout,
-            transport=transport,
-        )
-        self._model = model
-        self._timeout = timeout
-        self._retries = (max_retries, retry_timeout)
-        self._sizer = _options.sizer(batch_items, batch_bytes)
-        self._limits_known = False
 
     @overload
     def embed(
@@ -272,18 +246,32 @@ class Client:
 
         A second call sends only files that are new or changed, so a run that broke off goes on where it was.
 
+        Files go over the bulk route. A stream that breaks off is opened again, with the files that have no vector yet.
+
         Args:
             progress: True for a line on standard error, or what is called with the numbers done, in all and failed.
 
         Raises:
             ValueError: where `out` has vectors of another model, revision or preparation.
-            ConnectionFailed: if the server cannot be reached.
+            ServerError: where the server refused the stream.
+            ConnectionFailed: if the server cannot be reached, or broke off too often; vectors that came are kept.
         """
-        options = {"dimensions": dimensions, "normalized": normalized, "max_num_patches": max_num_patches}
+        options = _folder.options(dimensions, normalized, max_num_patches)
         paths = _folder.files(Path(folder), recursive, suffixes)
         store = _folder.Store(Path(out), _folder.about(self.models(), self._model, options))
-        rows = functools.partial(self.embed_each, **options)  # type: ignore[arg-type]
-        return _folder.run(Path(folder), store, paths, rows, progress)
+        tries = _folder.Tries(*self._retries)
+        with contextlib.closing(_folder.Work(Path(folder), store, paths, progress)) as work:
+            while missing := work.missing():
+                try:
+                    with contextlib.closing(self.embed_bulk(missing, **options)) as rows:
+                        for row in rows:
+                            work.take(row)
+                            tries.moved()
+                except SiglipError as error:
+                    if (pause := tries.pause(error)) is None:
+                        raise
+                    time.sleep(pause)
+            return work.finished()
 
     def embed_bulk(
         self,
@@ -293,11 +281,12 @@ class Client:
         normalized: bool = True,
         truncate: bool | None = None,
         max_num_patches: int | None = None,
-    ) -> Iterator[Row]:
+    ) -> Generator[Row, None, None]:
         """Embeds a stream of items in one request to the bulk route, without an end and in constant memory.
 
-        Rows come in the order of the items, but for files that cannot be read. The server gives bulk rows what interactive requests leave free. Over
-        `https` it works as `embed_each` does, since one TLS connection cannot be used by two threads.
+        Rows come in the order of the items, but for files that cannot be read. The server gives bulk rows what
+        interactive requests leave free. Over `https` it works as `embed_each` does, since one TLS connection cannot be
+        used by two threads; `AsyncClient` has no such exception.
 
         Raises:
             ServerError: where the stream was refused, or ended by the server.
@@ -308,34 +297,11 @@ class Client:
         if self._http.base_url.scheme == "https":
             yield from self._each(given, options, by_item=True)
             return
-        headers = {"authorization": self._http.headers["authorization"]} if "authorization" in self._http.headers else {}
-        yield from Stream(str(self._http.base_url), headers, options, self._timeout).rows(given)
+        yield from Stream(str(self._http.base_url), self._authorization(), options, self._timeout).rows(given)
 
     def models(self) -> list[ModelInfo]:
         """The models that are loaded, the default first."""
         return _answers.models(_errors.check(self._send("GET", "/info")))
-
-    def is_ready(self) -> bool:
-        """Whether the server wants traffic; False where it cannot be reached. Not tried again: the answer is for now."""
-        try:
-            return (self._http.get("/health/ready")).is_success
-        except httpx.TransportError:
-            return False
-
-    def close(self) -> None:
-        """Closes the connections."""
-        self._http.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _plain(self) -> dict[str, Any]:
         return _options.embedding(self._model, None, True, None, None)
@@ -368,33 +334,3 @@ class Client:
             return []
         answer = _errors.check(response, batch.places)
         return run.rows(batch, answer, time.monotonic() - start)
-
-    def _learn_limits(self) -> None:
-        """Asks once what the server allows; without an answer the defaults hold."""
-        if not self._limits_known:
-            self._limits_known = True
-            try:
-                self._sizer.limit(_options.limits(self._http.get("/info")))
-            except httpx.TransportError:
-                # The request itself will say so.
-                self._limits_known = False
-
-    def _post(self, path: str, body: dict[str, Any]) -> Any:
-        return _errors.check(self._send("POST", path, body), Places())
-
-    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        retries = Retries(*self._retries)
-        while True:
-            try:
-                response = self._http.request(method, path, json=body)
-            except httpx.ReadTimeout as error:
-                raise TimedOut(f"{self._http.base_url} sent no response in time") from error
-            except httpx.TransportError as error:
-                pause = retries.pause(None)
-                if pause is None:
-                    raise ConnectionFailed(f"{self._http.base_url} could not be reached: {error}") from error
-            else:
-                pause = None if response.is_success else retries.pause(response)
-                if pause is None:
-                    return response
-            time.sleep(pause)
