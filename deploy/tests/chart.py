@@ -12,6 +12,8 @@ from common import BINARY, DEPLOY, OUT, check, run
 CHART = DEPLOY / "helm" / "siglip-server"
 HELM = OUT / "venv" / "bin" / "helm"
 MANIFESTS = {name: CHART / "ci" / f"{name}.yaml" for name in ("demo", "hub-model", "gpu", "keda")}
+# Values that are checked and rendered into no manifest.
+OTHERS = {name: CHART / "ci" / f"{name}.yaml" for name in ("everything", "lazy")}
 RENDERED = "# Rendered from the chart by deploy/tests/chart --write. Change the chart, not this file.\n"
 # Custom resources, with a field whose type the schema of their operator holds. Those schemas allow unknown fields.
 CUSTOM = {"ScaledObject": "triggers", "PodMonitor": "podMetricsEndpoints", "PrometheusRule": "groups"}
@@ -25,6 +27,11 @@ REFUSED = [
     (["replica=3"], "replica"),
     (["model.dtype=float32"], "dtype"),
     (["settings.SIGLIP-THREADS=2"], "settings"),
+    (["model.load=later"], "load"),
+    (["model.idle=10"], "idle"),
+    (["traces.sample=2"], "sample"),
+    (["traces.endpoint=collector:4317"], "endpoint"),
+    (["admin.enabled=false", "auth.keysSecret=a", "monitoring.podMonitor=true"], "admin.enabled"),
 ]
 
 
@@ -95,6 +102,19 @@ def known_to_the_server(name, objects):
         check(spec["terminationGracePeriodSeconds"] > sum(drain), f"{name}: the kill comes after the drain")
 
 
+def options_reach_the_pod(name, objects):
+    """What the values of `lazy` turn on, in the pod and in the policy around it."""
+    found = {it["kind"]: it for it in objects}
+    env = dict(options_of(found["Deployment"]))
+    check(env["SIGLIP_MODEL_LOAD"] == "lazy" and env["SIGLIP_MODEL_IDLE"] == "10m", f"{name}: models come and go")
+    check(env["SIGLIP_TRACE_SAMPLE"] == "0.05" and "SIGLIP_ADMIN_LISTEN" not in env, f"{name}: traces, and one port")
+    egress = [port["port"] for rule in found["NetworkPolicy"]["spec"]["egress"] for port in rule["ports"]]
+    check(4318 in egress, f"{name}: the policy lets traces out")
+    [container] = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+    check(container["readinessProbe"]["httpGet"]["port"] == "http", f"{name}: probes ask the port for requests")
+    check(found["PodMonitor"]["spec"]["podMetricsEndpoints"][0]["port"] == "http", f"{name}: so does the monitoring")
+
+
 def main():
     run([HELM, "lint", CHART, "--strict"])
     check(True, "helm lint finds nothing")
@@ -103,7 +123,7 @@ def main():
     if "--write" in sys.argv:
         copy.write_text(rules)
     check(copy.read_text() == rules, "the chart has the rules of deploy/prometheus")
-    for name, values in {"defaults": None, **MANIFESTS, "everything": CHART / "ci" / "everything.yaml"}.items():
+    for name, values in {"defaults": None, **MANIFESTS, **OTHERS}.items():
         text = rendered(values)
         objects = validate(name, text)
         known_to_the_server(name, objects)
@@ -113,6 +133,8 @@ def main():
             if "--write" in sys.argv:
                 path.write_text(text)
             check(path.exists() and path.read_text() == text, f"deploy/kubernetes/{name}.yaml is what the chart renders")
+        if name == "lazy":
+            options_reach_the_pod(name, objects)
         if name == "keda":
             schemas_find_faults(objects)
     for settings, word in REFUSED:

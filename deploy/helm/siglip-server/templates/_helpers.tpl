@@ -47,3 +47,15 @@ metadata:
   name: {{ include "siglip.name" . }}
   labels: {{- include "siglip.labels" . | nindent 4 }}
 {{- end }}
+
+{{/* The port of probes and metrics. */}}
+{{- define "siglip.adminPort" -}}
+{{- ternary "admin" "http" .Values.admin.enabled }}
+{{- end }}
+
+{{/* The port of the collector of traces: the one in its address, or that of its scheme. */}}
+{{- define "siglip.tracePort" -}}
+{{- $host := (urlParse .Values.traces.endpoint).host }}
+{{- $port := regexFind ":[0-9]+$" $host | trimPrefix ":" }}
+{{- $port | default (ternary "443" "80" (hasPrefix "https:" .Values.traces.endpoint)) }}
+{{- end }}
