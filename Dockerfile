@@ -3,6 +3,14 @@
 #
 #   docker build --build-arg SIGLIP_BUILD_COMMIT="$(git rev-parse --short=12 HEAD)" -t siglip-server .
 #   docker run --rm --read-only --cap-drop ALL -p 127.0.0.1:8080:8080 siglip-server
+#
+# With a model of yours inside, from a folder in Hugging Face layout, so that a start needs neither a network nor a volume:
+#
+#   docker build --target baked --build-context model=/models/siglip-base --build-arg MODEL_NAME=siglip-base -t siglip-base .
+#
+# With a binary that is built already (`bin/out/siglip-server`, `bin/etc/ssl/certs/ca-certificates.crt`), without a compiler:
+#
+#   docker build --build-context build=bin -t siglip-server .
 
 # The compiler that Cargo.toml asks for, on the distribution of the final image: one libc on both sides.
 FROM docker.io/library/rust:1.95-bookworm AS build
@@ -25,7 +33,10 @@ RUN --mount=type=cache,id=siglip-cargo-registry,target=/usr/local/cargo/registry
         --bin siglip-server \
     && install -D target/release/siglip-server /out/siglip-server
 
-FROM docker.io/library/debian:bookworm-slim
+# Stands in for the folder of `--build-context model=FOLDER`.
+FROM scratch AS model
+
+FROM docker.io/library/debian:bookworm-slim AS server
 ARG SIGLIP_BUILD_COMMIT=""
 ARG VERSION=""
 LABEL org.opencontainers.image.title="siglip-server" \
@@ -51,3 +62,12 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
 # Begins a drain: readiness turns red, accepted work finishes.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/siglip-server"]
+
+FROM server AS baked
+# The name that requests use.
+ARG MODEL_NAME=model
+COPY --from=model --chown=0:0 . /model
+ENV SIGLIP_MODEL=${MODEL_NAME}=/model HF_HUB_OFFLINE=1
+
+# What is built without `--target`.
+FROM server
