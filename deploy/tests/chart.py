@@ -27,6 +27,7 @@ REFUSED = [
     (["replica=3"], "replica"),
     (["model.dtype=float32"], "dtype"),
     (["settings.SIGLIP-THREADS=2"], "settings"),
+    (["rollout.maxSurge=ten"], "maxSurge"),
     (["model.load=later"], "load"),
     (["model.idle=10"], "idle"),
     (["traces.sample=2"], "sample"),

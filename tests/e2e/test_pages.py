@@ -23,6 +23,7 @@ ANY = ("…", "...")
 PAGES = [
     "README.md",
     "README.ko.md",
+    "docs/capacity.md",
     "docs/choose-a-model.md",
     "docs/coming-from.md",
     "docs/command-line.md",
@@ -43,6 +44,7 @@ REACHABLE = ["README.md", "clients", "docs", "examples", "models", "tests", "too
 NOT_RUN = {
     "README.md": ["needs Docker", "starts the server", "needs the network"],
     "README.ko.md": ["needs Docker", "starts the server"],
+    "docs/capacity.md": ["takes minutes"],
     "docs/choose-a-model.md": ["needs the network"],
     "docs/coming-from.md": ["needs a published checkpoint", "needs a published checkpoint", "needs an infinity server"],
     "docs/compare.md": ["needs the network"],
@@ -120,7 +122,7 @@ def check_page(server, page, tmp_path):
             real = json.loads(done.stdout)
             assert agrees(printed, real), json.dumps(real, ensure_ascii=False, indent=1)
         ran += 1
-    assert ran or page in ("docs/compare.md", "docs/recipes/README.md")
+    assert ran or page in ("docs/capacity.md", "docs/compare.md", "docs/recipes/README.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -130,6 +132,12 @@ def test_what_is_left_out_is_listed(page):
 
 def test_the_table_of_models_is_fresh():
     subprocess.run([sys.executable, ROOT / "tools" / "model_table.py"], check=True)
+
+
+def test_the_curves_of_capacity_are_fresh(tmp_path):
+    subprocess.run(["bash", ROOT / "docs" / "capacity" / "draw", tmp_path], check=True)
+    for name in ("batches.svg", "types.svg"):
+        assert (tmp_path / name).read_text() == (ROOT / "docs" / "capacity" / name).read_text(), "bash docs/capacity/draw"
 
 
 def test_parameters_are_counted_as_the_server_counts_them(server):

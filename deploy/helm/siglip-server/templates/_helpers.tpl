@@ -59,3 +59,9 @@ metadata:
 {{- $port := regexFind ":[0-9]+$" $host | trimPrefix ":" }}
 {{- $port | default (ternary "443" "80" (hasPrefix "https:" .Values.traces.endpoint)) }}
 {{- end }}
+
+{{/* A number or a percentage, or the default for an empty text. 0 is a value. */}}
+{{- define "siglip.orDefault" -}}
+{{- $given := toString (index . 0) }}
+{{- if eq $given "" }}{{ index . 1 }}{{ else if hasSuffix "%" $given }}{{ $given | quote }}{{ else }}{{ $given }}{{ end }}
+{{- end }}
