@@ -17,6 +17,7 @@ pub use self::describe::{
 #[cfg(debug_assertions)]
 use crate::preprocess::ImageSpec;
 use crate::{
+    config::MatchingToken,
     engine::{Context, EmbedRequest, Engine, Input, Matrix, ScoreKind},
     error::Error,
     model::Scorer,
@@ -65,6 +66,8 @@ pub struct InferRequest {
     pub outputs: Vec<String>,
     /// Whether embeddings are scaled to length 1.
     pub normalize: bool,
+    /// The token before a text that a matching head reads; the model's own where it is not set.
+    pub matching_token: Option<MatchingToken>,
 }
 
 /// A tensor of a response.
@@ -168,8 +171,13 @@ pub async fn infer(
     }
     let by_head = model.card.scorer == Some(Scorer::Matching);
     let asks_scores = is_wanted(&[LOGIT, PROBABILITY]);
+    let token = request.matching_token;
+    if token.is_some() && !asks_scores {
+        let message = "it has an effect on `LOGIT` and `PROBABILITY` only";
+        return Err(Error::invalid("parameters.matching_token", message));
+    }
     if by_head && asks_scores {
-        scored = Some(scores::by_head(engine, model, &sides, context).await?);
+        scored = Some(scores::by_head(engine, (model, token), &sides, context).await?);
     }
     let mut rows = Matrix::default();
     if is_wanted(&[EMBEDDING]) || (asks_scores && !by_head) {
@@ -187,7 +195,8 @@ pub async fn infer(
             embedded.map_err(|error| error.map_field(|f| element(f, pictures, names)))?;
         rows = stacked(&embedded.embeddings);
         if asks_scores && !by_head {
-            scored = Some(scores::by_vectors(engine, model, (&rows, pictures), context).await?);
+            scored =
+                Some(scores::by_vectors(engine, (model, token), (&rows, pictures), context).await?);
         }
     }
     let mut outputs = Vec::with_capacity(wanted.len());

@@ -21,6 +21,7 @@ mod health;
 mod info;
 mod layers;
 mod long_text;
+mod matching_token;
 mod metrics;
 mod models;
 mod negotiate;

@@ -175,6 +175,7 @@ fn every_score((images, texts): (ImageSide, TextSide)) -> SimilarityRequest {
         max_num_patches: None,
         pairing: Pairing::All,
         kinds: vec![ScoreKind::Cosine, ScoreKind::Logit, ScoreKind::Probability],
+        matching_token: None,
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     until_deadline,
 };
 use crate::{
-    config::Limit,
+    config::{Limit, MatchingToken},
     embedding::{Embedding, normalize},
     error::{Code, Error},
     model::Scorer,
@@ -37,6 +37,8 @@ pub struct ClassifyRequest {
     pub min_probability: Option<f32>,
     /// As in [`super::EmbedRequest`].
     pub max_num_patches: Option<u32>,
+    /// As in [`super::SimilarityRequest`].
+    pub matching_token: Option<MatchingToken>,
 }
 
 /// A label's score for one image.
@@ -87,6 +89,7 @@ impl Engine {
         let limit = Limit::count(self.limits.max_labels, "limits.max_labels");
         self.check_count("labels", request.labels.len(), limit)?;
         let options = self.item_options(model, true, request.max_num_patches)?;
+        let options = options.with_matching_token(model, request.matching_token)?;
         let prompts =
             Prompts::new(&request.labels, &request.templates, self.limits.max_text_bytes)?;
         // A matching head reads each prompt together with each image.

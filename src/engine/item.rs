@@ -13,9 +13,11 @@ use super::{Context, Engine, ImageInput, Input, Usage, given_up::OnItsWay, tiles
 use crate::{
     batch::{Answer, BatchError, Share},
     cache::Key,
+    config::MatchingToken,
     decoder::Decoder,
     embedding::Embedding,
     error::{Code, Error},
+    model::ReaderInfo,
     preprocess::{Decoding, Header, ImageLimits, ImageSpec, Prepared, TargetSize},
     registry::Model,
     telemetry::Stage,
@@ -30,9 +32,37 @@ pub(super) struct ItemOptions {
     size: TargetSize,
     /// Whether an image may have several concatenated vectors.
     several_vectors: bool,
+    /// The token that replaces the first one of a text before a matching head reads it.
+    matching_start: Option<u32>,
 }
 
 impl ItemOptions {
+    /// The token that replaces the first one of a text before a matching head reads it.
+    pub(super) fn matching_start(self) -> Option<u32> {
+        self.matching_start
+    }
+
+    /// The same with the token that the request chose; the model's own where it chose none.
+    ///
+    /// # Errors
+    /// Fails for a model whose matching head has no such choice.
+    pub(super) fn with_matching_token(
+        self,
+        model: &Model,
+        asked: Option<MatchingToken>,
+    ) -> Result<Self, Error> {
+        let Some(asked) = asked else { return Ok(self) };
+        let Some(ReaderInfo::Matching { start: Some(trained) }) = model.card.reader else {
+            let message = format!(
+                "the model `{}` has no choice of this token: only the matching head of a BLIP retrieval model has it",
+                model.name
+            );
+            return Err(Error::invalid("matching_token", message));
+        };
+        let matching_start = (asked == MatchingToken::Enc).then_some(trained);
+        Ok(Self { matching_start, ..self })
+    }
+
     /// To which size images are resized.
     pub(super) fn size(self) -> TargetSize {
         self.size
@@ -53,7 +83,8 @@ impl Engine {
         max_num_patches: Option<u32>,
     ) -> Result<ItemOptions, Error> {
         let size = self.image_size(model, max_num_patches)?;
-        Ok(ItemOptions { truncate, size, several_vectors: false })
+        let matching_start = model.card.matching_start;
+        Ok(ItemOptions { truncate, size, several_vectors: false, matching_start })
     }
 
     /// To which size the images of a request are resized.

@@ -63,7 +63,7 @@ impl Engine {
             match self.tokens(model, text, options, context).await {
                 Ok((mut text, used)) => {
                     usage += used;
-                    if let Some(start) = model.card.matching_start {
+                    if let Some(start) = options.matching_start() {
                         let rest = text.ids.iter().skip(1).copied();
                         text.ids = std::iter::once(start).chain(rest).collect();
                     }

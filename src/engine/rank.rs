@@ -6,7 +6,7 @@ use super::{
     Context, Engine, Input, Pairing, Usage, classify::checked_probability, embed::Batch, item,
     matching::Sides, until_deadline,
 };
-use crate::{embedding::Embedding, error::Error, model::Scorer};
+use crate::{config::MatchingToken, embedding::Embedding, error::Error, model::Scorer};
 
 /// Items of one side, with the name of the field that they came in.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub struct RankRequest {
     /// How many documents of one query a matching head judges, of a model with one: those with the largest cosines. The
     /// others follow in the order of their cosines. All where it is not set, none at 0.
     pub rerank_top_k: Option<usize>,
+    /// As in [`super::SimilarityRequest`].
+    pub matching_token: Option<MatchingToken>,
 }
 
 /// How many documents a matching head judges where a rerank does not say: as many as BLIP's authors did on Flickr.
@@ -119,13 +121,15 @@ impl Engine {
     /// The first failed item's error, its field named as in the request; [`crate::error::Code::InvalidRequest`]
     /// for numbers of queries and documents that do not fit; or a limit's error before any work.
     pub async fn rank(&self, request: RankRequest, context: &Context) -> Result<Ranked, Error> {
-        let RankRequest { model, queries, documents, truncate, rerank_top_k } = request;
+        let RankRequest { model, queries, documents, truncate, rerank_top_k, matching_token } =
+            request;
         let model = self.registry.get(model.as_deref())?;
         for side in [&queries, &documents] {
             self.check_count(side.field, side.inputs.len(), self.limits.items())?;
         }
         check_pairing(&queries, &documents)?;
         let options = self.item_options(model, truncate, None)?.with_several_vectors();
+        let options = options.with_matching_token(model, matching_token)?;
         let kinds = [&queries, &documents].map(kinds);
         let name = (queries.inputs.len() == 1).then_some(queries.field);
         let [queries, documents] =

@@ -8,7 +8,13 @@ use super::{
     score::Vectors,
     until_deadline,
 };
-use crate::{config::Limit, embedding::Embedding, error::Error, model::Scorer, registry::Model};
+use crate::{
+    config::{Limit, MatchingToken},
+    embedding::Embedding,
+    error::Error,
+    model::Scorer,
+    registry::Model,
+};
 
 /// The image side of a comparison.
 #[derive(Debug, Clone)]
@@ -45,6 +51,8 @@ pub struct SimilarityRequest {
     pub pairing: Pairing,
     /// The scores that will be asked for; what none of them needs is not computed.
     pub kinds: Vec<ScoreKind>,
+    /// The token before a text that a matching head reads; the model's own where it is not set.
+    pub matching_token: Option<MatchingToken>,
 }
 
 /// One side of a comparison: items still to embed, or rows given as numbers.
@@ -140,6 +148,7 @@ impl Engine {
             return Err(Error::invalid("pairs", message));
         }
         let options = self.item_options(model, request.truncate, request.max_num_patches)?;
+        let options = options.with_matching_token(model, request.matching_token)?;
         let options = options.with_several_vectors();
         let shape = match pairing {
             Pairing::All => [images.rows(), texts.rows()],

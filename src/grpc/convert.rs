@@ -19,6 +19,7 @@ pub(super) use self::{
 
 use super::{MAX_SCORE_VALUES, proto};
 use crate::{
+    config::MatchingToken,
     embedding::Embedding,
     engine::{
         EmbedRequest, ImageInput, ImageSide, Input, Matrix, Pairing, ScoreKind, SimilarityRequest,
@@ -116,6 +117,7 @@ pub(super) fn comparison(message: proto::SimilarityRequest) -> Result<Comparison
         max_num_patches: message.max_num_patches,
         pairing: if message.zip { Pairing::Zip } else { Pairing::All },
         kinds: kinds.clone(),
+        matching_token: matching_token(message.matching_token)?,
     };
     Ok(Comparison { request, kinds })
 }
@@ -169,6 +171,16 @@ fn matrix(field: &'static str, given: proto::Matrix) -> Result<Matrix, Error> {
         return Err(Error::invalid(field, message));
     }
     Ok(Matrix { rows, dim, data: given.values })
+}
+
+/// The token before a text that a matching head reads.
+fn matching_token(given: i32) -> Result<Option<MatchingToken>, Error> {
+    match proto::MatchingToken::try_from(given) {
+        Ok(proto::MatchingToken::Unspecified) => Ok(None),
+        Ok(proto::MatchingToken::Cls) => Ok(Some(MatchingToken::Cls)),
+        Ok(proto::MatchingToken::Enc) => Ok(Some(MatchingToken::Enc)),
+        Err(_) => Err(Error::invalid("matching_token", "no such token")),
+    }
 }
 
 /// An empty name means the default model.

@@ -23,10 +23,10 @@ use crate::{
     registry::{Model, Readiness},
 };
 
-/// Known parameters of a request. Only the first has an effect; the others are for Triton's scheduler and
+/// Known parameters of a request. Only the first two have an effect; the others are for Triton's scheduler and
 /// streams.
-const PARAMETERS: [&str; 4] =
-    ["normalized", "priority", "timeout", "triton_enable_empty_final_response"];
+const PARAMETERS: [&str; 5] =
+    ["normalized", "matching_token", "priority", "timeout", "triton_enable_empty_final_response"];
 
 /// The service over an engine.
 pub(super) struct InferenceService {
@@ -111,17 +111,25 @@ fn read(message: proto::ModelInferRequest) -> Result<InferRequest, Error> {
         let place = format!("{}.parameters", output.name);
         check_parameters(&place, &output.parameters, &["binary_data"])?;
     }
-    let normalize = match message.parameters.get("normalized").map(|value| &value.parameter_choice)
-    {
+    let parameter = |name| message.parameters.get(name).map(|value| &value.parameter_choice);
+    let normalize = match parameter("normalized") {
         None => true,
         Some(Some(ParameterChoice::BoolParam(normalize))) => *normalize,
         Some(_) => return Err(Error::invalid("parameters.normalized", "must be a bool")),
+    };
+    let matching_token = match parameter("matching_token") {
+        None => None,
+        Some(Some(ParameterChoice::StringParam(word))) => Some(
+            word.parse().map_err(|message| Error::invalid("parameters.matching_token", message))?,
+        ),
+        Some(_) => return Err(Error::invalid("parameters.matching_token", "must be a string")),
     };
     Ok(InferRequest {
         model: Some(message.model_name).filter(|name| !name.is_empty()),
         inputs: inputs.collect::<Result<_, _>>()?,
         outputs: message.outputs.into_iter().map(|output| output.name).collect(),
         normalize,
+        matching_token,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use super::{INPUT_IDS, Sides};
 use crate::{
+    config::MatchingToken,
     engine::{
         CaptionRequest, Context, Engine, ImageInput, ImageSide, Input, Matrix, Pairing, Sampling,
         ScoreKind, Scored, SimilarityRequest, TextSide,
@@ -13,7 +14,7 @@ use crate::{
 /// The pair scores of existing embeddings, images first.
 pub(super) async fn by_vectors(
     engine: &Engine,
-    model: &Model,
+    (model, token): (&Model, Option<MatchingToken>),
     (rows, pictures): (&Matrix, usize),
     context: &Context,
 ) -> Result<Scored, Error> {
@@ -24,7 +25,7 @@ pub(super) async fn by_vectors(
         data: data.to_vec(),
     };
     let sides = (ImageSide::Embeddings(side(images)), TextSide::Embeddings(side(texts)));
-    engine.similarity(request(model, sides), context).await
+    engine.similarity(request((model, token), sides), context).await.map_err(in_parameters)
 }
 
 /// All chunks of one kind of score. The limit on items limits both sides.
@@ -44,7 +45,7 @@ pub(super) async fn whole(scored: Option<&Scored>, kind: ScoreKind) -> Result<Ma
 /// Names the tensor at fault; token ids are refused.
 pub(super) async fn by_head(
     engine: &Engine,
-    model: &Model,
+    (model, token): (&Model, Option<MatchingToken>),
     sides: &Sides,
     context: &Context,
 ) -> Result<Scored, Error> {
@@ -59,7 +60,8 @@ pub(super) async fn by_head(
     };
     let texts = sides.texts.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?;
     let both = (ImageSide::Images(images(sides)?), TextSide::Texts(texts));
-    let scored = engine.similarity(request(model, both), context).await;
+    let scored =
+        engine.similarity(request((model, token), both), context).await.map_err(in_parameters);
     scored.map_err(|error| {
         let named = |field: &str| {
             let field = field.replacen("images", sides.picture_name, 1);
@@ -103,7 +105,10 @@ pub(super) async fn captions(
 }
 
 /// Logits and probabilities of every pair.
-fn request(model: &Model, (images, texts): (ImageSide, TextSide)) -> SimilarityRequest {
+fn request(
+    (model, matching_token): (&Model, Option<MatchingToken>),
+    (images, texts): (ImageSide, TextSide),
+) -> SimilarityRequest {
     SimilarityRequest {
         model: Some(model.name.clone()),
         images,
@@ -112,7 +117,16 @@ fn request(model: &Model, (images, texts): (ImageSide, TextSide)) -> SimilarityR
         max_num_patches: None,
         pairing: Pairing::All,
         kinds: vec![ScoreKind::Logit, ScoreKind::Probability],
+        matching_token,
     }
+}
+
+/// Names an option as the protocol has it.
+fn in_parameters(error: Error) -> Error {
+    error.map_field(|field| match field {
+        "matching_token" => "parameters.matching_token".to_owned(),
+        field => field.to_owned(),
+    })
 }
 
 fn images(sides: &Sides) -> Result<Vec<ImageInput>, Error> {

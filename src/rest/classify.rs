@@ -14,6 +14,7 @@ use super::{
     },
     layers::Ctx,
     long_text::LongText,
+    matching_token::MatchingToken,
     openapi::{EXAMPLE_IMAGE, ProblemErrors},
     problem::Failure,
     respond::{self, BYTES_A_VALUE, Usage},
@@ -61,6 +62,9 @@ pub(super) struct ClassifyRequest {
     /// the model's own number and the limit). Other models refuse it.
     #[schema(minimum = 1)]
     max_num_patches: Option<u32>,
+    /// The token before a text that the matching head of a BLIP model reads: `cls` as in transformers, `enc` as
+    /// the models were trained. The default is the server's `--matching-token`. Other models refuse it.
+    matching_token: Option<MatchingToken>,
     /// Files of a form.
     #[serde(skip)]
     files: Vec<ImageInput>,
@@ -84,6 +88,7 @@ impl ClassifyRequest {
             top_k: self.top_k,
             min_probability: self.min_probability,
             max_num_patches: self.max_num_patches,
+            matching_token: self.matching_token.map(Into::into),
         };
         Ok((request, names))
     }
@@ -111,10 +116,13 @@ impl FromPayload for ClassifyRequest {
                 ("max_num_patches", PartContent::Text(text)) => {
                     request.max_num_patches = option("max_num_patches", &text)?;
                 }
+                ("matching_token", PartContent::Text(text)) => {
+                    request.matching_token = option("matching_token", &text)?;
+                }
                 (name, PartContent::Text(_)) => {
                     return Err(unknown_part(
                         name,
-                        "label, template, model, top_k, min_probability, max_num_patches",
+                        "label, template, model, top_k, min_probability, max_num_patches, matching_token",
                     ));
                 }
             }
@@ -141,6 +149,8 @@ pub(super) struct ClassifyForm {
     min_probability: Option<f32>,
     /// As in the JSON body.
     max_num_patches: Option<u32>,
+    /// As in the JSON body.
+    matching_token: Option<MatchingToken>,
 }
 
 /// The labels of each image, best first.

@@ -11,6 +11,7 @@ use super::{
     body::{File, Form, FromPayload, PartContent, Payload, option, unknown_part},
     layers::Ctx,
     long_text::LongText,
+    matching_token::MatchingToken,
     openapi::{EXAMPLE_IMAGE, ProblemErrors},
     problem::Failure,
     respond::Usage,
@@ -54,6 +55,9 @@ pub(super) struct SimilarityRequest {
     /// the model's own number and the limit). Other models refuse it.
     #[schema(minimum = 1)]
     max_num_patches: Option<u32>,
+    /// The token before a text that the matching head of a BLIP model reads: `cls` as in transformers, `enc` as
+    /// the models were trained. The default is the server's `--matching-token`. Other models refuse it.
+    matching_token: Option<MatchingToken>,
     /// Files of a form.
     #[serde(skip)]
     files: Vec<ImageInput>,
@@ -173,6 +177,7 @@ impl SimilarityRequest {
             max_num_patches: self.max_num_patches,
             pairing: self.pairs.unwrap_or_default().into(),
             kinds: scores.iter().map(|score| score.kind()).collect(),
+            matching_token: self.matching_token.map(Into::into),
         };
         Ok((request, scores))
     }
@@ -203,10 +208,13 @@ impl FromPayload for SimilarityRequest {
                 ("max_num_patches", PartContent::Text(text)) => {
                     request.max_num_patches = option("max_num_patches", &text)?;
                 }
+                ("matching_token", PartContent::Text(text)) => {
+                    request.matching_token = option("matching_token", &text)?;
+                }
                 (name, PartContent::Text(_)) => {
                     return Err(unknown_part(
                         name,
-                        "text, model, scores, pairs, truncate, max_num_patches",
+                        "text, model, scores, pairs, truncate, max_num_patches, matching_token",
                     ));
                 }
             }
@@ -233,6 +241,8 @@ pub(super) struct SimilarityForm {
     truncate: Option<bool>,
     /// As in the JSON body.
     max_num_patches: Option<u32>,
+    /// As in the JSON body.
+    matching_token: Option<MatchingToken>,
 }
 
 /// The scores of every pair. Large responses are computed and sent in chunks, with the matrices in this order.

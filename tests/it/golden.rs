@@ -14,6 +14,7 @@ mod grids;
 mod image_files;
 mod llava;
 mod llava_served;
+mod matching_token;
 mod naflex;
 mod parts;
 mod pictures;

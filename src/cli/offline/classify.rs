@@ -84,6 +84,7 @@ impl Classify {
             top_k: self.top_k,
             min_probability: self.min_probability,
             max_num_patches: None,
+            matching_token: None,
         };
         let classified = engine.classify(request, &Context::patient()).await?;
         Ok(classified.images.into_iter().next().unwrap_or_default())

@@ -1,6 +1,6 @@
 //! Converts messages of the method `Classify`.
 
-use super::{image, matrix, model, usage, wire_count};
+use super::{image, matching_token, matrix, model, usage, wire_count};
 use crate::{
     engine::{Classified, ClassifyRequest, ImageSide, LabelScore},
     error::Error,
@@ -36,6 +36,7 @@ pub(in crate::grpc) fn classify_request(
         top_k: message.top_k.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
         min_probability: message.min_probability,
         max_num_patches: message.max_num_patches,
+        matching_token: matching_token(message.matching_token)?,
     })
 }
 

@@ -16,6 +16,7 @@ use crate::{
         AppState,
         body::{FromPayload, Payload},
         layers::Ctx,
+        matching_token::MatchingToken,
         openapi::{EXAMPLE_IMAGE, OpenAiErrors, RequestHeaders, TeiErrors},
         problem::Failure,
         respond::{self, Usage},
@@ -70,6 +71,9 @@ pub(in crate::rest) struct RerankBody {
     /// The others follow after them in the order of their cosines. No effect on models without a matching head.
     #[schema(default = 128)]
     rerank_top_k: Option<usize>,
+    /// The token before a text that the matching head of a BLIP model reads: `cls` as in transformers, `enc` as
+    /// the models were trained. The default is the server's `--matching-token`. Other models refuse it.
+    matching_token: Option<MatchingToken>,
 }
 
 impl FromPayload for RerankBody {
@@ -175,6 +179,8 @@ pub(super) struct Query {
     pub(super) truncate: bool,
     /// How many documents a matching head scores.
     pub(super) rerank_top_k: Option<usize>,
+    /// The token before a text that a matching head reads.
+    pub(super) matching_token: Option<MatchingToken>,
 }
 
 impl Query {
@@ -198,6 +204,7 @@ impl Query {
             documents: RankSide { field: self.field, inputs: documents },
             truncate: self.truncate,
             rerank_top_k: Some(self.rerank_top_k.unwrap_or(RERANK_TOP_K)),
+            matching_token: self.matching_token.map(Into::into),
         })
     }
 }
@@ -261,6 +268,7 @@ impl RerankBody {
             documents,
             truncate: self.truncate.or(self.truncation).unwrap_or(true),
             rerank_top_k: self.rerank_top_k,
+            matching_token: self.matching_token,
         };
         let request = query.resolve()?;
         Ok((request, Shape { top, raw: self.raw_scores, texts, api }))

@@ -12,6 +12,7 @@ use crate::{
         AppState,
         body::{FromPayload, Payload},
         layers::Ctx,
+        matching_token::MatchingToken,
         openapi::{EXAMPLE_IMAGE, OpenAiErrors, RequestHeaders},
         problem::Failure,
         respond::{self, Usage},
@@ -39,6 +40,9 @@ pub(in crate::rest) struct ScoreBody {
     /// for two texts, two images, or a model that does not score a pair on its own.
     #[schema(minimum = 0, maximum = 1)]
     min_probability: Option<f32>,
+    /// The token before a text that the matching head of a BLIP model reads: `cls` as in transformers, `enc` as
+    /// the models were trained. The default is the server's `--matching-token`. Other models refuse it.
+    matching_token: Option<MatchingToken>,
 }
 
 impl FromPayload for ScoreBody {
@@ -98,6 +102,7 @@ async fn scores(state: &AppState, context: &Context, body: ScoreBody) -> Result<
         documents: side("documents", body.documents)?,
         truncate: true,
         rerank_top_k: None,
+        matching_token: body.matching_token.map(Into::into),
     };
     let ranked = state.engine().rank(request, context).await?.at_least(min_probability)?;
     let values = ranked.pairs.len();

@@ -230,6 +230,7 @@ async fn cosines(
         truncate: options.truncate,
         // Only cosines are returned.
         rerank_top_k: Some(0),
+        matching_token: None,
     };
     let ranked = state.engine().rank(request, context).await?;
     let cosines: Vec<f32> = ranked.pairs.iter().map(|pair| pair.cosine).collect();

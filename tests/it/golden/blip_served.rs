@@ -210,21 +210,6 @@ async fn a_rerank_judges_the_best_by_cosine_and_puts_the_others_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_token_before_a_matched_text_can_be_the_trained_one() {
-    let server = super::features::Server::start("blip-retrieval", |config| {
-        config.model.matching_token = siglip_server::config::MatchingToken::Enc;
-    });
-    let server = server.await;
-    let body = json!({"images": images(&server.expected), "texts": server.expected.list("texts")});
-    let url = format!("http://{}/v1/similarity", server.handle.http_addr());
-    let response = crate::app::client().post(url).json(&body).send().await.expect("answers");
-    let answer: Value = response.json().await.expect("JSON");
-    let stored = server.expected.floats("enc.logits").1;
-    assert_close("logits", &numbers(&answer["logit"]), &stored);
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn captions_over_grpc_are_those_over_http() {
     use siglip_server::grpc::proto::{self, caption_stream_response::Message};
 

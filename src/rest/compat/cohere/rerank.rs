@@ -16,6 +16,7 @@ use crate::{
             rerank::{Query, RerankedText, ranking},
         },
         layers::Ctx,
+        matching_token::MatchingToken,
         openapi::{CohereErrors, RequestHeaders},
         problem::Failure,
         respond,
@@ -43,6 +44,9 @@ pub(in crate::rest) struct RerankBody {
     /// The others follow after them in the order of their cosines. No effect on models without a matching head.
     #[schema(default = 128)]
     rerank_top_k: Option<usize>,
+    /// The token before a text that the matching head of a BLIP model reads: `cls` as in transformers, `enc` as
+    /// the models were trained. The default is the server's `--matching-token`. Other models refuse it.
+    matching_token: Option<MatchingToken>,
     /// Keep only documents with at least this probability, from 0 to 1. Refused if a pair has no probability:
     /// for two texts, two images, or a model that does not score a pair on its own.
     #[schema(minimum = 0, maximum = 1)]
@@ -124,7 +128,9 @@ pub(in crate::rest) async fn rerank(
         _ => Vec::new(),
     };
     let field = "documents";
-    let query = Query { model, query, field, documents, truncate: true, rerank_top_k };
+    let matching_token = body.matching_token;
+    let truncate = true;
+    let query = Query { model, query, field, documents, truncate, rerank_top_k, matching_token };
     let request = query.resolve()?;
     let ranked = state.engine().rank(request, &context).await?.at_least(min_probability)?;
     let values = ranked.pairs.len();

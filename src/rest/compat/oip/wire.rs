@@ -23,6 +23,7 @@ use crate::{
         AppState,
         body::{self, Intake},
         long_text::LongText,
+        matching_token::MatchingToken,
         problem::Failure,
         respond::{json_body, json_line, timed},
     },
@@ -48,6 +49,7 @@ struct InferBody {
 struct RequestParameters {
     binary_data_output: bool,
     normalized: Option<bool>,
+    matching_token: Option<MatchingToken>,
     /// Options of Triton's scheduler. This server has the headers `x-priority` and `x-request-timeout-ms`.
     #[serde(rename = "priority")]
     _priority: Option<u64>,
@@ -271,6 +273,7 @@ impl Call {
             inputs,
             outputs: body.outputs.into_iter().map(|output| output.name).collect(),
             normalize: body.parameters.normalized.unwrap_or(true),
+            matching_token: body.parameters.matching_token.map(Into::into),
         };
         Ok((request, form))
     }

@@ -75,6 +75,7 @@ async fn labels(
         top_k: None,
         min_probability: None,
         max_num_patches: None,
+        matching_token: None,
     };
     let classified = state.engine().classify(request, context).await;
     let classified = classified.map_err(|error| error.map_field(field_of_task))?;
