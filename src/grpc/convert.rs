@@ -53,7 +53,7 @@ pub(super) fn embed_request(message: proto::EmbedRequest) -> Result<(EmbedReques
         normalize: message.normalized.unwrap_or(true),
         truncate: message.truncate.unwrap_or(true),
         max_num_patches: message.max_num_patches,
-        multi_vector: false,
+        multi_vector: message.multi_vector,
     };
     Ok((request, by_item))
 }
@@ -194,6 +194,26 @@ pub(super) fn stacked(
     items: &[Result<Embedding, Error>],
 ) -> (proto::Matrix, Vec<proto::ItemError>) {
     let columns = items.iter().flatten().next().map_or(0, Embedding::dim);
+    stacked_rows(items, columns)
+}
+
+/// The same for items of several vectors each, which follow one another: `columns` values for a vector.
+///
+/// * returns the number of rows of each item too
+pub(super) fn stacked_vectors(
+    items: &[Result<Embedding, Error>],
+    columns: usize,
+) -> (proto::Matrix, Vec<proto::ItemError>, Vec<u32>) {
+    let vectors = |row: &Embedding| row.dim() / columns.max(1);
+    let vectors = items.iter().map(|item| wire_count(item.as_ref().map_or(1, vectors)));
+    let (matrix, errors) = stacked_rows(items, columns);
+    (matrix, errors, vectors.collect())
+}
+
+fn stacked_rows(
+    items: &[Result<Embedding, Error>],
+    columns: usize,
+) -> (proto::Matrix, Vec<proto::ItemError>) {
     let mut values = Vec::with_capacity(items.len() * columns);
     let mut errors = Vec::new();
     for (index, item) in items.iter().enumerate() {
@@ -205,8 +225,9 @@ pub(super) fn stacked(
             }
         }
     }
-    let matrix =
-        proto::Matrix { rows: wire_count(items.len()), columns: wire_count(columns), values };
+    // Without a single vector there are no columns, but still a row for each item.
+    let rows = values.len().checked_div(columns).unwrap_or(items.len());
+    let matrix = proto::Matrix { rows: wire_count(rows), columns: wire_count(columns), values };
     (matrix, errors)
 }
 

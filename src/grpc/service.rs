@@ -40,16 +40,23 @@ impl EmbeddingService {
     ) -> Result<proto::EmbedResponse, Error> {
         let context = call.context();
         let (request, by_item) = convert::embed_request(message)?;
+        let is_multi_vector = request.multi_vector;
         let answer = if by_item {
             self.engine.embed_items(request, &context).await?
         } else {
             self.engine.embed(request, &context).await?.into()
         };
         let started = Instant::now();
-        let (embeddings, errors) = convert::stacked(&answer.items);
+        let (embeddings, errors, vectors) = if is_multi_vector {
+            convert::stacked_vectors(&answer.items, answer.dimensions)
+        } else {
+            let (embeddings, errors) = convert::stacked(&answer.items);
+            (embeddings, errors, Vec::new())
+        };
         self.note_encoded(&context, started);
         Ok(proto::EmbedResponse {
             errors,
+            vectors,
             truncated: answer.truncated.into_iter().map(convert::wire_count).collect(),
             model: answer.model.to_string(),
             embeddings: Some(embeddings),

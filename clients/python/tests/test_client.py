@@ -180,6 +180,34 @@ def test_one_bad_file_costs_the_others_nothing(tmp_path):
         client.embed(items)
 
 
+def test_several_vectors_of_an_image_are_a_matrix():
+    def multi(request):
+        body = json.loads(request.content)
+        assert body["multi_vector"] is True and body["dimensions"] == 2
+        rows = [{"embedding": row(index, 1, 2, 3, 4, 5), "shape": [3, 2]} for index, _ in enumerate(body["input"])]
+        return httpx.Response(200, json={"data": rows})
+
+    def call(client):
+        return client.embed_multi([CAT, b"image"], dimensions=2)
+
+    for vectors in both(lambda: multi, call):
+        np.testing.assert_array_equal(vectors, [[[0, 1], [2, 3], [4, 5]], [[1, 1], [2, 3], [4, 5]]])
+
+
+def test_the_vectors_of_a_blip2_model_are_the_servers():
+    from server_fixtures import started
+
+    checkpoint = ROOT / "tests" / "golden" / "blip2-retrieval"
+    body = {"input": [{"image": base64.b64encode(CAT.read_bytes()).decode()}], "multi_vector": True}
+    with started("--model", str(checkpoint)) as own, Client(own.http) as client:
+        expected = np.array(own.post("/v1/embeddings", body)["data"][0]["embedding"], np.float32)
+        for found in client.embed_multi([CAT, CAT.read_bytes()]):
+            assert found.shape == (5, 16)
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+        with pytest.raises(ServerError, match="multi_vector"):
+            client.embed_images([CAT])
+
+
 def test_items_of_any_number_come_as_they_are_embedded():
     drawn = []
 

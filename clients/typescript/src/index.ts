@@ -75,6 +75,8 @@ export interface ModelInfo {
 interface EmbeddingRow {
   index: number;
   embedding?: string;
+  /** With several vectors of an image: how many there are, and how many values each has. */
+  shape?: [number, number];
   error?: object;
 }
 
@@ -101,6 +103,27 @@ export class Client {
     return found;
   }
 
+  /** The vectors of each image, for a model that has several for an image (BLIP-2). */
+  async embedMulti(
+    images: readonly Image[],
+    options: Pick<EmbedOptions, "dimensions" | "normalized"> = {},
+  ): Promise<Float32Array[][]> {
+    if (!Array.isArray(images)) throw new TypeError("images are several; put a single one into an array");
+    const found: Float32Array[][] = [];
+    for (let start = 0; start < images.length; start += this.#batchItems) {
+      const input = await Promise.all(
+        images.slice(start, start + this.#batchItems).map(async (image) => ({ image: await base64(image) })),
+      );
+      for (const row of await this.#ask(input, start, options, { multi_vector: true })) {
+        const values = vector(row.embedding ?? "");
+        const dimension = row.shape?.[1] ?? values.length;
+        const count = row.shape?.[0] ?? 1;
+        found.push(Array.from({ length: count }, (_, at) => values.slice(at * dimension, (at + 1) * dimension)));
+      }
+    }
+    return found;
+  }
+
   /** The outcome of each of any number of items as it comes, in their order. No item's failure ends it. */
   embedEach(items: Iterable<Item> | AsyncIterable<Item>, options: EmbedOptions = {}): AsyncGenerator<Row> {
     return this.#rows(items, options, "item");
@@ -123,18 +146,23 @@ export class Client {
     if (batch.length) yield* await this.#batch(batch, start, options, onError);
   }
 
-  async #batch(input: object[], start: number, options: EmbedOptions, onError: string): Promise<Row[]> {
+  /** The rows of a response, in the order of the items. */
+  async #ask(input: object[], start: number, options: EmbedOptions, more: object): Promise<EmbeddingRow[]> {
     const body = this.#body({
       input,
       encoding_format: "base64",
-      on_error: onError,
+      ...more,
       dimensions: options.dimensions,
       normalized: options.normalized,
       truncate: options.truncate,
       max_num_patches: options.maxNumPatches,
     });
-    const answer = await this.#http.json<{ data: EmbeddingRow[] }>("v1/embeddings", body, start);
-    return answer.data.map((row) => {
+    return (await this.#http.json<{ data: EmbeddingRow[] }>("v1/embeddings", body, start)).data;
+  }
+
+  async #batch(input: object[], start: number, options: EmbedOptions, onError: string): Promise<Row[]> {
+    const rows = await this.#ask(input, start, options, { on_error: onError });
+    return rows.map((row) => {
       const index = start + row.index;
       if (row.embedding !== undefined) return { index, vector: vector(row.embedding) };
       return { index, failure: { ...failure(row.error ?? {}, start), index } };

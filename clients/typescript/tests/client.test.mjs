@@ -75,6 +75,17 @@ test("models and readiness", async () => {
   await assert.rejects(new Client("http://127.0.0.1:9", { maxRetries: 1 }).models(), ConnectionFailed);
 });
 
+test("an image may have several vectors", async () => {
+  const embedding = Buffer.from(new Float32Array([1, 2, 3, 4, 5, 6]).buffer).toString("base64");
+  const [client, requests] = scripted([json({ data: [{ index: 0, embedding, shape: [3, 2] }] })]);
+  const [vectors] = await client.embedMulti([cat], { dimensions: 2 });
+  assert.deepEqual(vectors.map((one) => [...one]), [[1, 2], [3, 4], [5, 6]]);
+  const body = JSON.parse(requests[0][1].body);
+  assert.deepEqual([body.multi_vector, body.dimensions, body.on_error], [true, 2, undefined]);
+  // The demo model has one vector for an image.
+  await assert.rejects(new Client(URL).embedMulti([cat]), { status: 400, field: "multi_vector" });
+});
+
 test("a busy server is asked again after its time", async () => {
   const busy = json({ error: { code: "overloaded", message: "full" } }, { status: 429, headers: { "retry-after": "0.01" } });
   const [client, requests] = scripted([busy, busy, json({ models: [] })], { apiKey: "secret" });

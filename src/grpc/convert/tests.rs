@@ -48,6 +48,7 @@ fn mixed_items_keep_their_order() {
         truncate: Some(false),
         on_error: proto::OnError::Fail.into(),
         max_num_patches: Some(64),
+        multi_vector: true,
     };
     let (request, by_item) = embed_request(message).expect("valid");
     assert!(!by_item);
@@ -58,7 +59,7 @@ fn mixed_items_keep_their_order() {
     };
     assert_eq!((a.as_str(), &image[..], b.as_str()), ("a", &b"png"[..], "b"));
     assert_eq!((request.model.as_deref(), request.dimensions), (Some("demo"), Some(8)));
-    assert!(!request.normalize && !request.truncate);
+    assert!(!request.normalize && !request.truncate && request.multi_vector);
     assert_eq!(request.max_num_patches, Some(64));
 }
 

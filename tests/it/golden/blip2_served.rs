@@ -161,3 +161,66 @@ async fn the_eyes_of_a_language_model_give_features() {
     let answer = app.post("/v1/features", json!({"input": image, "output": "qformer"})).await;
     answer.refused_at("output");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_vectors_of_an_image_over_grpc_are_those_over_http() {
+    use siglip_server::grpc::proto::{self, image::Source, input::Content};
+
+    let server = super::features::Server::start("blip2-retrieval", |_| ()).await;
+    let address = server.handle.grpc_addr().expect("gRPC is served");
+    let address = format!("http://{address}");
+    let client = proto::embedding_service_client::EmbeddingServiceClient::connect(address);
+    let mut client = client.await.expect("connects");
+    let picture = |bytes: Vec<u8>| proto::Input {
+        content: Some(Content::Image(proto::Image { source: Some(Source::Encoded(bytes.into())) })),
+    };
+    let text = &server.expected.list("texts")[0];
+    let input = vec![
+        picture(server.pictures[0].clone()),
+        proto::Input { content: Some(Content::Text(text.clone())) },
+        picture(server.pictures[2].clone()),
+    ];
+    let request =
+        proto::EmbedRequest { input: input.clone(), multi_vector: true, ..Default::default() };
+    let answer = client.embed(request.clone()).await.expect("vectors").into_inner();
+    assert_eq!(answer.vectors, [5, 1, 5]);
+    let matrix = answer.embeddings.expect("a matrix");
+    assert_eq!((matrix.rows, matrix.columns), (11, 16));
+    let pooled = normalized(&server.expected.floats("vision.pooled").1, 16);
+    let own = normalized(&server.expected.floats("text.pooled").1[..16], 16);
+    let wanted = [&pooled[..80], &own, &pooled[160..240]].concat();
+    assert_close("vectors", &matrix.values, &wanted);
+
+    // Each vector is truncated and scaled by itself, and a failed item has one row of NaN.
+    let mut request = request;
+    request.input.insert(1, picture(vec![0; 9]));
+    request.dimensions = Some(6);
+    request.on_error = proto::OnError::Item.into();
+    let answer = client.embed(request.clone()).await.expect("vectors").into_inner();
+    assert_eq!(answer.vectors, [5, 1, 1, 5]);
+    let matrix = answer.embeddings.expect("a matrix");
+    assert_eq!((matrix.rows, matrix.columns, matrix.values.len()), (12, 6, 72));
+    let whole = server.expected.floats("vision.pooled").1;
+    let heads: Vec<f32> = whole[..80].chunks_exact(16).flat_map(|row| row[..6].to_vec()).collect();
+    assert_close("cut", &matrix.values[..30], &normalized(&heads, 6));
+    assert!(matrix.values[30..36].iter().all(|value| value.is_nan()));
+    assert_eq!((answer.errors.len(), answer.errors[0].index), (1, 1));
+    request.input.truncate(2);
+    request.input.remove(0);
+    let answer = client.embed(request).await.expect("an error").into_inner();
+    assert_eq!((answer.vectors, answer.errors.len()), (vec![1], 1));
+
+    // Without the option images are refused, and a model with one vector refuses the option.
+    let request = proto::EmbedRequest { input: input[..1].to_vec(), ..Default::default() };
+    let status = client.embed(request).await.expect_err("several vectors");
+    assert!(status.message().contains("multi_vector"), "{status}");
+    server.stop().await;
+    let server = super::features::Server::start("blip-retrieval", |_| ()).await;
+    let address = server.handle.grpc_addr().expect("gRPC is served");
+    let address = format!("http://{address}");
+    let client = proto::embedding_service_client::EmbeddingServiceClient::connect(address);
+    let request = proto::EmbedRequest { input, multi_vector: true, ..Default::default() };
+    let status = client.await.expect("connects").embed(request).await.expect_err("one vector");
+    assert_eq!(status.metadata().get("siglip-field").expect("a field"), "multi_vector");
+    server.stop().await;
+}

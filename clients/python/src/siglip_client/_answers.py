@@ -93,15 +93,20 @@ class ModelInfo:
 
 
 def vector(row: dict[str, Any]) -> np.ndarray:
-    """One embedding in base64, `float32 [dimension]`."""
+    """One embedding in base64, `float32 [dimension]`; several of an image, `[vectors, dimension]`, where there is a shape."""
     decoded = np.frombuffer(base64.b64decode(row["embedding"]), "<f4")
-    return decoded.astype(np.float32, copy=False)
+    return decoded.astype(np.float32, copy=False).reshape(row.get("shape", -1))
 
 
 def stacked(rows: Iterable[Row]) -> np.ndarray:
     """The vectors of rows of which none failed, in the order of the items."""
-    found = [row.vector for row in sorted(rows, key=lambda row: row.index) if row.vector is not None]
+    found = in_order(rows)
     return np.stack(found) if found else np.empty((0, 0), np.float32)
+
+
+def in_order(rows: Iterable[Row]) -> list[np.ndarray]:
+    """The vectors of rows, in the order of the items."""
+    return [row.vector for row in sorted(rows, key=lambda row: row.index) if row.vector is not None]
 
 
 def collected(rows: Iterable[Row]) -> Embeddings:

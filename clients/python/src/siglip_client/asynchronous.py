@@ -134,6 +134,12 @@ class AsyncClient(AsyncConnection):
         options = _options.embedding(self._model, dimensions, normalized, None, max_num_patches)
         return await self._embed(list(_requests.images(images)), options, on_error)
 
+    async def embed_multi(self, images: Iterable[Image | str], *, dimensions: int | None = None, normalized: bool = True) -> list[np.ndarray]:
+        """Embeds images with a model that has several vectors for each (BLIP-2): `float32 [vectors, dimension]` each. See `embed`."""
+        options = _options.embedding(self._model, dimensions, normalized, None, None) | {"multi_vector": True}
+        rows = [row async for row in self._each(list(_requests.images(images)), options, by_item=False)]
+        return _answers.in_order(rows)
+
     async def embed_each(
         self,
         items: Iterable[Item],
@@ -314,9 +320,7 @@ class AsyncClient(AsyncConnection):
         rows = [row async for row in self._each(items, options, by_item=by_item)]
         return _answers.collected(rows) if by_item else _answers.stacked(rows)
 
-    async def _each(
-        self, items: Iterable[Item], options: dict[str, Any], *, by_item: bool
-    ) -> AsyncIterator[Row]:
+    async def _each(self, items: Iterable[Item], options: dict[str, Any], *, by_item: bool) -> AsyncIterator[Row]:
         await self._learn_limits()
         run = Run(items, options, self._sizer, by_item)
         pending: set[asyncio.Task[list[Row]]] = set()

@@ -132,6 +132,12 @@ class Client(Connection):
         options = _options.embedding(self._model, dimensions, normalized, None, max_num_patches)
         return self._embed(list(_requests.images(images)), options, on_error)
 
+    def embed_multi(self, images: Iterable[Image | str], *, dimensions: int | None = None, normalized: bool = True) -> list[np.ndarray]:
+        """Embeds images with a model that has several vectors for each (BLIP-2): `float32 [vectors, dimension]` each. See `embed`."""
+        options = _options.embedding(self._model, dimensions, normalized, None, None) | {"multi_vector": True}
+        rows = [row for row in self._each(list(_requests.images(images)), options, by_item=False)]
+        return _answers.in_order(rows)
+
     def embed_each(
         self,
         items: Iterable[Item],
@@ -311,9 +317,7 @@ class Client(Connection):
         rows = [row for row in self._each(items, options, by_item=by_item)]
         return _answers.collected(rows) if by_item else _answers.stacked(rows)
 
-    def _each(
-        self, items: Iterable[Item], options: dict[str, Any], *, by_item: bool
-    ) -> Iterator[Row]:
+    def _each(self, items: Iterable[Item], options: dict[str, Any], *, by_item: bool) -> Iterator[Row]:
         self._learn_limits()
         run = Run(items, options, self._sizer, by_item)
         while (batch := run.next()) is not None:
