@@ -13,7 +13,7 @@ use std::{borrow::Cow, collections::BTreeSet, fmt, sync::Arc};
 use self::declared::{Class, Declared, Token};
 use self::layout::Behind;
 pub use self::{
-    layout::{Scheme, TextEnd, TextLayout},
+    layout::{PooledToken, Scheme, TextEnd, TextLayout},
     normalization::{Cleaning, TextNormalization},
 };
 use crate::{

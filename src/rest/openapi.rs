@@ -88,8 +88,8 @@ pub fn document() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// Documents how a key is sent and which routes need none. A server may have no keys, so requests without a key
-/// are documented too.
+/// Documents how a key is sent, which routes need none, and how the others refuse a request because of its key.
+/// A server may have no keys, so requests without a key are documented too.
 fn ask_for_keys(document: &mut utoipa::openapi::OpenApi) {
     let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new(KEY_HEADER)));
@@ -101,8 +101,16 @@ fn ask_for_keys(document: &mut utoipa::openapi::OpenApi) {
     }
     document.security = Some(ways);
     for (path, item) in &mut document.paths.paths {
-        if let Some(get) = item.get.as_mut().filter(|_| is_open(&Method::GET, path)) {
-            get.security = Some(Vec::new());
+        let operations = [(Method::GET, &mut item.get), (Method::POST, &mut item.post)];
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            if is_open(&method, path) {
+                operation.security = Some(Vec::new());
+                continue;
+            }
+            for (status, response) in responses(&KEY_CODES, Envelope::of(path)) {
+                operation.responses.responses.entry(status).or_insert(response);
+            }
         }
     }
 }
@@ -208,6 +216,10 @@ macro_rules! errors {
         }
     )+};
 }
+
+/// The error codes of a route that needs a key: the key is missing or unknown, or has its maximum number of
+/// requests in flight.
+const KEY_CODES: [Code; 2] = [Code::Unauthorized, Code::Overloaded];
 
 /// The error codes of a probe.
 const PROBE_CODES: [Code; 2] = [Code::NotReady, Code::ShuttingDown];

@@ -1,5 +1,7 @@
 //! Describes which ids a text tower reads.
 
+use super::TextTokenizer;
+
 /// The ids that a text tower reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TextLayout {
@@ -32,6 +34,15 @@ pub enum TextEnd {
     Largest,
 }
 
+/// The token whose state the text tower turns into the vector of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PooledToken {
+    /// The first token, which is a class token.
+    First,
+    /// The last token that the tower reads.
+    Last,
+}
+
 /// How a text is padded.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Behind {
@@ -44,6 +55,18 @@ pub(super) enum Behind {
         /// The id of the padding.
         pad: u32,
     },
+}
+
+impl TextTokenizer {
+    /// The token whose state the text tower turns into the vector of a text.
+    #[must_use]
+    pub fn pooled_token(&self) -> PooledToken {
+        match self.behind {
+            // SigLIP's tower reads the padding, and its last token may be padding.
+            Behind::Padding(_) | Behind::Nothing(_) => PooledToken::Last,
+            Behind::Whole { .. } => PooledToken::First,
+        }
+    }
 }
 
 impl TextEnd {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{build_info, config, registry::Model};
+use crate::{build_info, config, registry::Model, tokenize::PooledToken};
 
 /// The default model in the format of text-embeddings-inference. Absent while it loads.
 #[derive(Debug, Serialize, ToSchema)]
@@ -34,22 +34,26 @@ pub(in crate::rest) struct TeiModelType {
     embedding: TeiPooling,
 }
 
-/// How the model pools tokens to one vector.
+/// How the text tower pools tokens to one vector.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::rest) struct TeiPooling {
-    /// Always `last_token`, which is right for SigLIP's texts.
-    #[schema(value_type = String)]
-    pooling: &'static str,
+    /// `last_token` for SigLIP and CLIP, `cls` for BLIP and BLIP-2. Null without a text tower.
+    pooling: Option<&'static str>,
 }
 
 impl TeiInfo {
     pub(super) fn new(model: &Model, limits: &config::Limits) -> Self {
+        let tokenizer = model.tokenizer.as_ref();
+        let pooling = tokenizer.map(|tokenizer| match tokenizer.pooled_token() {
+            PooledToken::First => "cls",
+            PooledToken::Last => "last_token",
+        });
         Self {
             model_id: model.name.clone(),
             model_sha: model.card.revision.clone(),
             model_dtype: model.card.dtype.to_string(),
             served_model_name: model.name.clone(),
-            model_type: TeiModelType { embedding: TeiPooling { pooling: "last_token" } },
+            model_type: TeiModelType { embedding: TeiPooling { pooling } },
             max_concurrent_requests: limits.max_items_in_flight,
             max_input_length: model.card.text_length,
             max_client_batch_size: limits.max_items,

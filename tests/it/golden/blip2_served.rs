@@ -148,10 +148,13 @@ async fn the_eyes_of_a_language_model_give_features() {
         assert_eq!(answer.status, 400, "{path}: {}", answer.text);
     }
     let info = app.get("/info").await.ok();
+    assert!(info["model_type"]["embedding"]["pooling"].is_null(), "there is no text tower");
     let queries = &info["models"][0]["features"]["queries"];
     assert_eq!(queries, &json!({"count": 3, "width": 24, "are_for_language": true}));
 
     let (app, expected) = serve("blip2-retrieval").await;
+    let info = app.get("/info").await.ok();
+    assert_eq!(info["model_type"]["embedding"]["pooling"], "cls");
     let image = super::blip_served::images(&expected)[0].clone();
     for (output, status) in [("qformer", 200), ("pooled", 200), ("language_projection", 400)] {
         let answer = app.post("/v1/features", json!({"input": image, "output": output})).await;

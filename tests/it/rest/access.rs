@@ -10,7 +10,7 @@ use siglip_server::{
 };
 use tempfile::NamedTempFile;
 
-use crate::app::{Answer, TestApp};
+use crate::app::{Answer, MODEL, TestApp};
 
 const KEYS: &str = "[search]\nkey = \"search-0123456789\"\n\
     [narrow]\nkey = \"narrow-0123456789\"\nmax_concurrent = 1\n";
@@ -80,6 +80,29 @@ async fn without_a_key_there_is_nothing_but_health_and_pages() {
     );
     assert!(metrics.text.contains("siglip_key_requests_total{key=\"narrow\"} 0"));
     assert!(!metrics.text.contains("0123456789"));
+}
+
+#[tokio::test]
+async fn a_missing_key_is_documented_where_it_is_refused() {
+    let (app, _file) = locked().await;
+    let document = app.get("/openapi.json").await.ok();
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        let address = path.replace("{model}", MODEL).replace("{version}", "1");
+        for (method, operation) in operations.as_object().expect("operations") {
+            let answer = Answer::of(app.request(&method.to_uppercase(), &address)).await;
+            let case = format!("{method} {path}: {} {}", answer.status, answer.text);
+            let is_refused = answer.status == StatusCode::UNAUTHORIZED;
+            let documented = &operation["responses"]["401"];
+            assert_eq!(is_refused, documented.is_object(), "{case}");
+            assert_eq!(is_refused, operation["responses"]["429"].is_object(), "{case}");
+            // A route without keys says so with an empty list.
+            assert_eq!(is_refused, operation["security"].is_null(), "{case}");
+            if is_refused {
+                let content = documented["content"].as_object().expect("a body");
+                assert!(content.contains_key(answer.header("content-type")), "{case}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
