@@ -1,363 +1,146 @@
-//! The Prometheus metrics, on a registry of their own.
+//! The Prometheus metrics, on their own registry.
 //!
-//! Every family stands here with its help text, and every series whose labels are known is created at
-//! start, so that a scrape before the first request already shows the whole set, at zero.
+//! Every family is declared here once. The series whose labels are known are created at start, so that they are
+//! in the first scrape, with the value zero.
 
 mod buckets;
+mod family;
 mod labels;
 mod log_lines;
 
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    Encoder, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Registry, TextEncoder, core::Collector,
 };
 
+use self::{
+    buckets::{LOAD_SECONDS, ROWS, SECONDS},
+    family::{
+        Announced, Definition, Family, Label,
+        Values::{self, Listed, Models, Routes},
+        metrics,
+    },
+    log_lines::DroppedLines,
+};
 pub use self::labels::{
     CACHES, DECODE_END_REASONS, DECODE_STATES, DROP_REASONS, LOAD_RESULTS, PRIORITIES, TOWERS,
     UNLOAD_REASONS,
 };
-use self::{
-    buckets::{LOAD_SECONDS, ROWS, SECONDS},
-    log_lines::DroppedLines,
-};
 use super::{tei, timings::Stage};
 use crate::{build_info, error::Code};
 
-/// Every metric of the process. Cheap to share behind an `Arc`; all updates are atomic.
-#[derive(Debug)]
-pub struct Metrics {
-    registry: Registry,
-    /// Requests answered, by route and code (`ok` or the error's slug).
-    pub requests: IntCounterVec,
-    /// Seconds from the request's head to the last byte of its answer, by route.
-    pub request_duration: HistogramVec,
-    /// Requests that presented a key of the server's, by the key's name.
-    pub key_requests: IntCounterVec,
+metrics! {
+    /// Every metric of the process. Cheap to share behind an `Arc`; all updates are atomic.
+    #[derive(Debug)]
+    pub struct Metrics;
+
+    /// Requests answered, by route and code (ok or the error's code).
+    requests: IntCounterVec = "siglip_requests_total" ["route" = Routes, "code" = Listed(|| vec!["ok"])];
+    /// Time from a request's head to the last byte of its answer.
+    request_duration: HistogramVec = "siglip_request_duration_seconds" ["route" = Routes] in SECONDS;
+    /// Requests that presented a known API key, by the key's name.
+    key_requests: IntCounterVec = "siglip_key_requests_total" ["key"];
     /// Requests being answered.
-    pub requests_in_flight: IntGauge,
-    /// Streams over gRPC that have no end of their own: health watches and reflection.
-    pub watches: IntGauge,
-    /// Seconds of one item in one stage.
-    pub stage_duration: HistogramVec,
-    /// Rows of each forward pass, by model and tower.
-    pub batch_rows: HistogramVec,
-    /// Rows of the last batch over the most it may have, by model and tower.
-    pub batch_fill_ratio: GaugeVec,
-    /// Rows that wait, by model, tower and priority.
-    pub queue_rows: IntGaugeVec,
-    /// Age of the oldest waiting row in seconds, by model and tower.
-    pub queue_oldest: GaugeVec,
-    /// Items refused at the door, by reason (an error slug).
-    pub rejected: IntCounterVec,
-    /// Rows dropped before their forward pass, by reason.
-    pub dropped: IntCounterVec,
-    /// Spans of traces, by whether they could be sent.
-    pub spans: IntCounterVec,
-    /// Images embedded, by model.
-    pub images: IntCounterVec,
-    /// Texts embedded, by model.
-    pub texts: IntCounterVec,
-    /// Texts cut to what the model reads.
-    pub truncated_texts: IntCounter,
+    requests_in_flight: IntGauge = "siglip_requests_in_flight";
+    /// Health watches and reflection streams that are open.
+    watches: IntGauge = "siglip_grpc_watches";
+    /// Time of one item in one stage.
+    stage_duration: HistogramVec = "siglip_stage_duration_seconds"
+        ["stage" = Listed(|| Stage::ALL.map(Stage::name).to_vec())] in SECONDS;
+    /// Rows of each forward pass.
+    batch_rows: HistogramVec = "siglip_batch_rows"
+        ["model" = Models, "tower" = Listed(|| TOWERS.to_vec())] in ROWS;
+    /// Rows of the last batch over the most that a batch may have.
+    batch_fill_ratio: GaugeVec = "siglip_batch_fill_ratio"
+        ["model" = Models, "tower" = Listed(|| TOWERS.to_vec())];
+    /// Rows that wait for a batch.
+    queue_rows: IntGaugeVec = "siglip_queue_rows" [
+        "model" = Models,
+        "tower" = Listed(|| TOWERS.to_vec()),
+        "priority" = Listed(|| PRIORITIES.to_vec())
+    ];
+    /// Age of the oldest row that waits.
+    queue_oldest: GaugeVec = "siglip_queue_oldest_seconds"
+        ["model" = Models, "tower" = Listed(|| TOWERS.to_vec())];
+    /// Items refused before they were queued, by the code of the error.
+    rejected: IntCounterVec = "siglip_rejected_total"
+        ["reason" = Listed(|| Code::ALL.map(Code::slug).to_vec())];
+    /// Rows dropped before their forward pass: their caller left, or their deadline passed.
+    dropped: IntCounterVec = "siglip_dropped_total" ["reason" = Listed(|| DROP_REASONS.to_vec())];
+    /// Spans of traces that were sent to the collector, or could not be.
+    spans: IntCounterVec = "siglip_trace_spans_total" ["result"];
+    /// Images that a forward pass embedded, those of the warm-up included.
+    images: IntCounterVec = "siglip_images_total" ["model" = Models];
+    /// Texts that a forward pass embedded, those of the warm-up included.
+    texts: IntCounterVec = "siglip_texts_total" ["model" = Models];
+    /// Texts that were longer than the model reads, and were cut.
+    truncated_texts: IntCounter = "siglip_truncated_texts_total";
     /// Image-text pairs scored.
-    pub pairs: IntCounter,
+    pairs: IntCounter = "siglip_pairs_total";
     /// Pixels decoded, before resizing.
-    pub pixels_decoded: IntCounter,
+    pixels_decoded: IntCounter = "siglip_pixels_decoded_total";
     /// Processes that decode images, by state.
-    pub decode_processes: IntGaugeVec,
+    decode_processes: IntGaugeVec = "siglip_decode_processes"
+        ["state" = Listed(|| DECODE_STATES.to_vec())];
     /// Decode processes that were ended because of an image, by reason.
-    pub decode_ended: IntCounterVec,
-    /// Inputs answered from the cache or from an equal input in flight, by cache.
-    pub cache_hits: IntCounterVec,
-    /// Inputs that had to be computed, by cache.
-    pub cache_misses: IntCounterVec,
-    /// Bytes held, by cache.
-    pub cache_bytes: IntGaugeVec,
-    /// 1 for the state that a model's worker is in, by model and state.
-    pub worker_state: IntGaugeVec,
-    /// Replacements of a model's worker, by model.
-    pub worker_restarts: IntCounterVec,
-    /// Bytes of resident weights on the device, by model.
-    pub device_memory: IntGaugeVec,
-    /// 1 for a tower that is in memory, by model and tower.
-    pub towers_loaded: IntGaugeVec,
-    /// Loads of towers after the start, by model and result.
-    pub model_loads: IntCounterVec,
-    /// Seconds from the row that found no tower to the tower, by model.
-    pub model_load_duration: HistogramVec,
-    /// Towers that were unloaded, by model and reason.
-    pub tower_unloads: IntCounterVec,
+    decode_ended: IntCounterVec = "siglip_decode_ended_total"
+        ["reason" = Listed(|| DECODE_END_REASONS.to_vec())];
+    /// Inputs answered from the cache or joined to an equal input in flight.
+    cache_hits: IntCounterVec = "siglip_cache_hits_total" ["cache" = Listed(|| CACHES.to_vec())];
+    /// Inputs that had to be computed.
+    cache_misses: IntCounterVec = "siglip_cache_misses_total" ["cache" = Listed(|| CACHES.to_vec())];
+    /// Bytes held by the cache.
+    cache_bytes: IntGaugeVec = "siglip_cache_bytes" ["cache" = Listed(|| CACHES.to_vec())];
+    /// 1 for the state that the model's worker is in, 0 for the others.
+    worker_state: IntGaugeVec = "siglip_worker_state" ["model", "state"];
+    /// Attempts to replace a model's worker after it broke.
+    worker_restarts: IntCounterVec = "siglip_worker_restarts_total" ["model" = Models];
+    /// Bytes of resident weights on the device.
+    device_memory: IntGaugeVec = "siglip_device_memory_bytes" ["model"];
+    /// 1 for a tower that is in memory, 0 for one that is not.
+    towers_loaded: IntGaugeVec = "siglip_towers_loaded" ["model", "tower"];
+    /// Loads of towers after the start, by result.
+    model_loads: IntCounterVec = "siglip_model_loads_total"
+        ["model" = Models, "result" = Listed(|| LOAD_RESULTS.to_vec())];
+    /// Time that a load of towers took, the wait for memory included.
+    model_load_duration: HistogramVec = "siglip_model_load_duration_seconds" ["model" = Models]
+        in LOAD_SECONDS;
+    /// Towers that were unloaded, by reason.
+    tower_unloads: IntCounterVec = "siglip_tower_unloads_total"
+        ["model" = Models, "reason" = Listed(|| UNLOAD_REASONS.to_vec())];
     /// Always 1; the labels describe the model.
-    pub model_info: IntGaugeVec,
+    model_info: IntGaugeVec = "siglip_model_info"
+        ["model", "revision", "dtype", "device", "cuda_kernels"];
+    /// Always 1; the labels describe the build.
+    build_info: IntGaugeVec = "siglip_build_info" ["version", "commit", "target"];
     /// 1 while the server is ready for traffic.
-    pub ready: Gauge,
-}
-
-/// Registers a freshly made collector, and keeps a handle to it.
-#[expect(clippy::expect_used, reason = "names and labels are constants")]
-fn registered<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    collector: Result<C, prometheus::Error>,
-) -> C {
-    let collector = collector.expect("metric names and labels are valid constants");
-    register(registry, collector.clone());
-    collector
-}
-
-#[expect(clippy::expect_used, reason = "names are constants, and a test registers them all")]
-fn register(registry: &Registry, collector: impl Collector + 'static) {
-    registry.register(Box::new(collector)).expect("every metric name is used once");
+    ready: Gauge = "siglip_ready";
 }
 
 impl Metrics {
     /// A registry with every family, all series with known labels at zero.
     #[must_use]
     pub fn new() -> Self {
-        let r = &Registry::new();
-        let counter = |name: &str, help: &str| registered(r, IntCounter::new(name, help));
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            registered(r, IntCounterVec::new(Opts::new(name, help), labels))
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            registered(r, IntGaugeVec::new(Opts::new(name, help), labels))
-        };
-        let ratios = |name: &str, help: &str, labels: &[&str]| {
-            registered(r, GaugeVec::new(Opts::new(name, help), labels))
-        };
-        let histograms = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
-            let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-            registered(r, HistogramVec::new(opts, labels))
-        };
-
-        let metrics = Self {
-            requests: counters(
-                "siglip_requests_total",
-                "Requests answered, by route and code (ok or the error's code).",
-                &["route", "code"],
-            ),
-            request_duration: histograms(
-                "siglip_request_duration_seconds",
-                "Time from a request's head to the last byte of its answer.",
-                &["route"],
-                &SECONDS,
-            ),
-            key_requests: counters(
-                "siglip_key_requests_total",
-                "Requests that presented a known API key, by the key's name.",
-                &["key"],
-            ),
-            requests_in_flight: registered(
-                r,
-                IntGauge::new("siglip_requests_in_flight", "Requests being answered."),
-            ),
-            watches: registered(
-                r,
-                IntGauge::new(
-                    "siglip_grpc_watches",
-                    "Health watches and reflection streams that are open.",
-                ),
-            ),
-            stage_duration: histograms(
-                "siglip_stage_duration_seconds",
-                "Time of one item in one stage.",
-                &["stage"],
-                &SECONDS,
-            ),
-            batch_rows: histograms(
-                "siglip_batch_rows",
-                "Rows of each forward pass.",
-                &["model", "tower"],
-                &ROWS,
-            ),
-            batch_fill_ratio: ratios(
-                "siglip_batch_fill_ratio",
-                "Rows of the last batch over the most that a batch may have.",
-                &["model", "tower"],
-            ),
-            queue_rows: gauges(
-                "siglip_queue_rows",
-                "Rows that wait for a batch.",
-                &["model", "tower", "priority"],
-            ),
-            queue_oldest: ratios(
-                "siglip_queue_oldest_seconds",
-                "Age of the oldest row that waits.",
-                &["model", "tower"],
-            ),
-            rejected: counters(
-                "siglip_rejected_total",
-                "Items refused at the door, by the code they were refused with.",
-                &["reason"],
-            ),
-            spans: counters(
-                "siglip_trace_spans_total",
-                "Spans of traces that were sent to the collector, or could not be.",
-                &["result"],
-            ),
-            dropped: counters(
-                "siglip_dropped_total",
-                "Rows dropped before their forward pass: their caller left, or their deadline passed.",
-                &["reason"],
-            ),
-            images: counters(
-                "siglip_images_total",
-                "Images that a forward pass embedded, those of the warm-up included.",
-                &["model"],
-            ),
-            texts: counters(
-                "siglip_texts_total",
-                "Texts that a forward pass embedded, those of the warm-up included.",
-                &["model"],
-            ),
-            truncated_texts: counter(
-                "siglip_truncated_texts_total",
-                "Texts that were longer than the model reads, and were cut.",
-            ),
-            pairs: counter("siglip_pairs_total", "Image-text pairs scored."),
-            pixels_decoded: counter(
-                "siglip_pixels_decoded_total",
-                "Pixels decoded, before resizing.",
-            ),
-            decode_processes: gauges(
-                "siglip_decode_processes",
-                "Processes that decode images, by state.",
-                &["state"],
-            ),
-            decode_ended: counters(
-                "siglip_decode_ended_total",
-                "Decode processes that were ended because of an image, by reason.",
-                &["reason"],
-            ),
-            cache_hits: counters(
-                "siglip_cache_hits_total",
-                "Inputs answered from the cache or joined to an equal input in flight.",
-                &["cache"],
-            ),
-            cache_misses: counters(
-                "siglip_cache_misses_total",
-                "Inputs that had to be computed.",
-                &["cache"],
-            ),
-            cache_bytes: gauges("siglip_cache_bytes", "Bytes held by the cache.", &["cache"]),
-            worker_state: gauges(
-                "siglip_worker_state",
-                "1 for the state that the model's worker is in, 0 for the others.",
-                &["model", "state"],
-            ),
-            worker_restarts: counters(
-                "siglip_worker_restarts_total",
-                "Attempts to replace a model's worker after it broke.",
-                &["model"],
-            ),
-            device_memory: gauges(
-                "siglip_device_memory_bytes",
-                "Bytes of resident weights on the device.",
-                &["model"],
-            ),
-            towers_loaded: gauges(
-                "siglip_towers_loaded",
-                "1 for a tower that is in memory, 0 for one that is not.",
-                &["model", "tower"],
-            ),
-            model_loads: counters(
-                "siglip_model_loads_total",
-                "Loads of towers after the start, by result.",
-                &["model", "result"],
-            ),
-            model_load_duration: histograms(
-                "siglip_model_load_duration_seconds",
-                "Time that a load of towers took, the wait for memory included.",
-                &["model"],
-                &LOAD_SECONDS,
-            ),
-            tower_unloads: counters(
-                "siglip_tower_unloads_total",
-                "Towers that were unloaded, by reason.",
-                &["model", "reason"],
-            ),
-            model_info: gauges(
-                "siglip_model_info",
-                "Always 1; the labels describe the model.",
-                &["model", "revision", "dtype", "device", "cuda_kernels"],
-            ),
-            ready: registered(
-                r,
-                Gauge::new("siglip_ready", "1 while the server is ready for traffic."),
-            ),
-            registry: r.clone(),
-        };
-        metrics.touch_known_series();
-        metrics.describe_build();
-        register(r, DroppedLines::new());
+        let metrics = Self::register();
+        metrics.announce(Announced::Nothing);
+        let build = [build_info::VERSION, build_info::COMMIT, build_info::TARGET];
+        metrics.build_info.with_label_values(&build).set(1);
+        register(&metrics.registry, DroppedLines::new());
         #[cfg(target_os = "linux")]
-        register(r, prometheus::process_collector::ProcessCollector::for_self());
+        register(&metrics.registry, prometheus::process_collector::ProcessCollector::for_self());
         metrics
     }
 
-    /// Creates every series whose labels do not depend on routes or models.
-    fn touch_known_series(&self) {
-        for stage in Stage::ALL {
-            self.stage_duration.with_label_values(&[stage.name()]);
-        }
-        for code in Code::ALL {
-            self.rejected.with_label_values(&[code.slug()]);
-        }
-        for reason in DROP_REASONS {
-            self.dropped.with_label_values(&[reason]);
-        }
-        for state in DECODE_STATES {
-            self.decode_processes.with_label_values(&[state]);
-        }
-        for reason in DECODE_END_REASONS {
-            self.decode_ended.with_label_values(&[reason]);
-        }
-        for cache in CACHES {
-            self.cache_hits.with_label_values(&[cache]);
-            self.cache_misses.with_label_values(&[cache]);
-            self.cache_bytes.with_label_values(&[cache]);
-        }
-    }
-
-    fn describe_build(&self) {
-        let info = registered(
-            &self.registry,
-            IntGaugeVec::new(
-                Opts::new("siglip_build_info", "Always 1; the labels describe the build."),
-                &["version", "commit", "target"],
-            ),
-        );
-        info.with_label_values(&[build_info::VERSION, build_info::COMMIT, build_info::TARGET])
-            .set(1);
-    }
-
-    /// Creates every series of a route, so that it shows before its first request.
+    /// Creates every series of a route, so that it exists before the first request.
     pub fn touch_route(&self, route: &str) {
-        self.requests.with_label_values(&[route, "ok"]);
-        self.request_duration.with_label_values(&[route]);
+        self.announce(Announced::Route(route));
     }
 
-    /// Creates every series of a model, so that it shows before its first row.
+    /// Creates every series of a model, so that it exists before the first row.
     pub fn touch_model(&self, model: &str) {
-        self.worker_restarts.with_label_values(&[model]);
-        self.images.with_label_values(&[model]);
-        self.texts.with_label_values(&[model]);
-        self.model_load_duration.with_label_values(&[model]);
-        for result in LOAD_RESULTS {
-            self.model_loads.with_label_values(&[model, result]);
-        }
-        for reason in UNLOAD_REASONS {
-            self.tower_unloads.with_label_values(&[model, reason]);
-        }
-        for tower in TOWERS {
-            self.batch_rows.with_label_values(&[model, tower]);
-            self.batch_fill_ratio.with_label_values(&[model, tower]);
-            self.queue_oldest.with_label_values(&[model, tower]);
-            for priority in PRIORITIES {
-                self.queue_rows.with_label_values(&[model, tower, priority]);
-            }
-        }
+        self.announce(Announced::Model(model));
     }
 
     /// Notes the time of one item in one stage.
@@ -378,6 +161,12 @@ impl Metrics {
     }
 }
 
+/// Registers a collector of families that are not declared here.
+#[expect(clippy::expect_used, reason = "names are constants, and a test registers them all")]
+fn register(registry: &Registry, collector: impl Collector + 'static) {
+    registry.register(Box::new(collector)).expect("every metric name is used once");
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -388,12 +177,35 @@ impl Default for Metrics {
 mod tests {
     use super::*;
 
+    fn text(metrics: &Metrics) -> String {
+        String::from_utf8(metrics.render().expect("renders")).expect("utf-8")
+    }
+
     #[test]
     fn the_whole_set_shows_before_the_first_request() {
-        let text = String::from_utf8(Metrics::new().render().expect("renders")).expect("utf-8");
+        let text = text(&Metrics::new());
         assert!(text.contains("siglip_rejected_total{reason=\"overloaded\"} 0"), "{text}");
         assert!(text.contains("siglip_stage_duration_seconds_count{stage=\"forward\"} 0"));
         assert!(text.contains("siglip_build_info{"));
         assert!(text.contains("te_request_queue_duration_count 0"), "{text}");
+        assert!(!text.contains("model="), "{text}");
+    }
+
+    #[test]
+    fn a_model_has_a_series_for_each_combination_of_the_other_labels() {
+        let metrics = Metrics::new();
+        metrics.touch_model("m");
+        let text = text(&metrics);
+        for tower in TOWERS {
+            for priority in PRIORITIES {
+                let series = format!(
+                    "siglip_queue_rows{{model=\"m\",priority=\"{priority}\",tower=\"{tower}\"}} 0"
+                );
+                assert!(text.contains(&series), "{series} is not in {text}");
+            }
+        }
+        // No value of `state` is announced.
+        assert!(!text.contains("siglip_worker_state"), "{text}");
+        assert!(!text.contains("route="), "{text}");
     }
 }
