@@ -15,12 +15,28 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-env-changed=SIGLIP_BUILD_COMMIT");
+    choose_test_support();
     println!("cargo::rustc-env=SIGLIP_BUILD_TARGET={}", env::var("TARGET")?);
     println!("cargo::rustc-env=SIGLIP_BUILD_COMMIT={}", commit());
     if env::var_os("CARGO_FEATURE_CUDA").is_some() {
         compile_kernels()?;
     }
     compile_protos()
+}
+
+/// Sets the cfg options `failpoints` and `fuzzing` in debug builds, and in builds with the feature of that name.
+///
+/// Features alone would not do: `cargo test` without options could not run the tests that need them, because a
+/// package cannot enable its own features for its tests. A release build has neither unless it asks for them.
+fn choose_test_support() {
+    let is_debug = env::var_os("PROFILE").is_some_and(|profile| profile == "debug");
+    for name in ["failpoints", "fuzzing"] {
+        println!("cargo::rustc-check-cfg=cfg({name})");
+        let feature = format!("CARGO_FEATURE_{}", name.to_uppercase());
+        if is_debug || env::var_os(feature).is_some() {
+            println!("cargo::rustc-cfg={name}");
+        }
+    }
 }
 
 /// The CUDA kernels, by NVIDIA's compiler: for Ampere and Hopper, and for what comes after in NVIDIA's assembly language,

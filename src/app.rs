@@ -8,7 +8,7 @@ mod admin;
 mod connections;
 mod descriptors;
 mod drain;
-#[cfg(debug_assertions)]
+#[cfg(failpoints)]
 mod failpoint;
 mod failure;
 mod install;

@@ -30,7 +30,7 @@ pub mod embedding;
 pub mod engine;
 pub mod error;
 pub mod fetch;
-#[cfg(debug_assertions)]
+#[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
 pub mod grpc;

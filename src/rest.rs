@@ -15,7 +15,7 @@ mod docs;
 mod embeddings;
 mod envelope;
 mod features;
-#[cfg(debug_assertions)]
+#[cfg(fuzzing)]
 pub(crate) mod fuzz;
 mod health;
 mod info;

@@ -193,7 +193,7 @@ impl Merge {
             };
             let known = OPTIONS.iter().any(|option| option.env == name);
             // Builds without failpoints refuse this variable like any unknown name.
-            if cfg!(debug_assertions) && name == FAILPOINT_ENV {
+            if cfg!(failpoints) && name == FAILPOINT_ENV {
                 continue;
             }
             if !known && !OTHER_ENV.contains(&name) {

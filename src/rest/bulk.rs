@@ -1,7 +1,7 @@
 //! `POST /v1/bulk/embeddings`: reads a stream of rows and writes a stream of their embeddings.
 
 mod frames;
-#[cfg(debug_assertions)]
+#[cfg(fuzzing)]
 pub(super) mod fuzz;
 mod lines;
 mod receive;

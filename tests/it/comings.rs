@@ -356,7 +356,7 @@ async fn captions_are_the_same_after_their_towers_were_away() {
     assert_eq!(loads, 5.0);
 }
 
-#[cfg(debug_assertions)]
+#[cfg(failpoints)]
 #[tokio::test]
 async fn a_lazy_model_whose_tower_breaks_is_replaced() {
     let model = format!("tiny={TINY},load=lazy");

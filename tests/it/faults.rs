@@ -1,5 +1,5 @@
-//! Faults of the towers in a real server process. Only builds with debug assertions can inject faults.
-#![cfg(debug_assertions)]
+//! Faults of the towers in a real server process. Only builds with failpoints can inject faults.
+#![cfg(failpoints)]
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Feeds the corpus of `fuzz/` to the fuzzing entry points, so that faults that were found stay fixed. Then
 //! feeds the same files with a fixed sequence of changes, as a short smoke test.
-#![cfg(debug_assertions)]
+#![cfg(fuzzing)]
 
 use std::{fs, path::Path};
 

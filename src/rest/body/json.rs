@@ -41,7 +41,7 @@ impl Intake {
     }
 
     /// For a body that does not come from a request.
-    #[cfg(any(test, debug_assertions))]
+    #[cfg(any(test, fuzzing))]
     pub(in crate::rest) fn uncounted(limits: &crate::config::Limits) -> Self {
         Self { bounds: Bounds::of(limits), share: None }
     }
