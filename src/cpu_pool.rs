@@ -1,4 +1,4 @@
-//! A pool of threads for CPU work before the tower: base64, image decoding, resizing.
+//! A pool of threads for CPU work before and after the towers: base64, image decoding, resizing; scores.
 
 use std::{
     any::Any,
@@ -28,10 +28,12 @@ pub struct JobPanicked {
 impl CpuPool {
     /// A pool of `threads`; 0 means one per core.
     ///
+    /// * `name`: begins the names of the threads
+    ///
     /// # Errors
     /// Fails if the threads cannot be started.
-    pub fn new(threads: usize) -> Result<Self, ThreadPoolBuildError> {
-        let name = |index| format!("decode-{index}");
+    pub fn new(name: &'static str, threads: usize) -> Result<Self, ThreadPoolBuildError> {
+        let name = move |index| format!("{name}-{index}");
         let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build()?;
         Ok(Self { pool })
     }
@@ -78,7 +80,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_fails_its_own_job_only() {
-        let pool = CpuPool::new(1).expect("one thread starts");
+        let pool = CpuPool::new("job", 1).expect("one thread starts");
         let error = pool.run(|| -> u32 { panic!("bad {}", "picture") }).await.expect_err("panics");
         assert_eq!(error.message, "bad picture");
         assert_eq!(pool.run(|| 7).await.expect("the thread lives on"), 7);
@@ -86,7 +88,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_job_whose_caller_left_is_skipped() {
-        let pool = CpuPool::new(1).expect("one thread starts");
+        let pool = CpuPool::new("job", 1).expect("one thread starts");
         let (open, gate) = mpsc::channel::<()>();
         let blocked = pool.run(move || gate.recv());
         let ran = Arc::new(AtomicBool::new(false));

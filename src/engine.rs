@@ -59,7 +59,11 @@ use crate::{
 /// Answers requests: owns the models, the caches, the decode pool and the limits.
 pub struct Engine {
     registry: Registry,
+    /// Reads and decodes items.
     pool: CpuPool,
+    /// Computes scores. They have their own threads, so that scores of stored embeddings do not wait behind the
+    /// images of other requests.
+    scores: Arc<CpuPool>,
     decoder: Arc<Decoder>,
     decoding: Decoding,
     texts: EmbeddingCache,
@@ -78,7 +82,7 @@ impl Engine {
     /// An engine over a registry whose models may still be loading.
     ///
     /// # Errors
-    /// Fails if the decode pool's threads cannot be started.
+    /// Fails if the threads of a pool cannot be started.
     pub fn new(
         config: &Config,
         registry: Registry,
@@ -96,7 +100,8 @@ impl Engine {
         Ok(Self {
             decoder: Arc::new(decoder),
             registry,
-            pool: CpuPool::new(config.model.cpu_pool_threads)?,
+            pool: CpuPool::new("decode", config.model.cpu_pool_threads)?,
+            scores: Arc::new(CpuPool::new("score", config.model.cpu_pool_threads)?),
             decoding: if config.model.fast_decode { Decoding::Fast } else { Decoding::Full },
             texts: EmbeddingCache::new("text", config.cache.text_bytes, Arc::clone(&metrics)),
             images: EmbeddingCache::new("image", config.cache.image_bytes, Arc::clone(&metrics)),

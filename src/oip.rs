@@ -5,7 +5,7 @@ mod describe;
 mod read;
 mod scores;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -14,7 +14,7 @@ pub use self::describe::{
     CAPTION, Datatype, EMBEDDING, EXTENSIONS, IMAGE, INPUT_IDS, LOGIT, PIXEL_VALUES, PLATFORM,
     PROBABILITY, TEXT, TensorSpec, VERSION, check_version, inputs, outputs,
 };
-#[cfg(debug_assertions)]
+#[cfg(fuzzing)]
 use crate::preprocess::ImageSpec;
 use crate::{
     config::MatchingToken,
@@ -145,7 +145,7 @@ impl Output {
 ///
 /// # Errors
 /// Names the tensor at fault.
-#[cfg(debug_assertions)]
+#[cfg(fuzzing)]
 pub(crate) fn items(tensors: Vec<Tensor>, image: &ImageSpec) -> Result<Vec<Input>, Error> {
     let sides = read::sides(tensors, image, usize::MAX)?;
     Ok(sides.pictures.into_iter().chain(sides.texts).collect())
@@ -199,13 +199,19 @@ pub async fn infer(
                 Some(scores::by_vectors(engine, (model, token), (&rows, pictures), context).await?);
         }
     }
+    let mut scores = BTreeMap::new();
+    if let Some(scored) = scored {
+        let kinds = [(LOGIT, ScoreKind::Logit), (PROBABILITY, ScoreKind::Probability)];
+        let kinds: Vec<_> = kinds.into_iter().filter(|(name, _)| wanted.contains(name)).collect();
+        let matrices = scored.whole(&kinds.iter().map(|(_, kind)| *kind).collect::<Vec<_>>()).await?;
+        scores.extend(kinds.into_iter().map(|(name, _)| name).zip(matrices));
+    }
     let mut outputs = Vec::with_capacity(wanted.len());
     for name in wanted {
         let values = match name {
             EMBEDDING => Values::Floats(rows.clone()),
             CAPTION => Values::Texts(captions.take().unwrap_or_default()),
-            LOGIT => Values::Floats(scores::whole(scored.as_ref(), ScoreKind::Logit).await?),
-            _ => Values::Floats(scores::whole(scored.as_ref(), ScoreKind::Probability).await?),
+            name => Values::Floats(scores.remove(name).unwrap_or_default()),
         };
         outputs.push(Output { name, values });
     }

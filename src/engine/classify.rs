@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::{
     Context, Engine, ImageSide, Input, Matrix, Pairing, ScoreKind, Scored, Usage,
     embed::Batch,
     input::check_plain,
     item::{self, ItemOptions},
     matching::Sides,
-    similarity::{Side, stack},
+    score::Vectors,
+    similarity::{Rows, Side},
     until_deadline,
 };
 use crate::{
@@ -85,7 +88,7 @@ impl Engine {
         let model = self.registry.get(request.model.as_deref())?;
         let scorer = model.card.scorer.ok_or_else(|| item::no_text_tower(model))?;
         let images = Side::from(request.images);
-        self.check_side(model, &images)?;
+        self.check_size(&images)?;
         let limit = Limit::count(self.limits.max_labels, "limits.max_labels");
         self.check_count("labels", request.labels.len(), limit)?;
         let options = self.item_options(model, true, request.max_num_patches)?;
@@ -122,11 +125,14 @@ impl Engine {
             let about = (Arc::clone(&name), usage, scorer);
             let shape = [logits.rows, logits.dim];
             self.metrics.pairs.inc_by((shape[0] * shape[1]) as u64);
-            let scored = Scored::of(about, shape, None, Some(logits)).holding(permit);
+            let scored = Scored::new(about, shape, None, Some(logits), &self.scores);
+            let scored = scored.holding(permit);
             let images = scored.ranked(keep).await?;
             return Ok(Classified { model: name, scorer, images, usage });
         }
+        let shape = [images.rows(), request.labels.len()];
         let work = async {
+            let images = self.checked(model, images).await?;
             tokio::try_join!(
                 self.embed_side(model, images, options, context),
                 self.embed_batch(model, batch, options, context),
@@ -134,11 +140,18 @@ impl Engine {
         };
         let ((images, mut usage), (rows, texts_usage)) = until_deadline(context, work).await?;
         usage += texts_usage;
-        self.metrics.pairs.inc_by((images.rows * request.labels.len()) as u64);
-        let labels = averaged(&rows, prompts.templates.len(), model.card.embedding_dim);
-        let scored = Scored::new(model.name.as_str().into(), usage, scorer, (images, labels))?;
+        self.metrics.pairs.inc_by((shape[0] * shape[1]) as u64);
+        let (templates, dim) = (prompts.templates.len(), model.card.embedding_dim);
+        let ready = move || {
+            let labels = averaged(rows, templates, dim);
+            Vectors::new((Pairing::All, 1), (images.matrix(dim), labels))
+        };
+        let vectors = self.scores.run(ready).await.map_err(Error::internal)?;
+        let name: Arc<str> = model.name.as_str().into();
+        let about = (Arc::clone(&name), usage, scorer);
+        let scored = Scored::new(about, shape, Some(vectors), None, &self.scores);
         let images = scored.holding(permit).ranked(keep).await?;
-        Ok(Classified { model: model.name.as_str().into(), scorer, images, usage })
+        Ok(Classified { model: name, scorer, images, usage })
     }
 }
 
@@ -189,6 +202,24 @@ impl Keep {
     }
 }
 
+impl Keep {
+    /// The labels of one image that are kept, best first.
+    ///
+    /// * `logits`: one for each label
+    fn of(self, logits: &[f32], scorer: Scorer) -> Vec<LabelScore> {
+        let mut probabilities = logits.to_vec();
+        scorer.probabilities(&mut probabilities);
+        let pairs = logits.iter().zip(probabilities).enumerate();
+        let score = |(label, (&logit, probability))| LabelScore { label, probability, logit };
+        let mut labels: Vec<_> = pairs.map(score).collect();
+        // By logit, not by probability: far labels all round to the same probability.
+        labels.sort_by(|a, b| b.logit.total_cmp(&a.logit));
+        labels.retain(|label| label.probability >= self.min_probability);
+        labels.truncate(self.best);
+        labels
+    }
+}
+
 /// A `min_probability` as a request gave it.
 pub(super) fn checked_probability(given: f32) -> Result<f32, Error> {
     if (0.0..=1.0).contains(&given) {
@@ -202,20 +233,12 @@ impl Scored {
     async fn ranked(self, keep: Keep) -> Result<Vec<Vec<LabelScore>>, Error> {
         let mut ranked = Vec::with_capacity(self.rows());
         for range in self.chunks() {
-            let logits = self.chunk(ScoreKind::Logit, range).await?;
-            for row in 0..logits.rows {
-                let mut probabilities = logits.row(row).to_vec();
-                self.scorer().probabilities(&mut probabilities);
-                let pairs = logits.row(row).iter().zip(probabilities).enumerate();
-                let score =
-                    |(label, (&logit, probability))| LabelScore { label, probability, logit };
-                let mut labels: Vec<_> = pairs.map(score).collect();
-                // By logit, not by probability: far labels all round to the same probability.
-                labels.sort_by(|a, b| b.logit.total_cmp(&a.logit));
-                labels.retain(|label| label.probability >= keep.min_probability);
-                labels.truncate(keep.best);
-                ranked.push(labels);
-            }
+            let sorted = move |scored: &Self| {
+                let logits = scored.compute(ScoreKind::Logit, range)?;
+                let labels = |row| keep.of(logits.row(row), scored.scorer());
+                Ok((0..logits.rows).into_par_iter().map(labels).collect::<Vec<_>>())
+            };
+            ranked.extend(self.on_pool(sorted).await?);
         }
         Ok(ranked)
     }
@@ -307,9 +330,9 @@ impl<'r> Prompts<'r> {
 }
 
 /// The mean of each label's normalised prompt embeddings: `[labels, dim]`.
-fn averaged(rows: &[Embedding], templates: usize, dim: usize) -> Matrix {
+fn averaged(rows: Vec<Embedding>, templates: usize, dim: usize) -> Matrix {
     if templates == 1 {
-        return stack(rows, dim);
+        return Rows::Embedded(rows).matrix(dim);
     }
     let mut data = Vec::with_capacity(rows.len() / templates * dim);
     for group in rows.chunks_exact(templates) {

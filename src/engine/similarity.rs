@@ -137,8 +137,8 @@ impl Engine {
             return Err(Error::invalid("scores", message));
         }
         let (images, texts) = (Side::from(request.images), Side::from(request.texts));
-        self.check_side(model, &images)?;
-        self.check_side(model, &texts)?;
+        self.check_size(&images)?;
+        self.check_size(&texts)?;
         if pairing == Pairing::Zip && images.rows() != texts.rows() {
             let message = format!(
                 "`zip` pairs row by row, but there are {} images and {} texts",
@@ -162,6 +162,8 @@ impl Engine {
             images.held_bytes() + texts.held_bytes(),
         )?;
         let work = async {
+            let images = self.checked(model, images).await?;
+            let texts = self.checked(model, texts).await?;
             let mut usage = Usage::default();
             let mut logits = None;
             let images = match images {
@@ -186,48 +188,78 @@ impl Engine {
                 )?;
                 usage = used;
                 usage += texts_used;
-                vectors = Some(Vectors::new((pairing, vectors_of(model)), (images, texts))?);
+                let (each, dim) = (vectors_of(model), model.card.embedding_dim);
+                let ready = move || {
+                    Vectors::new((pairing, each), (images.matrix(dim), texts.matrix(dim)))
+                };
+                vectors = Some(self.scores.run(ready).await.map_err(Error::internal)?);
             }
             Ok((usage, vectors, logits))
         };
         let (usage, vectors, logits) = until_deadline(context, work).await?;
         self.metrics.pairs.inc_by((shape[0] * shape[1]) as u64);
         let about = (model.name.as_str().into(), usage, scorer);
-        Ok(Scored::of(about, shape, vectors, logits).holding(permit))
+        Ok(Scored::new(about, shape, vectors, logits, &self.scores).holding(permit))
     }
 
-    /// Checks a side's size, and of given rows also shape and values.
-    pub(super) fn check_side(&self, model: &Model, side: &Side) -> Result<(), Error> {
+    /// Checks the number of a side's items or rows.
+    pub(super) fn check_size(&self, side: &Side) -> Result<(), Error> {
         match side {
             Side::Items(batch) => {
                 self.check_count(batch.field, batch.inputs.len(), self.limits.items())
             }
             Side::Given { field, rows } => {
                 let limit = Limit::count(self.limits.max_embeddings, "limits.max_embeddings");
-                self.check_count(field, rows.rows, limit)?;
-                let vectors = if *field == IMAGE_EMBEDDINGS { vectors_of(model) } else { 1 };
-                check_rows(field, rows, vectors * model.card.embedding_dim)
+                self.check_count(field, rows.rows, limit)
             }
         }
     }
 
-    /// The rows of a side, normalised or not.
+    /// Checks the width and the values of given rows, on the threads for scores.
+    pub(super) async fn checked(&self, model: &Model, side: Side) -> Result<Side, Error> {
+        let Side::Given { field, rows } = side else { return Ok(side) };
+        let vectors = if field == IMAGE_EMBEDDINGS { vectors_of(model) } else { 1 };
+        let dim = vectors * model.card.embedding_dim;
+        let check =
+            move || check_rows(field, &rows, dim).map(|()| Side::Given { field, rows });
+        self.scores.run(check).await.map_err(Error::internal)?
+    }
+
+    /// The rows of a side, not normalised yet.
     pub(super) async fn embed_side(
         &self,
         model: &Model,
         side: Side,
         options: ItemOptions,
         context: &Context,
-    ) -> Result<(Matrix, Usage), Error> {
+    ) -> Result<(Rows, Usage), Error> {
         match side {
             Side::Items(batch) => {
                 let (rows, usage) = self.embed_batch(model, batch, options, context).await?;
-                Ok((stack(&rows, model.card.embedding_dim), usage))
+                Ok((Rows::Embedded(rows), usage))
             }
-            Side::Given { rows: Matrix { dim, data, .. }, .. } => {
-                // A row may be several concatenated vectors.
-                let vector = model.card.embedding_dim.min(dim).max(1);
-                Ok((Matrix { rows: data.len() / vector, dim: vector, data }, Usage::default()))
+            Side::Given { rows, .. } => Ok((Rows::Given(rows), Usage::default())),
+        }
+    }
+}
+
+/// The rows of a side.
+#[derive(Debug)]
+pub(super) enum Rows {
+    Embedded(Vec<Embedding>),
+    Given(Matrix),
+}
+
+impl Rows {
+    /// The rows as a matrix. A row may be several concatenated vectors, which become rows of their own.
+    ///
+    /// * `dim`: values of a vector
+    pub(super) fn matrix(self, dim: usize) -> Matrix {
+        match self {
+            Self::Embedded(rows) => stack(&rows, dim),
+            Self::Given(Matrix { dim: row, data, .. }) => {
+                let vector = dim.min(row).max(1);
+                Matrix { rows: data.len() / vector, dim: vector, data }
             }
         }
     }
@@ -264,8 +296,8 @@ fn vectors_of(model: &Model) -> usize {
     model.card.queries.map_or(1, |queries| queries.count)
 }
 
-/// Vectors side by side in one matrix. A row may be several concatenated vectors.
-pub(super) fn stack(rows: &[Embedding], dim: usize) -> Matrix {
+/// The vectors as one matrix. A row may be several concatenated vectors.
+fn stack(rows: &[Embedding], dim: usize) -> Matrix {
     let data: Vec<f32> = rows.iter().flat_map(|row| row.as_slice()).copied().collect();
     Matrix { rows: data.len() / dim.max(1), dim, data }
 }

@@ -15,7 +15,7 @@ use super::{
     status::status,
 };
 use crate::{
-    engine::{Context, Engine, Matrix, ScoreKind, Scored},
+    engine::{Context, Engine, ScoreKind},
     error::Error,
     telemetry::Stage,
 };
@@ -83,8 +83,8 @@ impl EmbeddingService {
             usage: Some(convert::usage(scored.usage)),
             ..Default::default()
         };
-        for kind in kinds {
-            let matrix = Some(convert::matrix_message(whole(&scored, kind).await?));
+        for (kind, matrix) in kinds.iter().zip(scored.whole(&kinds).await?) {
+            let matrix = Some(convert::matrix_message(matrix));
             match kind {
                 ScoreKind::Cosine => response.cosine = matrix,
                 ScoreKind::Logit => response.logit = matrix,
@@ -174,16 +174,6 @@ impl EmbeddingService {
         context.timings.record(Stage::Encode, time);
         self.engine.metrics().observe_stage(Stage::Encode, time);
     }
-}
-
-/// All chunks of one kind of score. The request's size was checked, so the result is limited.
-async fn whole(scored: &Scored, kind: ScoreKind) -> Result<Matrix, Error> {
-    let (rows, dim) = (scored.rows(), scored.columns());
-    let mut data = Vec::with_capacity(rows * dim);
-    for range in scored.chunks() {
-        data.extend_from_slice(&scored.chunk(kind, range).await?.data);
-    }
-    Ok(Matrix { rows, dim, data })
 }
 
 /// The message of a call, and the facts that the edge has read.

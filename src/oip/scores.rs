@@ -28,17 +28,6 @@ pub(super) async fn by_vectors(
     engine.similarity(request((model, token), sides), context).await.map_err(in_parameters)
 }
 
-/// All chunks of one kind of score. The limit on items limits both sides.
-pub(super) async fn whole(scored: Option<&Scored>, kind: ScoreKind) -> Result<Matrix, Error> {
-    let Some(scored) = scored else { return Ok(Matrix::default()) };
-    let (rows, dim) = (scored.rows(), scored.columns());
-    let mut data = Vec::with_capacity(rows * dim);
-    for range in scored.chunks() {
-        data.extend_from_slice(&scored.chunk(kind, range).await?.data);
-    }
-    Ok(Matrix { rows, dim, data })
-}
-
 /// The pair scores of a matching head, which reads images and texts.
 ///
 /// # Errors
