@@ -203,7 +203,8 @@ pub async fn infer(
     if let Some(scored) = scored {
         let kinds = [(LOGIT, ScoreKind::Logit), (PROBABILITY, ScoreKind::Probability)];
         let kinds: Vec<_> = kinds.into_iter().filter(|(name, _)| wanted.contains(name)).collect();
-        let matrices = scored.whole(&kinds.iter().map(|(_, kind)| *kind).collect::<Vec<_>>()).await?;
+        let matrices =
+            scored.whole(&kinds.iter().map(|(_, kind)| *kind).collect::<Vec<_>>()).await?;
         scores.extend(kinds.into_iter().map(|(name, _)| name).zip(matrices));
     }
     let mut outputs = Vec::with_capacity(wanted.len());

@@ -31,6 +31,7 @@ mod page;
 mod paths;
 mod problem;
 mod respond;
+mod routes;
 mod rows;
 mod similarity;
 
@@ -57,12 +58,14 @@ pub use self::{
     problem::error_table,
 };
 use self::{
+    envelope::Envelope,
     layers::{
         authorize, bound_body, carry_request_id, catch_panic, check_host, compress, cors, no_query,
         observe, plain_body, plain_unless_named, render_failures, set_context,
     },
     packed::Packed,
     problem::Failure,
+    routes::{Kind, Routes},
 };
 use crate::{
     auth::Keys,
@@ -71,6 +74,14 @@ use crate::{
     error::{Code, Error},
     telemetry::Metrics,
 };
+
+/// A route of the server's own API, whose errors are problem documents.
+const OWN: Kind = Kind::of(Envelope::Problem);
+/// A route of OpenAI's API.
+const OPENAI: Kind = Kind::of(Envelope::OpenAi);
+/// Paths of OpenAI's API that are not supported. `/v1` may be missing in a client's base URL.
+const OPENAI_PATHS: [&str; 7] =
+    ["/v1/", "/chat/", "/models/", "/embeddings/", "/completions", "/responses", "/moderations"];
 
 /// The state that all handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -161,42 +172,45 @@ impl AppState {
     }
 }
 
-/// Every documented route except that of the metrics.
-fn api() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(openapi::frame()).merge(bounded()).merge(streams())
-}
-
 /// Routes that read a body of unlimited length. Each row has a limit, which is checked while the row is read.
-fn streams() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(bulk::embeddings))
+fn streams() -> Routes {
+    Routes::default().add(OWN, routes!(bulk::embeddings))
 }
 
 /// Routes that read the whole body into memory.
-fn bounded() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
-        .routes(routes!(embeddings::embeddings))
-        .routes(routes!(features::features))
-        .routes(routes!(similarity::similarity))
-        .routes(routes!(classify::classify))
-        .routes(routes!(captions::captions))
-        .routes(routes!(models::list))
-        .routes(routes!(models::retrieve))
-        .routes(routes!(info::info))
+fn bounded() -> Routes {
+    Routes::default()
+        .add(OPENAI, routes!(embeddings::embeddings))
+        .add(OWN, routes!(features::features))
+        .add(OWN, routes!(similarity::similarity))
+        .add(OWN, routes!(classify::classify))
+        .add(OWN, routes!(captions::captions))
+        .add(OPENAI, routes!(models::list))
+        .add(OPENAI, routes!(models::retrieve))
+        .add(OWN, routes!(info::info))
         .merge(compat::routes())
-        .routes(routes!(health::live))
-        .routes(routes!(health::ready))
-        .routes(routes!(openapi::serve))
+        .merge(probes())
+        .add(OWN.open(), routes!(openapi::serve))
+        .unsupported(Envelope::OpenAi, &OPENAI_PATHS)
+        .unsupported(Envelope::Problem, &["/v1/bulk/"])
 }
 
-/// The web pages. They are not part of the API, so the OpenAPI document does not list them.
-fn pages() -> Router<AppState> {
-    Router::new()
-        .route("/", get(page::index))
-        .route("/page/{*file}", get(page::file))
-        .route("/docs", get(docs::redirect))
-        .route("/docs/", get(docs::index))
-        .route("/docs/errors", get(docs::errors))
-        .route("/docs/{*file}", get(docs::file))
+/// The server's own probes.
+fn probes() -> Routes {
+    Routes::default()
+        .add(OWN.open().probe(), routes!(health::live))
+        .add(OWN.open().probe(), routes!(health::ready))
+}
+
+/// The web pages.
+fn pages() -> Routes {
+    Routes::default()
+        .page("/", get(page::index))
+        .page("/page/{*file}", get(page::file))
+        .page("/docs", get(docs::redirect))
+        .page("/docs/", get(docs::index))
+        .page("/docs/errors", get(docs::errors))
+        .page("/docs/{*file}", get(docs::file))
 }
 
 /// The whole HTTP service over an engine: routes, fallbacks and middleware.
@@ -209,26 +223,31 @@ pub fn router(state: AppState) -> Router {
         state.metrics().touch_route(route);
     }
     let api = if state.0.access.metrics { bounded().merge(metrics()) } else { bounded() };
-    finished(Router::from(api).merge(pages()), streams().into(), state)
+    finished(api.merge(pages()).into_router().into(), streams().into_router().into(), state)
 }
 
 /// Only the metrics, the probes and the models' towers, for the admin listener. It needs no key, since it should
 /// not be publicly reachable.
 pub fn admin_router(engine: Arc<Engine>, hosts: Hosts) -> Router {
-    let health = OpenApiRouter::new().routes(routes!(health::live)).routes(routes!(health::ready));
     let access = Access { hosts, is_admin: true, ..Access::default() };
-    let routes = Router::from(metrics().merge(health)).merge(admin::routes());
+    let routes = Router::from(metrics().merge(probes()).into_router()).merge(admin::routes());
     finished(routes, Router::new(), AppState::with_access(engine, access))
 }
 
 /// The documented route of the metrics, which may be served on a separate listener.
-fn metrics() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(metrics::scrape))
+fn metrics() -> Routes {
+    Routes::default().add(OWN.quiet(), routes!(metrics::scrape))
 }
 
 /// Every documented route.
 fn documented() -> OpenApiRouter<AppState> {
-    api().merge(metrics())
+    let all = bounded().merge(streams()).merge(metrics()).into_router();
+    OpenApiRouter::with_openapi(openapi::frame()).merge(all)
+}
+
+/// Every route, with the pages.
+fn everything() -> Routes {
+    bounded().merge(streams()).merge(metrics()).merge(pages())
 }
 
 /// Adds the fallbacks and the middleware to the routes: those that read a whole body, and those that stream.

@@ -189,9 +189,8 @@ impl Engine {
                 usage = used;
                 usage += texts_used;
                 let (each, dim) = (vectors_of(model), model.card.embedding_dim);
-                let ready = move || {
-                    Vectors::new((pairing, each), (images.matrix(dim), texts.matrix(dim)))
-                };
+                let ready =
+                    move || Vectors::new((pairing, each), (images.matrix(dim), texts.matrix(dim)));
                 vectors = Some(self.scores.run(ready).await.map_err(Error::internal)?);
             }
             Ok((usage, vectors, logits))
@@ -220,8 +219,7 @@ impl Engine {
         let Side::Given { field, rows } = side else { return Ok(side) };
         let vectors = if field == IMAGE_EMBEDDINGS { vectors_of(model) } else { 1 };
         let dim = vectors * model.card.embedding_dim;
-        let check =
-            move || check_rows(field, &rows, dim).map(|()| Side::Given { field, rows });
+        let check = move || check_rows(field, &rows, dim).map(|()| Side::Given { field, rows });
         self.scores.run(check).await.map_err(Error::internal)?
     }
 

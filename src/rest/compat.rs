@@ -14,41 +14,59 @@ pub(super) mod tei;
 pub(super) mod voyage;
 pub(super) mod weaviate;
 
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::routes;
 
-use super::AppState;
+use super::{
+    envelope::Envelope,
+    routes::{Kind, Routes},
+};
 use crate::{
     embedding::{Embedding, Encoding},
     engine::{EmbedRequest, Input},
     error::Error,
 };
 
+/// A route of Cohere's API.
+const COHERE: Kind = Kind::of(Envelope::Cohere);
+/// A route with FastAPI's errors: Voyage and Immich.
+const DETAIL: Kind = Kind::of(Envelope::Detail);
+/// A route of text-embeddings-inference.
+const TEI: Kind = Kind::of(Envelope::Tei);
+/// A route of the rerankers and scorers that vLLM and others have.
+const OPENAI: Kind = Kind::of(Envelope::OpenAi);
+/// A route whose errors are one string: the Open Inference Protocol, Ollama and Weaviate.
+const PLAIN: Kind = Kind::of(Envelope::Plain);
+
 /// Every compatible route.
-pub(super) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
-        .routes(routes!(cohere::embed))
-        .routes(routes!(cohere::rerank::rerank))
-        .routes(routes!(cohere::v1::embed))
-        .routes(routes!(voyage::embed))
-        .routes(routes!(tei::embed))
-        .routes(routes!(tei::similarity))
-        .routes(routes!(tei::endpoint::predict))
-        .routes(routes!(tei::health))
-        .routes(routes!(rerank::rerank))
-        .routes(routes!(rerank::versioned))
-        .routes(routes!(score::score))
-        .routes(routes!(score::versioned))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .add(COHERE, routes!(cohere::embed))
+        .add(COHERE, routes!(cohere::rerank::rerank))
+        .add(COHERE, routes!(cohere::v1::embed))
+        .unsupported(Envelope::Cohere, &["/v2/"])
+        .add(DETAIL, routes!(voyage::embed))
+        .add(TEI, routes!(tei::embed))
+        .add(TEI, routes!(tei::similarity))
+        .add(TEI, routes!(tei::endpoint::predict))
+        .add(TEI.open().probe(), routes!(tei::health))
+        .unsupported(Envelope::Tei, &["/embed_all", "/embed_sparse", "/tokenize", "/decode"])
+        .add(TEI, routes!(rerank::rerank))
+        .add(OPENAI, routes!(rerank::versioned))
+        .add(OPENAI, routes!(score::score))
+        .add(OPENAI, routes!(score::versioned))
         .merge(oip::routes())
-        .routes(routes!(ollama::embed))
-        .routes(routes!(ollama::prompt))
-        .routes(routes!(ollama::tags))
-        .routes(routes!(ollama::version))
-        .routes(routes!(weaviate::vectorize))
-        .routes(routes!(weaviate::meta))
-        .routes(routes!(weaviate::live))
-        .routes(routes!(weaviate::ready))
-        .routes(routes!(immich::predict))
-        .routes(routes!(immich::ping))
+        .add(PLAIN, routes!(ollama::embed))
+        .add(PLAIN, routes!(ollama::prompt))
+        .add(PLAIN, routes!(ollama::tags))
+        .add(PLAIN, routes!(ollama::version))
+        .add(PLAIN, routes!(weaviate::vectorize))
+        .add(PLAIN, routes!(weaviate::meta))
+        .add(PLAIN.open().probe(), routes!(weaviate::live))
+        .add(PLAIN.open().probe(), routes!(weaviate::ready))
+        // Other routes of Ollama, and of Weaviate's probes.
+        .unsupported(Envelope::Plain, &["/api/", "/.well-known/"])
+        .add(DETAIL, routes!(immich::predict))
+        .add(DETAIL.open().probe(), routes!(immich::ping))
 }
 
 /// A request for normalised embeddings of everything in `inputs`.

@@ -24,28 +24,6 @@ pub(super) enum Envelope {
 }
 
 impl Envelope {
-    /// The format for a path. It also covers paths without a route: a request for an unsupported route of an
-    /// API comes from a client of this API.
-    pub(super) fn of(path: &str) -> Self {
-        let below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
-        match path {
-            "/v1/similarity" | "/v1/classify" | "/v1/features" | "/v1/captions" => Self::Problem,
-            "/v1/multimodalembeddings" | "/predict" | "/ping" => Self::Detail,
-            "/score" | "/completions" | "/responses" | "/moderations" => Self::OpenAi,
-            "/" | "/embed" | "/rerank" | "/similarity" | "/health" => Self::Tei,
-            "/embed_all" | "/embed_sparse" | "/tokenize" | "/decode" => Self::Tei,
-            "/v2" | "/vectorize" | "/meta" => Self::Plain,
-            "/v1/embed" => Self::Cohere,
-            _ if below(&["/v1/bulk/"]) => Self::Problem,
-            _ if below(&["/v1/", "/chat/", "/models/", "/embeddings/"]) => Self::OpenAi,
-            _ if below(&["/v2/models/", "/v2/health/", "/v2/repository/"]) => Self::Plain,
-            _ if below(&["/v2/"]) => Self::Cohere,
-            // Ollama's routes, and Weaviate's probes.
-            _ if below(&["/api/", "/.well-known/"]) => Self::Plain,
-            _ => Self::Problem,
-        }
-    }
-
     /// The HTTP status of a code. All formats use one table, except text-embeddings-inference, whose clients
     /// depend on its own statuses.
     pub(super) fn status(self, code: Code) -> StatusCode {
@@ -164,19 +142,6 @@ impl From<&Error> for PlainError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn unknown_paths_near_a_compatible_one_keep_its_format() {
-        assert_eq!(Envelope::of("/v2/models/m/infer"), Envelope::Plain);
-        assert_eq!(Envelope::of("/v1/models/x"), Envelope::OpenAi);
-        assert_eq!(Envelope::of("/v1/similarity"), Envelope::Problem);
-        assert_eq!(Envelope::of("/v1/v1/embeddings"), Envelope::OpenAi);
-        assert_eq!(Envelope::of("/chat/completions"), Envelope::OpenAi);
-        assert_eq!(Envelope::of("/v2/chat"), Envelope::Cohere);
-        assert_eq!(Envelope::of("/api/generate"), Envelope::Plain);
-        assert_eq!(Envelope::of("/embed_all"), Envelope::Tei);
-        assert_eq!(Envelope::of("/nothing"), Envelope::Problem);
-    }
 
     #[test]
     fn tei_has_statuses_of_its_own() {

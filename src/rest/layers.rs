@@ -15,7 +15,7 @@ mod set_context;
 
 pub use self::hosts::{Hosts, OverUnixSocket};
 pub(super) use self::{
-    authorize::{authorize, is_open},
+    authorize::authorize,
     bound_body::{BodyError, BodyShare, bound_body},
     catch_panic::catch_panic,
     compress::{compress, plain_unless_named},

@@ -14,7 +14,6 @@ use utoipa::{
     openapi::{
         ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, ResponseBuilder,
         example::ExampleBuilder,
-        path::{Operation, Parameter, ParameterIn},
         response::Response as ResponseDoc,
         schema::Type,
         security::{
@@ -26,8 +25,8 @@ use utoipa::{
 use super::{
     AppState,
     envelope::{CohereError, DetailError, Envelope, PlainError, TeiError},
-    layers::is_open,
     problem::{self, OpenAiError, Problem},
+    routes,
 };
 use crate::{
     auth::KEY_HEADER,
@@ -78,11 +77,12 @@ pub(super) fn frame() -> utoipa::openapi::OpenApi {
 /// The OpenAPI document of the server.
 #[must_use]
 pub fn document() -> utoipa::openapi::OpenApi {
-    let mut document = super::documented().into_openapi();
+    let (mut document, table) = (super::documented().into_openapi(), routes::table());
     ask_for_keys(&mut document);
     for (path, item) in &mut document.paths.paths {
-        if let Some(get) = item.get.as_mut().filter(|get| refuses_query(path, get)) {
-            get.responses.responses.extend(responses(&[Code::InvalidRequest], Envelope::of(path)));
+        if let Some(get) = item.get.as_mut().filter(|_| table.refuses_query(path)) {
+            let errors = responses(&[Code::InvalidRequest], table.errors(path));
+            get.responses.responses.extend(errors);
         }
     }
     document
@@ -104,25 +104,15 @@ fn ask_for_keys(document: &mut utoipa::openapi::OpenApi) {
         let operations = [(Method::GET, &mut item.get), (Method::POST, &mut item.post)];
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
-            if is_open(&method, path) {
+            if routes::table().is_open(&method, path) {
                 operation.security = Some(Vec::new());
                 continue;
             }
-            for (status, response) in responses(&KEY_CODES, Envelope::of(path)) {
+            for (status, response) in responses(&KEY_CODES, routes::table().errors(path)) {
                 operation.responses.responses.entry(status).or_insert(response);
             }
         }
     }
-}
-
-/// Whether a GET route refuses every query. Probes do not: if a load balancer adds a query to a probe, the
-/// server must not seem to be down.
-pub(super) fn refuses_query(path: &str, get: &Operation) -> bool {
-    let below = ["/health", "/ping", "/.well-known/", "/v2/health/"];
-    let is_probe = path.ends_with("/ready") || below.iter().any(|start| path.starts_with(start));
-    let mut parameters = get.parameters.iter().flatten();
-    let in_query = |one: &RefOr<Parameter>| matches!(one, RefOr::T(one) if one.parameter_in == ParameterIn::Query);
-    !is_probe && !parameters.any(in_query)
 }
 
 /// The document as YAML: the file `openapi.yaml`.

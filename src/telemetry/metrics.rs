@@ -15,6 +15,10 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 
+pub use self::labels::{
+    CACHES, DECODE_END_REASONS, DECODE_STATES, DROP_REASONS, LOAD_RESULTS, PRIORITIES, TOWERS,
+    UNLOAD_REASONS,
+};
 use self::{
     buckets::{LOAD_SECONDS, ROWS, SECONDS},
     family::{
@@ -23,10 +27,6 @@ use self::{
         metrics,
     },
     log_lines::DroppedLines,
-};
-pub use self::labels::{
-    CACHES, DECODE_END_REASONS, DECODE_STATES, DROP_REASONS, LOAD_RESULTS, PRIORITIES, TOWERS,
-    UNLOAD_REASONS,
 };
 use super::{tei, timings::Stage};
 use crate::{build_info, error::Code};

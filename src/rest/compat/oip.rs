@@ -8,7 +8,7 @@ pub(in crate::rest) mod wire;
 use axum::{extract::State, response::Response};
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::routes;
 
 use self::{
     path::{FramingHeader, ModelPath, Named, VersionPath},
@@ -18,28 +18,33 @@ use self::{
 use crate::{
     build_info, oip,
     rest::{
-        AppState, health,
+        AppState,
+        compat::PLAIN,
+        envelope::Envelope,
+        health,
         layers::Ctx,
         openapi::{PlainErrors, PlainNotReadyErrors, RequestHeaders},
         problem::Failure,
         respond::Json,
+        routes::Routes,
     },
 };
 
 /// Every route of the protocol.
-pub(super) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
-        .routes(routes!(server))
-        .routes(routes!(live))
-        .routes(routes!(ready))
-        .routes(routes!(models::metadata))
-        .routes(routes!(models::ready))
-        .routes(routes!(models::config))
-        .routes(routes!(infer))
-        .routes(routes!(models::versioned_metadata))
-        .routes(routes!(models::versioned_ready))
-        .routes(routes!(models::versioned_config))
-        .routes(routes!(versioned_infer))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .add(PLAIN, routes!(server))
+        .add(PLAIN.open().probe(), routes!(live))
+        .add(PLAIN.open().probe(), routes!(ready))
+        .add(PLAIN, routes!(models::metadata))
+        .add(PLAIN.probe(), routes!(models::ready))
+        .add(PLAIN, routes!(models::config))
+        .add(PLAIN, routes!(infer))
+        .add(PLAIN, routes!(models::versioned_metadata))
+        .add(PLAIN.probe(), routes!(models::versioned_ready))
+        .add(PLAIN, routes!(models::versioned_config))
+        .add(PLAIN, routes!(versioned_infer))
+        .unsupported(Envelope::Plain, &["/v2/health/", "/v2/repository/"])
 }
 
 /// Information about the server.

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     body::Body,
-    extract::{Request, State},
-    http::Method,
+    extract::{MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -15,19 +14,8 @@ use tracing::Span;
 use crate::{
     engine::Context,
     fetch::Client,
-    rest::{AppState, problem::Failure},
+    rest::{AppState, problem::Failure, routes},
 };
-
-/// Paths that need no key: probes, and files that are the same in every installation of this server.
-const OPEN: [&str; 5] = ["/", "/docs", "/openapi.json", "/health", "/ping"];
-/// Path prefixes that need no key.
-const OPEN_BELOW: [&str; 5] = ["/page/", "/docs/", "/health/", "/v2/health/", "/.well-known/"];
-
-/// Whether a request needs no key. Only GET requests can: `GET /` is the web page, but `POST /` runs a model.
-pub(in crate::rest) fn is_open(method: &Method, path: &str) -> bool {
-    let reads = matches!(*method, Method::GET | Method::HEAD);
-    reads && (OPEN.contains(&path) || OPEN_BELOW.iter().any(|below| path.starts_with(below)))
-}
 
 /// Refuses a request without a valid key, and a request of a key that already has its maximum number of
 /// requests in flight.
@@ -36,7 +24,8 @@ pub(in crate::rest) async fn authorize(
     request: Request,
     next: Next,
 ) -> Response {
-    let open = is_open(request.method(), request.uri().path());
+    let route = request.extensions().get::<MatchedPath>();
+    let open = route.is_some_and(|route| routes::table().is_open(request.method(), route.as_str()));
     let Some(keys) = state.0.access.keys.as_ref().filter(|_| !open) else {
         return next.run(request).await;
     };

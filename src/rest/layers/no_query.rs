@@ -1,7 +1,5 @@
 //! Refuses a query on routes that do not read one.
 
-use std::{collections::HashSet, sync::LazyLock};
-
 use axum::{
     extract::{MatchedPath, Request},
     http::Method,
@@ -9,23 +7,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::rest::{body::refuse_query, openapi, problem::Failure};
-
-/// Paths whose GET route reads no query. Currently none reads one.
-static WITHOUT_QUERY: LazyLock<HashSet<String>> = LazyLock::new(|| {
-    let paths = openapi::document().paths.paths.into_iter();
-    let described = paths.filter(|(path, item)| {
-        item.get.as_ref().is_some_and(|get| openapi::refuses_query(path, get))
-    });
-    described.map(|(path, _)| path).collect()
-});
+use crate::rest::{body::refuse_query, problem::Failure, routes};
 
 /// Refuses the parameters of a GET request, because they would be ignored without an error.
 pub(in crate::rest) async fn no_query(request: Request, next: Next) -> Response {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads && request.uri().query().is_some() {
         let path = request.extensions().get::<MatchedPath>();
-        if path.is_some_and(|path| WITHOUT_QUERY.contains(path.as_str()))
+        if path.is_some_and(|path| routes::table().refuses_query(path.as_str()))
             && let Err(error) = refuse_query(request.uri(), "this route takes no parameters")
         {
             return Failure(error).into_response();

@@ -23,7 +23,7 @@ use tracing::{Instrument, Span, debug, error, info, info_span};
 use super::{request_id::RequestId, set_context::TIMEOUT};
 use crate::{
     error::{Code, Error},
-    rest::{AppState, problem::Failure},
+    rest::{AppState, problem::Failure, routes},
     telemetry::{Metrics, Trace, traces::TRACEPARENT},
 };
 
@@ -72,12 +72,6 @@ pub(in crate::rest) async fn observe(
     response.map(|inner| Body::new(ObservedBody { inner, exchange }))
 }
 
-/// Whether the route is for probes or metrics, which come every few seconds.
-fn is_probe(route: &str) -> bool {
-    let by_name = ["/metrics", "/health", "/ping"].contains(&route);
-    by_name || route.ends_with("/live") || route.ends_with("/ready")
-}
-
 /// The trace of a request, if requests are traced.
 fn traced(
     state: &AppState,
@@ -85,7 +79,7 @@ fn traced(
     route: &str,
     id: Option<&RequestId>,
 ) -> Option<Trace> {
-    let traces = state.engine().traces().filter(|_| !is_probe(route))?;
+    let traces = state.engine().traces().filter(|_| !routes::table().is_quiet(route))?;
     let method = method(request.method()).to_owned();
     let name = format!("{method} {route}");
     let attributes = [
@@ -180,7 +174,7 @@ impl Exchange {
                 info!(status, code, duration_ms, cause, "request refused");
             }
             // Probes and metrics requests come every few seconds and would fill the log at level `info`.
-            (None, _) if is_probe(&self.route) => {
+            (None, _) if routes::table().is_quiet(&self.route) => {
                 debug!(status, code, duration_ms, "request answered");
             }
             (None, _) => info!(status, code, duration_ms, "request answered"),

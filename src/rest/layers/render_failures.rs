@@ -11,8 +11,8 @@ use super::request_id::RequestId;
 use crate::{
     error::{Code, Error},
     rest::{
-        envelope::Envelope,
         problem::{Failure, Ids, render},
+        routes,
     },
     telemetry::Trace,
 };
@@ -20,7 +20,7 @@ use crate::{
 /// Writes the body of typed failures. An error status without a type, such as a rejection by the framework,
 /// gets a type first.
 pub(in crate::rest) async fn render_failures(request: Request, next: Next) -> Response {
-    let envelope = Envelope::of(request.uri().path());
+    let envelope = routes::table().errors(request.uri().path());
     let id = request.extensions().get::<RequestId>().cloned();
     let trace = request.extensions().get::<Trace>().map(Trace::id);
     let mut response = next.run(request).await;

@@ -6,7 +6,7 @@ use reqwest::{Body, RequestBuilder, multipart::Form};
 use serde_json::{Value, json};
 
 use super::{RED, base64, data_uri, png};
-use crate::app::{Answer, TestApp};
+use crate::app::{Answer, MODEL, TestApp};
 
 /// A server with small limits, so that small requests exceed them.
 async fn strict() -> TestApp {
@@ -271,4 +271,59 @@ async fn inputs_that_cannot_be_read() {
         ),
     ];
     insta::assert_json_snapshot!(refusals(&app, cases).await);
+}
+
+/// Every error of a route has the format in its document, whatever refuses the request.
+#[tokio::test]
+async fn every_error_has_the_documented_format() {
+    let app = TestApp::start().await;
+    let document = app.get("/openapi.json").await.ok();
+    let mut count = 0;
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        let of_model = |name: &str| path.replace("{model}", name).replace("{version}", "1");
+        let address = of_model(MODEL);
+        for (method, operation) in operations.as_object().expect("operations") {
+            let Some((kind, schema)) = error_format(&document, operation) else { continue };
+            let invalid = match &**method {
+                "post" => {
+                    let request = app.request("POST", &address);
+                    request
+                        .header("content-type", "application/json")
+                        .body("{\"no_such_field\": 1}")
+                }
+                _ => app.request("GET", &format!("{address}?no_such_option=1")),
+            };
+            let requests = [
+                invalid,
+                app.request(&method.to_uppercase(), &of_model("no-such-model")),
+                app.request("DELETE", &address),
+            ];
+            for request in requests {
+                let answer = Answer::of(request).await;
+                let case = format!("{method} {path}: {} {}", answer.status, answer.text);
+                if answer.status.is_success() {
+                    continue;
+                }
+                assert_eq!(answer.header("content-type"), kind, "{case}");
+                let body = answer.json();
+                let body = body.as_object().expect("an object");
+                let known = schema["properties"].as_object().expect("properties");
+                assert!(body.keys().all(|name| known.contains_key(name)), "{case}");
+                let mut needed = schema["required"].as_array().expect("names").iter();
+                let has = |name: &Value| body.contains_key(name.as_str().expect("a name"));
+                assert!(needed.all(has), "{case}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 70, "{count}");
+}
+
+/// The content type and the schema of an operation's errors. `None` if the document has no error.
+fn error_format<'d>(document: &'d Value, operation: &'d Value) -> Option<(&'d str, &'d Value)> {
+    let responses = operation["responses"].as_object().expect("responses");
+    let (_, error) = responses.iter().find(|(status, _)| !status.starts_with('2'))?;
+    let (kind, content) = error["content"].as_object().expect("a body").iter().next()?;
+    let name = content["schema"]["$ref"].as_str().expect("a name").trim_start_matches('#');
+    Some((kind, document.pointer(name).expect("a schema")))
 }
