@@ -12,11 +12,13 @@ mod pool;
 #[cfg(target_os = "linux")]
 mod process;
 #[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "system calls that no safe crate here has")]
 mod sandbox;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
 mod wire;
 #[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "maps the memory that it shares with the server")]
 pub mod worker;
 
 #[cfg(target_os = "linux")]

@@ -5,20 +5,27 @@
 //! there is one way alone.
 
 #[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "kernels take its structs by value")]
 mod arguments;
 #[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "copies memory of the device")]
 mod compare;
 #[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "launches kernels")]
 mod cuda;
 #[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "allocates memory of the device")]
 mod memory;
 #[cfg(feature = "cuda")]
 mod operations;
 #[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "sends CUDA graphs to other threads")]
 mod plan;
 #[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "calls cuBLASLt, which is C")]
 mod products;
 #[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "allocates and copies memory of the device")]
 mod stack;
 #[cfg(feature = "cuda")]
 mod twins;

@@ -1,6 +1,7 @@
 //! JPEG files. The markers of a file decide which library decodes it.
 
 mod layout;
+#[expect(unsafe_code, reason = "calls libjpeg-turbo, which is C")]
 mod library;
 #[cfg(not(feature = "turbojpeg"))]
 mod ordinary;

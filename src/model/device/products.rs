@@ -126,7 +126,7 @@ impl Products {
             x: layout(inputs, rows, spec.x_stride)?,
             residual: layout(outputs, rows, spec.residual_stride)?,
             y: layout(outputs, rows, spec.y_stride)?,
-            // SAFETY: it is plain numbers, and replaced below.
+            // SAFETY: the type is a C struct of integers, for which all zeros are valid.
             algorithm: unsafe { mem::zeroed() },
             beta: if spec.end == End::Residual { 1.0 } else { 0.0 },
         };
@@ -157,7 +157,7 @@ impl Products {
         ] {
             wishes.set(operand, &(aligned as u32))?;
         }
-        // SAFETY: all of them live until it returns.
+        // SAFETY: `self`, `product` and `wishes` own these handles and are borrowed until the call returns.
         let found = unsafe {
             result::get_matmul_algo_heuristic(
                 self.handle,
@@ -213,7 +213,7 @@ impl Products {
 impl Drop for Products {
     fn drop(&mut self) {
         if self.stream.synchronize().is_ok() {
-            // SAFETY: nobody uses it any longer.
+            // SAFETY: the handle is owned by this value, which is being dropped, and the stream has finished its work.
             if let Err(error) = unsafe { result::destroy_handle(self.handle) } {
                 tracing::debug!(?error, "cuBLASLt was not let go of");
             }
@@ -247,7 +247,7 @@ impl Description {
 
 impl Drop for Description {
     fn drop(&mut self) {
-        // SAFETY: nobody has it any longer. Nothing is to be done where it fails.
+        // SAFETY: this value owns the description and is being dropped. A failure leaks it, and nothing can be done.
         let _ = unsafe { result::destroy_matmul_desc(self.0) };
     }
 }
@@ -256,7 +256,7 @@ struct Layout(sys::cublasLtMatrixLayout_t);
 
 impl Drop for Layout {
     fn drop(&mut self) {
-        // SAFETY: as for a description.
+        // SAFETY: this value owns the layout and is being dropped.
         let _ = unsafe { result::destroy_matrix_layout(self.0) };
     }
 }
@@ -277,7 +277,7 @@ impl Wishes {
 
 impl Drop for Wishes {
     fn drop(&mut self) {
-        // SAFETY: as for a description.
+        // SAFETY: this value owns the preferences and is being dropped.
         let _ = unsafe { result::destroy_matmul_pref(self.0) };
     }
 }

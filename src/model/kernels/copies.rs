@@ -4,6 +4,7 @@
 //! images of a batch go up and its embeddings come down while the device computes another.
 
 #[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "allocates page-locked memory")]
 mod streams;
 
 use candle_core::{DType, Device, Result, Shape, Tensor};

@@ -8,6 +8,7 @@ pub(crate) fn break_when_told() {}
 pub(crate) use cuda::{Hog, break_when_told};
 
 #[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "launches a kernel and allocates memory of the device")]
 mod cuda {
     use std::{path::PathBuf, sync::Arc, time::Duration};
 
