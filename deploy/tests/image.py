@@ -1,6 +1,7 @@
 """The Dockerfile, built by buildah on a Debian made by debootstrap, around the binary under test; both images are started as user
 10001 and asked. Needs root. The stage that compiles is not built here: it would take an hour on two cores."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import httpx
 from common import BINARY, OUT, ROOT, check, free_port, process, run, wait_for
+from debian import debian
 
 # The demo checkpoint as a folder, as a user has one.
 MODEL = ROOT / "models" / "demo"
@@ -33,16 +35,8 @@ def buildah(*arguments, seconds=600):
 
 def base_image():
     """A minimal Debian under the name that the Dockerfile asks for."""
-    if BASE in buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
-        return
-    root = HOME / "debian"
-    if not (root / "etc" / "debian_version").exists():
-        shutil.rmtree(root, ignore_errors=True)
-        done = subprocess.run(["debootstrap", "--variant=minbase", "bookworm", root], capture_output=True, text=True, timeout=1200, check=False)
-        if done.returncode != 0:
-            sys.exit(f"FAILED: debootstrap\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     container = buildah("from", "scratch")
-    buildah("add", "--quiet", container, root, "/")
+    buildah("add", "--quiet", container, debian(), "/")
     buildah("commit", "--quiet", container, BASE)
     buildah("rm", container)
 
@@ -130,12 +124,14 @@ def ask(name, port):
 
 
 def main():
-    if os.geteuid() != 0:
-        sys.exit("FAILED: this test needs root, for chroot and mounts")
-    HOME.mkdir(parents=True, exist_ok=True)
-    base_image()
-    with tempfile.TemporaryDirectory() as made:
+    debian()
+    # This storage copies an image for each layer and container, which is many gigabytes.
+    shutil.rmtree(HOME, ignore_errors=True)
+    HOME.mkdir(parents=True)
+    with contextlib.ExitStack() as after, tempfile.TemporaryDirectory() as made:
+        after.callback(shutil.rmtree, HOME, ignore_errors=True)
         folder = Path(made)
+        base_image()
         build(folder, "localhost/siglip-server:test")
         started("localhost/siglip-server:test", folder)
         build(folder, "localhost/siglip-baked:test", "--target", "baked", "--build-context", f"model={MODEL}", "--build-arg", "MODEL_NAME=drawings")
