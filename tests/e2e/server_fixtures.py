@@ -56,7 +56,7 @@ class Server:
         return self.post("/v1/similarity", {"images": images, "texts": [text]})["probability"][0][0]
 
 
-def _read_addresses(process: subprocess.Popen, socket: str) -> Server:
+def _read_addresses(process: subprocess.Popen, socket: str, scheme: str = "http") -> Server:
     announced = ""
     for line in process.stdout:
         announced += line
@@ -64,12 +64,12 @@ def _read_addresses(process: subprocess.Popen, socket: str) -> Server:
             break
     else:
         raise RuntimeError(f"the server ended before it was ready: {announced}")
-    find = lambda name: re.search(rf"^{name}\s+(http://\S+)", announced, re.MULTILINE)[1]
-    return Server(http=find("HTTP"), grpc=find("gRPC").removeprefix("http://"), socket=socket)
+    find = lambda name: re.search(rf"^{name}\s+({scheme}://\S+)", announced, re.MULTILINE)[1]
+    return Server(http=find("HTTP"), grpc=find("gRPC").removeprefix(f"{scheme}://"), socket=socket)
 
 
 @contextmanager
-def started(*options):
+def started(*options, scheme="http"):
     """A server with these options on free ports, until the end of the block."""
     binary = ROOT / os.environ.get("SIGLIP_E2E_BINARY", "target/release/siglip-server")
     with tempfile.TemporaryDirectory() as folder:
@@ -83,12 +83,12 @@ def started(*options):
         watchdog = threading.Timer(START_TIMEOUT, process.kill)
         watchdog.start()
         try:
-            found = _read_addresses(process, socket)
+            found = _read_addresses(process, socket, scheme)
             watchdog.cancel()
             yield found
             # Whatever the clients did, it lives and is ready.
             assert process.poll() is None
-            assert httpx.get(found.http + "/health/ready").status_code == 200
+            assert scheme == "https" or httpx.get(found.http + "/health/ready").status_code == 200
         finally:
             watchdog.cancel()
             process.terminate()

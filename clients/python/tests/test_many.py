@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -111,6 +112,27 @@ def test_bulk_gives_every_outcome_in_order(server, a_client):
     np.testing.assert_allclose([rows[7].vector, rows[600].vector], alone, atol=2e-5)
     assert rows[601].vector is None
     assert (rows[601].failure.code, rows[601].failure.field) == ("undecodable_image", "input[601]")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate for this machine, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem", "-days", "1"]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *made, *names], check=True, capture_output=True)
+    return folder
+
+
+def test_bulk_over_tls(certificate, photos, tmp_path, monkeypatch, a_client):
+    with started("--tls-cert", certificate / "cert.pem", "--tls-key", certificate / "key.pem", scheme="https") as served:
+        with a_client(served.http) as client, pytest.raises(ConnectionFailed, match="certificate"):
+            list(client.embed_bulk(["a cat"]))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+        with a_client(served.http) as client:
+            rows = list(client.embed_bulk(f"text {number}" for number in range(300)))
+            assert sorted(row.index for row in rows if row.vector is not None) == list(range(300))
+            assert client.embed_folder(photos, tmp_path / "vectors").names[0] == "cat.png"
 
 
 def test_bulk_reads_items_as_they_are_needed(server):

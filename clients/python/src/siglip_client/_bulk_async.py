@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import h11
+import httpx
 
 from . import _protocol
 from ._answers import Row
@@ -26,7 +26,8 @@ class AsyncStream:
     def __init__(self, base: str, headers: dict[str, str], options: dict[str, Any], timeout: float) -> None:
         parts = urlsplit(base)
         self._host = parts.hostname or ""
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        # The certificates that the other requests trust.
+        self._tls = httpx.create_ssl_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._path = _protocol.target(base, options)
         self._headers = {"host": parts.netloc.rpartition("@")[2], **headers}
