@@ -14,6 +14,8 @@ mod failure;
 mod install;
 mod large;
 mod listen;
+#[doc(hidden)]
+pub mod parts;
 mod security;
 #[cfg(unix)]
 mod socket;

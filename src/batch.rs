@@ -36,12 +36,11 @@ pub use self::{
     handle::Handle,
     loading::{Keeping, LoadFailure, Loader, Parts},
     residency::{Presence, TowerKind, TowerStatus, UnloadReason},
-    worker::Worker,
 };
 use crate::{
     config,
     embedding::Embedding,
-    model::{Reader, Tap, TextTower, TowerError, VisionTower},
+    model::{Tap, TowerError},
     telemetry::{BatchSpan, Metrics, Trace},
 };
 
@@ -175,52 +174,14 @@ impl WorkerState {
     }
 }
 
-/// What a worker thread owns.
-pub struct Towers {
-    /// Embeds images.
-    pub vision: VisionTower,
-    /// Embeds texts, where the checkpoint does.
-    pub text: Option<TextTower>,
-    /// Reads texts together with an image, where the model does. Its rows wait in the queue of the texts.
-    pub reader: Option<Reader>,
-}
-
-/// Makes a model's worker and the handle to it. The worker does nothing until [`Worker::run`] is called,
-/// which lets a test drive it a batch at a time.
-#[must_use]
-pub fn pair(
-    model: &str,
-    towers: Towers,
-    config: &config::Batch,
-    metrics: Arc<Metrics>,
-) -> (Handle, Worker) {
-    let shared = Arc::new(shared::Shared::new(model, None, config, metrics));
-    (Handle::new(Arc::clone(&shared)), Worker::new(shared, towers.into()))
-}
-
-/// Starts the worker thread of one model on one device.
+/// Starts the worker thread of one model on one device, with towers that are loaded and unloaded. If the worker
+/// breaks, it is replaced, at most `config.max_restarts` times an hour.
+///
+/// * `towers`: those that are loaded already
 ///
 /// # Errors
 /// Fails if the thread cannot be started.
 pub fn spawn(
-    model: &str,
-    towers: Towers,
-    config: &config::Batch,
-    metrics: Arc<Metrics>,
-) -> std::io::Result<Handle> {
-    let (handle, worker) = pair(model, towers, config, metrics);
-    std::thread::Builder::new().name(format!("tower-{model}")).spawn(move || worker.run())?;
-    Ok(handle)
-}
-
-/// The same, with towers that come and go, and a worker that is replaced when it breaks, at most `config.max_restarts`
-/// times an hour.
-///
-/// * `towers`: what is loaded already, which may be nothing
-///
-/// # Errors
-/// Fails if the thread cannot be started.
-pub fn spawn_supervised(
     model: &str,
     (towers, keeping): (Parts, Keeping),
     config: &config::Batch,

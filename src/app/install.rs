@@ -15,7 +15,7 @@ use self::source::Source;
 use super::AppError;
 use crate::{
     allocator,
-    batch::{self, Keeping, MemoryBudget, Parts},
+    batch::{self, Keeping, Loader, MemoryBudget, Parts},
     config::{self, Config, LoadTime, Served},
     engine::Engine,
     model::{self, Described, Loaded, ModelCard},
@@ -78,18 +78,15 @@ impl Site {
 
         let Loaded { vision, text, reader, tokenizer, writer, image, card, tower_bytes } = loaded;
         let parts = Parts { vision: Some(vision), text, reader, bytes: tower_bytes };
+        let options = again.clone();
         let source = Source::loaded(&name, again, &card, &self.engine);
         let parts = source.arm(parts);
-        let has = [true, parts.text.is_some() || parts.reader.is_some()];
-        let keeping = self.keeping(source, has, tower_bytes);
-        let (tokens, measured) = (tokenizer, OnceLock::new());
-        // It is counted by what it takes from here on.
+        let reads_texts = parts.text.is_some() || parts.reader.is_some();
+        let described = Described { tokenizer, writer, image, card, reads_texts };
+        let keeping = self.keeping(&options, source.loader(), [true, reads_texts], tower_bytes);
+        // From here on, the worker counts the bytes that the model really takes.
         self.budget.release(room);
-        let handle = self.spawn(&name, parts, keeping)?;
-        describe(self.engine.metrics(), &name, &card);
-        let model =
-            Arc::new(Model { name, card, image, tokenizer: tokens, writer, handle, measured });
-        self.engine.registry().install(Arc::clone(&model));
+        let model = self.adopt(&name, described, parts, keeping)?;
 
         let failed =
             |error| AppError::WarmUp { model: model.name.clone(), source: Box::new(error) };
@@ -143,18 +140,14 @@ impl Site {
         let described = tokio::task::spawn_blocking(move || model::describe(&options))
             .await?
             .map_err(|error| AppError::Load { model: asked.source, source: error })?;
-        let Described { tokenizer, writer, image, card, reads_texts } = described;
-        let bytes = card.weight_bytes;
+        let (bytes, reads_texts) = (described.card.weight_bytes, described.reads_texts);
         let too_large = |source| AppError::TooLarge { model: name.clone(), source };
         self.budget.check(bytes).map_err(too_large)?;
-        let source = Source::described(&name, again, &card, &self.engine);
-        // The first load brings all, so it does not matter whose the bytes are.
-        let keeping = self.keeping(source, [true, reads_texts], [bytes, 0]);
-        let handle = self.spawn(&name, Parts::default(), keeping)?;
-        describe(self.engine.metrics(), &name, &card);
-        let measured = OnceLock::new();
-        let model = Arc::new(Model { name, card, image, tokenizer, writer, handle, measured });
-        self.engine.registry().install(Arc::clone(&model));
+        let options = again.clone();
+        let source = Source::described(&name, again, &described.card, &self.engine);
+        // The first load is of all towers, so it does not matter to which of them the bytes are assigned.
+        let keeping = self.keeping(&options, source.loader(), [true, reads_texts], [bytes, 0]);
+        let model = self.adopt(&name, described, Parts::default(), keeping)?;
         self.engine.registry().mark_warm(&model.name);
         info!(
             model = model.name,
@@ -204,8 +197,14 @@ impl Site {
         self.describe(served, options).await
     }
 
-    fn keeping(&self, source: Source, towers: [bool; 2], expected_bytes: [u64; 2]) -> Keeping {
-        let options = source.options();
+    /// How a model's towers are loaded and unloaded.
+    pub(super) fn keeping(
+        &self,
+        options: &config::Model,
+        loader: Loader,
+        towers: [bool; 2],
+        expected_bytes: [u64; 2],
+    ) -> Keeping {
         let idle = Some(options.idle).filter(|idle| !idle.is_zero());
         let may_yield = options.load == LoadTime::Lazy || idle.is_some();
         Keeping {
@@ -213,16 +212,31 @@ impl Site {
             idle,
             may_yield,
             expected_bytes,
-            loader: source.loader(),
+            loader,
             budget: Arc::clone(&self.budget),
             give_back: allocator::give_back,
         }
     }
 
-    fn spawn(&self, name: &str, parts: Parts, keeping: Keeping) -> Result<batch::Handle, AppError> {
+    /// Gives towers to a supervised worker, and registers their model.
+    ///
+    /// * `parts`: the towers that are loaded already
+    pub(super) fn adopt(
+        &self,
+        name: &str,
+        described: Described,
+        parts: Parts,
+        keeping: Keeping,
+    ) -> Result<Arc<Model>, AppError> {
+        let Described { tokenizer, writer, image, card, .. } = described;
         let metrics = Arc::clone(self.engine.metrics());
-        batch::spawn_supervised(name, (parts, keeping), &self.batch, metrics)
-            .map_err(AppError::Worker)
+        let handle =
+            batch::spawn(name, (parts, keeping), &self.batch, metrics).map_err(AppError::Worker)?;
+        describe(self.engine.metrics(), name, &card);
+        let (name, measured) = (name.to_owned(), OnceLock::new());
+        let model = Arc::new(Model { name, card, image, tokenizer, writer, handle, measured });
+        self.engine.registry().install(Arc::clone(&model));
+        Ok(model)
     }
 }
 

@@ -9,7 +9,6 @@ use std::{
 };
 
 use super::{
-    Towers,
     budget::{MemoryBudget, Refused},
     isolate::panic_message,
     shared::{IMAGE, Shared, TEXT},
@@ -32,12 +31,6 @@ pub struct Parts {
 impl fmt::Debug for Parts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "towers {:?}", self.lanes())
-    }
-}
-
-impl From<Towers> for Parts {
-    fn from(Towers { vision, text, reader }: Towers) -> Self {
-        Self { vision: Some(vision), text, reader, bytes: [0; 2] }
     }
 }
 

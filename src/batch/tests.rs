@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 use tokio::task::JoinHandle;
 
-use super::*;
+use super::{worker::Worker, *};
 use crate::{model::Tower, preprocess::Pixels, tokenize::Tokens};
 
 /// Ids of the rows of each pass, in order.
@@ -98,16 +98,29 @@ fn bulk() -> Submit {
     Submit { priority: Priority::Bulk, ..Submit::default() }
 }
 
+/// A worker that does nothing until the test drives it, and the handle to it.
+fn pair(towers: Parts, config: &config::Batch, metrics: Arc<Metrics>) -> (Handle, Worker) {
+    let shared = Arc::new(shared::Shared::new("m", None, config, metrics));
+    (Handle::new(Arc::clone(&shared)), Worker::new(shared, towers))
+}
+
+/// A worker on its own thread, which is not replaced when it breaks.
+fn unsupervised(towers: Parts, config: &config::Batch) -> Handle {
+    let (handle, worker) = pair(towers, config, Arc::new(Metrics::new()));
+    std::thread::spawn(move || worker.run());
+    handle
+}
+
 /// A worker that the test drives, with its handle.
 fn driven(vision: Fake, max_rows: usize) -> (Handle, Worker, Arc<Metrics>) {
     let (text, _) = Fake::new();
-    let towers = Towers {
-        vision: Box::new(FakeVision(vision)),
+    let towers = Parts {
+        vision: Some(Box::new(FakeVision(vision))),
         text: Some(Box::new(FakeText(text))),
-        reader: None,
+        ..Parts::default()
     };
     let metrics = Arc::new(Metrics::new());
-    let (handle, worker) = pair("m", towers, &config(max_rows), Arc::clone(&metrics));
+    let (handle, worker) = pair(towers, &config(max_rows), Arc::clone(&metrics));
     (handle, worker, metrics)
 }
 
@@ -194,9 +207,9 @@ async fn rows_nobody_waits_for_cost_no_forward_pass() {
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_but_not_for_rows_that_left() {
     let (fake, _) = Fake::new();
-    let towers = Towers { vision: Box::new(FakeVision(fake)), text: None, reader: None };
+    let towers = Parts { vision: Some(Box::new(FakeVision(fake))), ..Parts::default() };
     let config = config::Batch { max_queue_rows: 2, ..config(8) };
-    let (handle, _worker) = pair("m", towers, &config, Arc::new(Metrics::new()));
+    let (handle, _worker) = pair(towers, &config, Arc::new(Metrics::new()));
     let first = queued(&handle, 0, Submit::default()).await;
     let _second = queued(&handle, 1, Submit::default()).await;
     let refused = handle.embed_image(image(2), Submit::default()).await;
@@ -293,8 +306,8 @@ async fn a_broken_tower_ends_the_worker_and_leaves_nobody_waiting() {
 #[tokio::test]
 async fn a_worker_that_is_dropped_answers_what_waits() {
     let (fake, _, open) = Fake::gated();
-    let towers = Towers { vision: Box::new(FakeVision(fake)), text: None, reader: None };
-    let handle = spawn("m", towers, &config(1), Arc::new(Metrics::new())).expect("starts");
+    let towers = Parts { vision: Some(Box::new(FakeVision(fake))), ..Parts::default() };
+    let handle = unsupervised(towers, &config(1));
     let running = queued(&handle, 0, Submit::default()).await;
     // Without its gate every pass fails, and no row has ever succeeded.
     drop(open);
@@ -309,8 +322,8 @@ async fn a_worker_that_is_dropped_answers_what_waits() {
 #[tokio::test]
 async fn closing_finishes_what_was_accepted() {
     let (fake, passes, open) = Fake::gated();
-    let towers = Towers { vision: Box::new(FakeVision(fake)), text: None, reader: None };
-    let handle = spawn("m", towers, &config(4), Arc::new(Metrics::new())).expect("starts");
+    let towers = Parts { vision: Some(Box::new(FakeVision(fake))), ..Parts::default() };
+    let handle = unsupervised(towers, &config(4));
     let mut tasks = Vec::new();
     for id in 0..3 {
         tasks.push(queued(&handle, id, Submit::default()).await);
@@ -457,10 +470,10 @@ mod restarts {
     use super::*;
 
     /// A pair of towers whose vision tower fails on everything after so many passes.
-    fn towers(passes: usize) -> Towers {
+    fn towers(passes: usize) -> Parts {
         let (mut vision, _) = Fake::new();
         vision.broken_after = passes;
-        Towers { vision: Box::new(FakeVision(vision)), text: None, reader: None }
+        Parts { vision: Some(Box::new(FakeVision(vision))), ..Parts::default() }
     }
 
     /// A supervised worker whose towers last for these numbers of passes, one after the other.
@@ -475,7 +488,7 @@ mod restarts {
             let (loads, rest) = (Arc::clone(&loads), Mutex::new(rest));
             move |_| {
                 loads.fetch_add(1, Ordering::Relaxed);
-                let next = rest.lock().next().map(|passes| towers(passes).into());
+                let next = rest.lock().next().map(towers);
                 next.ok_or_else(|| "there is no device".into())
             }
         });
@@ -490,8 +503,8 @@ mod restarts {
             budget: Arc::default(),
             give_back: || {},
         };
-        let first = towers(*first).into();
-        let handle = spawn_supervised("m", (first, keeping), &config, Arc::clone(&metrics));
+        let first = towers(*first);
+        let handle = spawn("m", (first, keeping), &config, Arc::clone(&metrics));
         (handle.expect("a thread"), metrics, loads)
     }
 

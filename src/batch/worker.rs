@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Takes batches and runs them: one at a time, but for a device that goes on with a second one by itself.
-pub struct Worker {
+pub(super) struct Worker {
     shared: Arc<Shared>,
     towers: Parts,
     memory: Memory,
@@ -82,16 +82,17 @@ impl Worker {
         }
     }
 
-    /// Runs batches until the handles are closed and the queues are empty, or until a tower is broken.
-    pub fn run(mut self) {
-        // Whatever ends this thread, a defect of the worker itself included, nobody is left waiting.
+    /// Runs like the worker of a supervisor that replaces none.
+    #[cfg(test)]
+    pub(super) fn run(mut self) {
         let on_exit = FailUnlessStopped(Arc::clone(&self.shared));
-        while self.step() {}
+        self.work();
         drop(on_exit);
     }
 
-    /// Waits for a batch and begins it, or finishes the one under way; `false` once there is nothing more to do.
-    pub fn step(&mut self) -> bool {
+    /// One turn of [`Worker::work`]; `false` once there will be no further one.
+    #[cfg(test)]
+    pub(super) fn step(&mut self) -> bool {
         let ran = self.turn();
         if ran.is_err() {
             self.shared.fail();

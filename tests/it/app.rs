@@ -1,24 +1,20 @@
 //! A running server for a test, with a free port, real HTTP and a model whose results are known.
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    sync::{Arc, OnceLock},
-};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use reqwest::{RequestBuilder, Response, StatusCode, header::HeaderMap};
 use serde_json::Value;
 use siglip_server::{
-    batch,
-    config::{self, Config},
+    app::parts,
+    config::{self, Config, Served},
     engine::Engine,
     fetch::Fetcher,
-    model,
-    registry::{Model, Registry},
+    registry::Registry,
     rest,
     telemetry::Metrics,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 use crate::fake::{self, Gate};
 
@@ -39,7 +35,7 @@ pub(crate) struct TestApp {
     pub(crate) engine: Arc<Engine>,
     /// Holds forward passes back.
     pub(crate) gate: Gate,
-    batch: config::Batch,
+    config: Config,
     client: reqwest::Client,
     server: JoinHandle<()>,
 }
@@ -84,43 +80,28 @@ impl TestApp {
         let router = rest::router(state);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
+        let listen = config.listen.clone();
         let server = tokio::spawn(async move {
-            axum::serve(listener, router).await.expect("the server serves");
+            parts::serve(listener, router, &listen, CancellationToken::new()).await;
         });
         let gate = Gate::open_one();
-        Self { address, engine, gate, batch: config.batch, client: client(), server }
+        Self { address, engine, gate, config, client: client(), server }
     }
 
     /// Loads and warms the model of a [`TestApp::loading`] server.
     pub(crate) async fn load(&self) {
-        let metrics = Arc::clone(self.engine.metrics());
-        let handle = batch::spawn(MODEL, fake::towers(&self.gate), &self.batch, metrics)
+        let loader = fake::loader(&self.gate);
+        parts::install(&self.engine, &self.config, MODEL, fake::described(), loader)
             .expect("the worker starts");
-        self.engine.registry().install(Arc::new(Model {
-            name: MODEL.to_owned(),
-            card: fake::card(),
-            image: fake::image_spec(),
-            tokenizer: Some(Arc::new(fake::tokenizer())),
-            writer: None,
-            handle,
-            measured: OnceLock::new(),
-        }));
         self.engine.warm_up(MODEL).await.expect("the towers run");
     }
 
     /// Loads a real checkpoint from a folder instead, under the same name.
     pub(crate) async fn load_checkpoint(&self, folder: &Path) {
         let source = folder.to_string_lossy().into_owned();
-        let loaded = model::load(&config::Model { source, ..config::Model::default() });
-        let model::Loaded { vision, text, reader, tokenizer, writer, image, card, .. } =
-            loaded.expect("a checkpoint");
-        let towers = batch::Towers { vision, text, reader };
-        let metrics = Arc::clone(self.engine.metrics());
-        let handle = batch::spawn(MODEL, towers, &self.batch, metrics).expect("the worker starts");
-        let (name, measured) = (MODEL.to_owned(), OnceLock::new());
-        let model = Model { name, card, image, tokenizer, writer, handle, measured };
-        self.engine.registry().install(Arc::new(model));
-        self.engine.warm_up(MODEL).await.expect("the towers run");
+        let model = config::Model { source, ..config::Model::default() };
+        let served = Served { name: MODEL.to_owned(), aliases: Vec::new(), model };
+        parts::load(&self.engine, &self.config, served).await.expect("a checkpoint");
     }
 
     /// A request to a path.

@@ -1,6 +1,6 @@
 //! Clients that send or read slowly.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::{
@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{app::client, process::Server};
+use crate::{app::client, process::Server, waiting::until};
 
 /// Far longer than any of the timeouts below, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,13 +71,10 @@ async fn an_answer_that_nobody_reads_is_given_up() {
     stream.write_all(body.as_bytes()).await.expect("written");
 
     let series = "siglip_requests_total{code=\"client_closed\",route=\"/v1/similarity\"} 1";
-    let (client, start) = (client(), Instant::now());
-    loop {
+    let client = client();
+    until("the response that nobody reads is given up", async || {
         let metrics = client.get(format!("{}/metrics", server.url)).send().await.expect("answers");
-        if metrics.text().await.expect("text").contains(series) {
-            break;
-        }
-        assert!(start.elapsed() < PATIENCE, "the answer is still waiting to be read");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        metrics.text().await.expect("text").contains(series)
+    })
+    .await;
 }

@@ -13,7 +13,7 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderValue},
 };
 
-use crate::{app, process::Server};
+use crate::{app, process::Server, waiting::until};
 
 /// Bytes that the server counts for a string, an array or an object of a JSON body, in addition to its text.
 const PART_BYTES: usize = 576;
@@ -278,11 +278,12 @@ async fn unfinished_rows_take_no_more_than_the_room_of_bulk_streams() {
     }
     // The server does not read from streams that wait for room, so its memory stops growing.
     let mut rests = (0, 0);
-    while rests.1 < 20 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    until("the memory stops growing", async || {
         let now = status_bytes(&server, "VmRSS");
         rests = (now, if now == rests.0 { rests.1 + 1 } else { 0 });
-    }
+        rests.1 == 50
+    })
+    .await;
     let taken = status_bytes(&server, "VmHWM") - before;
     // `limits.max_bulk_bytes`, the bytes that each stream may have without waiting, and the connections'
     // buffers.

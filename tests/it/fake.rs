@@ -5,10 +5,10 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use siglip_server::{
-    batch::Towers,
+    batch::{Loader, Parts},
     config::{self, DType, Device},
     embedding::Embedding,
-    model::{ModelCard, Scorer, Tower, TowerError},
+    model::{Described, ModelCard, Scorer, Tower, TowerError},
     preprocess::{ImageSpec, Pixels, Resample, TargetSize},
     tokenize::{Scheme, TextLayout, TextTokenizer, TokenizerFiles, TokenizerOptions, Tokens},
 };
@@ -111,12 +111,26 @@ impl Tower for Text {
     }
 }
 
-/// Both towers with one gate.
-pub(crate) fn towers(gate: &Gate) -> Towers {
-    Towers {
-        vision: Box::new(Vision(gate.clone())),
-        text: Some(Box::new(Text(gate.clone()))),
-        reader: None,
+/// Makes both towers with one gate.
+pub(crate) fn loader(gate: &Gate) -> Loader {
+    let gate = gate.clone();
+    Arc::new(move |_| {
+        Ok(Parts {
+            vision: Some(Box::new(Vision(gate.clone()))),
+            text: Some(Box::new(Text(gate.clone()))),
+            ..Parts::default()
+        })
+    })
+}
+
+/// The model without its towers.
+pub(crate) fn described() -> Described {
+    Described {
+        tokenizer: Some(Arc::new(tokenizer())),
+        writer: None,
+        image: image_spec(),
+        card: card(),
+        reads_texts: true,
     }
 }
 

@@ -14,15 +14,16 @@ use std::{
 };
 
 use siglip_server::{
+    app::parts,
     auth::Keys,
-    batch,
+    batch::Parts,
     config::{Config, DType, Device},
     embedding::Embedding,
     engine::Engine,
     grpc,
-    model::{ModelCard, Scorer, Tower, TowerError},
+    model::{Described, ModelCard, Scorer, Tower, TowerError},
     preprocess::{ImageSpec, Pixels, Resample, TargetSize},
-    registry::{Model, Registry},
+    registry::Registry,
     telemetry::Metrics,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -36,9 +37,10 @@ const HEAD: Scorer = Scorer::Sigmoid { logit_scale: 2.0, logit_bias: -3.0 };
 /// A server on a free port, over an engine whose model loads when the test says so.
 struct Served {
     engine: Arc<Engine>,
+    config: Config,
     channel: Channel,
     stop: CancellationToken,
-    server: JoinHandle<std::io::Result<()>>,
+    server: JoinHandle<()>,
 }
 
 impl Served {
@@ -60,13 +62,13 @@ impl Served {
         let stop = CancellationToken::new();
         let keys = keys(Arc::clone(engine.metrics()));
         let router = grpc::router(&engine, keys, stop.clone()).expect("the protocol is readable");
-        let stopped = stop.clone().cancelled_owned();
+        let (listen, stopped) = (config.listen.clone(), stop.clone());
         let server = tokio::spawn(async move {
-            axum::serve(listener, router).with_graceful_shutdown(stopped).await
+            parts::serve_grpc(listener, router, &listen, stopped).await;
         });
         let channel = Channel::from_shared(format!("http://{address}")).expect("a URI");
         let channel = channel.connect().await.expect("connects");
-        Self { engine, channel, stop, server }
+        Self { engine, config, channel, stop, server }
     }
 
     /// A server whose model is loaded and warm.
@@ -77,19 +79,15 @@ impl Served {
     }
 
     fn load(&self) {
-        let towers = batch::Towers { vision: Box::new(Grey), text: None, reader: None };
-        let metrics = Arc::clone(self.engine.metrics());
-        let handle = batch::spawn("fake", towers, &Config::default().batch, metrics);
-        let model = Model {
-            name: "fake".to_owned(),
-            card: card(),
-            image: image_spec(),
+        let described = Described {
             tokenizer: None,
             writer: None,
-            handle: handle.expect("a worker"),
-            measured: std::sync::OnceLock::new(),
+            image: image_spec(),
+            card: card(),
+            reads_texts: false,
         };
-        self.engine.registry().install(Arc::new(model));
+        let loader = Arc::new(|_| Ok(Parts { vision: Some(Box::new(Grey)), ..Parts::default() }));
+        parts::install(&self.engine, &self.config, "fake", described, loader).expect("a worker");
         self.engine.registry().mark_warm("fake");
     }
 
@@ -103,7 +101,7 @@ impl Served {
         // The server waits for its connections, and this is one of them.
         drop(channel);
         let start = Instant::now();
-        server.await.expect("does not panic").expect("ends well");
+        server.await.expect("does not panic");
         start.elapsed()
     }
 

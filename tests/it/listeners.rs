@@ -1,6 +1,6 @@
 //! Features that need a whole server process: TLS, files that change, and the admin listener.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use reqwest::{Certificate, Client, StatusCode};
 use tempfile::TempDir;
@@ -9,6 +9,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use crate::{
     app::client,
     process::{Server, run, stdout},
+    waiting::until,
 };
 
 /// A certificate for 127.0.0.1 and its key, as PEM.
@@ -62,12 +63,7 @@ async fn tls_follows_its_files_on_both_surfaces() {
 
     write(&new);
     let renewed = trusting(&new.0);
-    let seen = async {
-        while !is_ready(&renewed, &server).await {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), seen).await.expect("the new one is shown");
+    until("the new certificate is shown", async || is_ready(&renewed, &server).await).await;
 }
 
 #[tokio::test]
@@ -102,12 +98,10 @@ async fn operators_have_a_listener_of_their_own() {
     assert_eq!(with("one-0123456789abc", &main).await, StatusCode::NOT_FOUND);
 
     fs::write(&keys, "[two]\nkey = \"two-0123456789abc\"\n").expect("written");
-    let changed = async {
-        while with("two-0123456789abc", &models).await != StatusCode::OK {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), changed).await.expect("the new key counts");
+    until("the new key counts", async || {
+        with("two-0123456789abc", &models).await == StatusCode::OK
+    })
+    .await;
     assert_eq!(with("one-0123456789abc", &models).await, StatusCode::UNAUTHORIZED);
 }
 

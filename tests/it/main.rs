@@ -32,4 +32,5 @@ mod tidy;
 mod traces;
 mod transport;
 mod truncated;
+mod waiting;
 mod wire;

@@ -1,17 +1,14 @@
 //! A rolling restart under load without a failed request.
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use reqwest::{Client, StatusCode};
 use serde_json::json;
 
-use crate::{app::client, process::Server};
+use crate::{app::client, process::Server, waiting::until};
 
 /// The results of the clients.
 #[derive(Default)]
@@ -29,12 +26,10 @@ impl Seen {
     /// Waits for this many more successful responses.
     async fn until_more(&self, more: usize) {
         let goal = self.good.load(Ordering::Relaxed) + more;
-        let reached = async {
-            while self.good.load(Ordering::Relaxed) < goal && self.failures().is_empty() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), reached).await.expect("answers keep coming");
+        until("responses keep coming", async || {
+            self.good.load(Ordering::Relaxed) >= goal || !self.failures().is_empty()
+        })
+        .await;
         assert_eq!(self.failures(), [] as [String; 0]);
     }
 }

@@ -204,3 +204,29 @@ fn retired_words_stay_away() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// Tests that sleep, and why they may. All others wait for a notification, or with [`crate::waiting::until`].
+const SLEEPERS: [&str; 3] = [
+    // It looks at conditions that no notification reports.
+    "waiting.rs",
+    // Its clients send a byte now and then.
+    "wire/slow.rs",
+    // Its forward passes take a known time, from which the server estimates when to retry.
+    "rest/overload.rs",
+];
+
+#[test]
+fn tests_do_not_sleep() {
+    let folder = root().join("tests/it");
+    let mut sources = Vec::new();
+    files(&folder, &[".rs"], &mut sources);
+    let call = concat!("time::", "sleep(");
+    let sleeps = |path: &&PathBuf| fs::read_to_string(path).expect("a source file").contains(call);
+    let found = sources.iter().filter(sleeps);
+    let found = found.map(|path| path.strip_prefix(&folder).expect("below it").to_string_lossy());
+    let mut found: Vec<_> = found.collect();
+    found.sort();
+    let mut listed = SLEEPERS;
+    listed.sort_unstable();
+    assert_eq!(found, listed);
+}

@@ -64,10 +64,6 @@ impl Source {
         }
     }
 
-    pub(super) fn options(&self) -> &config::Model {
-        &self.options
-    }
-
     pub(super) fn arm(&self, parts: Parts) -> Parts {
         (self.arm)(parts)
     }

@@ -87,12 +87,12 @@ impl Tower for Texts {
 /// A worker of batches of two, with the events of its device.
 fn worker(device: Device) -> (Handle, Worker, Events) {
     let events = Arc::clone(&device.events);
-    let towers = Towers {
-        vision: Box::new(Pictures(device.clone())),
+    let towers = Parts {
+        vision: Some(Box::new(Pictures(device.clone()))),
         text: Some(Box::new(Texts(Device { fails_on: HashSet::new(), ..device }))),
-        reader: None,
+        ..Parts::default()
     };
-    let (handle, worker) = pair("m", towers, &config(2), Arc::new(Metrics::new()));
+    let (handle, worker) = pair(towers, &config(2), Arc::new(Metrics::new()));
     (handle, worker, events)
 }
 

@@ -75,7 +75,7 @@ impl Site {
         };
         let metrics = Arc::new(Metrics::new());
         let start = (Parts::default(), keeping);
-        let handle = spawn_supervised(name, start, &config(4), Arc::clone(&metrics));
+        let handle = spawn(name, start, &config(4), Arc::clone(&metrics));
         (handle.expect("a thread"), metrics)
     }
 
@@ -330,7 +330,7 @@ async fn held_with_rows(
     let vision = Some(Box::new(FakeVision(vision)) as _);
     let parts = Parts { vision, bytes: [BYTES, 0], ..Parts::default() };
     let metrics = Arc::new(Metrics::new());
-    let handle = spawn_supervised("held", (parts, keeping), &config(1), metrics);
+    let handle = spawn("held", (parts, keeping), &config(1), metrics);
     let handle = handle.expect("a thread");
     let first = queued(&handle, 1, Submit::default()).await;
     while passes.lock().is_empty() {

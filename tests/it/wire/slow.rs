@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::{EMBED, PATIENCE, Server, post, read_to_end};
+use crate::waiting::until;
 
 const SIMILARITY: &str = "/v1/similarity";
 const SHORT: Duration = Duration::from_millis(400);
@@ -88,12 +89,7 @@ async fn an_answer_that_nobody_reads_is_given_up() {
     let metrics = server.handle.engine().metrics();
     let closed = || metrics.requests.with_label_values(&[SIMILARITY, "client_closed"]).get();
     stream.write_all(&request).await.expect("taken");
-    let given_up = async {
-        while closed() == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, given_up).await.expect("given up, and counted");
+    until("the response is given up, and counted", async || closed() > 0).await;
     let part = read_to_end(&mut stream).await;
     assert!(part.starts_with("HTTP/1.1 200 "), "{}", &part[..part.len().min(200)]);
     assert!(!part.contains("usage"), "the whole answer, of {} bytes", part.len());
