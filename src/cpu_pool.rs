@@ -1,12 +1,11 @@
 //! A pool of threads for CPU work before and after the towers: base64, image decoding, resizing; scores.
 
-use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use tokio::sync::oneshot;
+
+use crate::error::text;
 
 /// Threads separate from those of the async runtime and of the towers.
 ///
@@ -55,17 +54,18 @@ impl CpuPool {
             }
             // The job owns all data that it changes, so a panic leaves no inconsistent state.
             let outcome = span.in_scope(|| catch_unwind(AssertUnwindSafe(job)));
-            drop(reply.send(outcome.map_err(|panic| JobPanicked { message: message(&*panic) })));
+            drop(
+                reply.send(
+                    outcome.map_err(|panic| JobPanicked {
+                        message: text::of_panic(&*panic).to_owned(),
+                    }),
+                ),
+            );
         });
         answer
             .await
             .unwrap_or_else(|_| Err(JobPanicked { message: "the pool dropped the job".to_owned() }))
     }
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod help;
 mod logged;
+pub mod text;
 
 use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration};
 

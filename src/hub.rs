@@ -33,6 +33,7 @@ pub use self::{
 use crate::{
     checkpoint::{CONFIG, MAX_SMALL_BYTES, layout::Weights},
     config::is_hub_id,
+    error::text,
     small_file,
 };
 
@@ -138,7 +139,7 @@ impl Hub {
         match self.pull(id, revision, progress).await {
             Err(error) if unreachable == Unreachable::UseCache && error.is_unreachable() => {
                 let Some(commit) = cached else { return Err(error) };
-                let cause = error::chain(&error);
+                let cause = text::chain(&error);
                 warn!(model = %id, revision, commit, cause, "the hub cannot be asked; the cache is used");
                 Ok(repo.snapshot(&commit))
             }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | 7 | `main`, [`cli`] |
 //! | 6 | [`app`], [`shutdown`], `fuzz` |
-//! | 5 | [`rest`], [`grpc`] |
+//! | 5 | [`rest`], [`grpc`], [`edge`] |
 //! | 4 | [`engine`], [`oip`], [`registry`] |
 //! | 3 | [`batch`], [`model`] |
 //! | 2 | [`preprocess`], [`tokenize`], [`fetch`], [`auth`], [`hub`], [`cache`], [`cpu_pool`], [`decoder`] |
@@ -26,6 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod cpu_pool;
 pub mod decoder;
+pub mod edge;
 pub mod embedding;
 pub mod engine;
 pub mod error;

@@ -1,7 +1,6 @@
 //! A forward pass whose failure is pinned on the rows that cause it.
 
 use std::{
-    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -9,6 +8,7 @@ use std::{
 use super::BatchError;
 use crate::{
     embedding::Embedding,
+    error::text,
     model::{Pass, Tap, Tower, TowerError},
 };
 
@@ -118,19 +118,11 @@ fn embeddings(pass: Pass, rows: usize) -> Result<Vec<Embedding>, TowerError> {
 fn guarded<T>(work: impl FnOnce() -> Result<T, TowerError>) -> Result<T, TowerError> {
     // A tower holds weights, which a pass does not change, and scratch, which the next pass overwrites.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let message = format!("the forward pass panicked: {}", panic_message(&*panic));
+        let message = format!("the forward pass panicked: {}", text::of_panic(&*panic));
         Err(TowerError::Device(message.into()))
     })
 }
 
 fn finite(embedding: Embedding) -> RowResult {
     if embedding.is_finite() { Ok(embedding) } else { Err(BatchError::NotFinite) }
-}
-
-pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let message = panic
-        .downcast_ref::<&str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned());
-    message.unwrap_or_else(|| "no message".to_owned())
 }

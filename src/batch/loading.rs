@@ -10,10 +10,12 @@ use std::{
 
 use super::{
     budget::{MemoryBudget, Refused},
-    isolate::panic_message,
     shared::{IMAGE, Shared, TEXT},
 };
-use crate::model::{Reader, TextTower, VisionTower};
+use crate::{
+    error::text,
+    model::{Reader, TextTower, VisionTower},
+};
 
 /// Towers on their way to a worker.
 #[derive(Default)]
@@ -144,7 +146,7 @@ fn run(shared: &Arc<Shared>, wanted: [bool; 2]) {
 fn load(keeping: &Keeping, wanted: [bool; 2]) -> Result<Parts, LoadFailure> {
     let parts = catch_unwind(AssertUnwindSafe(|| (keeping.loader)(wanted)));
     let parts = parts.unwrap_or_else(|panic| {
-        Err(format!("loading panicked: {}", panic_message(&*panic)).into())
+        Err(format!("loading panicked: {}", text::of_panic(&*panic)).into())
     })?;
     let came = parts.lanes();
     if [IMAGE, TEXT].into_iter().any(|lane| wanted[lane] && !came[lane]) {

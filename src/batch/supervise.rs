@@ -17,11 +17,11 @@ use tracing::{error, info};
 use super::{
     WorkerState,
     health::Memory,
-    isolate::panic_message,
     loading::{LoadFailure, Parts},
     shared::Shared,
     worker::{Ended, FailUnlessStopped, Worker},
 };
+use crate::error::text;
 
 /// The time in which `batch.max_restarts` counts. A device that fails more often than that is broken.
 const WINDOW: Duration = Duration::from_secs(3600);
@@ -45,7 +45,7 @@ impl Supervisor {
             match catch_unwind(AssertUnwindSafe(|| current.work())) {
                 Ok(Ended::Drained) => break,
                 Ok(Ended::Broken) => {}
-                Err(panic) => error!(panic = panic_message(&*panic), "a worker panicked"),
+                Err(panic) => error!(panic = text::of_panic(&*panic), "a worker panicked"),
             }
             worker = self.restart(current.into_memory(), &mut restarts);
         }
@@ -87,7 +87,7 @@ impl Supervisor {
                     error!(error = %failure.error, "the towers cannot be loaded again");
                 }
                 Err(panic) => {
-                    error!(panic = panic_message(&*panic), "loading the towers again panicked");
+                    error!(panic = text::of_panic(&*panic), "loading the towers again panicked");
                 }
             }
         }

@@ -12,6 +12,7 @@ use super::{
     shared::{IMAGE, Job, Shared, TEXT},
 };
 use crate::{
+    error::text,
     model::{Pass, ReaderRow, Tap, Tower, TowerError},
     preprocess::Pixels,
     telemetry::BatchRun,
@@ -320,7 +321,7 @@ impl Lane<'_> {
         let batch = run.span(callers.iter().filter_map(|caller| caller.trace.as_ref()));
         for (Caller { reply, submitted, span, .. }, result) in callers.into_iter().zip(results) {
             if let Err(error) = &result {
-                span.in_scope(|| tracing::warn!(error = error_chain(error), "a row failed"));
+                span.in_scope(|| tracing::warn!(error = text::chain(error), "a row failed"));
             }
             let queued = started.saturating_duration_since(submitted);
             let answer = result.map(|embedding| {
@@ -349,16 +350,4 @@ impl Lane<'_> {
         };
         metrics.fill_ratio.set(rows.len() as f64 / capacity as f64);
     }
-}
-
-/// An error with its causes, for the log.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -6,22 +6,17 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue};
-use uuid::Uuid;
 
 use crate::{
     batch::Priority,
+    edge,
     engine::{Context, Shares},
     error::Error,
     fetch::Client,
     telemetry::Trace,
 };
 
-pub(super) const REQUEST_ID: &str = "x-request-id";
-const PRIORITY: &str = "x-priority";
 const TIMEOUT: &str = "grpc-timeout";
-
-/// Maximum number of bytes of a client's request id, which is part of every log line of the call.
-const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// Facts about a call that the edge has read. The method gets them in the request's extensions.
 #[derive(Debug, Clone)]
@@ -57,7 +52,7 @@ impl Call {
         Ok(Self {
             received,
             deadline: received + timeout,
-            priority: priority(headers)?,
+            priority: edge::priority(headers)?,
             trace: None,
             key: None,
             work: Shares::default(),
@@ -82,14 +77,6 @@ impl Call {
     }
 }
 
-fn priority(headers: &HeaderMap) -> Result<Priority, Error> {
-    match headers.get(PRIORITY).map(HeaderValue::as_bytes) {
-        None | Some(b"interactive") => Ok(Priority::Interactive),
-        Some(b"bulk") => Ok(Priority::Bulk),
-        Some(_) => Err(Error::invalid(PRIORITY, "must be `interactive` or `bulk`")),
-    }
-}
-
 /// A `grpc-timeout`: at most 8 digits and a unit.
 fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
     let (digits, unit) = value.to_str().ok()?.split_at_checked(value.len().checked_sub(1)?)?;
@@ -106,18 +93,6 @@ fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
         "n" => Some(Duration::from_nanos(amount)),
         _ => None,
     }
-}
-
-/// The client's request id if it is valid for a log line and a header, or else a new one.
-pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let fit = |value: &&HeaderValue| {
-        (1..=MAX_REQUEST_ID_BYTES).contains(&value.len())
-            && value.as_bytes().iter().all(u8::is_ascii_graphic)
-    };
-    headers.get(REQUEST_ID).filter(fit).cloned().unwrap_or_else(|| {
-        HeaderValue::try_from(Uuid::now_v7().to_string())
-            .unwrap_or_else(|_| HeaderValue::from_static("-"))
-    })
 }
 
 #[cfg(test)]
@@ -158,18 +133,10 @@ mod tests {
         for value in ["", "S", "5", "5s", "123456789S", "-1S", "+1S", "1 S"] {
             assert_eq!(timeout(value).expect_err(value).field(), Some(TIMEOUT), "{value}");
         }
-        let error = Call::read(&headers(PRIORITY, "urgent"), MINUTE).expect_err("no such priority");
-        assert_eq!(error.field(), Some(PRIORITY));
-        let call = Call::read(&headers(PRIORITY, "bulk"), MINUTE).expect("a priority");
+        let error =
+            Call::read(&headers("x-priority", "urgent"), MINUTE).expect_err("no such priority");
+        assert_eq!(error.field(), Some("x-priority"));
+        let call = Call::read(&headers("x-priority", "bulk"), MINUTE).expect("a priority");
         assert_eq!(call.priority, Priority::Bulk);
-    }
-
-    #[test]
-    fn an_unfit_request_id_is_replaced() {
-        assert_eq!(request_id(&headers(REQUEST_ID, "abc-1")), "abc-1");
-        for unfit in ["", "a b", &"x".repeat(129)] {
-            let id = request_id(&headers(REQUEST_ID, unfit));
-            assert_eq!(id.len(), 36, "{unfit:?} gave {id:?}");
-        }
     }
 }

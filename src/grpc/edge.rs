@@ -23,7 +23,7 @@ use tower::{Layer, Service};
 use tracing::{Instrument, info_span};
 
 use super::{
-    call::{self, Call},
+    call::Call,
     inflate,
     observe::{EMBED_STREAM, Exchange, STREAMS, route},
     receive::Received,
@@ -32,8 +32,9 @@ use super::{
 };
 use crate::{
     auth::{Admitted, Keys},
+    edge::{self, REQUEST_ID},
     engine::{Engine, RowRoom},
-    error::{Code, Error},
+    error::{Code, Error, text},
     telemetry::{Metrics, Trace, Traces, traces::TRACEPARENT},
 };
 
@@ -120,7 +121,7 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let shared = Arc::clone(&self.shared);
         let route = route(request.uri().path());
-        let id = call::request_id(request.headers());
+        let id = edge::request_id(request.headers());
         let trace = shared.traced(&request, route, &id);
         let span = info_span!(
             "request",
@@ -179,7 +180,7 @@ where
                 Ok((deadline, future)) => shared.answer(deadline, future).await,
                 Err(error) => status(error).into_http(),
             };
-            response.headers_mut().insert(call::REQUEST_ID, id);
+            response.headers_mut().insert(REQUEST_ID, id);
             if let Some(header) = trace.as_ref().and_then(Trace::header) {
                 response.headers_mut().insert(TRACEPARENT, header);
             }
@@ -246,7 +247,10 @@ impl Shared {
         let work = AssertUnwindSafe(future).catch_unwind();
         match tokio::time::timeout_at(deadline.into(), work).await {
             Ok(Ok(Ok(response))) => self.with_code(response),
-            Ok(Err(panic)) => status(Error::internal(panic_text(&*panic))).into_http(),
+            Ok(Err(panic)) => {
+                let text = text::of_panic(&*panic);
+                status(Error::internal(format!("the method panicked: {text}"))).into_http()
+            }
             Err(_) => {
                 let error = Error::new(Code::DeadlineExceeded, "the answer was not ready in time");
                 status(error).into_http()
@@ -280,12 +284,6 @@ impl Shared {
         };
         status(error).into_http()
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the method panicked: {}", text.unwrap_or("without a text"))
 }
 
 /// Ends the exchange with the response: at once if it is a failure without a body, otherwise at the end of its

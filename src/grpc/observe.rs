@@ -9,7 +9,7 @@ use tracing::{Span, debug, error, info};
 use super::status::CODE;
 use crate::{
     engine::Shares,
-    error::{Code, Error},
+    error::{Code, Error, text},
     telemetry::{Metrics, Trace},
 };
 
@@ -116,7 +116,7 @@ impl Exchange {
                 if cause.code().spec().status.is_server_error()
                     && !matches!(cause.code(), Code::NotReady | Code::ShuttingDown) =>
             {
-                let cause = chain(cause);
+                let cause = text::chain(cause);
                 error!(code, duration_ms, cause, "request failed");
             }
             Some(cause) => {
@@ -150,15 +150,4 @@ fn code(status: &Status) -> &'static str {
         GrpcCode::NotFound => Code::NotFound.slug(),
         _ => Code::Internal.slug(),
     })
-}
-
-/// An error and its causes, for the log only.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

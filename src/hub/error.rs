@@ -1,7 +1,6 @@
 //! Why a checkpoint could not be had.
 
 use std::{
-    error::Error as StdError,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -260,17 +259,6 @@ impl HubError {
             _ => false,
         }
     }
-}
-
-/// An error and its causes, on one line.
-pub(super) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ async fn ids_are_echoed_and_bad_metadata_never_reaches_the_method() {
     let response = call(&metrics, bad, |_| async { unreachable!("refused before") }).await;
     assert_eq!(status_of(&response).code(), GrpcCode::InvalidArgument);
     assert_eq!(response.headers()["siglip-field"], "x-priority");
-    assert_eq!(response.headers()[call::REQUEST_ID], "abc");
+    assert_eq!(response.headers()[REQUEST_ID], "abc");
 }
 
 #[tokio::test]

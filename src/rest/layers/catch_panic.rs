@@ -9,7 +9,10 @@ use axum::{
 };
 use futures::FutureExt;
 
-use crate::{error::Error, rest::problem::Failure};
+use crate::{
+    error::{Error, text},
+    rest::problem::Failure,
+};
 
 /// Responds with `internal` if the handler panicked. The panic message is logged and not sent to the client.
 pub(in crate::rest) async fn catch_panic(request: Request, next: Next) -> Response {
@@ -17,11 +20,7 @@ pub(in crate::rest) async fn catch_panic(request: Request, next: Next) -> Respon
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {
-            let text = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "a panic without a text".to_owned());
+            let text = text::of_panic(&*panic);
             Failure(Error::internal(format!("the handler panicked: {text}"))).into_response()
         }
     }

@@ -2,7 +2,6 @@
 //! last byte.
 
 use std::{
-    error::Error as StdError,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -22,7 +21,7 @@ use tracing::{Instrument, Span, debug, error, info, info_span};
 
 use super::{request_id::RequestId, set_context::TIMEOUT};
 use crate::{
-    error::{Code, Error},
+    error::{Code, Error, text},
     rest::{AppState, problem::Failure, routes},
     telemetry::{Metrics, Trace, traces::TRACEPARENT},
 };
@@ -165,7 +164,7 @@ impl Exchange {
                     && !is_a_state(cause.code())
                     && !self.was_hurried(cause) =>
             {
-                let cause = chain(cause);
+                let cause = text::chain(cause);
                 let status = status.as_u16();
                 error!(status, code, duration_ms, cause, "request failed");
             }
@@ -209,21 +208,6 @@ impl Drop for Exchange {
             trace.end(self.code, status, failed);
         }
     }
-}
-
-/// An error and its causes. Only for the log.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // An item's error may have the same message as the batch's error.
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// A response body that ends the exchange when it is dropped.

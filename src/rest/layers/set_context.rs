@@ -15,7 +15,7 @@ use axum::{
 use http_body_util::BodyExt as _;
 
 use crate::{
-    batch::Priority,
+    edge,
     engine::Context,
     error::{Code, Error},
     rest::{AppState, problem::Failure},
@@ -23,7 +23,6 @@ use crate::{
 };
 
 pub(super) const TIMEOUT: &str = "x-request-timeout-ms";
-const PRIORITY: &str = "x-priority";
 /// The number of truncated texts in the request. Absent if there are none.
 const TRUNCATED_TEXTS: HeaderName = HeaderName::from_static("x-siglip-truncated-texts");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -102,13 +101,5 @@ fn read(headers: &HeaderMap, longest: Duration) -> Result<Context, Error> {
         // A client can shorten the server's own limit, but not extend it.
         timeout = timeout.min(Duration::from_millis(millis));
     }
-    let mut context = Context::with_timeout(timeout);
-    if let Some(value) = headers.get(PRIORITY) {
-        context.priority = match value.as_bytes() {
-            b"interactive" => Priority::Interactive,
-            b"bulk" => Priority::Bulk,
-            _ => return Err(Error::invalid(PRIORITY, "must be `interactive` or `bulk`")),
-        };
-    }
-    Ok(context)
+    Ok(Context { priority: edge::priority(headers)?, ..Context::with_timeout(timeout) })
 }
