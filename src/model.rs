@@ -43,46 +43,46 @@ use crate::{
     tokenize::{TextTokenizer, Tokens},
 };
 
-/// One encoder of a two-tower model, resident on a device. Synchronous; knows no tokio.
+/// One tower of a model, resident on a device. It is synchronous and knows no tokio. An implementor has one method
+/// that runs it, [`Tower::begin`]; the others call it.
 pub trait Tower: Send + 'static {
-    /// What one row is made of: [`Pixels`] or [`Tokens`].
+    /// The type of a row: [`Pixels`], [`Tokens`] or [`ReaderRow`].
     type Input: Send + 'static;
 
-    /// The row that a limit on rows is meant for, where a tower takes rows of several sizes: the largest
-    /// that comes without being asked for. Only its shape counts; it holds no values.
+    /// For a tower that reads rows of several sizes: the row that the limit on rows is meant for, which is the
+    /// largest that a request gets without asking for its size. Only its shape counts; it has no values.
     fn usual_row(&self) -> Option<Self::Input> {
         None
     }
 
-    /// Embeds rows, in order: one unnormalised embedding each. A row's result does not depend on the
-    /// others beyond rounding.
+    /// Begins a forward pass. A device that computes by itself goes on after this returns, and then another pass may
+    /// be begun before this one is finished. On other devices the pass has run.
+    ///
+    /// The result has the output that each row asks for, in the order of the rows: an unnormalised embedding, or the
+    /// states of all tokens, row-major. Apart from rounding, a row's output does not depend on the other rows. No
+    /// layer above the highest one that is asked for runs.
+    ///
+    /// * `taps`: the output for each row
     ///
     /// # Errors
-    /// Fails as a whole; the caller bisects to find a row that is at fault.
-    fn forward(&mut self, rows: &[Self::Input]) -> Result<Vec<Embedding>, TowerError>;
+    /// Fails for all rows together, here or when the pass is finished. The caller halves the batch to find the row
+    /// at fault. An output that the tower does not have is an error too.
+    fn begin(&mut self, rows: &[Self::Input], taps: &[Tap]) -> Result<Pass, TowerError>;
 
-    /// Gives each row the output that its tap names, all from one pass: rows as [`Tower::forward`] does,
-    /// maps of tokens flat and row-major. No layer above the highest one that is asked for runs.
-    ///
-    /// * `taps`: one a row
+    /// Runs a pass to its end.
     ///
     /// # Errors
-    /// Fails as a whole, like [`Tower::forward`]; so does a tap that the tower does not have.
+    /// As [`Tower::begin`].
     fn tapped(&mut self, rows: &[Self::Input], taps: &[Tap]) -> Result<Vec<Embedding>, TowerError> {
-        match taps.iter().find(|&&tap| tap != Tap::Pooled) {
-            None => self.forward(rows),
-            Some(tap) => Err(TowerError::Shape(format!("this tower gives no {tap:?}"))),
-        }
+        self.begin(rows, taps)?.finish()
     }
 
-    /// Begins a pass for rows as [`Tower::tapped`] takes them. Where a device computes by itself this returns while it
-    /// does, and another pass may be begun before this one is finished, which the device runs behind it; elsewhere
-    /// the pass has run.
+    /// The unnormalised embeddings of rows.
     ///
     /// # Errors
-    /// Fails like [`Tower::tapped`], here or when the pass is finished.
-    fn begin(&mut self, rows: &[Self::Input], taps: &[Tap]) -> Result<Pass, TowerError> {
-        self.tapped(rows, taps).map(Pass::done)
+    /// As [`Tower::begin`].
+    fn forward(&mut self, rows: &[Self::Input]) -> Result<Vec<Embedding>, TowerError> {
+        self.tapped(rows, &vec![Tap::Pooled; rows.len()])
     }
 }
 
@@ -124,14 +124,6 @@ impl<T: Tower + ?Sized> Tower for Box<T> {
 
     fn usual_row(&self) -> Option<T::Input> {
         (**self).usual_row()
-    }
-
-    fn forward(&mut self, rows: &[T::Input]) -> Result<Vec<Embedding>, TowerError> {
-        (**self).forward(rows)
-    }
-
-    fn tapped(&mut self, rows: &[T::Input], taps: &[Tap]) -> Result<Vec<Embedding>, TowerError> {
-        (**self).tapped(rows, taps)
     }
 
     fn begin(&mut self, rows: &[T::Input], taps: &[Tap]) -> Result<Pass, TowerError> {

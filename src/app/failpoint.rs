@@ -15,7 +15,7 @@ use crate::{
     batch::Parts,
     config::load::FAILPOINT_ENV,
     embedding::Embedding,
-    model::{Tap, Tower, TowerError},
+    model::{Pass, Tap, Tower, TowerError},
     preprocess::Pixels,
     tokenize::Tokens,
 };
@@ -156,12 +156,8 @@ impl<I: Marked + Send + 'static> Tower for Faulty<I> {
         self.tower.usual_row()
     }
 
-    fn forward(&mut self, rows: &[I]) -> Result<Vec<Embedding>, TowerError> {
-        self.pass(rows, |tower| tower.forward(rows))
-    }
-
-    fn tapped(&mut self, rows: &[I], taps: &[Tap]) -> Result<Vec<Embedding>, TowerError> {
-        self.pass(rows, |tower| tower.tapped(rows, taps))
+    fn begin(&mut self, rows: &[I], taps: &[Tap]) -> Result<Pass, TowerError> {
+        self.pass(rows, |tower| tower.tapped(rows, taps)).map(Pass::done)
     }
 }
 

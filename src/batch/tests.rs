@@ -13,7 +13,11 @@ use proptest::prelude::*;
 use tokio::task::JoinHandle;
 
 use super::{worker::Worker, *};
-use crate::{model::Tower, preprocess::Pixels, tokenize::Tokens};
+use crate::{
+    model::{Pass, Tower},
+    preprocess::Pixels,
+    tokenize::Tokens,
+};
 
 /// Ids of the rows of each pass, in order.
 type Passes = Arc<Mutex<Vec<Vec<u32>>>>;
@@ -67,17 +71,17 @@ struct FakeText(Fake);
 impl Tower for FakeVision {
     type Input = Pixels;
 
-    fn forward(&mut self, rows: &[Pixels]) -> Result<Vec<Embedding>, TowerError> {
+    fn begin(&mut self, rows: &[Pixels], taps: &[Tap]) -> Result<Pass, TowerError> {
         let id = |row: &Pixels| u32::from_le_bytes(*row.data.first_chunk().expect("four bytes"));
-        self.0.pass(rows.iter().map(id).collect())
+        Pass::pooled(taps, || self.0.pass(rows.iter().map(id).collect()))
     }
 }
 
 impl Tower for FakeText {
     type Input = Tokens;
 
-    fn forward(&mut self, rows: &[Tokens]) -> Result<Vec<Embedding>, TowerError> {
-        self.0.pass(rows.iter().map(|row| row.ids[0]).collect())
+    fn begin(&mut self, rows: &[Tokens], taps: &[Tap]) -> Result<Pass, TowerError> {
+        Pass::pooled(taps, || self.0.pass(rows.iter().map(|row| row.ids[0]).collect()))
     }
 }
 

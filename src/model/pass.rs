@@ -1,6 +1,6 @@
 //! A forward pass that was begun.
 
-use super::TowerError;
+use super::{Tap, TowerError};
 use crate::embedding::Embedding;
 
 /// A forward pass that was begun: its results are there, or will be. Dropped, it runs to its end and nobody sees
@@ -17,6 +17,22 @@ impl Pass {
     #[must_use]
     pub fn done(embeddings: Vec<Embedding>) -> Self {
         Self(State::Done(embeddings))
+    }
+
+    /// Runs a tower that has no output but the embedding.
+    ///
+    /// * `taps`: the output that each row asks for
+    ///
+    /// # Errors
+    /// Those of `run`, and [`TowerError::Shape`] if another output is asked for.
+    pub fn pooled(
+        taps: &[Tap],
+        run: impl FnOnce() -> Result<Vec<Embedding>, TowerError>,
+    ) -> Result<Self, TowerError> {
+        match taps.iter().find(|&&tap| tap != Tap::Pooled) {
+            None => run().map(Self::done),
+            Some(tap) => Err(TowerError::Shape(format!("this tower gives no {tap:?}"))),
+        }
     }
 
     /// One that a device is at.

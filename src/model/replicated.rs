@@ -6,7 +6,7 @@
 
 use std::{panic::resume_unwind, thread};
 
-use super::{Resident, Tap, Tower, TowerError, runtime::Runtime};
+use super::{Pass, Resident, Tap, Tower, TowerError, runtime::Runtime};
 use crate::embedding::Embedding;
 
 /// A tower on each of the runtimes, as one.
@@ -60,17 +60,16 @@ impl<T: Tower<Input: Sync>> Tower for Replicated<T> {
         self.0[0].usual_row()
     }
 
-    fn forward(&mut self, rows: &[T::Input]) -> Result<Vec<Embedding>, TowerError> {
-        self.share_out(rows, |tower, rows, _| tower.forward(rows))
-    }
-
-    fn tapped(&mut self, rows: &[T::Input], taps: &[Tap]) -> Result<Vec<Embedding>, TowerError> {
+    /// The pass has run when this returns, because the replicas run at the same time.
+    fn begin(&mut self, rows: &[T::Input], taps: &[Tap]) -> Result<Pass, TowerError> {
         if taps.len() != rows.len() {
-            return Err(TowerError::Shape(format!("{} taps of {} rows", taps.len(), rows.len())));
+            let message = format!("{} outputs for {} rows", taps.len(), rows.len());
+            return Err(TowerError::Shape(message));
         }
-        self.share_out(rows, |tower, rows, start| {
+        let pass = |tower: &mut T, rows: &[T::Input], start: usize| {
             tower.tapped(rows, &taps[start..start + rows.len()])
-        })
+        };
+        self.share_out(rows, pass).map(Pass::done)
     }
 }
 
@@ -86,14 +85,14 @@ mod tests {
     impl Tower for Numbered {
         type Input = u8;
 
-        fn forward(&mut self, rows: &[u8]) -> Result<Vec<Embedding>, TowerError> {
+        fn begin(&mut self, rows: &[u8], taps: &[Tap]) -> Result<Pass, TowerError> {
             assert!(!rows.contains(&200), "a row that no tower takes");
             if rows.contains(&100) {
                 return Err(TowerError::OutOfMemory);
             }
             let numbered =
                 rows.iter().map(|&row| Embedding::new(vec![f32::from(self.0), f32::from(row)]));
-            Ok(numbered.collect())
+            Pass::pooled(taps, || Ok(numbered.collect()))
         }
     }
 

@@ -8,7 +8,7 @@ use siglip_server::{
     batch::{Loader, Parts},
     config::{self, DType, Device},
     embedding::Embedding,
-    model::{Described, ModelCard, Scorer, Tower, TowerError},
+    model::{Described, ModelCard, Pass, Scorer, Tap, Tower, TowerError},
     preprocess::{ImageSpec, Pixels, Resample, TargetSize},
     tokenize::{Scheme, TextLayout, TextTokenizer, TokenizerFiles, TokenizerOptions, Tokens},
 };
@@ -90,24 +90,26 @@ fn embed([red, green, blue]: [f32; 3]) -> Embedding {
 impl Tower for Vision {
     type Input = Pixels;
 
-    fn forward(&mut self, rows: &[Pixels]) -> Result<Vec<Embedding>, TowerError> {
+    fn begin(&mut self, rows: &[Pixels], taps: &[Tap]) -> Result<Pass, TowerError> {
         self.0.pass();
         let mean = |row: &Pixels, channel: usize| {
             let values = row.data.iter().skip(channel).step_by(3);
             values.map(|&value| f32::from(value)).sum::<f32>()
                 / (row.data.len() as f32 / 3.0 * 255.0)
         };
-        Ok(rows.iter().map(|row| embed([mean(row, 0), mean(row, 1), mean(row, 2)])).collect())
+        let colour = |row: &Pixels| embed([mean(row, 0), mean(row, 1), mean(row, 2)]);
+        Pass::pooled(taps, || Ok(rows.iter().map(colour).collect()))
     }
 }
 
 impl Tower for Text {
     type Input = Tokens;
 
-    fn forward(&mut self, rows: &[Tokens]) -> Result<Vec<Embedding>, TowerError> {
+    fn begin(&mut self, rows: &[Tokens], taps: &[Tap]) -> Result<Pass, TowerError> {
         self.0.pass();
         let has = |row: &Tokens, id: u32| f32::from(u8::from(row.ids.contains(&id)));
-        Ok(rows.iter().map(|row| embed([has(row, 3), has(row, 4), has(row, 5)])).collect())
+        let colour = |row: &Tokens| embed([has(row, 3), has(row, 4), has(row, 5)]);
+        Pass::pooled(taps, || Ok(rows.iter().map(colour).collect()))
     }
 }
 

@@ -21,7 +21,7 @@ use siglip_server::{
     embedding::Embedding,
     engine::Engine,
     grpc,
-    model::{Described, ModelCard, Scorer, Tower, TowerError},
+    model::{Described, ModelCard, Pass, Scorer, Tap, Tower, TowerError},
     preprocess::{ImageSpec, Pixels, Resample, TargetSize},
     registry::Registry,
     telemetry::Metrics,
@@ -116,8 +116,9 @@ struct Grey;
 impl Tower for Grey {
     type Input = Pixels;
 
-    fn forward(&mut self, rows: &[Pixels]) -> Result<Vec<Embedding>, TowerError> {
-        Ok(rows.iter().map(|_| Embedding::new(vec![1.0, 2.0, 2.0, 0.0])).collect())
+    fn begin(&mut self, rows: &[Pixels], taps: &[Tap]) -> Result<Pass, TowerError> {
+        let grey = |_: &Pixels| Embedding::new(vec![1.0, 2.0, 2.0, 0.0]);
+        Pass::pooled(taps, || Ok(rows.iter().map(grey).collect()))
     }
 }
 

@@ -1,8 +1,6 @@
 //! Batches on a device that computes by itself: the next one is begun before the one under way has ended.
 
 use super::*;
-use crate::model::{Pass, Tap};
-
 /// What a device was asked to do, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Event {
@@ -66,10 +64,6 @@ fn picture_ids(rows: &[Pixels]) -> Vec<u32> {
 impl Tower for Pictures {
     type Input = Pixels;
 
-    fn forward(&mut self, rows: &[Pixels]) -> Result<Vec<Embedding>, TowerError> {
-        self.0.run(picture_ids(rows))
-    }
-
     fn begin(&mut self, rows: &[Pixels], taps: &[Tap]) -> Result<Pass, TowerError> {
         assert_eq!(rows.len(), taps.len());
         self.0.begin(picture_ids(rows))
@@ -79,8 +73,8 @@ impl Tower for Pictures {
 impl Tower for Texts {
     type Input = Tokens;
 
-    fn forward(&mut self, rows: &[Tokens]) -> Result<Vec<Embedding>, TowerError> {
-        self.0.run(rows.iter().map(|row| row.ids[0]).collect())
+    fn begin(&mut self, rows: &[Tokens], taps: &[Tap]) -> Result<Pass, TowerError> {
+        Pass::pooled(taps, || self.0.run(rows.iter().map(|row| row.ids[0]).collect()))
     }
 }
 

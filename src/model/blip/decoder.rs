@@ -9,7 +9,7 @@ use super::{
 use crate::{
     embedding::Embedding,
     model::{
-        BeginRow, CaptionMemory, LoadError, ReaderRow, Resident, Stages, StepRow, Tower,
+        BeginRow, CaptionMemory, LoadError, Pass, ReaderRow, Resident, Stages, StepRow, Tap, Tower,
         TowerError,
         kernels::{Activation, LayerNorm, Linear, Mask},
         nn::{BertLayer, KeyValues, layer_norm_of, linear},
@@ -172,26 +172,28 @@ impl Decoder {
 impl Tower for Decoder {
     type Input = ReaderRow;
 
-    fn forward(&mut self, rows: &[ReaderRow]) -> std::result::Result<Vec<Embedding>, TowerError> {
-        rows.iter().try_for_each(|row| self.check(row))?;
-        let steps: Vec<_> = rows
-            .iter()
-            .filter_map(|row| if let ReaderRow::Step(row) = row { Some(row) } else { None })
-            .collect();
-        self.runtime.run(|| {
-            let mut stepped =
-                if steps.is_empty() { Vec::new() } else { self.step(&steps)? }.into_iter();
-            let mut outputs = Vec::with_capacity(rows.len());
-            for row in rows {
-                outputs.push(match row {
-                    ReaderRow::Begin(row) => self.begin_one(row)?,
-                    _ => match stepped.next() {
-                        Some(logits) => logits,
-                        None => bail!("a step without logits"),
-                    },
-                });
-            }
-            Ok(outputs)
+    fn begin(&mut self, rows: &[ReaderRow], taps: &[Tap]) -> std::result::Result<Pass, TowerError> {
+        Pass::pooled(taps, || {
+            rows.iter().try_for_each(|row| self.check(row))?;
+            let steps: Vec<_> = rows
+                .iter()
+                .filter_map(|row| if let ReaderRow::Step(row) = row { Some(row) } else { None })
+                .collect();
+            self.runtime.run(|| {
+                let mut stepped =
+                    if steps.is_empty() { Vec::new() } else { self.step(&steps)? }.into_iter();
+                let mut outputs = Vec::with_capacity(rows.len());
+                for row in rows {
+                    outputs.push(match row {
+                        ReaderRow::Begin(row) => self.begin_one(row)?,
+                        _ => match stepped.next() {
+                            Some(logits) => logits,
+                            None => bail!("a step without logits"),
+                        },
+                    });
+                }
+                Ok(outputs)
+            })
         })
     }
 }

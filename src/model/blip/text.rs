@@ -8,7 +8,7 @@ use super::config::TextConfig;
 use crate::{
     embedding::Embedding,
     model::{
-        LoadError, MatchRow, ReaderRow, Resident, Stages, Tower, TowerError,
+        LoadError, MatchRow, Pass, ReaderRow, Resident, Stages, Tap, Tower, TowerError,
         kernels::{LayerNorm, Linear, Mask},
         nn::{self, BertLayer, Blocks, TokenConfig, TokenEmbeddings, layer_norm_of, linear},
         runtime::Runtime,
@@ -241,16 +241,18 @@ pub(in crate::model) fn image_states(
 impl Tower for Matcher {
     type Input = ReaderRow;
 
-    fn forward(&mut self, rows: &[ReaderRow]) -> std::result::Result<Vec<Embedding>, TowerError> {
-        let mut matches = Vec::with_capacity(rows.len());
-        for row in rows {
-            let ReaderRow::Match(row) = row else {
-                return Err(TowerError::Shape("a matching head writes no captions".to_owned()));
-            };
-            self.embeddings.check(&row.texts)?;
-            matches.push(row);
-        }
-        self.runtime.run(|| matches.into_iter().map(|row| self.logits(row)).collect())
+    fn begin(&mut self, rows: &[ReaderRow], taps: &[Tap]) -> std::result::Result<Pass, TowerError> {
+        Pass::pooled(taps, || {
+            let mut matches = Vec::with_capacity(rows.len());
+            for row in rows {
+                let ReaderRow::Match(row) = row else {
+                    return Err(TowerError::Shape("a matching head writes no captions".to_owned()));
+                };
+                self.embeddings.check(&row.texts)?;
+                matches.push(row);
+            }
+            self.runtime.run(|| matches.into_iter().map(|row| self.logits(row)).collect())
+        })
     }
 }
 

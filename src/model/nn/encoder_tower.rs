@@ -176,40 +176,30 @@ impl<B: Blocks> Tower for EncoderTower<B> {
         self.0.usual_row()
     }
 
-    fn forward(&mut self, rows: &[B::Row]) -> std::result::Result<Vec<Embedding>, TowerError> {
-        self.grouped(rows, |rows, _| {
-            let tokens = rows.first().map_or(0, |row| self.0.tokens(row));
-            outputs::in_passes(self.0.runtime(), rows, tokens, |rows| self.0.pooled(rows))
-        })
-    }
-
-    fn tapped(
-        &mut self,
-        rows: &[B::Row],
-        taps: &[Tap],
-    ) -> std::result::Result<Vec<Embedding>, TowerError> {
-        if taps.iter().all(|&tap| tap == Tap::Pooled) {
-            return self.forward(rows);
-        }
+    fn begin(&mut self, rows: &[B::Row], taps: &[Tap]) -> std::result::Result<Pass, TowerError> {
         let layers = self.0.depth();
-        let is_there = |tap: &Tap| B::HAS_TOKENS && tap.depth(layers) <= layers;
+        let is_pooled = taps.iter().all(|&tap| tap == Tap::Pooled);
+        let is_there = |tap: &Tap| is_pooled || (B::HAS_TOKENS && tap.depth(layers) <= layers);
         if taps.len() != rows.len() || !taps.iter().all(is_there) {
             return Err(TowerError::Shape(format!("{taps:?} of a tower of {layers} layers")));
         }
-        self.grouped(rows, |rows, indices| {
-            let taps: Vec<_> = indices.iter().map(|&index| taps[index]).collect();
-            self.outputs(rows, &taps)
-        })
-    }
-
-    fn begin(&mut self, rows: &[B::Row], taps: &[Tap]) -> std::result::Result<Pass, TowerError> {
-        let is_one_pass = taps.iter().all(|&tap| tap == Tap::Pooled) && self.is_alike(rows);
-        if !self.0.runtime().copies.overlap() || !is_one_pass {
-            return self.tapped(rows, taps).map(Pass::done);
+        if !is_pooled {
+            let each = |rows: &[B::Row], indices: &[usize]| {
+                let taps: Vec<_> = indices.iter().map(|&index| taps[index]).collect();
+                self.outputs(rows, &taps)
+            };
+            return self.grouped(rows, each).map(Pass::done);
         }
-        self.0.check(rows)?;
-        let tokens = rows.first().map_or(0, |row| self.0.tokens(row));
-        outputs::begin(self.0.runtime(), rows, tokens, |rows| self.0.pooled(rows))
+        let tokens = |rows: &[B::Row]| rows.first().map_or(0, |row| self.0.tokens(row));
+        if self.0.runtime().copies.overlap() && self.is_alike(rows) {
+            self.0.check(rows)?;
+            let pooled = |rows: &[B::Row]| self.0.pooled(rows);
+            return outputs::begin(self.0.runtime(), rows, tokens(rows), pooled);
+        }
+        let each = |rows: &[B::Row], _: &[usize]| {
+            outputs::in_passes(self.0.runtime(), rows, tokens(rows), |rows| self.0.pooled(rows))
+        };
+        self.grouped(rows, each).map(Pass::done)
     }
 }
 
