@@ -95,8 +95,6 @@ pub struct Answer {
     pub queued: Duration,
     /// The forward pass of the whole batch.
     pub forward: Duration,
-    /// Rows of that batch.
-    pub batch_rows: usize,
     /// The span of that batch, where a request of it is traced.
     pub batch: Option<BatchSpan>,
 }

@@ -133,11 +133,15 @@ impl Registry {
         self
     }
 
-    /// Puts a loaded model in its place. A name that is not configured, or is taken, is ignored.
+    /// Registers a loaded model under its name, which must be configured and not taken. Otherwise this is a defect
+    /// of the caller: the model is dropped, and the log says so.
     pub fn install(&self, model: Arc<Model>) {
-        if let Some(slot) = self.slots.get(&model.name) {
-            // A second model under one name would be a defect of the wiring; the first one stays.
-            drop(slot.model.set(model));
+        let refused = match self.slots.get(&model.name) {
+            Some(slot) => slot.model.set(model).err(),
+            None => Some(model),
+        };
+        if let Some(model) = refused {
+            tracing::error!(model = model.name, "dropped a model whose name is unknown or taken");
         }
     }
 

@@ -311,11 +311,10 @@ impl Lane<'_> {
 
         self.account(&inputs, &results, forward);
         let verdict = health.judge(tower, rows, &results);
-        let batch_rows = inputs.len();
         let run = BatchRun {
             model: &self.shared.model,
             tower: if self.lane == IMAGE { "image" } else { "text" },
-            rows: batch_rows,
+            rows: inputs.len(),
             forward,
         };
         let batch = run.span(callers.iter().filter_map(|caller| caller.trace.as_ref()));
@@ -326,7 +325,7 @@ impl Lane<'_> {
             let queued = started.saturating_duration_since(submitted);
             let answer = result.map(|embedding| {
                 let batch = batch.clone();
-                Answer { embedding, queued, forward, batch_rows, batch }
+                Answer { embedding, queued, forward, batch }
             });
             // A caller that left meanwhile has no use for it.
             drop(reply.send(answer));

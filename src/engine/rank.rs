@@ -168,20 +168,25 @@ impl Engine {
         let work = async { tokio::try_join!(queries, documents) };
         let ((queries, mut usage), (documents, used)) = until_deadline(context, work).await?;
         usage += used;
-        self.metrics.pairs.inc_by(documents.len() as u64);
-        let pair = |document: usize| {
+        let count = documents.len();
+        self.metrics.pairs.inc_by(count as u64);
+        let [query_is_image, document_is_image] = kinds;
+        let is_one_image = query_is_image[..] == [true];
+        let (scorer, dim) = (model.card.scorer, model.card.embedding_dim);
+        let pair = move |document: usize| {
             let query = document % queries.len();
-            let dim = model.card.embedding_dim;
             let cosine = best_cosine(&queries[query], &documents[document], dim);
             let mut pair = Pair { document, cosine, logit: None, probability: None };
-            if kinds[0][query] != kinds[1][document] {
-                let scorer = model.card.scorer.ok_or_else(|| item::no_text_tower(model))?;
+            if query_is_image[query] != document_is_image[document] {
+                let scorer = scorer?;
                 pair.logit = scorer.logit(cosine);
                 pair.probability = pair.logit.and_then(|logit| scorer.pair_probability(logit));
             }
-            Ok(pair)
+            Some(pair)
         };
-        let mut pairs = (0..documents.len()).map(pair).collect::<Result<Vec<_>, Error>>()?;
+        let all = move || (0..count).map(pair).collect::<Option<Vec<_>>>();
+        let pairs = self.scores.run(all).await.map_err(Error::internal)?;
+        let mut pairs = pairs.ok_or_else(|| item::no_text_tower(model))?;
         let mut unjudged = Vec::new();
         if let Some(head) = head {
             let (HeadPairs { documents, sides, pairing }, others) = head.best(&pairs, most);
@@ -202,9 +207,7 @@ impl Engine {
                 unjudged.push(document);
             }
         }
-        if kinds[0][..] == [true]
-            && let Some(scorer @ Scorer::Softmax { .. }) = model.card.scorer
-        {
+        if is_one_image && let Some(scorer @ Scorer::Softmax { .. }) = model.card.scorer {
             among_texts(scorer, &mut pairs);
         }
         unjudged.sort_unstable();
