@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import asdict
 from importlib import metadata
 
-from . import machine, quiet, report
+from . import history, machine, quiet, report
 from .prepare import build
 from .samples import Samples
 from .settings import CHECK, RESULTS, ROOT, Settings
@@ -20,10 +20,14 @@ VERSIONS = ("torch", "transformers", "onnxruntime", "openvino", "nncf", "infinit
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench/run", description="Measures siglip-server beside its peers.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help="peak, tower, http, growth, report; all by default")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="peak, tower, http, growth, report, history; all by default"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: minutes, wider spreads")
     parser.add_argument("--rounds", type=int, help="rounds of each part (5, quick 2)")
-    parser.add_argument("--minutes", type=float, help="no round but the first begins after so much measuring (35, quick 7)")
+    parser.add_argument(
+        "--minutes", type=float, help="no round but the first begins after so much measuring (35, quick 7)"
+    )
     parser.add_argument("--threads", type=int, default=machine.CORES, help="of every engine")
     parser.add_argument("--others", type=float, default=0.5, metavar="CORES", help="most that other processes may use")
     parser.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="longest wait for them")
@@ -121,9 +125,13 @@ def main() -> None:
     """Measures, and writes what was measured and the report of it."""
     args = arguments()
     parts = args.parts or list(PARTS)
-    unknown = set(parts) - {*PARTS, "report"}
+    unknown = set(parts) - {*PARTS, "report", "history"}
     if unknown:
         raise SystemExit(f"no such part: {', '.join(sorted(unknown))}")
+    if parts == ["history"]:
+        for known in sorted(RESULTS.glob("*/samples.json")):
+            history.recall(known.parent)
+        return history.write(RESULTS)
     chosen = settings(args)
     folder = RESULTS / (args.out or machine.describe().slug)
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,6 +146,8 @@ def main() -> None:
                 kept.replace_parts(fresh)
                 kept.save(folder / "samples.json")
     report.write(folder, kept)
+    history.remember(folder, kept)
+    history.write(RESULTS)
     print(f"written: {folder.relative_to(ROOT)}/README.md")
 
 

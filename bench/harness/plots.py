@@ -70,3 +70,25 @@ def lines(path: Path, panels: Sequence[tuple[str, Sequence[float], Sequence[floa
         axis.minorticks_off()
     figure.tight_layout()
     _save(figure, path)
+
+
+History = tuple[str, Sequence[str], dict[str, list[float]], dict[str, list[float]]]
+"""Machine, labels of its runs, rates by name, ratios by name."""
+
+
+def histories(path: Path, panels: Sequence[History]) -> None:
+    """Rates and ratios over runs, a row of two panels for each machine."""
+    figure, axes = plt.subplots(len(panels), 2, figsize=(11, 3.4 * len(panels)), squeeze=False)
+    for (machine, runs, rates, ratios), (left, right) in zip(panels, axes, strict=True):
+        for axis, lines_of, unit in ((left, rates, "embeddings a second"), (right, ratios, "by the fastest peer")):
+            for name, values in lines_of.items():
+                style = "-" if name.startswith("vision") else "--"
+                axis.plot(range(len(runs)), values, style, marker="o", ms=3, label=name)
+            axis.set_xticks(range(len(runs)), runs, rotation=30, ha="right")
+            axis.set(title=machine, ylabel=unit)
+            axis.spines[["top", "right"]].set_visible(False)
+        left.set_yscale("log")
+        right.axhline(1, color=THEIRS, lw=0.8)
+        right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    figure.tight_layout()
+    _save(figure, path)
