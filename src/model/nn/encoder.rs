@@ -1,13 +1,16 @@
 //! A stack of pre-norm transformer layers.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
-use super::{mlp::Mlp, self_attention::SelfAttention};
-use crate::model::{
-    LoadError,
-    device::{LayerWeights, OwnLayers, StackShape},
-    kernels::{Activation, LayerNorm, Mask},
-    weights::Scope,
+use super::{mlp::Mlp, padding::PaddingCache, self_attention::SelfAttention};
+use crate::{
+    model::{
+        LoadError,
+        device::{LayerWeights, OwnLayers, StackShape},
+        kernels::{Activation, LayerNorm, Mask},
+        weights::Scope,
+    },
+    tokenize::Tokens,
 };
 
 /// The shape of one encoder.
@@ -52,6 +55,17 @@ impl EncoderLayer {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.self_attn.forward(&self.layer_norm1.forward(x)?, x)?;
+        self.mlp.forward(&self.layer_norm2.forward(&x)?, &x)
+    }
+
+    /// Q, K and V of each token of `x`.
+    fn qkv(&self, x: &Tensor) -> Result<Tensor> {
+        self.self_attn.qkv(&self.layer_norm1.forward(x)?)
+    }
+
+    /// The layer behind [`EncoderLayer::qkv`].
+    fn forward_from(&self, qkv: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let x = self.self_attn.mix(qkv, x)?;
         self.mlp.forward(&self.layer_norm2.forward(&x)?, &x)
     }
 
@@ -126,7 +140,29 @@ impl Encoder {
         if let Some(last) = self.own.forward_last(&x)? {
             return Ok(last);
         }
-        let Some((last, before)) = self.layers.split_last() else {
+        self.last_from(0, x)
+    }
+
+    /// The same for texts with padding, whose Q, K and V in the first layer are not computed again.
+    pub(in crate::model) fn forward_last_padded(
+        &self,
+        x: Tensor,
+        (padding, rows): (&PaddingCache, &[Tokens]),
+    ) -> Result<Tensor> {
+        // On a device the layers are captured as one graph of fixed shapes.
+        let is_on_processor = matches!(x.device(), Device::Cpu);
+        match &*self.layers {
+            [first, _, ..] if is_on_processor => {
+                let qkv = padding.qkv(rows, &x, |x| first.qkv(x))?;
+                self.last_from(1, first.forward_from(&qkv, &x)?)
+            }
+            _ => self.forward_last(x),
+        }
+    }
+
+    /// The last token behind the layers from `start` on.
+    fn last_from(&self, start: usize, x: Tensor) -> Result<Tensor> {
+        let Some((last, before)) = self.layers[start..].split_last() else {
             return x.narrow(1, x.dim(1)? - 1, 1);
         };
         let x = before.iter().try_fold(x, |x, layer| layer.forward(&x))?;

@@ -60,7 +60,19 @@ impl SelfAttention {
 
     /// `residual + attention(x)`, all of `[batch, tokens, hidden_size]`.
     pub(super) fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        let qkv = self.qkv.forward(x)?;
+        self.mix(&self.qkv(x)?, residual)
+    }
+
+    /// Q, K and V of each token.
+    ///
+    /// * `x`: `[.., hidden_size]`
+    /// * returns `[.., 3 * hidden_size]`
+    pub(super) fn qkv(&self, x: &Tensor) -> Result<Tensor> {
+        self.qkv.forward(x)
+    }
+
+    /// `residual + attention` of Q, K and V, `[batch, tokens, 3 * hidden_size]`.
+    pub(super) fn mix(&self, qkv: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let part = |index| qkv.narrow(2, index * self.hidden, self.hidden);
         let mixed = self.attention.forward(&part(0)?, &part(1)?, &part(2)?)?;
         self.out.forward_residual(&mixed, residual)

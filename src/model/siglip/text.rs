@@ -8,7 +8,7 @@ use crate::{
     model::{
         LoadError, TowerError,
         kernels::{LayerNorm, Linear},
-        nn::{self, Blocks, Encoder, TokenEmbeddings, layer_norm, linear},
+        nn::{self, Blocks, Encoder, PaddingCache, TokenEmbeddings, layer_norm, linear},
         runtime::Runtime,
         weights::Scope,
     },
@@ -22,6 +22,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Text {
     embeddings: TokenEmbeddings,
+    padding: PaddingCache,
     encoder: Encoder,
     final_layer_norm: LayerNorm,
     head: Linear,
@@ -36,6 +37,7 @@ impl Text {
         let (hidden, projection) = (config.encoder.hidden_size, config.projection_size);
         Ok(Self {
             embeddings: TokenEmbeddings::load(config.tokens, hidden, &scope.at("embeddings"))?,
+            padding: PaddingCache::default(),
             encoder: Encoder::load(&config.encoder, &scope.at("encoder"))?,
             final_layer_norm: layer_norm(&config.encoder, &scope.at("final_layer_norm"))?,
             head: linear(&scope.at("head"), projection, hidden)?,
@@ -103,7 +105,8 @@ impl Blocks for Text {
 
     /// Only the last position's.
     fn pooled(&self, rows: &[Tokens]) -> Result<Tensor> {
-        let last = self.encoder.forward_last(self.embeddings.forward(rows)?)?;
+        let x = self.embeddings.forward(rows)?;
+        let last = self.encoder.forward_last_padded(x, (&self.padding, rows))?;
         self.pool(&self.final_layer_norm.forward(&last)?)
     }
 
