@@ -31,6 +31,8 @@ use crate::{
 
 /// The header for clients that cannot set `Authorization`.
 pub const KEY_HEADER: &str = "x-api-key";
+/// The same header as Azure's clients call it.
+const AZURE_KEY_HEADER: &str = "api-key";
 /// The `Retry-After` for a key at its quota: about as long as a common request takes.
 const QUOTA_RETRY: Duration = Duration::from_secs(1);
 
@@ -138,7 +140,8 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
         let (scheme, token) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
     });
-    bearer.or_else(|| headers.get(KEY_HEADER).map(|value| value.as_bytes().trim_ascii()))
+    let named = || headers.get(KEY_HEADER).or_else(|| headers.get(AZURE_KEY_HEADER));
+    bearer.or_else(|| named().map(|value| value.as_bytes().trim_ascii()))
 }
 
 fn digest(key: &[u8]) -> Digest {

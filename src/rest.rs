@@ -80,8 +80,16 @@ const OWN: Kind = Kind::of(Envelope::Problem);
 /// A route of OpenAI's API.
 const OPENAI: Kind = Kind::of(Envelope::OpenAi);
 /// Paths of OpenAI's API that are not supported. `/v1` may be missing in a client's base URL.
-const OPENAI_PATHS: [&str; 7] =
-    ["/v1/", "/chat/", "/models/", "/embeddings/", "/completions", "/responses", "/moderations"];
+const OPENAI_PATHS: [&str; 8] = [
+    "/v1/",
+    "/openai/",
+    "/chat/",
+    "/models/",
+    "/embeddings/",
+    "/completions",
+    "/responses",
+    "/moderations",
+];
 
 /// The state that all handlers share. Cheap to clone.
 #[derive(Clone)]

@@ -24,12 +24,13 @@ fn headers(name: &'static str, value: &str) -> HeaderMap {
 }
 
 #[test]
-fn a_key_is_taken_from_either_header() {
+fn a_key_is_taken_from_each_header() {
     let (keys, _file) = keys(TWO);
     for (name, value) in [
         ("authorization", "Bearer search-0123456789"),
         ("authorization", "bearer  search-0123456789"),
         ("x-api-key", "search-0123456789"),
+        ("api-key", "search-0123456789"),
     ] {
         assert_eq!(keys.admit(&headers(name, value)).expect(value).name(), "search");
     }
@@ -47,7 +48,7 @@ fn a_key_is_taken_from_either_header() {
         let error = keys.admit(&headers(name, value)).expect_err(value);
         assert_eq!(error.code(), Code::Unauthorized, "{name}: {value}");
     }
-    assert_eq!(keys.metrics.key_requests.with_label_values(&["search"]).get(), 3);
+    assert_eq!(keys.metrics.key_requests.with_label_values(&["search"]).get(), 4);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod options;
 mod others;
 
 use axum::{
+    Extension,
     extract::State,
     http::{HeaderMap, Uri},
     response::Response,
@@ -30,6 +31,7 @@ use super::{
     long_text::LongText,
     negotiate::Container,
     openapi::{EXAMPLE_IMAGE, OpenAiErrors},
+    paths::Deployment,
     problem::Failure,
 };
 use crate::{embedding::Encoding, engine::EmbedRequest, error::Error};
@@ -356,9 +358,13 @@ impl FromPayload for EmbeddingsRequest {
 pub(super) async fn embeddings(
     State(state): State<AppState>,
     Ctx(context): Ctx,
+    deployment: Option<Extension<Deployment>>,
     headers: HeaderMap,
-    Payload(request): Payload<EmbeddingsRequest>,
+    Payload(mut request): Payload<EmbeddingsRequest>,
 ) -> Result<Response, Failure> {
+    if let Some(Extension(Deployment(model))) = deployment {
+        request.model = Some(model);
+    }
     let layout = request.layout(&headers)?;
     let (request, on_error) = request.split()?;
     let embedded = match on_error {

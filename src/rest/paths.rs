@@ -10,9 +10,13 @@ use axum::{
     extract::Request,
     http::{Uri, uri::PathAndQuery},
 };
+use percent_encoding::percent_decode_str;
 
 /// Azure's API has a separate path for images, with the same request and response.
 const EMBEDDINGS: &str = "/v1/embeddings";
+/// What Azure's API puts before the paths of OpenAI's API, and the query key that every request to it has.
+const AZURE: &str = "/openai";
+const AZURE_VERSION: &str = "api-version=";
 /// The path of the API reference pages. The path itself is one of the pages.
 const PAGES: &str = "/docs/";
 /// Longer paths are not typing errors, and comparing them would cost time.
@@ -24,13 +28,50 @@ static ROUTES: LazyLock<Vec<String>> = LazyLock::new(|| {
     paths.into_keys().filter(|path| !path.contains('{') && path != "/").collect()
 });
 
+/// The model that a path names, in Azure's form. It counts more than the model that the body names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Deployment(pub(super) String);
+
 /// Replaces the path of a request with that of the intended route. Metrics and logs then have one name per
 /// route.
 pub(super) fn canonical<B>(mut request: Request<B>) -> Request<B> {
+    if let Some((uri, deployment)) = without_azure(request.uri()) {
+        *request.uri_mut() = uri;
+        if let Some(deployment) = deployment {
+            request.extensions_mut().insert(deployment);
+        }
+    }
     if let Some(uri) = rewritten(request.uri()) {
         *request.uri_mut() = uri;
     }
     request
+}
+
+/// A URI of Azure's API as one of OpenAI's: `/openai/v1/...`, or `/openai/deployments/MODEL/embeddings`. `None` for
+/// any other URI.
+fn without_azure(uri: &Uri) -> Option<(Uri, Option<Deployment>)> {
+    let path = uri.path().strip_prefix(AZURE)?;
+    let (path, deployment) = match path.strip_prefix("/deployments/") {
+        Some(rest) => {
+            let name = rest.trim_end_matches('/').strip_suffix("/embeddings")?;
+            let name = percent_decode_str(name).decode_utf8().ok()?;
+            (EMBEDDINGS, Some(Deployment(name.into_owned())))
+        }
+        None if path.starts_with("/v1/") => (path, None),
+        None => return None,
+    };
+    let query = uri.query().unwrap_or_default().split('&');
+    let kept = query.filter(|pair| !pair.is_empty() && !pair.starts_with(AZURE_VERSION));
+    let kept = kept.collect::<Vec<_>>().join("&");
+    let mark = if kept.is_empty() { "" } else { "?" };
+    Some((with_path(uri, &format!("{path}{mark}{kept}"))?, deployment))
+}
+
+/// The same URI with another path and query.
+fn with_path(uri: &Uri, path_and_query: &str) -> Option<Uri> {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = PathAndQuery::try_from(path_and_query).ok();
+    Uri::from_parts(parts).ok()
 }
 
 /// The URI with the path of the route. `None` if nothing has to change.
@@ -47,9 +88,7 @@ fn rewritten(uri: &Uri) -> Option<Uri> {
         _ => ("", path),
     };
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = PathAndQuery::try_from(format!("{prefix}{path}{query}")).ok();
-    Uri::from_parts(parts).ok()
+    with_path(uri, &format!("{prefix}{path}{query}"))
 }
 
 /// The paths of infinity's server, which are also those of OpenAI's clients if `/v1` is missing from the base
@@ -108,10 +147,18 @@ mod tests {
             ("/", "/"),
             ("/?a", "/?a"),
             ("/v1/embeddings?a=/", "/v1/embeddings?a=/"),
+            ("/openai/v1/embeddings/?api-version=preview", "/v1/embeddings"),
+            ("/openai/v1/models?a=b&api-version=1&c=d", "/v1/models?a=b&c=d"),
+            ("/openai/deployments/a%2Fb/embeddings?api-version=1", "/v1/embeddings"),
+            ("/openai/deployments/a/completions", "/openai/deployments/a/completions"),
         ] {
             let request = Request::builder().uri(given).body(()).expect(given);
             assert_eq!(canonical(request).uri(), meant, "{given}");
         }
+        let azure = "/openai/deployments/a%2Fb/embeddings?api-version=1";
+        let request = canonical(Request::builder().uri(azure).body(()).expect("a request"));
+        let named = request.extensions().get::<Deployment>();
+        assert_eq!(named, Some(&Deployment("a/b".to_owned())));
         // A path with more than one slash at the end is not corrected.
         let request = Request::builder().uri("/v1/embeddings//").body(()).expect("a request");
         assert_eq!(canonical(request).uri(), "/v1/embeddings/");

@@ -56,6 +56,7 @@ EMBEDDINGS = [
     ("cohere_chat", "/v2/embed"),
     ("perplexity", "/v1/embeddings"),
     ("voyage", "/v1/embeddings"),
+    ("azure", ""),
 ]
 RERANKERS = [
     ("azure_ai", ""),
@@ -84,6 +85,8 @@ RERANKERS = [
 
 def embed(server, provider: str, base: str, **options) -> litellm.EmbeddingResponse:
     model, api_base = f"{provider}/demo", server.http + base
+    if provider == "azure":
+        options["api_version"] = "2024-10-21"
     return litellm.embedding(model, api_base=api_base, api_key="unused", max_retries=0, **options)
 
 

@@ -32,6 +32,22 @@ def test_fewer_dimensions(server, client):
     np.testing.assert_allclose(row, full / np.linalg.norm(full), atol=1e-5)
 
 
+def test_azure(server, client):
+    azure = openai.AzureOpenAI(azure_endpoint=server.http, api_version="2024-10-21", api_key="unused", max_retries=0)
+    answer = azure.embeddings.create(model="demo", input=TEXTS)
+    np.testing.assert_allclose([row.embedding for row in answer.data], server.embed(TEXTS), atol=1e-5)
+    with pytest.raises(openai.NotFoundError) as error:
+        azure.embeddings.create(model="another", input=TEXTS)
+    assert error.value.code == "model_not_found"
+    # The path of its newer API.
+    newer = openai.OpenAI(base_url=server.http + "/openai/v1", api_key="unused", max_retries=0)
+    assert newer.embeddings.create(model="demo", input="a cat").data[0].embedding
+    # Without a model in the body, the deployment counts.
+    url = server.http + "/openai/deployments/another/embeddings?api-version=2024-10-21"
+    assert httpx.post(url, json={"input": "a cat"}).status_code == 404
+    assert httpx.post(url, json={"model": "demo", "input": "a cat"}).status_code == 404
+
+
 def test_models(client):
     assert [model.id for model in client.models.list()] == ["demo"]
     assert client.models.retrieve("demo").object == "model"

@@ -33,6 +33,22 @@ async fn a_slash_at_the_end_and_a_missing_prefix_lose_nothing() {
 }
 
 #[tokio::test]
+async fn in_a_path_of_azure_the_deployment_is_the_model() {
+    let app = TestApp::start().await;
+    let expected = native(&app, json!(["red"])).await;
+    let embed = |model: &str| format!("/openai/deployments/{model}/embeddings?api-version=1");
+    for body in [json!({"input": ["red"]}), json!({"input": ["red"], "model": "unused"})] {
+        let answer = app.post(&embed(MODEL), body).await.ok();
+        assert_close(&floats(&answer["data"][0]["embedding"]), &expected[0]);
+    }
+    let refused = app.post(&embed("another"), json!({"input": ["red"], "model": MODEL})).await;
+    assert_eq!(refused.status.as_u16(), 404);
+    assert_eq!(refused.json()["error"]["code"], "model_not_found");
+    let list = app.get("/openai/v1/models?api-version=preview").await.ok();
+    assert_eq!(list, app.get("/v1/models").await.ok());
+}
+
+#[tokio::test]
 async fn what_is_not_here_is_said_in_the_words_of_the_api_that_was_asked_for() {
     let app = TestApp::start().await;
     let mut found = serde_json::Map::new();
@@ -45,6 +61,7 @@ async fn what_is_not_here_is_said_in_the_words_of_the_api_that_was_asked_for() {
         "/v2/embeddings",
         "/v2/repository/index",
         "/api/generate",
+        "/openai/deployments/demo/completions",
         "/embed_sparse",
         "/nothing",
     ] {
