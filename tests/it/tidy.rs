@@ -10,14 +10,14 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Files below a folder with these endings, without build outputs and installed packages.
+/// Files below a folder with these endings, without build outputs and installed packages (`bench/work` has both).
 fn files(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().and_then(|name| name.to_str()).expect("utf-8").to_owned();
         if path.is_dir() {
             if !name.starts_with('.')
-                && !["target", "node_modules", "__pycache__"].contains(&&*name)
+                && !["target", "node_modules", "__pycache__", "work"].contains(&&*name)
             {
                 files(&path, endings, found);
             }
