@@ -3,6 +3,7 @@
 //! Every limit on a request is checked here, once, whatever route it came by.
 
 mod admission;
+mod beams;
 mod bulk;
 mod captions;
 mod classify;
@@ -29,6 +30,7 @@ use self::{
     bulk::BulkRoom,
 };
 pub use self::{
+    beams::{BeamOptions, EarlyStopping},
     bulk::{Bulk, BulkEnd, BulkEvent, BulkOptions, BulkPlace, BulkRow, RowBytes, RowRoom},
     captions::{Caption, CaptionRequest, Captioned, Sampling, Written},
     classify::{Classified, ClassifyRequest, DEFAULT_TEMPLATE, LabelScore},

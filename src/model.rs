@@ -147,6 +147,8 @@ pub struct Writer {
     pub longest: usize,
     /// Bytes that the decoder remembers of a caption, at most.
     pub memory_bytes: usize,
+    /// Bytes that the decoder remembers of one id.
+    pub id_bytes: usize,
 }
 
 /// What a model's reader is for.
@@ -168,6 +170,8 @@ pub enum ReaderInfo {
         longest: usize,
         /// Bytes that the decoder remembers of a caption, at most.
         memory_bytes: usize,
+        /// Bytes that the decoder remembers of one id.
+        id_bytes: usize,
     },
 }
 

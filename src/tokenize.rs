@@ -272,13 +272,13 @@ impl TextTokenizer {
         Ok(Tokens { ids: ids.into(), used: found - padding + end, truncated: false })
     }
 
-    /// Decodes ids to text, without special tokens and unknown ids.
+    /// Decodes ids to text, without special tokens, of which the unknown token is one, and without ids that have no token.
     ///
     /// # Errors
     /// Fails if the tokenizer does.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizeError> {
-        let is_word =
-            |id: &u32| !self.control.contains(id) && self.tokenizer.id_to_token(*id).is_some();
+        let is_special = |id: &u32| self.control.contains(id) || self.unknown == Some(*id);
+        let is_word = |id: &u32| !is_special(id) && self.tokenizer.id_to_token(*id).is_some();
         let words: Vec<u32> = ids.iter().copied().filter(is_word).collect();
         let decoded = self.tokenizer.decode(&words, true);
         decoded.map_err(|error| TokenizeError { reason: error.to_string() })

@@ -7,7 +7,7 @@ use std::{future::Future, sync::Arc};
 
 use futures::{StreamExt, stream};
 
-use super::{Context, Engine, ImageInput, Usage, until_deadline};
+use super::{BeamOptions, Context, Engine, ImageInput, Usage, beams::Search, until_deadline};
 use crate::{
     config::Limit,
     embedding::Embedding,
@@ -50,6 +50,8 @@ pub struct CaptionRequest {
     pub prompt: Option<String>,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// How many captions of an image are followed.
+    pub beams: BeamOptions,
 }
 
 /// One caption.
@@ -119,14 +121,7 @@ impl Sampling {
     fn choose(&self, logits: &Embedding, ids: &[u32], random: &mut Random) -> u32 {
         let mut logits = logits.as_slice().to_vec();
         if let Some(penalty) = self.repetition_penalty {
-            let mut seen = ids.to_vec();
-            seen.sort_unstable();
-            seen.dedup();
-            for id in seen {
-                if let Some(logit) = logits.get_mut(id as usize) {
-                    *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
-                }
-            }
+            penalise(&mut logits, ids, penalty);
         }
         if self.is_greedy() {
             return likeliest(&logits);
@@ -155,6 +150,18 @@ impl Sampling {
             left < 0.0
         });
         ranked[drawn.unwrap_or(weights.len() - 1)].0
+    }
+}
+
+/// Makes ids that are there already less likely.
+pub(super) fn penalise(logits: &mut [f32], ids: &[u32], penalty: f32) {
+    let mut seen = ids.to_vec();
+    seen.sort_unstable();
+    seen.dedup();
+    for id in seen {
+        if let Some(logit) = logits.get_mut(id as usize) {
+            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+        }
     }
 }
 
@@ -192,7 +199,7 @@ impl Engine {
         written: impl Fn(Written) -> T + Send + Sync,
         context: &Context,
     ) -> Result<Captioned, Error> {
-        let CaptionRequest { model, images, prompt, sampling } = request;
+        let CaptionRequest { model, images, prompt, sampling, beams } = request;
         let model = self.registry.get(model.as_deref())?;
         let writer = model.writer.as_ref().ok_or_else(|| {
             let message = format!("the model `{}` writes no captions", model.name);
@@ -200,6 +207,7 @@ impl Engine {
         })?;
         self.check_count("images", images.len(), self.limits.items())?;
         sampling.check()?;
+        beams.check(sampling.is_greedy())?;
         let begun = self.begun(writer, prompt.as_deref())?;
         let room = writer.longest.saturating_sub(begun.len());
         let count = sampling.max_new_tokens.unwrap_or_else(|| MAX_NEW_TOKENS.min(room));
@@ -210,20 +218,26 @@ impl Engine {
         }
         let at_once = images.len().min(CAPTIONS_AT_ONCE);
         let held: usize = images.iter().map(ImageInput::held_bytes).sum();
-        let memory = at_once.saturating_mul(writer.memory_bytes);
-        self.admit((model, context), images.len(), held.saturating_add(memory))?;
+        // Beams share what is remembered of the image. While they go on, each has its ids in an old and in a new memory.
+        let beam_ids = 2 * (beams.width() - 1) * (begun.len() + count);
+        let each = writer.memory_bytes.saturating_add(beam_ids.saturating_mul(writer.id_bytes));
+        let memory = at_once.saturating_mul(each);
+        let rows = images.len().saturating_mul(beams.width());
+        self.admit((model, context), rows, held.saturating_add(memory))?;
         let mut usage = Usage { images: images.len(), ..Usage::default() };
         let each = images.into_iter().enumerate().map(|(index, image)| {
             let (begun, sampling, written) = (&begun, &sampling, &written);
             async move {
-                let told = |id, text| written(Written { index, id, text });
-                let caption = self.caption_of(
-                    (model, writer),
-                    (image, begun),
-                    (sampling, count),
-                    (&told, context),
-                );
-                let caption = caption.await;
+                let caption = if beams.width() > 1 {
+                    let ids = (&begun[..], count, writer.end);
+                    let search = Search::new(beams, sampling.repetition_penalty, ids);
+                    let image = (image, &begun[..]);
+                    self.searched_caption((model, writer), image, search, context).await
+                } else {
+                    let told = |id, text| written(Written { index, id, text });
+                    let (image, options) = ((image, &begun[..]), (sampling, count));
+                    self.caption_of((model, writer), image, options, (&told, context)).await
+                };
                 caption.map_err(|error| error.with_field(format!("images[{index}]")))
             }
         });

@@ -244,6 +244,7 @@ impl embedding::EmbeddingService for EmbeddingService {
     ) -> Result<Response<CaptionStream>, Status> {
         let (message, call) = accept(request).map_err(status)?;
         let request = convert::caption_request(message).map_err(status)?;
+        request.0.beams.check_streamed().map_err(status)?;
         Ok(Response::new(captions::stream(Arc::clone(&self.engine), request, call)))
     }
 }

@@ -40,8 +40,13 @@ impl BlipConfig {
     /// Keys and values of every layer, for every state of an image and every id of a caption.
     fn memory_bytes(&self) -> usize {
         let patches = (self.vision.image_size / self.vision.patch_size).pow(2);
-        let (layers, states) = (&self.text.layers, 1 + patches + self.text.text_length);
-        2 * layers.num_hidden_layers * states * layers.hidden_size * size_of::<f32>()
+        (1 + patches + self.text.text_length) * self.state_bytes()
+    }
+
+    /// Keys and values of every layer, for one state of an image or one id of a caption.
+    fn state_bytes(&self) -> usize {
+        let layers = &self.text.layers;
+        2 * layers.num_hidden_layers * layers.hidden_size * size_of::<f32>()
     }
 }
 
@@ -109,6 +114,7 @@ impl Architecture for BlipConfig {
                     end: self.text.end,
                     longest: self.text.text_length,
                     memory_bytes: self.memory_bytes(),
+                    id_bytes: self.state_bytes(),
                 }),
                 scorer: None,
                 embedding_dim: self.vision.encoder.hidden_size,

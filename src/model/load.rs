@@ -154,9 +154,10 @@ impl Opened {
     /// The tokenizer of the text tower, or what writes captions with it.
     fn words(self, card: &ModelCard) -> (Option<Arc<TextTokenizer>>, Option<Writer>) {
         match (card.reader, self.tokenizer) {
-            (Some(ReaderInfo::Captions { start, end, longest, memory_bytes }), Some(tokenizer)) => {
-                (None, Some(Writer { tokenizer, start, end, longest, memory_bytes }))
-            }
+            (
+                Some(ReaderInfo::Captions { start, end, longest, memory_bytes, id_bytes }),
+                Some(tokenizer),
+            ) => (None, Some(Writer { tokenizer, start, end, longest, memory_bytes, id_bytes })),
             (_, tokenizer) => (tokenizer, None),
         }
     }

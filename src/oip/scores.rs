@@ -4,8 +4,8 @@ use super::{INPUT_IDS, Sides};
 use crate::{
     config::MatchingToken,
     engine::{
-        CaptionRequest, Context, Engine, ImageInput, ImageSide, Input, Matrix, Pairing, Sampling,
-        ScoreKind, Scored, SimilarityRequest, TextSide,
+        BeamOptions, CaptionRequest, Context, Engine, ImageInput, ImageSide, Input, Matrix,
+        Pairing, Sampling, ScoreKind, Scored, SimilarityRequest, TextSide,
     },
     error::Error,
     registry::Model,
@@ -78,6 +78,7 @@ pub(super) async fn captions(
         images: images(sides)?,
         prompt: None,
         sampling: Sampling::default(),
+        beams: BeamOptions::default(),
     };
     let named =
         |error: Error| error.map_field(|field| field.replacen("images", sides.picture_name, 1));

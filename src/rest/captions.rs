@@ -26,7 +26,7 @@ use super::{
     similarity::parse_images,
 };
 use crate::{
-    engine::{self, Caption, Captioned, ImageInput, Sampling, Written},
+    engine::{self, BeamOptions, Caption, Captioned, ImageInput, Sampling, Written},
     error::Error,
 };
 
@@ -62,6 +62,17 @@ pub(super) struct CaptionsRequest {
     repetition_penalty: Option<f32>,
     /// The same seed gives the same tokens.
     seed: Option<u64>,
+    /// How many captions of an image are followed at once. The best one is returned, as by transformers' `generate`.
+    /// Not with `stream` or a sampling option.
+    #[schema(minimum = 1, maximum = 8, default = 1)]
+    num_beams: Option<usize>,
+    /// With `num_beams`: the log-probability of a caption is divided by the number of its new tokens to this power.
+    /// A larger value favours longer captions.
+    #[schema(minimum = -2, maximum = 10, default = 1)]
+    length_penalty: Option<f32>,
+    /// With `num_beams`: when the search ends, as in transformers.
+    #[schema(default = false)]
+    early_stopping: Option<EarlyStopping>,
     /// Whether the response is a stream of server-sent events, one per token.
     #[schema(default = false)]
     stream: Option<bool>,
@@ -70,6 +81,35 @@ pub(super) struct CaptionsRequest {
     /// Files of a form.
     #[serde(skip)]
     files: Vec<ImageInput>,
+}
+
+/// When a search over beams ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum EarlyStopping {
+    /// `true`: when as many captions as beams have ended. `false`: when no beam is likely to become better than
+    /// these.
+    Full(bool),
+    /// `never`: when no beam can become better than these.
+    Never(Never),
+}
+
+/// The word `never`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Never {
+    /// `never`
+    Never,
+}
+
+impl From<EarlyStopping> for engine::EarlyStopping {
+    fn from(stopping: EarlyStopping) -> Self {
+        match stopping {
+            EarlyStopping::Full(true) => Self::Full,
+            EarlyStopping::Full(false) => Self::Likely,
+            EarlyStopping::Never(Never::Never) => Self::Never,
+        }
+    }
 }
 
 impl CaptionsRequest {
@@ -87,8 +127,16 @@ impl CaptionsRequest {
             repetition_penalty: self.repetition_penalty,
             seed: self.seed,
         };
-        let request =
-            engine::CaptionRequest { model: self.model, images, prompt: self.prompt, sampling };
+        let beams = BeamOptions {
+            num_beams: self.num_beams,
+            length_penalty: self.length_penalty,
+            early_stopping: self.early_stopping.map(Into::into),
+        };
+        if self.stream == Some(true) {
+            beams.check_streamed()?;
+        }
+        let (model, prompt) = (self.model, self.prompt);
+        let request = engine::CaptionRequest { model, images, prompt, sampling, beams };
         Ok((request, self.on_error.unwrap_or_default()))
     }
 }
@@ -117,11 +165,15 @@ impl FromPayload for CaptionsRequest {
                     request.repetition_penalty = option("repetition_penalty", &text)?;
                 }
                 "seed" => request.seed = option("seed", &text)?,
+                "num_beams" => request.num_beams = option("num_beams", &text)?,
+                "length_penalty" => request.length_penalty = option("length_penalty", &text)?,
+                "early_stopping" => request.early_stopping = option("early_stopping", &text)?,
                 "stream" => request.stream = option("stream", &text)?,
                 "on_error" => request.on_error = option("on_error", &text)?,
                 name => {
                     let known = "model, prompt, max_new_tokens, temperature, top_p, top_k, \
-                                 repetition_penalty, seed, stream, on_error";
+                                 repetition_penalty, seed, num_beams, length_penalty, early_stopping, \
+                                 stream, on_error";
                     return Err(unknown_part(name, known));
                 }
             }
@@ -152,6 +204,12 @@ pub(super) struct CaptionsForm {
     repetition_penalty: Option<f32>,
     /// As in the JSON body.
     seed: Option<u64>,
+    /// As in the JSON body.
+    num_beams: Option<usize>,
+    /// As in the JSON body.
+    length_penalty: Option<f32>,
+    /// As in the JSON body.
+    early_stopping: Option<EarlyStopping>,
     /// As in the JSON body.
     stream: Option<bool>,
     /// As in the JSON body.

@@ -17,6 +17,8 @@ from generate import HERE, encoder, pictures, randomise, save
 
 TEXTS = ["a cat", "A  CAT!", "two dogs and a red car", "", "caf\u00e9 \uace0\uc591\uc774", "cat [SEP] dog", "unseen w0rds", "a dog " * 9]
 PROMPTS = [None, "a cat", "two dogs and"]
+# Of the searches over beams: how many there are, the power of the length, when they end, and the penalty for repetitions.
+BEAMS = [(2, 1.0, False, 1.0), (3, 0.0, "never", 1.0), (4, 2.0, True, 1.0), (8, -1.0, False, 1.3), (5, 3.0, "never", 1.0)]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "##s", "two", "and", "red", "car", "cafe", "!", "[", "]", "sep",
           "\uace0", "##\uc591", "##\uc774", "unseen", "w", "##0", "##r", "##d", "on", "the", "picture", "of"]
 LENGTH = 24
@@ -123,6 +125,13 @@ def captions(name, vision, text, options):
                 assert ids.tolist() == cached.tolist(), (ids, cached)
                 known = [piece for piece in ids.tolist() if piece < len(PIECES)]
                 written.append({"image": index, "prompt": prompt, "max_new_tokens": count, "ids": ids.tolist(),
+                                "text": tok.decode(known, skip_special_tokens=True)})
+            for beams, power, stopping, penalty in BEAMS:
+                searched = model.generate(pixel_values=image[None], max_new_tokens=12, do_sample=False, num_beams=beams, length_penalty=power,
+                                          early_stopping=stopping, repetition_penalty=penalty, **more)[0].tolist()
+                known = [piece for piece in searched if piece < len(PIECES)]
+                written.append({"image": index, "prompt": prompt, "max_new_tokens": 12, "num_beams": beams, "length_penalty": power,
+                                "early_stopping": stopping, "repetition_penalty": penalty, "ids": searched,
                                 "text": tok.decode(known, skip_special_tokens=True)})
     save(folder, expected, [json.dumps(caption, ensure_ascii=False) for caption in written])
 

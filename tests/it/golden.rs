@@ -6,6 +6,7 @@ mod blip;
 mod blip2;
 mod blip2_served;
 mod blip_served;
+mod caption_beams;
 mod clip;
 mod demo;
 mod features;

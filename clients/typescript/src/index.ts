@@ -61,6 +61,9 @@ export interface CaptionOptions {
   top_k?: number;
   repetition_penalty?: number;
   seed?: number;
+  num_beams?: number;
+  length_penalty?: number;
+  early_stopping?: boolean | "never";
 }
 
 export interface ModelInfo {

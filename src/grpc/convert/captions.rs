@@ -2,7 +2,7 @@
 
 use super::{image, model, usage, wire_count};
 use crate::{
-    engine::{Caption, CaptionRequest, Captioned, Sampling, Written},
+    engine::{BeamOptions, Caption, CaptionRequest, Captioned, EarlyStopping, Sampling, Written},
     error::Error,
     grpc::proto,
 };
@@ -19,6 +19,13 @@ pub(in crate::grpc) fn caption_request(
         Ok(proto::OnError::Item) => true,
         Err(_) => return Err(Error::invalid("on_error", "no such value")),
     };
+    let early_stopping = match proto::EarlyStopping::try_from(message.early_stopping) {
+        Ok(proto::EarlyStopping::Unspecified) => None,
+        Ok(proto::EarlyStopping::False) => Some(EarlyStopping::Likely),
+        Ok(proto::EarlyStopping::True) => Some(EarlyStopping::Full),
+        Ok(proto::EarlyStopping::Never) => Some(EarlyStopping::Never),
+        Err(_) => return Err(Error::invalid("early_stopping", "no such value")),
+    };
     let images = message.images.into_iter().enumerate();
     let images = images.map(|(index, item)| image(item, || format!("images[{index}]")));
     // A value that does not fit is outside every model's range.
@@ -34,6 +41,11 @@ pub(in crate::grpc) fn caption_request(
             top_k: message.top_k.map(count),
             repetition_penalty: message.repetition_penalty,
             seed: message.seed,
+        },
+        beams: BeamOptions {
+            num_beams: message.num_beams.map(count),
+            length_penalty: message.length_penalty,
+            early_stopping,
         },
     };
     Ok((request, by_item))

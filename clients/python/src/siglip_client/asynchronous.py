@@ -235,7 +235,7 @@ class AsyncClient(AsyncConnection):
 
         Args:
             prompt: how every caption begins.
-            options: as `/v1/captions` takes them: `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed`, ...
+            options: as `/v1/captions` takes them: `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed`, `num_beams`, ...
         """
         sent = [_requests.sent(image)["image"] for image in _requests.images(images)]
         body = {"images": sent} | _requests.given(model=self._model, prompt=prompt, **options)

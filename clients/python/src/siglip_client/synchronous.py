@@ -230,7 +230,7 @@ class Client(Connection):
         """What the model writes about each image, where it writes captions (BLIP).
 
         Args:
-            options: as `/v1/captions` takes them: `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed`, ...
+            options: as `/v1/captions` takes them: `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed`, `num_beams`, ...
         """
         sent = [_requests.sent(image)["image"] for image in _requests.images(images)]
         body = {"images": sent} | _requests.given(model=self._model, prompt=prompt, **options)
