@@ -62,6 +62,7 @@ impl Described {
         let (config, cleaning) = if vision.text("timm_model_name")?.is_some() {
             (siglip(&model, weights)?, self::cleaning(&text.object_or_empty("tokenizer_kwargs")?)?)
         } else {
+            clip::check_layer_scale(&model, weights)?;
             (clip::config(&model)?, clip::text_cleaning(&text)?)
         };
         let side = &config["vision_config"]["image_size"];

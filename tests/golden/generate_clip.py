@@ -163,6 +163,8 @@ def open_clip_variants():
     yield "clip-open-clip", dict(embed_dim=28, vision_cfg=vision, text_cfg=text), {}
     yield "clip-open-clip-quick", dict(embed_dim=16, quick_gelu=True, custom_text=True, vision_cfg=vision, text_cfg=text), {
         "prefix": "module.", "squash": True, "mean": [0.5] * 3, "std": [0.5] * 3, "scale": (1,)}
+    scaled = dict(ls_init_value=0.1)
+    yield "clip-open-clip-scaled", dict(embed_dim=20, vision_cfg=vision | scaled, text_cfg=text | scaled), {"squash": True}
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Fault, Fields, cleaning, count, expect, sizes};
+use super::{Fault, Fields, Weights, cleaning, count, expect, missing, sizes};
 use crate::tokenize::Cleaning;
 
 /// Options of a tower that make another network of it, with what they are where they are off.
@@ -95,6 +95,26 @@ fn text(fields: &Fields<'_>, gelu: &str) -> Result<Value, Fault> {
     }))
 }
 
+/// Refuses a checkpoint that lacks the layer scale that its description asks for. What it has is read with the
+/// projections.
+pub(super) fn check_layer_scale(model: &Fields<'_>, weights: &Weights) -> Result<(), Fault> {
+    for (tower, key) in [("vision_model", "vision_cfg"), ("text_model", "text_cfg")] {
+        let fields = model.object_or_empty(key)?;
+        if fields.number("ls_init_value")?.is_none() {
+            continue;
+        }
+        for layer in 0..number(&fields, "layers", 12)? {
+            for branch in 1..=2 {
+                let name = format!("{tower}.encoder.layers.{layer}.layer_scale{branch}");
+                if !weights.contains(&name) {
+                    return Err(missing(&name));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Refuses what makes another network of a tower.
 fn check(fields: &Fields<'_>) -> Result<(), Fault> {
     for key in SWITCHES {
@@ -102,14 +122,11 @@ fn check(fields: &Fields<'_>) -> Result<(), Fault> {
             return Err(fields.unread(key, "false").into());
         }
     }
-    for (key, read) in [("ls_init_value", "null"), ("block_type", "null or `default`")] {
-        match fields.value(key) {
-            None => {}
-            Some(value) if key == "block_type" && value == "default" => {}
-            Some(_) => return Err(fields.unread(key, read).into()),
-        }
+    match fields.value("block_type") {
+        None => Ok(()),
+        Some(value) if value == "default" => Ok(()),
+        Some(_) => Err(fields.unread("block_type", "null or `default`").into()),
     }
-    Ok(())
 }
 
 fn or_absent(fields: &Fields<'_>, key: &str, served: &str) -> Result<(), Fault> {
@@ -176,7 +193,6 @@ mod tests {
             (r#"{"embed_dim": 8, "vision_cfg": {"no_ln_pre": true}}"#, "vision_cfg.no_ln_pre"),
             (r#"{"embed_dim": 8, "vision_cfg": {"pool_type": "avg"}}"#, "vision_cfg.pool_type"),
             (r#"{"embed_dim": 8, "vision_cfg": {"attentional_pool": true}}"#, "attentional_pool"),
-            (r#"{"embed_dim": 8, "vision_cfg": {"ls_init_value": 0.1}}"#, "ls_init_value"),
             (r#"{"embed_dim": 8, "text_cfg": {"hf_model_name": "xlm"}}"#, "text_cfg.hf_model_name"),
             (r#"{"embed_dim": 8, "text_cfg": {"no_causal_mask": true}}"#, "no_causal_mask"),
             (r#"{"embed_dim": 8, "text_cfg": {"embed_cls": true}}"#, "text_cfg.embed_cls"),

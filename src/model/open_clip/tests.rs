@@ -75,6 +75,10 @@ fn a_key_at_fault_is_named_with_its_value() {
                 "timm_model_name": "resnet50"}}}"#,
             "`model_cfg.vision_cfg.timm_model_name` is \"resnet50\"; one of vit_",
         ),
+        (
+            r#"{"model_cfg": {"embed_dim": 8, "vision_cfg": {"ls_init_value": 0.1}}}"#,
+            "the checkpoint has no tensor for vision_model.encoder.layers.0.layer_scale1",
+        ),
         ("<!DOCTYPE html>", "this is an HTML page"),
     ] {
         let error = Described::read(json.as_bytes(), &weights).expect_err(json).to_string();

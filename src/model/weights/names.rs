@@ -121,6 +121,18 @@ impl Names {
             None => Source::of(format!("{prefix}{name}")),
         }
     }
+
+    /// What holds a factor for each output of a projection, where open_clip scales a layer's branches.
+    ///
+    /// * `name`: of the projection's weight or bias, as transformers has it
+    pub(super) fn layer_scale(&self, name: &str) -> Option<String> {
+        let Self::OpenClip { .. } = self else { return None };
+        let branches = [(".self_attn.out_proj.", 1), (".mlp.fc2.", 2)];
+        let (layer, branch) = branches
+            .iter()
+            .find_map(|(projection, branch)| Some((name.split_once(projection)?.0, branch)))?;
+        Some(format!("{layer}.layer_scale{branch}"))
+    }
 }
 
 /// transformers' own name, or what it calls a layer whose projections of attention are one.
@@ -189,11 +201,13 @@ fn clip_vision(prefix: &str, name: &str) -> Source {
 }
 
 /// What open_clip calls the parts of a layer.
-const RESIDUAL_BLOCK: [(&str, &str); 4] = [
+const RESIDUAL_BLOCK: [(&str, &str); 6] = [
     (".layer_norm", ".ln_"),
     (".self_attn.out_proj.", ".attn.out_proj."),
     (".mlp.fc1.", ".mlp.c_fc."),
     (".mlp.fc2.", ".mlp.c_proj."),
+    (".layer_scale1", ".ls_1.gamma"),
+    (".layer_scale2", ".ls_2.gamma"),
 ];
 
 /// open_clip's `TextTransformer`.
@@ -346,6 +360,11 @@ mod tests {
                 "vision_model.encoder.layers.3.mlp.fc2.weight",
                 "visual.transformer.resblocks.3.mlp.c_proj.weight",
             ),
+            (
+                "vision_model.encoder.layers.3.layer_scale2",
+                "visual.transformer.resblocks.3.ls_2.gamma",
+            ),
+            ("text_model.encoder.layers.0.layer_scale1", "transformer.resblocks.0.ls_1.gamma"),
             ("text_model.final_layer_norm.bias", "ln_final.bias"),
             ("logit_scale", "logit_scale"),
         ] {

@@ -92,8 +92,40 @@ impl From<io::Error> for Fault {
 }
 
 impl Weights {
-    /// Appends a tensor's values to `values`, widened or rounded to its element type.
+    /// Appends a tensor's values to `values`, widened or rounded to its element type. Layer scale is multiplied into
+    /// the projection whose outputs it scales: the sums are the same.
     pub(super) fn read<T: Element>(
+        &self,
+        name: &str,
+        shape: &[usize],
+        values: &mut Vec<T>,
+    ) -> Result<(), LoadError> {
+        let start = values.len();
+        self.read_unscaled(name, shape, values)?;
+        let Some(scale) = self.names.layer_scale(name).filter(|scale| self.contains(scale)) else {
+            return Ok(());
+        };
+        let (outputs, inputs) = match shape {
+            [outputs, inputs @ ..] => (*outputs, inputs.iter().product::<usize>()),
+            [] => (1, 1),
+        };
+        let mut factors = Vec::<f32>::with_capacity(outputs);
+        for stored in self.source(&scale).stored() {
+            self.read_stored(stored, &[outputs], 0..outputs, &mut factors)?;
+        }
+        if shape.len() > 1 {
+            // The bias is scaled by the same parameters.
+            self.parameters.set(self.parameters.get() + outputs as u64);
+        }
+        for (row, factor) in values[start..].chunks_exact_mut(inputs.max(1)).zip(factors) {
+            for value in row {
+                *value = T::from_f32(value.to_f64() as f32 * factor);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_unscaled<T: Element>(
         &self,
         name: &str,
         shape: &[usize],

@@ -101,6 +101,7 @@ variants! {
     clip_vision_alone_with_prefix: "clip-vision-prefixed",
     clip_of_open_clip: "clip-open-clip",
     clip_of_open_clip_quick_gelu_custom_text_wrapped: "clip-open-clip-quick",
+    clip_of_open_clip_with_layer_scale: "clip-open-clip-scaled",
 }
 
 #[test]
@@ -251,6 +252,7 @@ fn narrow_weights_of_clip_stay_close() {
             ("clip-tiny", config::CpuFeatures::Portable),
             ("clip-legacy-end", config::CpuFeatures::Auto),
             ("clip-open-clip", config::CpuFeatures::Auto),
+            ("clip-open-clip-scaled", config::CpuFeatures::Auto),
         ] {
             let expected = Reference::open(&format!("{name}/expected.safetensors"));
             let source = folder().join(name).to_string_lossy().into_owned();
