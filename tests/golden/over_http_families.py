@@ -118,11 +118,11 @@ def matrix(answer, kind, shape):
     return np.array(answer[kind], np.float64).reshape(shape)
 
 
-def scores(table, answer, expected):
+def scores(table, answer, expected, more=""):
     for kind, wanted in expected.items():
         wanted = wanted.double().numpy()
         bound = PROBABILITY if kind == "probability" else LOGIT * max(1.0, float(np.abs(wanted).max()))
-        table.row(kind, float(np.abs(matrix(answer, kind, wanted.shape) - wanted).max()), bound)
+        table.row(kind + more, float(np.abs(matrix(answer, kind, wanted.shape) - wanted).max()), bound)
 
 
 def clip(folder, pick, table, arguments):
@@ -194,13 +194,23 @@ def blip(folder, pick, table, arguments):
     with Server(arguments.binary, folder, arguments.option) as server:
         answer = server.post("/v1/similarity", {"images": [as_uri(image) for image in pictures], "texts": TEXTS})
         scores(table, answer, {"cosine": cosines, "logit": itm[..., 1] - itm[..., 0], "probability": itm.softmax(-1)[..., 1]})
+        # The token that the published models were trained with, which the tokenizer does not have.
+        ids = torch.cat([torch.full((len(ids), 1), model.config.text_config.bos_token_id), ids[:, 1:]], 1)
+        itm = torch.stack([model(input_ids=ids, attention_mask=mask, pixel_values=image[None].expand(len(ids), -1, -1, -1)).itm_score for image in values])
+        answer = server.post("/v1/similarity", {"images": [as_uri(image) for image in pictures], "texts": TEXTS, "matching_token": "enc"})
+        scores(table, answer, {"logit": itm[..., 1] - itm[..., 0], "probability": itm.softmax(-1)[..., 1]}, " with [ENC]")
 
 
 def captions(folder, pick, table, arguments):
     model, tok, processor, side, length = blip_parts(folder, pick, BlipForConditionalGeneration)
     # Of the model's own size, so that no rounding of a pixel chooses between two words.
     pictures = images(pick.randint(0, 1 << 30), side)[:1] + [image.resize((side, side)) for image in images(pick.randint(0, 1 << 30), side)[2:5:2]]
-    start, different = model.config.text_config.bos_token_id, 0
+    start, different, searched, others = model.config.text_config.bos_token_id, 0, 0, 0
+
+    def text(ids):
+        # The start token is not in the tokenizer's vocabulary, and neither is the id behind it.
+        return tok.decode([piece for piece in ids if piece < len(tok)], skip_special_tokens=True)
+
     with Server(arguments.binary, folder, arguments.option) as server:
         for prompt in (None, "a cat", "two dogs and"):
             for count in (1, 6):
@@ -210,7 +220,18 @@ def captions(folder, pick, table, arguments):
                 body = {"images": [as_uri(image) for image in pictures], "max_new_tokens": count} | ({} if prompt is None else {"prompt": prompt})
                 answer = server.post("/v1/captions", body)
                 different += sum(caption["token_ids"] != ids for caption, ids in zip(answer["captions"], expected))
+                others += sum(caption["text"] != text(ids) for caption, ids in zip(answer["captions"], expected))
+            for _ in range(4):
+                search = dict(num_beams=pick.randint(2, 8), length_penalty=pick.choice([-1.0, 0.0, 1.0, 2.0]), early_stopping=pick.choice([True, False, "never"]),
+                              repetition_penalty=pick.choice([1.0, 1.4]), max_new_tokens=pick.randint(2, 6))
+                expected = [model.generate(pixel_values=values[None], do_sample=False, **search, **more)[0].tolist() for values in pixels_of(processor, pictures)]
+                body = {"images": [as_uri(image) for image in pictures], **search} | ({} if prompt is None else {"prompt": prompt})
+                answer = server.post("/v1/captions", body)
+                searched += sum(caption["token_ids"] != ids for caption, ids in zip(answer["captions"], expected))
+                others += sum(caption["text"] != text(ids) for caption, ids in zip(answer["captions"], expected))
     table.row("captions with other ids", different, 0)
+    table.row("captions by several beams with other ids", searched, 0)
+    table.row("captions with another text", others, 0)
 
 
 def blip2_parts(folder, pick, cls):
