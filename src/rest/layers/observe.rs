@@ -56,6 +56,10 @@ pub(in crate::rest) async fn observe(
         // Set by the layer that checks keys.
         key = tracing::field::Empty,
     );
+    if route == UNMATCHED {
+        // A client wrote the path, so it is logged for those only who look for a wrong URL, and without its query.
+        debug!(parent: &span, path = request.uri().path(), "no such route");
+    }
     let mut exchange =
         Exchange::begin(Arc::clone(state.metrics()), request.method().clone(), route, span.clone());
     exchange.has_own_deadline = request.headers().contains_key(TIMEOUT);
