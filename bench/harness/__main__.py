@@ -13,7 +13,7 @@ from .prepare import build
 from .samples import Samples
 from .settings import CHECK, RESULTS, ROOT, Settings
 
-PARTS = ("peak", "tower", "http", "growth")
+PARTS = ("peak", "tower", "http", "growth", "families")
 VERSIONS = ("torch", "transformers", "onnxruntime", "openvino", "nncf", "infinity-emb", "numpy")
 
 
@@ -21,7 +21,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench/run", description="Measures siglip-server beside its peers.")
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help="peak, tower, http, growth, report, history; all by default"
+        "parts", nargs="*", metavar="PART", help="peak, tower, http, growth, families, report, history; all by default"
     )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: minutes, wider spreads")
     parser.add_argument("--rounds", type=int, help="rounds of each part (5, quick 2)")
@@ -80,13 +80,14 @@ def about(chosen: Settings) -> dict[str, object]:
 
 def run(chosen: Settings, parts: list[str], samples: Samples) -> None:
     """Prepares what the parts need, and measures them."""
-    from .parts import growth, http, peak, tower
+    from .parts import families, growth, http, peak, tower
 
     program = build.peak()
     if set(parts) - {"peak"}:
         if chosen.build:
             build.server()
         build.checkpoint()
+    converted = families.prepare() if "families" in parts else {}
     # A random checkpoint's exports take minutes, and only once.
     made = build.exports(["onnx", "onnx-int8", "openvino", "openvino-int8"]) if "tower" in parts else []
     if "growth" in parts:
@@ -106,6 +107,8 @@ def run(chosen: Settings, parts: list[str], samples: Samples) -> None:
         http.measure(chosen, samples, http_dtypes)
     if "growth" in parts:
         growth.measure(chosen, samples)
+    if "families" in parts:
+        families.measure(chosen, samples, dtypes, converted)
 
 
 def peers(made: list[str]) -> list[tuple[str, str]]:

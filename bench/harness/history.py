@@ -93,7 +93,8 @@ def write(results: Path) -> None:
         text += ["", f"## {name}", "", f"[All figures of the last run]({folder.name}/README.md).", ""]
         text += _table(points)
         panels.append((name, [f"{each['date']}\n{each['commit'][:7]}" for each in points], *_lines(points)))
-    plots.histories(results / "history.svg", panels)
+    if panels:
+        plots.histories(results / "history.svg", panels)
     (results / "README.md").write_text("\n".join(text) + "\n")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import plots
 from .figures import Spread, growth, ratio, verdict
+from .report_families import families_section
 from .report_http import http_section
 from .samples import Record, Samples
 from .settings import BATCHES, NOMINAL_GFLOP, TOWERS
@@ -31,6 +32,7 @@ def write(folder: Path, samples: Samples) -> None:
         "tower": _tower,
         "http": http_section,
         "growth": _growth,
+        "families": families_section,
     }
     for part, section in sections.items():
         if part in samples.parts():

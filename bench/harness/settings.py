@@ -25,6 +25,10 @@ NOMINAL_GFLOP = {"vision": 35.417, "text": 11.024}
 """Two for each multiply-add of siglip-base-patch16-224's definition, for one item; savings do not count."""
 
 
+FAMILIES = WORK / "families"
+"""The checkpoints of the other families, and their exports."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How long and how often."""

@@ -1,1 +1,1 @@
-"""The parts of a run, each with `measure`: peak, tower, http, growth."""
+"""The parts of a run, each with `measure`: peak, tower, http, growth, families."""

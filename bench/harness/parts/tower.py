@@ -49,10 +49,14 @@ class Ours:
     threads: int
     checkpoint: Path = CHECKPOINT
     engine: str = "siglip-server"
+    ids: int | None = None
+    """Of a text; as many as the model reads where it is None."""
 
     def measure(self, batch: int, seconds: float, out: Path | None) -> dict[str, Any]:
         command = [str(TOWER_SPEED), "--model", str(self.checkpoint), "--tower", self.tower, "--batch", str(batch)]
         command += ["--dtype", self.dtype, "--threads", str(self.threads), "--seconds", str(seconds)]
+        if self.ids:
+            command += ["--ids", str(self.ids)]
         if out:
             command += ["--out", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
@@ -69,14 +73,21 @@ class Ours:
 class Peer:
     """A peer in a worker process, suspended between its measurements."""
 
-    def __init__(self, engine: str, dtype: str, tower: str, threads: int) -> None:
+    def __init__(
+        self,
+        engine: str,
+        dtype: str,
+        tower: str,
+        threads: int,
+        files: tuple[Path, Path] = (CHECKPOINT, EXPORTS),
+    ) -> None:
         self.engine, self.dtype = engine, dtype
-        command = [sys.executable, "-m", "harness.workers", engine, dtype, tower, str(CHECKPOINT), str(EXPORTS)]
+        command = [sys.executable, "-m", "harness.workers", engine, dtype, tower, *map(str, files)]
         environment = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(BENCH)}
         self.child = Child(
             [*command, str(threads)],
             environment,
-            log=WORK / f"{engine}-{dtype}-{tower}.log",
+            log=WORK / f"{engine}-{dtype}-{tower}-{files[0].name}.log",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

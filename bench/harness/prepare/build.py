@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import machine
-from ..settings import BENCH, CHECKPOINT, EXPORTS, ROOT, SERVER, TOWERS, WORK, checkpoint_of
+from ..settings import BENCH, CHECKPOINT, EXPORTS, FAMILIES, ROOT, SERVER, TOWERS, WORK, checkpoint_of
 
 TIMEOUT_SECONDS = 1800
 
@@ -57,6 +57,21 @@ def exports(kinds: Sequence[str]) -> list[str]:
             made.append(kind)
         except subprocess.SubprocessError as error:
             print(f"{kind} is left out: {error}", file=sys.stderr)
+    return made
+
+
+def family(name: str, towers: Sequence[str] = ()) -> list[str]:
+    """A checkpoint of another family, and its towers for OpenVINO; says which of these there are in the end."""
+    folder, made = FAMILIES / name, []
+    if not (folder / "preprocessor_config.json").exists():
+        _module("families", "checkpoint", folder, name)
+    for tower in towers:
+        try:
+            if not (FAMILIES / f"{name}-openvino" / f"{tower}.xml").exists():
+                _module("families", "openvino", folder, FAMILIES / f"{name}-openvino", tower)
+            made.append(tower)
+        except subprocess.SubprocessError as error:
+            print(f"OpenVINO is left out: {error}", file=sys.stderr)
     return made
 
 

@@ -66,7 +66,7 @@ def main() -> None:
     print("{}", file=answers, flush=True)
     for line in sys.stdin:
         job = json.loads(line)
-        rows = model_input(tower, job["batch"])
+        rows = model_input(tower, job["batch"], Path(checkpoint))
         if job["out"]:
             np.save(job["out"], run(rows))
         print(json.dumps(measure(run, rows, job["seconds"])), file=answers, flush=True)
