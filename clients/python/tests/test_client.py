@@ -351,3 +351,32 @@ def test_the_examples_of_the_readme_run(server, tmp_path):
     assert "zz.png undecodable_image" in printed[1] and "(1, " in printed[1]
     assert "['cat.png']" in printed[2] and "1 images" in printed[3]
     assert "(64, 192) (8, 8)" in printed[4]
+
+
+def test_a_model_that_reads_pairs_is_sent_images_and_texts():
+    """BLIP's and BLIP-2's probabilities cannot be had from stored vectors."""
+    seen = []
+
+    def answer(request):
+        if request.url.path == "/info":
+            names = {"name": "blip", "aliases": ["b"], "revision": "1", "dimension": 4, "preprocessing_version": "1"}
+            return httpx.Response(200, json={"models": [{**names, "scoring": {"kind": "matching"}}]})
+        seen.append((request.url.path, json.loads(request.content)))
+        if request.url.path == "/v1/classify":
+            label = {"label": "a cat", "index": 0, "probability": 0.5, "logit": 0.0}
+            return httpx.Response(200, json={"results": [[label]]})
+        return httpx.Response(200, json={"cosine": [[0.5]], "logit": [[0.0]], "probability": [[0.5]]})
+
+    with Client("http://server", model="b", transport=httpx.MockTransport(answer)) as client:
+        assert client.similarity([b"image"], ["a cat"]).probability == 0.5
+        assert client.classify([b"image"], ["a cat"], top_k=1)[0][0].label == "a cat"
+
+    async def main():
+        async with AsyncClient("http://server", model="b", transport=httpx.MockTransport(answer)) as client:
+            return await client.similarity([b"image"], ["a cat"]), await client.classify([b"image"], ["a cat"], top_k=1)
+
+    asyncio.run(main())
+    image = base64.b64encode(b"image").decode()
+    scored = ("/v1/similarity", {"images": [image], "texts": ["a cat"], "model": "b"})
+    labelled = ("/v1/classify", {"images": [image], "model": "b", "top_k": 1, "labels": ["a cat"]})
+    assert seen == [scored, labelled] * 2

@@ -149,3 +149,12 @@ def models(answer: dict[str, Any]) -> list[ModelInfo]:
     """The models that `/info` lists."""
     names = ("name", "revision", "dimension", "preprocessing_version")
     return [ModelInfo(**{name: model[name] for name in names}, raw=model) for model in answer["models"]]
+
+
+def reads_pairs(models: list[ModelInfo], name: str | None) -> bool:
+    """Whether a model judges an image and a text together (BLIP, BLIP-2): their stored vectors are not enough for that.
+
+    * `name`: the model's name or an alias; the default model where none is given
+    """
+    named = [model for model in models if name is None or name in (model.name, *model.raw.get("aliases", ()))]
+    return bool(named) and named[0].raw.get("scoring", {}).get("kind") == "matching"

@@ -40,6 +40,7 @@ class Connection:
             transport=transport,
         )
         self._model = model
+        self._pairs: bool | None = None
         self._timeout = timeout
         self._retries = (max_retries, retry_timeout)
         self._sizer = _options.sizer(batch_items, batch_bytes)
@@ -125,6 +126,7 @@ class AsyncConnection:
             transport=transport,
         )
         self._model = model
+        self._pairs: bool | None = None
         self._timeout = timeout
         self._retries = (max_retries, retry_timeout)
         self._sizer = _options.sizer(batch_items, batch_bytes)

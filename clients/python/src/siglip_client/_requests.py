@@ -120,3 +120,12 @@ def rows(array: np.ndarray) -> list[str]:
 def given(**options: Any) -> dict[str, Any]:
     """The options that are not None: the server has its own defaults."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def encoded(given: Iterable[Image | str]) -> list[str]:
+    """Images in base64.
+
+    Raises:
+        OSError: for a file that cannot be read.
+    """
+    return [sent(image)["image"] for image in images(given)]

@@ -169,6 +169,10 @@ class AsyncClient(AsyncConnection):
             ServerError: of embedding either side, or of the scores.
             TypeError: for what is no image or no text.
         """
+        if await self._reads_pairs():
+            body = {"images": _requests.encoded(images), "texts": list(_requests.texts(texts))}
+            body |= _requests.given(model=self._model)
+            return _answers.similarity(await self._post("/v1/similarity", body))
         rows = await self._embed(list(_requests.images(images)), self._plain(), "raise")
         columns = await self._embed(list(_requests.texts(texts)), self._plain(), "raise")
         return await self.similarity_of(rows, columns)  # type: ignore[arg-type]
@@ -193,12 +197,14 @@ class AsyncClient(AsyncConnection):
             ServerError: of embedding the images, or of the scores.
             TypeError: for what is no image or no label.
         """
-        names = list(_requests.texts(labels))
+        options = _requests.given(model=self._model, templates=templates, top_k=top_k)
+        options["labels"] = list(_requests.texts(labels))
+        if await self._reads_pairs():
+            return _answers.labels(await self._post("/v1/classify", {"images": _requests.encoded(images)} | options))
         vectors = await self._embed(list(_requests.images(images)), self._plain(), "raise")
         if not len(vectors):  # type: ignore[arg-type]
             return []
-        options = _requests.given(model=self._model, templates=templates, top_k=top_k)
-        body = {"image_embeddings": _requests.rows(vectors), "labels": names} | options  # type: ignore[arg-type]
+        body = {"image_embeddings": _requests.rows(vectors)} | options  # type: ignore[arg-type]
         return _answers.labels(await self._post("/v1/classify", body))
 
     async def features(
@@ -311,6 +317,11 @@ class AsyncClient(AsyncConnection):
     async def models(self) -> list[ModelInfo]:
         """The models that are loaded, the default first."""
         return _answers.models(_errors.check(await self._send("GET", "/info")))
+
+    async def _reads_pairs(self) -> bool:
+        if self._pairs is None:
+            self._pairs = _answers.reads_pairs(await self.models(), self._model)
+        return self._pairs
 
     def _plain(self) -> dict[str, Any]:
         return _options.embedding(self._model, None, True, None, None)
