@@ -13,6 +13,7 @@ mod llava;
 mod load;
 mod nn;
 mod open_clip;
+mod pairs;
 mod pass;
 mod precision;
 mod probe;

@@ -15,6 +15,7 @@ use super::{
     cores::Cores,
     device::Own,
     kernels::{Copies, Download},
+    pairs,
 };
 use crate::config::{self, CpuFeatures};
 
@@ -230,12 +231,15 @@ fn level(choice: CpuFeatures) -> Result<(Level, String), LoadError> {
     }
     let (levels, mut why) = Level::preferred();
     for level in levels {
-        if level.is_sound() {
+        if let Some(drawback) = pairs::drawback(level) {
+            why.push(format!("{level} is left out: {drawback}"));
+        } else if level.is_sound() {
             why.insert(0, format!("{level} is the fastest that this processor has"));
             return Ok((level, why.join("; ")));
+        } else {
+            tracing::warn!(%level, "the processor computes wrongly with these instructions; they are not used");
+            why.push(format!("{level} is left out: the processor computes wrongly with it"));
         }
-        tracing::warn!(%level, "the processor computes wrongly with these instructions; they are not used");
-        why.push(format!("{level} is left out: the processor computes wrongly with it"));
     }
     Err(LoadError::new("this processor computes wrongly without instructions of any set"))
 }

@@ -41,7 +41,7 @@ def test_every_type(server, client, kind):
 
 def test_errors_are_its_exceptions(client, cat):
     picture = PIL.Image.open(io.BytesIO(cat))
-    with pytest.raises(voyageai.error.InvalidRequestError, match="one text or one picture"):
+    with pytest.raises(voyageai.error.InvalidRequestError, match="one text or one image"):
         client.multimodal_embed(inputs=[["a cat", picture]], model="demo")
     with pytest.raises(voyageai.error.MalformedRequestError, match="does not fetch"):
         content = [{"type": "image_url", "image_url": "https://example.com/cat.png"}]

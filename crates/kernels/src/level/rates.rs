@@ -1,62 +1,74 @@
-//! Measures whether products of bf16 are faster in pairs than with weights that are widened to f32.
+//! Measures how fast this processor's multiply-adds of bf16 are compared with those of f32.
 //!
-//! Neither the presence of an instruction nor its peak rate tells. `vdpbf16ps` does twice the multiply-adds of f32 on
-//! AMD's Zen 4 and half of them on Intel's Sapphire and Emerald Rapids Xeons, and two threads that share a core share
-//! it. So a product of common size is computed both ways at start, in a few milliseconds, on as many threads as there
-//! are processors.
+//! The presence of an instruction does not tell its speed: `vdpbf16ps` does twice the multiply-adds of f32 on
+//! AMD's Zen 4, and half of them on Intel's Sapphire and Emerald Rapids Xeons. So both are measured once, in a
+//! fraction of a millisecond.
 
 use std::{
     hint::black_box,
     sync::OnceLock,
-    thread,
     time::{Duration, Instant},
 };
 
-use rayon::ThreadPoolBuilder;
+use crate::simd::{
+    Kernel, Simd,
+    avx512::{Avx512, BF16},
+};
 
-use super::Level;
-use crate::{Activation, Element, Epilogue, Packer, product};
+/// The number of independent sums: enough to keep the unit of any of today's cores busy.
+const CHAINS: usize = 12;
 
-/// Rows, inputs and outputs of the product: one of the attention of a small batch, for which a core takes about 0.5 ms.
-const SHAPE: (usize, usize, usize) = (96, 768, 384);
+/// Steps of each chain that are timed together: about 10 us.
+const STEPS: usize = 2_000;
 
-/// How often each of the two is timed, in turns. The smallest time counts, because other work on the machine only adds
-/// time.
-const TURNS: usize = 7;
+/// How often each of the two is timed, in turns. The smallest time counts, because other work on the machine
+/// only adds time.
+const TURNS: usize = 9;
 
-/// More threads than this say nothing new.
-const MAX_THREADS: usize = 8;
-
-/// The time of a product in pairs, in times of the same product with widened weights. It is measured once.
-pub(super) fn pairs_by_widened(pairs: Level, widened: Level) -> f64 {
+/// The number of multiply-adds of bf16 in the time of one in f32, in vectors of 16 words. It is measured once.
+pub(super) fn pairs_by_numbers(simd: Avx512<BF16>) -> f64 {
     static RATIO: OnceLock<f64> = OnceLock::new();
     *RATIO.get_or_init(|| {
-        let threads = thread::available_parallelism().map_or(1, |threads| threads.get());
-        let pool = ThreadPoolBuilder::new().num_threads(threads.min(MAX_THREADS)).build();
-        // A machine that gives no further threads is measured on this one.
-        pool.map_or_else(
-            |_| measured(pairs, widened),
-            |pool| pool.install(|| measured(pairs, widened)),
-        )
+        let mut least = [Duration::MAX; 2];
+        for _ in 0..TURNS {
+            for (least, pairs) in least.iter_mut().zip([false, true]) {
+                let start = Instant::now();
+                simd.vectorize(Chains { pairs });
+                *least = start.elapsed().min(*least);
+            }
+        }
+        2.0 * least[0].as_secs_f64() / least[1].as_secs_f64().max(1e-9)
     })
 }
 
-fn measured(pairs: Level, widened: Level) -> f64 {
-    let (rows, depth, columns) = SHAPE;
-    let values = |count: usize| (0..count).map(|index| (index % 31) as f32 / 31.0).collect();
-    let x: Vec<f32> = values(rows * depth);
-    let weights: Vec<f32> = values(columns * depth);
-    let mut packer = Packer::new(columns, depth, Element::Bf16);
-    packer.push(&weights);
-    let packed = packer.finish();
-    let mut least = [Duration::MAX; 2];
-    for _ in 0..TURNS {
-        for (least, level) in least.iter_mut().zip([pairs, widened]) {
-            let epilogue = Epilogue { activation: Activation::None, residual: None };
-            let start = Instant::now();
-            black_box(product(level, &x, &packed.part(0..columns), epilogue));
-            *least = start.elapsed().min(*least);
+struct Chains {
+    pairs: bool,
+}
+
+impl Kernel for Chains {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let mut sums = [simd.splat(0.0); CHAINS];
+        if self.pairs {
+            // Two bf16 of the value 1.0.
+            let ones = simd.splat_i32(black_box(0x3f80_3f80));
+            for _ in 0..STEPS {
+                for sum in &mut sums {
+                    *sum = simd.add_pairs(ones, ones, *sum);
+                }
+            }
+        } else {
+            let ones = simd.splat(black_box(1.0));
+            for _ in 0..STEPS {
+                for sum in &mut sums {
+                    *sum = simd.mul_add(ones, ones, *sum);
+                }
+            }
+        }
+        for sum in sums {
+            black_box(simd.sum(sum));
         }
     }
-    least[0].as_secs_f64() / least[1].as_secs_f64().max(1e-9)
 }
