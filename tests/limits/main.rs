@@ -71,6 +71,9 @@ fn start(group: Option<&Group>, binary: &Path, model: Option<&str>) -> Server {
         "127.0.0.0/8",
         "--cpu-pool-threads",
         "8",
+        // The images of bulk streams are decoded to the end, which takes a build without optimisation a minute.
+        "--grace-period",
+        "150s",
     ];
     if let Some(model) = model {
         args.extend(["--model", model]);
